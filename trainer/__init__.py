@@ -1,0 +1,1 @@
+"""A small distributed trainer in JAX: exact resume, preemption safety and speed."""

@@ -1,0 +1,234 @@
+"""Checkpoints by orbax, with a digest of every array that is checked on the way back.
+
+The state is the same on every device, so process 0 alone writes and reads it: no other process
+needs the disk, and none can hang in a save. Orbax restores flipped bits without a word; therefore
+the record beside the arrays holds a SHA-256 of each, and one of itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from trainer.errors import DataError
+
+Tree = TypeVar("Tree")  # a pytree of arrays
+Record = dict[str, Any]  # JSON
+
+COMMIT_FILE = "commit_success.txt"  # orbax writes it last
+TRASH = "trash-"
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read back and found intact."""
+
+    step: int
+    state: Any  # the template's structure, numpy arrays
+    record: Record  # what was given to save()
+
+
+class Checkpoints:
+    """The checkpoints of one run directory; a context manager, used by process 0 alone."""
+
+    def __init__(
+        self, directory: Path, *, keep_last: int, keep_best: int, warn: Callable[[str], None]
+    ) -> None:
+        """Open a folder of checkpoints, making it when missing.
+
+        Args:
+            directory: the folder; each checkpoint is a folder in it named by its step.
+            keep_last: how many of the newest to keep.
+            keep_best: how many of the most accurate to keep besides.
+            warn: told of every checkpoint that is set aside.
+        """
+        self.directory = directory.absolute()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._keep_last = keep_last
+        self._keep_best = keep_best
+        self._warn = warn
+        self._accuracies: dict[int, float] = {}
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+        # A checkpoint counts once its commit file is there, so that a killed save never does.
+        committed = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+            multiprocessing_options=alone,
+            atomicity_options=committed,
+        )
+        for name in os.listdir(self.directory):  # what a killed process left half done
+            if name.startswith(TRASH) or ".orbax-checkpoint-tmp" in name:
+                shutil.rmtree(self.directory / name, ignore_errors=True)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that have a committed checkpoint, oldest first."""
+        names = [path.parent.name for path in self.directory.glob(f"*/{COMMIT_FILE}")]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def save(self, step: int, state: Tree, record: Record, accuracy: float | None = None) -> None:
+        """Start writing a checkpoint and return; a save still under way is waited for first.
+
+        Args:
+            step: optimizer steps done.
+            state: a pytree of numpy arrays, not to be changed before the write ends.
+            record: what to know beside the arrays; JSON.
+            accuracy: on the test split, where it is known for these weights.
+        """
+        self.wait()
+        sealed = _seal({**record, "step": step, "test_accuracy": accuracy}, state)
+        self._checkpointer.save(
+            self.directory / str(step),
+            args=ocp.args.StandardSave(state),
+            custom_metadata=sealed,
+            force=True,
+        )
+        if accuracy is not None:
+            self._accuracies[step] = accuracy
+
+    def wait(self) -> None:
+        """Wait for the save under way and drop what is no longer to be kept.
+
+        Raises what made the save fail.
+        """
+        self._checkpointer.wait_until_finished()
+        self._retire()
+
+    def restore(self, template: Tree) -> Restored | None:
+        """Read the newest intact checkpoint; None if there has never been one.
+
+        A checkpoint that cannot be read, or whose contents do not match their digests, is renamed
+        away with a warning, and the next older one is tried.
+
+        Args:
+            template: a pytree of arrays or shapes, as it was saved.
+
+        Raises:
+            DataError: there are checkpoints, and none is intact.
+        """
+        steps = self.steps
+        for step in reversed(steps):
+            try:
+                restored = self.load(step, template)
+            except Exception as error:  # orbax raises anything on damaged files
+                self._set_aside(step, error)
+            else:
+                self._accuracies = self._recorded_accuracies()
+                return restored
+        if steps:
+            raise DataError(
+                f"{self.directory}: none of the checkpoints {steps} is intact; they are renamed "
+                "to bad-*, nothing is deleted: start again with another run.name, or put an "
+                "intact copy back"
+            )
+        return None
+
+    def load(self, step: int, template: Tree) -> Restored:
+        """Read one checkpoint and check it against its digests.
+
+        Raises anything: ValueError where a digest does not match, what orbax raises otherwise.
+        """
+        shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
+        folder = self.directory / str(step)
+        state = self._checkpointer.restore(folder, args=ocp.args.StandardRestore(shapes))
+        record = _unseal(self._sealed_record(step), state)
+        if record["step"] != step:
+            raise ValueError(f"it was saved as step {record['step']}")
+        return Restored(step, state, record)
+
+    def _retire(self) -> None:
+        """Delete what is neither among the newest nor among the best.
+
+        Renamed first, so that a process killed half-way leaves nothing that looks like a
+        checkpoint.
+        """
+        steps = self.steps
+        best = sorted(
+            (step for step in steps if step in self._accuracies), key=self._accuracies.__getitem__
+        )
+        keep = {*steps[-self._keep_last :], *best[len(best) - self._keep_best :]}
+        for step in set(steps) - keep:
+            trash = self.directory / f"{TRASH}{step}"
+            (self.directory / str(step)).rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+    def _recorded_accuracies(self) -> dict[int, float]:
+        accuracies = {}
+        for step in self.steps:
+            accuracy = self._sealed_record(step).get("test_accuracy")
+            if isinstance(accuracy, float):
+                accuracies[step] = accuracy
+        return accuracies
+
+    def _sealed_record(self, step: int) -> Record:
+        record = self._checkpointer.metadata(self.directory / str(step)).custom_metadata
+        return dict(record or {})
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        folder = self.directory / str(step)
+        number = 0
+        while (aside := self.directory / f"bad-{step}.{number}").exists():
+            number += 1
+        folder.rename(aside)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        self._warn(f"checkpoint {folder} is damaged ({reason}): renamed to {aside.name}")
+
+
+def _leaves_of(*trees: Any) -> list[tuple[str, tuple[Any, ...]]]:
+    columns = [jax.tree_util.tree_leaves_with_path(tree) for tree in trees]
+    return [
+        (jax.tree_util.keystr(row[0][0]), tuple(leaf for _, leaf in row))
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def _digest_of_leaf(leaf: Any) -> str:
+    array = np.ascontiguousarray(leaf)
+    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.data).hexdigest()
+
+
+def _digest_of_record(record: Record) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _seal(record: Record, state: Any) -> Record:
+    sealed = {**record, "leaves": {path: _digest_of_leaf(x) for path, (x,) in _leaves_of(state)}}
+    return {**sealed, "sha256": _digest_of_record(sealed)}
+
+
+def _unseal(sealed: Record, state: Any) -> Record:
+    if "leaves" not in sealed:
+        raise ValueError("its record of digests is missing")
+    record = {key: value for key, value in sealed.items() if key != "sha256"}
+    if _digest_of_record(record) != sealed.get("sha256"):
+        raise ValueError("its record does not match the record's own digest")
+    digests = record.pop("leaves")
+    for path, (leaf,) in _leaves_of(state):
+        if digests.get(path) != _digest_of_leaf(leaf):
+            raise ValueError(f"{path} does not match its digest")
+    return record
+
+
+def weights_sha256(weights: Any) -> str:
+    """Return the SHA-256 over the bytes of all leaves, in tree order."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(weights):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""Command-line overrides -> checked configurations; what Hydra finds wrong in readable words."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trainer import config as trainer_config
+from trainer.config import Config
+from trainer.errors import ConfigError
+
+
+class Job(NamedTuple):
+    """One composed configuration."""
+
+    config: Config
+    experiment: str  # the file in conf/experiment/, or "default"
+    record: dict[str, str]  # file name -> YAML, what .hydra/ in the run directory keeps
+
+
+def compose(arguments: Sequence[str]) -> list[Job]:
+    """Compose what the arguments say, without touching a device.
+
+    Returns one job, several for --multirun, none when Hydra has answered by itself (--help).
+
+    Raises:
+        ConfigError: an option is misspelt, missing, of the wrong type or out of range.
+    """
+    composed: list[tuple[DictConfig, DictConfig]] = []
+
+    def task(cfg: DictConfig) -> None:
+        composed.append((cfg, HydraConfig.get()))
+
+    trainer_config.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; the words are ours
+    directory = str(trainer_config.config_dir())
+    main = hydra.main(config_path=directory, config_name="config", version_base="1.3")
+    program, sys.argv = sys.argv, ["trainer", *arguments]
+    try:
+        main(task)()
+        return [_job(cfg, hydra_config) for cfg, hydra_config in composed]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error)) from None
+    except SystemExit as stop:  # Hydra's parser has printed what it does not know
+        if stop.code:
+            raise ConfigError("see `python -m trainer --help`") from None
+        return []
+    finally:
+        sys.argv = program
+
+
+def _job(cfg: DictConfig, hydra_config: DictConfig) -> Job:
+    # A plus adds any key to a composed configuration; merging into a fresh schema refuses it.
+    typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(cfg))
+    config = OmegaConf.to_object(typed)
+    assert isinstance(config, Config)
+    record = {
+        "config.yaml": OmegaConf.to_yaml(typed),
+        "overrides.yaml": OmegaConf.to_yaml(hydra_config.overrides.task),
+    }
+    experiment = hydra_config.runtime.choices.get("experiment")
+    return Job(config, str(experiment or "default"), record)
+
+
+def _explain(error: Exception) -> str:
+    """Say what Hydra or OmegaConf found wrong, with the nearest real name."""
+    causes = [e for e in _causes(error) if isinstance(e, HydraException | OmegaConfBaseException)]
+    texts = [re.split(r"\n\s*full_key|\nConfig search path", str(e))[0].strip() for e in causes]
+    text = "\n".join(dict.fromkeys(t for t in texts if t and t != "None" and "$VALUE" not in t))
+    key = next((str(k) for e in causes if (k := getattr(e, "full_key", None))), "")
+    override = re.search(r"Could not override '([^']+)'", text)
+    if override or re.search(r"Key '[^']+' (?:is )?not in", text):
+        return _unknown_option(override.group(1) if override else key)
+    return text if key in text else f"{key}: {text}"
+
+
+def _unknown_option(name: str) -> str:
+    if name == "experiment":
+        return "experiment is added with a plus: use +experiment=NAME"
+    near = difflib.get_close_matches(name, _option_names(), n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else "`python -m trainer --cfg job` lists them all"
+    return f"{name} is not an option: {hint}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _option_names() -> list[str]:
+    names = []
+    for section, kind in Config.__annotations__.items():
+        fields = getattr(trainer_config, kind).__annotations__
+        names += [section, *(f"{section}.{field}" for field in fields)]
+    return names

@@ -1,0 +1,37 @@
+"""The errors a user can cause, each with the exit code that schedulers act on (BSD sysexits)."""
+
+from __future__ import annotations
+
+EXIT_COMPLETED = 0
+EXIT_DATA = 65  # bad data or no readable checkpoint: never retry
+EXIT_UNAVAILABLE = 69  # something the preflight check needs is missing
+EXIT_NONFINITE = 70  # training became non-finite, or an internal error: never retry
+EXIT_RETRY = 75  # preempted and saved, or a peer was lost: run me again
+EXIT_CONFIG = 78  # bad configuration: never retry
+
+
+class TrainerError(Exception):
+    """An error to show as one readable message, without a traceback.
+
+    The message names the option or file, the value, the rule and the fix.
+    """
+
+    exit_code: int = EXIT_NONFINITE
+
+
+class ConfigError(TrainerError):
+    """An option is misspelt, has the wrong type, or breaks a rule."""
+
+    exit_code = EXIT_CONFIG
+
+
+class DataError(TrainerError):
+    """A data file is missing, unreadable or not what it claims to be."""
+
+    exit_code = EXIT_DATA
+
+
+class Preempted(TrainerError):
+    """The run was asked to stop; what was done so far is saved."""
+
+    exit_code = EXIT_RETRY

@@ -1,0 +1,66 @@
+"""The multilayer perceptron: init(key, ...) makes weights, fwd(x, weights) takes ONE image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import glorot_uniform, he_normal
+
+from trainer.functional import linear, losses
+
+INITIALIZERS = {"he_normal": he_normal, "glorot_uniform": glorot_uniform}
+
+Weights = list[linear.Weights]
+LossFn = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def init(
+    key: jax.Array,
+    in_features: int,
+    hidden_sizes: Sequence[int],
+    num_classes: int,
+    kernel_initializer: str,
+) -> Weights:
+    """Draw the weights of all layers; the key is split into one key a layer.
+
+    Returns one linear.Weights a layer, float32, the kernels of shapes (in_features, hidden[0]),
+    (hidden[0], hidden[1]), ..., (hidden[-1], num_classes); biases start at zero.
+    """
+    sizes = [in_features, *hidden_sizes, num_classes]
+    keys = jax.random.split(key, len(sizes) - 1)
+    initializer = INITIALIZERS[kernel_initializer]()
+    return [
+        linear.init(key, *in_out, kernel_initializer=initializer)
+        for key, in_out in zip(keys, zip(sizes[:-1], sizes[1:], strict=True), strict=True)
+    ]
+
+
+def fwd(x: jax.Array, weights: Weights) -> jax.Array:
+    """Map one image (pixels,), float32, to logits (classes,), float32."""
+    *hidden, last = weights
+    for layer in hidden:
+        x = linear.fwd(x, layer, activation_fn=jax.nn.relu)
+    return linear.fwd(x, last)
+
+
+def softmax_crossentropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return the stable cross-entropy of one image: logits and one-hot targets, (classes,)."""
+    return losses.categorical_crossentropy_from_logits(logits, targets)
+
+
+def clipped_crossentropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return the notebook's loss of one image: logits and one-hot targets, (classes,).
+
+    Softmax, probabilities clipped to [1e-7, 1 - 1e-7], cross-entropy divided by the number of
+    classes. A saturated image has no gradient, which makes the training chaotic.
+    """
+    probabilities = jnp.clip(jax.nn.softmax(logits), 1e-7, 1 - 1e-7)
+    return losses.categorical_crossentropy(probabilities, targets) / targets.shape[0]
+
+
+LOSSES: dict[str, LossFn] = {
+    "softmax_crossentropy": softmax_crossentropy,
+    "clipped_crossentropy": clipped_crossentropy,
+}

@@ -1,0 +1,62 @@
+"""Configuration + data set -> what training needs: the plan, the schedule, the programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from jax.sharding import Mesh
+
+from trainer import model, step
+from trainer.config import Config
+from trainer.datasets import Dataset
+from trainer.functional import schedules
+from trainer.stream import Plan
+
+
+class Recipe(NamedTuple):
+    """All that follows from the configuration and the data set alone."""
+
+    plan: Plan
+    schedule: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+    init_weights: Callable[[jax.Array], model.Weights]
+    train_step: step.TrainStep
+    eval_step: step.EvalStep
+
+
+def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
+    """Build the recipe of a run; nothing is computed yet."""
+    steps_per_epoch = -(-len(dataset.train.labels) // config.train.global_batch_size)
+    total_steps = config.train.epochs * steps_per_epoch
+    optim = config.optim
+    warmup_steps = round(optim.warmup_fraction * total_steps)
+    pixels = dataset.train.images.shape[1]
+
+    def init_weights(key: jax.Array) -> model.Weights:
+        sizes, classes = config.model.hidden_sizes, config.data.num_classes
+        return model.init(key, pixels, sizes, classes, config.model.kernel_initializer)
+
+    mean, std = _pixel_statistics(config, dataset)
+    objective = step.Objective(config.model.loss, config.data.num_classes, mean, std)
+    optimizer = step.Optimizer(optim.momentum, optim.nesterov)
+    return Recipe(
+        Plan(steps_per_epoch, config.train.steps_per_dispatch, total_steps),
+        schedules.make(optim.schedule, optim.lr, warmup_steps, total_steps),
+        init_weights,
+        step.make_train_step(objective, optimizer, mesh, config.parallel.method),
+        step.make_eval_step(objective, mesh),
+    )
+
+
+def _pixel_statistics(config: Config, dataset: Dataset) -> tuple[float, float]:
+    if config.model.pixels == "raw":
+        return 0.0, 1.0
+    images = dataset.train.images
+    mean, std = config.data.pixel_mean, config.data.pixel_std
+    return (
+        float(images.mean()) if mean is None else mean,
+        float(images.std()) if std is None else std,
+    )

@@ -1,0 +1,78 @@
+"""summary.json and the closing table: how a run ended, in a few figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.account import Account
+from trainer.datasets import Dataset
+
+Report = dict[str, Any]  # JSON; the keys of begin() and those named in the README
+
+
+def begin(experiment: str) -> Report:
+    """Return a report of a run of which nothing is known yet."""
+    return {
+        "status": "failed",
+        "experiment": experiment,
+        "dataset": None,
+        "steps": 0,
+        "epochs": 0.0,
+        "test_accuracy": None,
+        "test_loss": None,
+        "examples_per_second": None,
+        "train_seconds": 0.0,
+        "wall_seconds": None,
+        "devices": None,
+        "processes": None,
+        "platform": None,
+        "global_batch_size": None,
+        "resumed_from_step": None,
+        "weights_sha256": None,
+        "seconds": None,
+        "started": time.time(),
+    }
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Return what a summary says of a data set."""
+    return {
+        "name": dataset.name,
+        "train_examples": len(dataset.train.labels),
+        "test_examples": len(dataset.test.labels),
+        "sha256": dataset.sha256,
+    }
+
+
+def finish(report: Report, account: Account, batch_size: int) -> None:
+    """Fill in the times; the speed is that of the steps done by this process."""
+    report["wall_seconds"] = time.time() - report["started"]
+    report["train_seconds"], report["seconds"] = account.training, account.seconds
+    steps = report["steps"] - (report["resumed_from_step"] or 0)
+    if steps > 0:
+        report["examples_per_second"] = steps * batch_size / account.training
+
+
+def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of the closing table: what, and how much."""
+    dataset, accuracy, speed = (
+        report[key] for key in ("dataset", "test_accuracy", "examples_per_second")
+    )
+    table = [("status", report["status"])]
+    if dataset:
+        counts = f"{dataset['train_examples']:,} + {dataset['test_examples']:,} images"
+        table.append(("data set", f"{dataset['name']}, {counts}"))
+    table.append(("steps", f"{report['steps']:,} ({report['epochs']:g} epochs)"))
+    if accuracy is not None:
+        table.append(("test accuracy", f"{accuracy:.2%} (loss {report['test_loss']:.4f})"))
+    seconds = f"{report['train_seconds']:.1f} s training, {report['wall_seconds']:.1f} s in all"
+    table.append(("time", seconds))
+    if speed is not None:
+        where = f"{report['devices']} {report['platform']} device(s)"
+        table.append(("speed", f"{speed:,.0f} images/s on {where}"))
+    table.append(("run", str(directory)))
+    table.append(("follow it with", f"tensorboard --logdir {directory.parent}"))
+    return table
