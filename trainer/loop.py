@@ -18,7 +18,8 @@ from trainer import mesh as meshes
 from trainer.account import Account
 from trainer.atomic import write_json
 from trainer.checkpoint import Checkpoints, weights_sha256
-from trainer.config import Config
+from trainer.config import Config, DataConfig
+from trainer.datasets import Dataset
 from trainer.errors import Preempted, TrainerError
 from trainer.evaluate import evaluate
 from trainer.preemption import StopRequest
@@ -118,7 +119,7 @@ class Run:
 
         stop.check("the data was loaded")
         with account.phase("startup"):
-            self.dataset = load_dataset(config.data, terminal, stop)
+            self.dataset = _load(config.data, terminal, stop)
         report["dataset"] = summary.describe(self.dataset)
         self.recipe = recipe.make(config, self.dataset, mesh)
         self.plan = self.recipe.plan
@@ -282,3 +283,20 @@ class Run:
     def _reached(self, every_steps: int | None, first: int) -> bool:
         """Return whether the steps from `first` until now reach a multiple of every_steps."""
         return every_steps is not None and first // every_steps < self.done // every_steps
+
+
+def _load(data: DataConfig, terminal: Terminal, stop: StopRequest) -> Dataset:
+    return datasets.load(
+        data.name,
+        root=Path(data.root).expanduser() if data.root is not None else None,
+        cache_dir=Path(data.cache_dir).expanduser(),
+        mirrors=data.mirrors,
+        sha256=data.sha256,
+        download=data.download,
+        offline_fallback=data.offline_fallback,
+        timeout_seconds=data.timeout_seconds,
+        num_classes=data.num_classes,
+        progress=terminal.download,
+        should_stop=stop,
+        warn=terminal.warn,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -42,7 +43,7 @@ def start(
         DataError: there are checkpoints, and none is intact.
     """
     key = jax.random.PRNGKey(seed)
-    template = jax.eval_shape(step.new_state, init_weights, key)
+    template = jax.eval_shape(partial(step.new_state, init_weights), key)
     restored = checkpoints.restore(template) if checkpoints is not None else None
     found = restored and {"step": restored.step, "progress": restored.record["progress"]}
     found = json.loads(cluster.broadcast_text(json.dumps(found)))

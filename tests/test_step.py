@@ -1,0 +1,218 @@
+"""The laws of the training step: devices, dispatches and methods change nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trainer import mesh as meshes
+from trainer import model, step
+from trainer.mesh import make_mesh
+from trainer.stream import Superbatch
+
+OBJECTIVE = step.Objective("softmax_crossentropy", 10, 33.3, 78.6)
+OPTIMIZER = step.Optimizer(momentum=0.9, nesterov=True)
+PIXELS, BATCH = 20, 16
+
+
+@pytest.fixture(autouse=True)
+def no_implicit_transfers():
+    with jax.transfer_guard("disallow"):
+        yield
+
+
+def init_weights(key):
+    return model.init(key, PIXELS, [24, 12], 10, "he_normal")
+
+
+def batches(steps, batch=BATCH, short=3) -> Superbatch:
+    rng = np.random.default_rng(5)
+    mask = np.ones((steps, batch), np.uint8)
+    mask[-1, batch - short :] = 0
+    return Superbatch(
+        rng.integers(0, 256, (steps, batch, PIXELS), np.uint8),
+        rng.integers(0, 10, (steps, batch)).astype(np.uint8),
+        mask,
+    )
+
+
+def train(devices, k, steps=6, method="shard_map", state=None, stop=0):
+    """Train some steps, K a dispatch; return the state and the sums on the host."""
+    mesh = make_mesh(devices)
+    program = step.make_train_step(OBJECTIVE, OPTIMIZER, mesh, method)
+    if state is None:
+        with jax.transfer_guard("allow"):
+            state = step.init_state(init_weights, jax.random.PRNGKey(1), mesh)
+    else:
+        state = meshes.place(meshes.replicated(mesh), state)
+    data, seen = batches(steps), []
+    for lo in range(0, steps, k):
+        part = jax.tree.map(lambda x, lo=lo: x[lo : lo + k], data)
+        n = len(part.labels)
+        votes = np.full((n, mesh.size), stop, np.uint8)
+        lrs = np.linspace(0.01, 0.1, steps, dtype=np.float32)[lo : lo + n]
+        part, votes = meshes.place(meshes.batched(mesh), (part, votes))
+        state, reduced = program(state, part, meshes.place(meshes.replicated(mesh), lrs), votes)
+        seen.append(jax.device_get(reduced))
+    return jax.device_get(state), jax.tree.map(lambda *x: np.concatenate(x), *seen)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 6])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(devices, k):
+    assert_equal(train(devices, k), train(devices, 1))
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_one_step_on_n_devices_is_one_step_on_one_from_any_state_of_a_training(devices):
+    state = None
+    for steps in (1, 2, 5):
+        for_one, sums_one = train(1, 1, 1, state=state)
+        for_n, sums_n = train(devices, 1, 1, state=state)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), for_n, for_one)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), sums_n.sums, sums_one.sums)
+        state, _ = train(1, 1, steps, state=state)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_pmap_is_shard_map_bit_for_bit(devices):
+    assert_equal(train(devices, 3, method="pmap"), train(devices, 3))
+
+
+def test_six_steps_are_three_and_three_from_the_host():
+    mesh = make_mesh(2)
+    data = batches(6)
+    program = step.make_train_step(OBJECTIVE, OPTIMIZER, mesh, "shard_map")
+
+    def go(state, lo, hi):
+        part = jax.tree.map(lambda x: x[lo:hi], data)
+        flags = np.zeros((hi - lo, 2), np.uint8)
+        part, flags = meshes.place(meshes.batched(mesh), (part, flags))
+        lrs = meshes.place(meshes.replicated(mesh), np.full(hi - lo, 0.05, np.float32))
+        state = meshes.place(meshes.replicated(mesh), state)
+        return jax.device_get(program(state, part, lrs, flags)[0])
+
+    with jax.transfer_guard("allow"):
+        first = jax.device_get(step.init_state(init_weights, jax.random.PRNGKey(1), mesh))
+    assert_equal(go(first, 0, 6), go(go(first, 0, 3), 3, 6))
+
+
+@pytest.mark.parametrize(("devices", "method"), [(8, "shard_map"), (2, "shard_map"), (4, "pmap")])
+def test_a_step_holds_exactly_one_all_reduce_of_the_gradients_and_the_metrics(devices, method):
+    mesh = make_mesh(devices)
+    program = step.make_train_step(OBJECTIVE, OPTIMIZER, mesh, method)
+    with jax.transfer_guard("allow"):
+        state = step.init_state(init_weights, jax.random.PRNGKey(0), mesh)
+    part, flags = meshes.place(
+        meshes.batched(mesh), (batches(4), np.zeros((4, devices), np.uint8))
+    )
+    lrs = meshes.place(meshes.replicated(mesh), np.ones(4, np.float32))
+    compiled = program.lower(state, part, lrs, flags).compile().as_text()
+    assert compiled.count(" all-reduce(") + compiled.count(" all-reduce-start(") == 1
+    for other in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert f" {other}(" not in compiled
+
+
+def test_the_state_is_donated():
+    mesh = make_mesh(2)
+    program = step.make_train_step(OBJECTIVE, OPTIMIZER, mesh, "shard_map")
+    with jax.transfer_guard("allow"):
+        state = step.init_state(init_weights, jax.random.PRNGKey(0), mesh)
+    part, flags = meshes.place(meshes.batched(mesh), (batches(1), np.zeros((1, 2), np.uint8)))
+    program(state, part, meshes.place(meshes.replicated(mesh), np.ones(1, np.float32)), flags)
+    assert state.weights[0].kernel.is_deleted()
+
+
+def test_any_stop_vote_is_seen_by_all():
+    assert (train(4, 3, stop=0)[1].stop_votes == 0).all()
+    assert (train(4, 3, stop=1)[1].stop_votes == 4).all()
+
+
+def test_a_short_batch_weighs_by_its_examples():
+    _, reduced = train(1, 6)
+    assert reduced.sums.count.tolist() == [16] * 5 + [13]
+
+
+def test_masked_rows_change_nothing():
+    data = batches(1)
+    noisy = data._replace(images=data.images.copy(), labels=data.labels.copy())
+    noisy.images[0, 13:] = 255
+    noisy.labels[0, 13:] = 9
+    weights = init_weights_on_host()
+    for part in (data, noisy):
+        one = jax.tree.map(lambda x: jax.device_put(x[0]), part)
+        loss, sums = jax.jit(step.batch_sums, static_argnums=2)(weights, one, OBJECTIVE)
+        if part is data:
+            expected = jax.device_get((loss, sums))
+    assert_equal(jax.device_get((loss, sums)), expected)
+
+
+def init_weights_on_host():
+    with jax.transfer_guard("allow"):
+        return init_weights(jax.random.PRNGKey(1))
+
+
+def notebook_step_in_numpy(weights, velocities, images, labels, lr, momentum):
+    """One step of the notebook's recipe in float64, derived by hand."""
+    x0 = images.astype(np.float64)
+    activations = [x0]
+    for kernel, bias in weights[:-1]:
+        activations.append(np.maximum(activations[-1] @ kernel + bias, 0))
+    logits = activations[-1] @ weights[-1][0] + weights[-1][1]
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p = shifted / shifted.sum(axis=1, keepdims=True)
+    clipped = np.clip(p, 1e-7, 1 - 1e-7)
+    classes = p.shape[1]
+    targets = np.eye(classes)[labels]
+    loss = -(targets * np.log(clipped)).sum() / classes / len(x0)
+    inside = (p > 1e-7) & (p < 1 - 1e-7)
+    dp = -(targets / clipped) * inside / classes / len(x0)
+    delta = p * (dp - (dp * p).sum(axis=1, keepdims=True))
+    new_weights, new_velocities = [], []
+    for layer in range(len(weights) - 1, -1, -1):
+        kernel, bias = weights[layer]
+        gradients = (activations[layer].T @ delta, delta.sum(axis=0))
+        delta = (delta @ kernel.T) * (activations[layer] > 0)
+        v = [momentum * v + lr * g for v, g in zip(velocities[layer], gradients, strict=True)]
+        new_velocities.insert(0, v)
+        new_weights.insert(0, [kernel - v[0], bias - v[1]])
+    return loss, new_weights, new_velocities
+
+
+def test_a_notebook_step_agrees_with_numpy_in_float64():
+    with jax.transfer_guard("allow"):
+        weights = model.init(jax.random.PRNGKey(24), PIXELS, [24, 12], 10, "glorot_uniform")
+        velocities = jax.tree.map(lambda w: np.asarray(w) * np.float32(0.01), weights)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 3, (1, BATCH, PIXELS), np.uint8)
+    labels = rng.integers(0, 10, (1, BATCH)).astype(np.uint8)
+    mesh = make_mesh(2)
+    objective = step.Objective("clipped_crossentropy", 10, 0.0, 1.0)
+    program = step.make_train_step(objective, step.Optimizer(0.6, False), mesh, "shard_map")
+    host = jax.device_get(weights)
+    state = meshes.place(
+        meshes.replicated(mesh),
+        step.TrainState(host, step.sgd.State(velocities), np.zeros((), np.int32)),
+    )
+    fed = (Superbatch(images, labels, np.ones_like(labels)), np.zeros((1, 2), np.uint8))
+    part, flags = meshes.place(meshes.batched(mesh), fed)
+    lrs = meshes.place(meshes.replicated(mesh), np.full(1, 0.01, np.float32))
+    state, reduced = program(state, part, lrs, flags)
+
+    def to64(tree):
+        return [[np.asarray(a, np.float64) for a in layer] for layer in tree]
+
+    loss, expected, expected_velocities = notebook_step_in_numpy(
+        to64(host), to64(velocities), images[0], labels[0], 0.01, 0.6
+    )
+    state, reduced = jax.device_get((state, reduced))
+    np.testing.assert_allclose(reduced.sums.loss[0] / BATCH, loss, rtol=1e-5)
+    for got, want in ((state.weights, expected), (state.optim_state.velocities, expected_velocities)):
+        for layer, reference in zip(got, want, strict=True):
+            for a, b in zip(layer, reference, strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-5)
+                assert jnp.isfinite(a).all()
