@@ -1,6 +1,11 @@
 """Eight simulated devices, strict dtypes and ranks, no implicit transfer, the real data set."""
 
+import atexit
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 # Before jax is imported. One thread a device: eight devices that share two cores' threads can
@@ -24,3 +29,60 @@ def mnist_dir() -> Path:
     if not folder:
         pytest.skip("set TRAINER_MNIST_DIR to the folder of the four MNIST files")
     return Path(folder)
+
+
+class Trainer:
+    """Starts `python -m trainer` as its users do: in a process of its own, in an empty folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, devices: int = 1, **environ: str) -> subprocess.Popen[str]:
+        """Start it and return at once."""
+        root = Path(__file__).parent.parent
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer", *arguments],
+            cwd=self.folder,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.folder.parent),
+                "PYTHONPATH": str(root),
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "TRAINER_CACHE_DIR": str(CACHE),
+                **environ,
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def __call__(
+        self, *arguments: str, devices: int = 1, timeout: float = 120, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Start it, wait for its end, and return the code and what it printed."""
+        process = self.start(*arguments, devices=devices, **environ)
+        out, err = process.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process in self.started:
+            process.kill()
+            process.communicate()
+
+
+CACHE = Path(tempfile.mkdtemp(prefix="trainer-tests-"))  # compiled programs, shared by the tests
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """The trainer's command line; runs in the empty folder tmp_path."""
+    command = Trainer(tmp_path)
+    yield command
+    command.close()

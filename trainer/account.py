@@ -14,15 +14,19 @@ class Account:
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._inner = 0.0  # seconds already given to phases inside the one that is open
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the duration of the block to a phase."""
+        """Add the duration of the block to a phase, less that of phases inside it."""
+        outer, self._inner = self._inner, 0.0
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self.seconds[name] += seconds - self._inner
+            self._inner = outer + seconds
 
     @property
     def training(self) -> float:

@@ -151,6 +151,9 @@ class Checkpoints:
         record = _unseal(self._sealed_record(step), state)
         if record["step"] != step:
             raise ValueError(f"it was saved as step {record['step']}")
+        for path, (want, got) in _leaves_of(template, state):
+            if (want.shape, want.dtype) != (got.shape, got.dtype):
+                raise ValueError(f"{path} is {got.dtype}{got.shape}, not {want.dtype}{want.shape}")
         return Restored(step, state, record)
 
     def _retire(self) -> None:

@@ -23,6 +23,7 @@ from trainer.datasets import Dataset
 from trainer.errors import Preempted, TrainerError
 from trainer.evaluate import evaluate
 from trainer.preemption import StopRequest
+from trainer.program import Program
 from trainer.progress import Progress
 from trainer.terminal import Terminal
 from trainer.tracking import Tracker
@@ -123,6 +124,8 @@ class Run:
         report["dataset"] = summary.describe(self.dataset)
         self.recipe = recipe.make(config, self.dataset, mesh)
         self.plan = self.recipe.plan
+        self.train_step = Program(self.recipe.train_step, account)
+        self.eval_step = Program(self.recipe.eval_step, account)
 
         stop.check("the state was restored")
         self.checkpoints: Checkpoints | None = None
@@ -143,6 +146,7 @@ class Run:
         self.state = begin.state
         self.done = self.first_step = begin.step or 0  # optimizer steps
         report["resumed_from_step"] = begin.step
+        self._count(self.done)
         if begin.step is not None:
             terminal.note(f"resuming after step {begin.step:,}")
         if chief:
@@ -219,7 +223,7 @@ class Run:
             flags = np.full((len(steps), len(mine)), self.stop(), np.uint8)
             batch, flags = meshes.place(meshes.batched(self.mesh), (batch, flags))
             lrs = meshes.place(meshes.replicated(self.mesh), lrs)
-            self.state, reduced = self.recipe.train_step(self.state, batch, lrs, flags)
+            self.state, reduced = self.train_step(self.state, batch, lrs, flags)
         stopping = self.settle()
         self.pending, self.done = (steps, reduced), steps.stop
         return stopping
@@ -238,8 +242,7 @@ class Run:
         rows = np.stack(sums, axis=-1).astype(np.float64)
         examples = (steps.stop - self.first_step) * self.config.train.global_batch_size
         self.progress.add(steps, rows, examples / self.account.training)
-        self.report["steps"] = steps.stop
-        self.report["epochs"] = steps.stop / self.plan.steps_per_epoch
+        self._count(steps.stop)
         return bool(votes.any())
 
     def test(self) -> float:
@@ -247,7 +250,7 @@ class Run:
         began = time.perf_counter()
         with self.account.phase("evaluate"):
             tested = evaluate(
-                self.recipe.eval_step,
+                self.eval_step,
                 self.state.weights,
                 self.dataset.test,
                 self.mesh,
@@ -279,6 +282,9 @@ class Run:
                 "progress": self.progress.state(),
             }
             self.checkpoints.save(self.done, state, record, accuracy)
+
+    def _count(self, steps: int) -> None:
+        self.report["steps"], self.report["epochs"] = steps, steps / self.plan.steps_per_epoch
 
     def _reached(self, every_steps: int | None, first: int) -> bool:
         """Return whether the steps from `first` until now reach a multiple of every_steps."""

@@ -81,7 +81,8 @@ def _explain(error: Exception) -> str:
     override = re.search(r"Could not override '([^']+)'", text)
     if override or re.search(r"Key '[^']+' (?:is )?not in", text):
         return _unknown_option(override.group(1) if override else key)
-    return text if key in text else f"{key}: {text}"
+    where = key or getattr(error, "override", None) or ""
+    return text if where in text else f"{where}: {text}"
 
 
 def _unknown_option(name: str) -> str:

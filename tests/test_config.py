@@ -1,0 +1,109 @@
+"""Bad configurations: code 78, one readable message, no traceback, no device touched."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from trainer import config
+from trainer.commands.compose import compose
+from trainer.errors import ConfigError
+
+EXPERIMENTS = sorted(path.stem for path in (config.config_dir() / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment):
+    (job,) = compose([f"+experiment={experiment}"])
+    assert job.experiment == experiment
+    assert f"+experiment={experiment}" in job.record["overrides.yaml"]
+    assert OmegaConf.create(job.record["config.yaml"]).train.epochs == job.config.train.epochs
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experiment):
+    head = (config.config_dir() / "experiment" / f"{experiment}.yaml").read_text().splitlines()[:8]
+    assert head[0] == "# @package _global_"
+    assert head[1] == f"# python -m trainer +experiment={experiment}"
+    assert "%" in " ".join(head)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("optim.lrr=1", "optim.lrr is not an option: did you mean optim.lr?"),
+        ("trian.epochs=3", "did you mean train.epochs?"),
+        ("+foo=1", "foo is not an option"),
+        ("+optim.bogus=1", "optim.bogus is not an option"),
+        ("dat=mnist", "did you mean data?"),
+        ("experiment=mlp", "+experiment=NAME"),
+        ("+experiment=nope", "mlp_notebook"),
+        ("model=nope", "Available options in 'model'"),
+        ("optim.lr=abc", "optim.lr"),
+        ("train.epochs=1.5", "train.epochs"),
+        ("run.seed=null", "run.seed"),
+        ("optim.lr=[", "optim.lr=["),
+        ("~optim.lr", "optim.lr"),
+        ("optim.lr=???", "optim.lr"),
+        ("optim.lr=${nope}", "nope"),
+        ("optim.lr=-0.1", "optim.lr=-0.1: use a finite number above 0"),
+        ("optim.lr=0", "optim.lr"),
+        ("optim.lr=nan", "optim.lr"),
+        ("optim.lr=inf", "optim.lr"),
+        ("optim.momentum=1", "optim.momentum=1.0: use a number in [0, 1)"),
+        ("optim.momentum=0", "optim.nesterov=True: needs optim.momentum above 0"),
+        ("optim.schedule=step", "constant, warmup_linear, warmup_cosine"),
+        ("optim.warmup_fraction=1", "optim.warmup_fraction"),
+        ("train.epochs=0", "train.epochs=0: use a whole number from 1 up"),
+        ("train.steps_per_dispatch=0", "train.steps_per_dispatch=0"),
+        ("train.global_batch_size=-8", "train.global_batch_size=-8"),
+        ("model.hidden_sizes=[]", "model.hidden_sizes=[]"),
+        ("model.hidden_sizes=[5,0]", "model.hidden_sizes=[5, 0]"),
+        ("model.loss=mse", "model.loss=mse"),
+        ("parallel.method=ddp", "shard_map, pmap"),
+        ("run.seed=-1", "run.seed=-1"),
+        ("run.name=a/b", "run.name=a/b"),
+        ("data=idx", "data.root=DIR"),
+        ("data.name=cifar", "data.name=cifar"),
+        ("checkpoint.keep_last=0", "checkpoint.keep_last=0"),
+        ("cluster.heartbeat_timeout_seconds=1", "cluster.heartbeat_timeout_seconds=1"),
+    ],
+)
+def test_a_bad_override_is_named(override, told):
+    with pytest.raises(ConfigError) as raised:
+        compose([override])
+    assert told in str(raised.value)
+    assert raised.value.exit_code == 78
+
+
+@pytest.mark.parametrize("arguments", [["optim.lr=-1"], ["--bogus"], ["optim.lrr=1"], ["optim.lr=["]])
+def test_the_command_line_ends_with_78_and_no_traceback(arguments, trainer, tmp_path):
+    done = trainer("+experiment=mlp", *arguments)
+    assert done.returncode == 78
+    assert "error:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(trainer, tmp_path):
+    done = trainer(
+        "+experiment=smoke",
+        "train.global_batch_size=100",
+        devices=8,
+    )
+    assert done.returncode == 78
+    expected = "train.global_batch_size=100 does not divide over 8 devices: use a multiple of 8"
+    assert done.stderr == f"error: {expected}\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--help"], "python -m trainer +experiment=mlp"),
+        (["--cfg", "job", "+experiment=mlp_notebook"], "loss: clipped_crossentropy"),
+    ],
+)
+def test_help_and_cfg_print_and_train_nothing(arguments, shown, trainer, tmp_path):
+    done = trainer(*arguments)
+    assert done.returncode == 0
+    assert shown in done.stdout
+    assert not list(tmp_path.iterdir())

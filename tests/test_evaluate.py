@@ -1,0 +1,40 @@
+"""An evaluation counts every example exactly once, whatever the batch size or the devices."""
+
+import jax
+import numpy as np
+import pytest
+
+from trainer import evaluate, model, step
+from trainer import mesh as meshes
+from trainer.datasets import Split
+
+OBJECTIVE = step.Objective("softmax_crossentropy", 10, 100.0, 50.0)
+
+
+def make_split(size):
+    rng = np.random.default_rng(size)
+    return Split(
+        rng.integers(0, 256, (size, 12), np.uint8), rng.integers(0, 10, size).astype(np.uint8)
+    )
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_every_example_counts_once(devices, batch_size, monkeypatch):
+    monkeypatch.setattr(evaluate, "BYTES_PER_DISPATCH", 12 * 64)  # several dispatches
+    split = make_split(101)
+    weights = jax.device_get(model.init(jax.random.PRNGKey(0), 12, [8], 10, "he_normal"))
+    logits = (split.images.astype(np.float64) - 100) / 50
+    for kernel, bias in weights[:-1]:
+        logits = np.maximum(logits @ kernel.astype(np.float64) + bias, 0)
+    logits = logits @ weights[-1].kernel.astype(np.float64) + weights[-1].bias
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(101), split.labels]
+
+    mesh = meshes.make_mesh(devices)
+    placed = meshes.place(meshes.replicated(mesh), weights)
+    with jax.transfer_guard("disallow"):
+        eval_step = step.make_eval_step(OBJECTIVE, mesh)
+        means = evaluate.evaluate(eval_step, placed, split, mesh, batch_size)
+    assert means.examples == 101
+    assert means.accuracy == (logits.argmax(axis=1) == split.labels).mean()
+    np.testing.assert_allclose(means.loss, losses.mean(), rtol=1e-5)

@@ -1,0 +1,70 @@
+"""The layers only point down, and Hydra stays where the configuration is made."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "trainer"
+
+# Every module of the package, lowest first; a module imports only from layers below its own.
+LAYERS = [
+    {"__init__", "errors"},
+    {"functional", "config", "preemption", "account", "atomic", "meter"},
+    {"cluster", "mesh", "idx", "download", "environment", "metrics_log", "terminal", "rundir"},
+    {"datasets", "model"},
+    {"stream"},
+    {"step"},
+    {"evaluate", "checkpoint", "tracking", "recipe", "program", "summary"},
+    {"progress"},
+    {"resume"},
+    {"loop"},
+    {"commands"},
+    {"__main__"},
+]
+HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+
+
+def modules():
+    return sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def name_of(module: Path) -> str:
+    return module.parts[0].removesuffix(".py")
+
+
+def imports(module: Path):
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} uses a relative import"
+            if node.module == "trainer":
+                yield from (f"trainer.{alias.name}" for alias in node.names)
+            else:
+                yield node.module or ""
+
+
+def test_every_module_has_its_layer():
+    assert {name_of(module) for module in modules()} == set(HEIGHT)
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_imports_point_down(module):
+    for imported in imports(module):
+        if imported.startswith("trainer."):
+            other = imported.split(".")[1]
+            if other != name_of(module):
+                assert HEIGHT[other] < HEIGHT[name_of(module)], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_hydra_stays_in_the_configuration_and_the_commands(module):
+    if name_of(module) not in ("config", "commands"):
+        assert not {i.split(".")[0] for i in imports(module)} & {"hydra", "omegaconf"}
+
+
+def test_the_functional_layer_imports_nothing_of_ours():
+    for module in modules():
+        if name_of(module) == "functional":
+            assert not [i for i in imports(module) if i.startswith("trainer.")]
