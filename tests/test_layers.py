@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "trainer"
 # Every module of the package, lowest first; a module imports only from layers below its own.
 LAYERS = [
     {"__init__", "errors"},
-    {"functional", "config", "preemption", "account", "atomic", "meter"},
-    {"cluster", "mesh", "idx", "download", "environment", "metrics_log", "terminal", "rundir"},
+    {"functional", "config", "preemption", "account", "atomic", "meter", "transfer"},
+    {"cluster", "mesh", "idx", "download", "digits", "environment", "metrics_log", "terminal", "rundir"},
     {"datasets", "model"},
     {"stream"},
     {"step"},

@@ -54,9 +54,12 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
 def _pixel_statistics(config: Config, dataset: Dataset) -> tuple[float, float]:
     if config.model.pixels == "raw":
         return 0.0, 1.0
-    images = dataset.train.images
     mean, std = config.data.pixel_mean, config.data.pixel_std
-    return (
-        float(images.mean()) if mean is None else mean,
-        float(images.std()) if std is None else std,
-    )
+    if mean is None or std is None:  # counted by value: no copy of the images in floating point
+        parts = np.array_split(dataset.train.images, 64)
+        counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
+        values, weights = np.arange(256.0), counts / np.sum(counts)
+        found = float(values @ weights)
+        mean = found if mean is None else mean
+        std = float(np.sqrt((values - found) ** 2 @ weights)) if std is None else std
+    return mean, std
