@@ -12,7 +12,7 @@ from trainer.mesh import make_mesh
 from trainer.stream import Superbatch
 
 OBJECTIVE = step.Objective("softmax_crossentropy", 10, 33.3, 78.6)
-OPTIMIZER = step.Optimizer(momentum=0.9, nesterov=True)
+OPTIMIZER = step.Optimizer(momentum=0.9, nesterov=True, skip_nonfinite=False)
 PIXELS, BATCH = 20, 16
 
 
@@ -38,10 +38,11 @@ def batches(steps, batch=BATCH, short=3) -> Superbatch:
 
 
 @functools.cache
-def programs(devices, method="shard_map"):
+def programs(devices, method="shard_map", virtual_shards=None, skip=False):
     """The mesh and the training step, compiled once for all tests."""
     mesh = make_mesh(devices)
-    return mesh, step.make_train_step(OBJECTIVE, OPTIMIZER, mesh, method)
+    optimizer = OPTIMIZER._replace(skip_nonfinite=skip)
+    return mesh, step.make_train_step(OBJECTIVE, optimizer, mesh, method, virtual_shards)
 
 
 @functools.cache
@@ -50,18 +51,27 @@ def first_state():
         return jax.device_get(step.init_state(init_weights, jax.random.PRNGKey(1), make_mesh(1)))
 
 
-def train(devices, k, steps=6, method="shard_map", state=None, stop=0):
-    """Train some steps, K a dispatch; return the state and the sums on the host."""
-    mesh, program = programs(devices, method)
-    state = meshes.place(meshes.replicated(mesh), state or first_state())
+def place_feed(mesh, data, steps, lrs, stop=0):
+    """Feed some steps of the data to a mesh."""
+    part = jax.tree.map(lambda x: x[steps.start : steps.stop], data)
+    votes = np.full((len(steps), mesh.size), stop, np.uint8)
+    numbers = np.array(steps, np.int32)
+    return step.Feed(
+        *meshes.place(meshes.batched(mesh), (part, votes)),
+        *meshes.place(meshes.replicated(mesh), (lrs[steps.start : steps.stop], numbers)),
+    )
+
+
+def train(devices, k, steps=6, method="shard_map", state=None, stop=0, lrs=None, **options):
+    """Train some steps, K a dispatch; return the state and what was reduced, on the host."""
+    mesh, program = programs(devices, method, **options)
+    state = state or first_state()
+    state = meshes.place(meshes.replicated(mesh), state._replace(step=np.zeros((), np.int32)))
     data, seen = batches(steps), []
+    lrs = np.linspace(0.01, 0.1, steps, dtype=np.float32) if lrs is None else lrs
     for lo in range(0, steps, k):
-        part = jax.tree.map(lambda x, lo=lo: x[lo : lo + k], data)
-        n = len(part.labels)
-        votes = np.full((n, mesh.size), stop, np.uint8)
-        lrs = np.linspace(0.01, 0.1, steps, dtype=np.float32)[lo : lo + n]
-        part, votes = meshes.place(meshes.batched(mesh), (part, votes))
-        state, reduced = program(state, part, meshes.place(meshes.replicated(mesh), lrs), votes)
+        feed = place_feed(mesh, data, range(lo, min(lo + k, steps)), lrs, stop)
+        state, reduced = program(state, feed)
         seen.append(jax.device_get(reduced))
     return jax.device_get(state), jax.tree.map(lambda *x: np.concatenate(x), *seen)
 
@@ -97,12 +107,9 @@ def test_six_steps_are_three_and_three_from_the_host():
     data = batches(6)
 
     def go(state, lo, hi):
-        part = jax.tree.map(lambda x: x[lo:hi], data)
-        flags = np.zeros((hi - lo, 2), np.uint8)
-        part, flags = meshes.place(meshes.batched(mesh), (part, flags))
-        lrs = meshes.place(meshes.replicated(mesh), np.full(hi - lo, 0.05, np.float32))
+        feed = place_feed(mesh, data, range(lo, hi), np.full(6, 0.05, np.float32))
         state = meshes.place(meshes.replicated(mesh), state)
-        return jax.device_get(program(state, part, lrs, flags)[0])
+        return jax.device_get(program(state, feed)[0])
 
     assert_equal(go(first_state(), 0, 6), go(go(first_state(), 0, 3), 3, 6))
 
@@ -111,11 +118,8 @@ def test_six_steps_are_three_and_three_from_the_host():
 def test_a_step_holds_exactly_one_all_reduce_of_the_gradients_and_the_metrics(devices, method):
     mesh, program = programs(devices, method)
     state = meshes.place(meshes.replicated(mesh), first_state())
-    part, flags = meshes.place(
-        meshes.batched(mesh), (batches(4), np.zeros((4, devices), np.uint8))
-    )
-    lrs = meshes.place(meshes.replicated(mesh), np.ones(4, np.float32))
-    compiled = program.lower(state, part, lrs, flags).compile().as_text()
+    feed = place_feed(mesh, batches(4), range(4), np.ones(4, np.float32))
+    compiled = program.lower(state, feed).compile().as_text()
     assert compiled.count(" all-reduce(") + compiled.count(" all-reduce-start(") == 1
     for other in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert f" {other}(" not in compiled
@@ -124,8 +128,7 @@ def test_a_step_holds_exactly_one_all_reduce_of_the_gradients_and_the_metrics(de
 def test_the_state_is_donated():
     mesh, program = programs(2)
     state = meshes.place(meshes.replicated(mesh), first_state())
-    part, flags = meshes.place(meshes.batched(mesh), (batches(1), np.zeros((1, 2), np.uint8)))
-    program(state, part, meshes.place(meshes.replicated(mesh), np.ones(1, np.float32)), flags)
+    program(state, place_feed(mesh, batches(1), range(1), np.ones(1, np.float32)))
     assert state.weights[0].kernel.is_deleted()
 
 
@@ -151,6 +154,60 @@ def test_masked_rows_change_nothing():
         if part is data:
             expected = jax.device_get((loss, sums))
     assert_equal(jax.device_get((loss, sums)), expected)
+
+
+def exploding(bad):
+    """Rates after which the loss of step `bad` overflows."""
+    lrs = np.full(8, 0.01, np.float32)
+    lrs[bad - 1] = 1e30
+    return lrs
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+@pytest.mark.parametrize("bad", [1, 4, 7])
+@pytest.mark.parametrize("method", ["shard_map", "pmap"])
+def test_a_step_that_is_not_finite_and_all_after_it_change_nothing(bad, k, method):
+    state, reduced = train(2, k, 8, lrs=exploding(bad), method=method)
+    assert reduced.finite.tolist() == [True] * bad + [False] * (8 - bad)
+    assert state.step == bad
+    mesh, program = programs(2)
+    good = meshes.place(meshes.replicated(mesh), first_state())
+    for i in range(bad):
+        good, _ = program(good, place_feed(mesh, batches(8), range(i, i + 1), exploding(bad)))
+    assert_equal(state, jax.device_get(good))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_an_update_that_is_not_finite_can_be_skipped():
+    for k in (1, 6):
+        state, reduced = train(1, k, 6, skip=True, lrs=exploding(3)[:6])
+        assert reduced.finite.tolist() == [True] * 3 + [False] * 3
+        assert reduced.sums.count.tolist() == [16] * 3 + [0] * 3
+        assert state.step == 6
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("leaf", range(4))
+def test_any_gradient_that_is_not_finite_is_found(value, leaf):
+    gradients = jax.device_get(first_state().weights)[:2]
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.array, gradients))
+    check = jax.jit(step._all_finite)
+    loss = jax.device_put(np.float32(1))
+    assert check(jax.device_put(jax.tree.unflatten(structure, leaves)), loss)
+    leaves[leaf].flat[leaves[leaf].size // 2] = value
+    found = not check(jax.device_put(jax.tree.unflatten(structure, leaves)), loss)
+    assert found == (not np.isfinite(value))
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("k", [1, 6])
+def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(devices, k):
+    expected = train(1, 1, virtual_shards=4)
+    got = train(devices, k, virtual_shards=4)
+    assert_equal(got, expected)
+    plain, _ = train(1, 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got[0], plain)
 
 
 def notebook_step_in_numpy(weights, velocities, images, labels, lr, momentum):
@@ -189,16 +246,15 @@ def test_a_notebook_step_agrees_with_numpy_in_float64():
     labels = rng.integers(0, 10, (1, BATCH)).astype(np.uint8)
     mesh = make_mesh(2)
     objective = step.Objective("clipped_crossentropy", 10, 0.0, 1.0)
-    program = step.make_train_step(objective, step.Optimizer(0.6, False), mesh, "shard_map")
+    program = step.make_train_step(objective, step.Optimizer(0.6, False, False), mesh, "shard_map")
     host = jax.device_get(weights)
     state = meshes.place(
         meshes.replicated(mesh),
         step.TrainState(host, step.sgd.State(velocities), np.zeros((), np.int32)),
     )
-    fed = (Superbatch(images, labels, np.ones_like(labels)), np.zeros((1, 2), np.uint8))
-    part, flags = meshes.place(meshes.batched(mesh), fed)
-    lrs = meshes.place(meshes.replicated(mesh), np.full(1, 0.01, np.float32))
-    state, reduced = program(state, part, lrs, flags)
+    batch = Superbatch(images, labels, np.ones_like(labels))
+    feed = place_feed(mesh, batch, range(1), np.full(1, 0.01, np.float32))
+    state, reduced = program(state, feed)
 
     def to64(tree):
         return [[np.asarray(a, np.float64) for a in layer] for layer in tree]

@@ -132,6 +132,7 @@ class TrainConfig:
     eval_every_epochs: int
     eval_batch_size: int
     log_every_steps: int
+    on_nonfinite: str
     compilation_cache_dir: str | None
 
     def __post_init__(self) -> None:
@@ -144,6 +145,7 @@ class TrainConfig:
             "log_every_steps",
         ):
             _check_at_least(f"train.{name}", getattr(self, name), 1)
+        _check_choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
 
 
 @dataclass
@@ -168,8 +170,10 @@ class ParallelConfig:
 
     method: str
     devices: int | None
+    virtual_shards: int | None
 
     def __post_init__(self) -> None:
+        _check_at_least("parallel.virtual_shards", self.virtual_shards, 1)
         _check_choice("parallel.method", self.method, ("shard_map", "pmap"))
         _check_at_least("parallel.devices", self.devices, 1)
 

@@ -218,15 +218,19 @@ class Run:
             batch = next(self.batches)
         with self.account.phase("step"):
             steps = range(self.done, self.done + len(batch.labels))
-            lrs = self.recipe.schedule(np.array(steps))
-            mine = jax.local_devices()
-            flags = np.full((len(steps), len(mine)), self.stop(), np.uint8)
-            batch, flags = meshes.place(meshes.batched(self.mesh), (batch, flags))
-            lrs = meshes.place(meshes.replicated(self.mesh), lrs)
-            self.state, reduced = self.train_step(self.state, batch, lrs, flags)
+            self.state, reduced = self.train_step(self.state, self._feed(batch, steps))
         stopping = self.settle()
         self.pending, self.done = (steps, reduced), steps.stop
         return stopping
+
+    def _feed(self, batch: stream.Superbatch, steps: range) -> step.Feed:
+        """Start copying to the devices what a dispatch consumes."""
+        stop = np.full((len(steps), jax.local_device_count()), self.stop(), np.uint8)
+        batch, stop = meshes.place(meshes.batched(self.mesh), (batch, stop))
+        numbers = np.array(steps)
+        lrs, counts = self.recipe.schedule(numbers), numbers.astype(np.int32)
+        lrs, counts = meshes.place(meshes.replicated(self.mesh), (lrs, counts))
+        return step.Feed(batch, stop, lrs, counts)
 
     def settle(self) -> bool:
         """Wait for the dispatch under way and count it in; return whether to stop.
@@ -238,12 +242,12 @@ class Run:
         steps, reduced = self.pending
         self.pending = None
         with self.account.phase("step"):
-            sums, votes = jax.device_get(reduced)
-        rows = np.stack(sums, axis=-1).astype(np.float64)
+            reduced = jax.device_get(reduced)
+        rows = np.stack(reduced.sums, axis=-1).astype(np.float64)
         examples = (steps.stop - self.first_step) * self.config.train.global_batch_size
         self.progress.add(steps, rows, examples / self.account.training)
         self._count(steps.stop)
-        return bool(votes.any())
+        return bool(reduced.stop_votes.any())
 
     def test(self) -> float:
         """Evaluate the test split, tell everybody, and return the accuracy."""

@@ -41,12 +41,14 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
 
     mean, std = _pixel_statistics(config, dataset)
     objective = step.Objective(config.model.loss, config.data.num_classes, mean, std)
-    optimizer = step.Optimizer(optim.momentum, optim.nesterov)
+    optimizer = step.Optimizer(optim.momentum, optim.nesterov, config.train.on_nonfinite == "skip")
     return Recipe(
         Plan(steps_per_epoch, config.train.steps_per_dispatch, total_steps),
         schedules.make(optim.schedule, optim.lr, warmup_steps, total_steps),
         init_weights,
-        step.make_train_step(objective, optimizer, mesh, config.parallel.method),
+        step.make_train_step(
+            objective, optimizer, mesh, config.parallel.method, config.parallel.virtual_shards
+        ),
         step.make_eval_step(objective, mesh),
     )
 
