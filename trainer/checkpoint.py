@@ -140,6 +140,18 @@ class Checkpoints:
             )
         return None
 
+    def newest_record(self) -> Record | None:
+        """Return the record of the newest checkpoint whose record is intact; None without one.
+
+        Unlike restore() it reads no arrays and sets nothing aside.
+        """
+        for step in reversed(self.steps):
+            try:
+                return _unseal(self._sealed_record(step))[0]
+            except Exception:  # noqa: S112  (restore() tells of it)
+                continue
+        return None
+
     def load(self, step: int, template: Tree) -> Restored:
         """Read one checkpoint and check it against its digests.
 
@@ -148,7 +160,10 @@ class Checkpoints:
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
         folder = self.directory / str(step)
         state = self._checkpointer.restore(folder, args=ocp.args.StandardRestore(shapes))
-        record = _unseal(self._sealed_record(step), state)
+        record, digests = _unseal(self._sealed_record(step))
+        for path, (leaf,) in _leaves_of(state):
+            if digests.get(path) != _digest_of_leaf(leaf):
+                raise ValueError(f"{path} does not match its digest")
         if record["step"] != step:
             raise ValueError(f"it was saved as step {record['step']}")
         for path, (want, got) in _leaves_of(template, state):
@@ -216,17 +231,14 @@ def _seal(record: Record, state: Any) -> Record:
     return {**sealed, "sha256": _digest_of_record(sealed)}
 
 
-def _unseal(sealed: Record, state: Any) -> Record:
-    if "leaves" not in sealed:
-        raise ValueError("its record of digests is missing")
+def _unseal(sealed: Record) -> tuple[Record, dict[str, str]]:
+    """Return the record and the digests of the arrays, checked against the record's own digest."""
     record = {key: value for key, value in sealed.items() if key != "sha256"}
+    if "leaves" not in record:
+        raise ValueError("its record of digests is missing")
     if _digest_of_record(record) != sealed.get("sha256"):
         raise ValueError("its record does not match the record's own digest")
-    digests = record.pop("leaves")
-    for path, (leaf,) in _leaves_of(state):
-        if digests.get(path) != _digest_of_leaf(leaf):
-            raise ValueError(f"{path} does not match its digest")
-    return record
+    return record, record.pop("leaves")
 
 
 def weights_sha256(weights: Any) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from trainer.config import ClusterConfig, RunConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, TrainerError
+
+Json = Any
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -90,11 +93,39 @@ def connect(topology: Topology, cluster: ClusterConfig) -> None:
     )
 
 
-def broadcast_text(text: str, *, max_bytes: int = 1 << 16) -> str:
-    """Return process 0's text on every process; all have to call this together."""
+def share(make: Callable[[], Json]) -> list[Json]:
+    """Call `make` on every process, and return what each of them got, in order.
+
+    All processes have to call this together. Without it, one that fails alone would leave the
+    others waiting for it.
+
+    Raises:
+        TrainerError: on every process, the first that any of them raised.
+    """
+    error: TrainerError | None = None
+    value: Json = None
+    try:
+        value = make()
+    except TrainerError as raised:
+        error = raised
     if jax.process_count() == 1:
-        return text
-    buffer = np.zeros(max_bytes, np.uint8)
-    data = np.frombuffer(text.encode(), np.uint8)
-    buffer[: len(data)] = data
-    return bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b"\0").decode()
+        if error is not None:
+            raise error
+        return [value]
+    told = {"value": value} if error is None else {"code": error.exit_code, "error": str(error)}
+    data = np.frombuffer(json.dumps(told).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32))
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    answers = [
+        json.loads(bytes(row[: int(length)]))
+        for row, length in zip(rows, lengths.ravel(), strict=True)
+    ]
+    for index, answer in enumerate(answers):
+        if "error" in answer:
+            if error is None:
+                error = TrainerError(f"process {index}: {answer['error']}")
+                error.exit_code = answer["code"]
+            raise error
+    return [answer["value"] for answer in answers]

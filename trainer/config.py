@@ -156,12 +156,14 @@ class CheckpointConfig:
     every_steps: int | None
     keep_last: int
     keep_best: int
+    max_failed_saves: int
 
     def __post_init__(self) -> None:
         _check_at_least("checkpoint.every_epochs", self.every_epochs, 1)
         _check_at_least("checkpoint.every_steps", self.every_steps, 1)
         _check_at_least("checkpoint.keep_last", self.keep_last, 1)
         _check_at_least("checkpoint.keep_best", self.keep_best, 0)
+        _check_at_least("checkpoint.max_failed_saves", self.max_failed_saves, 0)
 
 
 @dataclass

@@ -5,7 +5,9 @@ from __future__ import annotations
 EXIT_COMPLETED = 0
 EXIT_DATA = 65  # bad data or no readable checkpoint: never retry
 EXIT_UNAVAILABLE = 69  # something the preflight check needs is missing
-EXIT_NONFINITE = 70  # training became non-finite, or an internal error: never retry
+EXIT_NONFINITE = 70  # training became non-finite: never retry
+EXIT_INTERNAL = 70  # an error of the trainer itself: never retry
+EXIT_SAVE = 74  # checkpoints cannot be written: mend the storage first
 EXIT_RETRY = 75  # preempted and saved, or a peer was lost: run me again
 EXIT_CONFIG = 78  # bad configuration: never retry
 
@@ -16,7 +18,8 @@ class TrainerError(Exception):
     The message names the option or file, the value, the rule and the fix.
     """
 
-    exit_code: int = EXIT_NONFINITE
+    exit_code: int = EXIT_INTERNAL
+    everywhere: bool = True  # raised on all processes of the run alike
 
 
 class ConfigError(TrainerError):
@@ -35,3 +38,22 @@ class Preempted(TrainerError):
     """The run was asked to stop; what was done so far is saved."""
 
     exit_code = EXIT_RETRY
+
+
+class NonFinite(TrainerError):
+    """A loss or gradient was not finite; the state before it is saved."""
+
+    exit_code = EXIT_NONFINITE
+
+
+class SaveError(TrainerError):
+    """Checkpoints cannot be written any more."""
+
+    exit_code = EXIT_SAVE
+
+
+class PeerLost(TrainerError):
+    """Another process of the run has died or hangs; what was saved last is there."""
+
+    exit_code = EXIT_RETRY
+    everywhere = False

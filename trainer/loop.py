@@ -1,13 +1,13 @@
-"""Training, told in order of time: the only place that calls everything."""
+"""Training, told in order of time: load, restore, then dispatch, evaluate and save until done."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,8 +20,9 @@ from trainer.atomic import write_json
 from trainer.checkpoint import Checkpoints, weights_sha256
 from trainer.config import Config, DataConfig
 from trainer.datasets import Dataset
-from trainer.errors import Preempted, TrainerError
+from trainer.errors import NonFinite, Preempted, SaveError, TrainerError
 from trainer.evaluate import evaluate
+from trainer.nonfinite import diagnose
 from trainer.preemption import StopRequest
 from trainer.program import Program
 from trainer.progress import Progress
@@ -29,56 +30,13 @@ from trainer.terminal import Terminal
 from trainer.tracking import Tracker
 
 
-def train(config: Config, experiment: str, record: Mapping[str, str], stop: StopRequest) -> int:
-    """Train, or go on training, as the configuration says; return the exit code.
+class Place(NamedTuple):
+    """Where this process stands among the others."""
 
-    Args:
-        config: every option.
-        experiment: its name, part of the run directory's.
-        record: file name -> text, kept in .hydra/ of the run directory.
-        stop: whether somebody asked for a stop.
-
-    Raises:
-        TrainerError: before there is a run directory to write a summary to.
-    """
-    account = Account()
-    with account.phase("startup"):
-        topology = cluster.resolve(config.cluster, os.environ)
-        cluster.configure(config.run, config.train.compilation_cache_dir)
-        cluster.connect(topology, config.cluster)
-        stop.install()
-        mesh = meshes.make_mesh(config.parallel.devices)
-        rows = meshes.local_rows(mesh, config.train.global_batch_size, "train.global_batch_size")
-        directory = Path(cluster.broadcast_text(str(rundir.choose(config.run, experiment))))
-        chief = topology.process_id == 0  # the one process that writes
-        terminal = Terminal(quiet=config.run.quiet or not chief)
-        if chief:
-            rundir.create(directory, record)
-            kinds = [f"{device.platform} {device.device_kind}" for device in mesh.devices.flat]
-            facts = environment.collect(kinds, topology.num_processes)
-            write_json(directory / "environment.json", facts)
-    report = summary.begin(experiment)
-    report["devices"], report["processes"] = mesh.size, topology.num_processes
-    report["platform"] = jax.default_backend()
-    report["global_batch_size"] = config.train.global_batch_size
-    code = TrainerError.exit_code
-    try:
-        with ExitStack() as stack:
-            run = Run(config, mesh, rows, directory, chief, stop, terminal, account, report, stack)
-            run.fit()
-        report["status"], code = "completed", 0
-    except TrainerError as error:
-        report["status"] = "preempted" if isinstance(error, Preempted) else "failed"
-        report["error"], code = str(error), error.exit_code
-        terminal.error(str(error))
-    finally:
-        summary.finish(report, account, config.train.global_batch_size)
-        if chief:
-            write_json(directory / "summary.json", report)
-        terminal.close()
-    if chief and report["steps"]:
-        terminal.summary(summary.rows(directory, report))
-    return code
+    mesh: Mesh
+    rows: slice  # of every global batch, that this process loads
+    directory: Path  # of the run
+    chief: bool  # the one process that writes
 
 
 class Run:
@@ -87,10 +45,8 @@ class Run:
     def __init__(
         self,
         config: Config,
-        mesh: Mesh,
-        rows: slice,
-        directory: Path,
-        chief: bool,
+        place: Place,
+        record: Mapping[str, str],
         stop: StopRequest,
         terminal: Terminal,
         account: Account,
@@ -101,10 +57,8 @@ class Run:
 
         Args:
             config: every option.
-            mesh: the devices.
-            rows: of every global batch, that this process loads.
-            directory: of the run.
-            chief: whether this process is the one that writes.
+            place: of this process among the others.
+            record: file name -> text, kept in .hydra/ of the run directory.
             stop: whether somebody asked for a stop.
             terminal: what a person sees.
             account: where the time goes.
@@ -113,45 +67,56 @@ class Run:
 
         Raises:
             Preempted: asked to stop before training began.
+            ConfigError: the run directory holds a run of another meaning.
             DataError: no data, or no intact checkpoint.
         """
-        self.config, self.mesh, self.stop = config, mesh, stop
+        self.config, self.place, self.stop = config, place, stop
         self.terminal, self.account, self.report = terminal, account, report
+        self.failure: TrainerError | None = None  # of this process alone, told to all at a stop
+        self.failed_saves = 0
 
-        stop.check("the data was loaded")
         with account.phase("startup"):
-            self.dataset = _load(config.data, terminal, stop)
-        report["dataset"] = summary.describe(self.dataset)
-        self.recipe = recipe.make(config, self.dataset, mesh)
+            self._check("the data was loaded")
+            self.dataset = self._load_dataset()
+            self.recipe = recipe.make(config, self.dataset, place.mesh)
         self.plan = self.recipe.plan
         self.train_step = Program(self.recipe.train_step, account)
         self.eval_step = Program(self.recipe.eval_step, account)
+        report["dataset"] = summary.describe(self.dataset)
 
-        stop.check("the state was restored")
         self.checkpoints: Checkpoints | None = None
         self.tracker: Tracker | None = None
         with account.phase("restore"):
-            if chief:
-                folder, keep = directory / "checkpoints", config.checkpoint
+            self._check("the state was restored")
+            if place.chief:
                 self.checkpoints = stack.enter_context(
                     Checkpoints(
-                        folder,
-                        keep_last=keep.keep_last,
-                        keep_best=keep.keep_best,
+                        place.directory / "checkpoints",
+                        keep_last=config.checkpoint.keep_last,
+                        keep_best=config.checkpoint.keep_best,
                         warn=terminal.warn,
                     )
                 )
-            seed = config.run.seed
-            begin = resume.start(self.recipe.init_weights, seed, mesh, self.checkpoints)
+            self.meaning = resume.meaning(config, report["dataset"])
+            begin = resume.start(
+                self.recipe.init_weights,
+                config.run.seed,
+                place.mesh,
+                self.checkpoints,
+                self.meaning,
+            )
         self.state = begin.state
         self.done = self.first_step = begin.step or 0  # optimizer steps
         report["resumed_from_step"] = begin.step
         self._count(self.done)
         if begin.step is not None:
             terminal.note(f"resuming after step {begin.step:,}")
-        if chief:
+        if place.chief:
+            kinds = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
+            self.facts = environment.collect(kinds, jax.process_count())
+            rundir.describe(place.directory, record, self.facts)
             self.tracker = stack.enter_context(
-                Tracker(directory, resume_step=begin.step, warn=terminal.warn)
+                Tracker(place.directory, resume_step=begin.step, warn=terminal.warn)
             )
         self.progress = Progress(
             log_every_steps=config.train.log_every_steps,
@@ -160,15 +125,15 @@ class Run:
             terminal=terminal,
             saved=begin.progress,
         )
-        source = stream.Superbatches(
+        self.source = stream.Superbatches(
             self.dataset.train,
             plan=self.plan,
             global_batch_size=config.train.global_batch_size,
-            rows=rows,
-            seed=seed if config.data.shuffle else None,
+            rows=place.rows,
+            seed=config.run.seed if config.data.shuffle else None,
             first_step=self.first_step,
         )
-        self.batches = stream.iterate(source, self.plan.dispatch_of(self.first_step))
+        self.batches = stream.iterate(self.source, self.plan.dispatch_of(self.first_step))
         stack.callback(self.batches.close)
         self.pending: tuple[range, step.Reduced] | None = None
 
@@ -177,7 +142,10 @@ class Run:
 
         Raises:
             Preempted: stopped as asked; what was done is saved.
+            NonFinite: a loss or gradient was not finite; the state before it is saved.
+            SaveError: checkpoints cannot be written any more.
         """
+        self._check("training began")
         every_epochs = self.config.checkpoint.every_epochs
         self.terminal.start(self.plan.total_steps, self.done, self.plan.steps_per_epoch)
         while self.done < self.plan.total_steps:
@@ -200,14 +168,11 @@ class Run:
                 stopping |= self.settle()
                 self.save(accuracy)
             if stopping and not last:
-                raise Preempted(
-                    f"{self.stop.signal_name or 'another process'} asked to stop: saved after "
-                    f"step {self.done:,}; the same command with the same run directory goes on"
-                )
+                self._stop()
         if self.report["test_accuracy"] is None:
             self.test()
-        weights = jax.device_get(self.state.weights)
-        self.report["weights_sha256"] = weights_sha256(weights)
+        cluster.share(self._finish_saves)
+        self.report["weights_sha256"] = weights_sha256(jax.device_get(self.state.weights))
 
     def dispatch(self) -> bool:
         """Start the next K steps, then wait for those before; return whether to stop.
@@ -223,15 +188,6 @@ class Run:
         self.pending, self.done = (steps, reduced), steps.stop
         return stopping
 
-    def _feed(self, batch: stream.Superbatch, steps: range) -> step.Feed:
-        """Start copying to the devices what a dispatch consumes."""
-        stop = np.full((len(steps), jax.local_device_count()), self.stop(), np.uint8)
-        batch, stop = meshes.place(meshes.batched(self.mesh), (batch, stop))
-        numbers = np.array(steps)
-        lrs, counts = self.recipe.schedule(numbers), numbers.astype(np.int32)
-        lrs, counts = meshes.place(meshes.replicated(self.mesh), (lrs, counts))
-        return step.Feed(batch, stop, lrs, counts)
-
     def settle(self) -> bool:
         """Wait for the dispatch under way and count it in; return whether to stop.
 
@@ -239,27 +195,33 @@ class Run:
         """
         if self.pending is None:
             return False
-        steps, reduced = self.pending
-        self.pending = None
+        (steps, reduced), self.pending = self.pending, None
         with self.account.phase("step"):
             reduced = jax.device_get(reduced)
-        rows = np.stack(reduced.sums, axis=-1).astype(np.float64)
-        examples = (steps.stop - self.first_step) * self.config.train.global_batch_size
-        self.progress.add(steps, rows, examples / self.account.training)
-        self._count(steps.stop)
+        good = len(steps)
+        if not reduced.finite.all():
+            bad = int(np.argmin(reduced.finite))
+            if self.config.train.on_nonfinite == "stop":
+                good = bad
+            else:
+                self.progress.skipped += int((~reduced.finite).sum())
+                self.terminal.warn(f"step {steps[bad] + 1:,} was not finite: its update is dropped")
+        rows = np.stack(reduced.sums, axis=-1).astype(np.float64)[:good]
+        examples = (steps.start + good - self.first_step) * self.config.train.global_batch_size
+        speed = examples / self.account.training
+        self.progress.add(steps[:good], rows, speed)
+        self._count(steps.start + good)
+        if good < len(steps):
+            self._end_nonfinite(steps[good])
         return bool(reduced.stop_votes.any())
 
     def test(self) -> float:
         """Evaluate the test split, tell everybody, and return the accuracy."""
         began = time.perf_counter()
         with self.account.phase("evaluate"):
-            tested = evaluate(
-                self.eval_step,
-                self.state.weights,
-                self.dataset.test,
-                self.mesh,
-                self.config.train.eval_batch_size,
-            )
+            size = self.config.train.eval_batch_size
+            split, mesh = self.dataset.test, self.place.mesh
+            tested = evaluate(self.eval_step, self.state.weights, split, mesh, size)
         self.report["test_loss"], self.report["test_accuracy"] = tested.loss, tested.accuracy
         if self.tracker is not None:
             values = {"loss": tested.loss, "accuracy": tested.accuracy}
@@ -281,11 +243,70 @@ class Run:
         with self.account.phase("save"):
             state = jax.tree.map(np.array, jax.device_get(self.state))  # copied: it is donated
             record = {
+                "meaning": self.meaning,
                 "config": dataclasses.asdict(self.config),
-                "dataset": self.report["dataset"],
+                "versions": self.facts["versions"],
                 "progress": self.progress.state(),
             }
-            self.checkpoints.save(self.done, state, record, accuracy)
+            try:
+                self.checkpoints.save(self.done, state, record, accuracy)
+            except Exception as error:  # orbax raises anything when it cannot write
+                self._save_failed(error)
+            else:
+                self.failed_saves = 0
+
+    def _save_failed(self, error: Exception) -> None:
+        self.failed_saves += 1
+        limit = self.config.checkpoint.max_failed_saves
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        told = f"checkpoint cannot be written to {self.place.directory}: {reason}"
+        self.terminal.warn(f"{told}; failure {self.failed_saves}, at most {limit} are borne")
+        if self.failed_saves > limit:
+            self.failure = SaveError(
+                f"{told}. The checkpoints before it are intact: make room or mend the folder, then "
+                "run the same command again. checkpoint.max_failed_saves says how many are borne"
+            )
+
+    def _end_nonfinite(self, number: int) -> None:
+        """Save the state before a step that was not finite, say what is known of it, and end."""
+        self.done = number
+        self.save(None)
+        told = self.place.directory / "nonfinite.json"
+        if self.place.chief:
+            state = jax.device_get(self.state)
+            write_json(told, diagnose(state, self.recipe.objective, self.source, number))
+        cluster.share(self._finish_saves)
+        raise NonFinite(
+            f"step {number + 1:,}: the loss or a gradient is not finite. The state before it is "
+            f"saved, {told} says more. Try a lower optim.lr, or train.on_nonfinite=skip"
+        )
+
+    def _finish_saves(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            SaveError: it could not be written.
+        """
+        if self.checkpoints is not None:
+            with self.account.phase("save"):
+                try:
+                    self.checkpoints.wait()
+                except Exception as error:  # orbax raises anything when it cannot write
+                    self._save_failed(error)
+                    raise SaveError(f"the last checkpoint is not written: {error}") from None
+        if self.failure is not None:
+            raise self.failure
+
+    def _feed(self, batch: stream.Superbatch, steps: range) -> step.Feed:
+        """Start copying to the devices what a dispatch consumes."""
+        asked = self.stop() or self.failure is not None
+        stop = np.full((len(steps), jax.local_device_count()), asked, np.uint8)
+        numbers = np.array(steps)
+        lrs, counts = self.recipe.schedule(numbers), numbers.astype(np.int32)
+        mesh = self.place.mesh
+        batch, stop = meshes.place(meshes.batched(mesh), (batch, stop))
+        lrs, counts = meshes.place(meshes.replicated(mesh), (lrs, counts))
+        return step.Feed(batch, stop, lrs, counts)
 
     def _count(self, steps: int) -> None:
         self.report["steps"], self.report["epochs"] = steps, steps / self.plan.steps_per_epoch
@@ -294,12 +315,34 @@ class Run:
         """Return whether the steps from `first` until now reach a multiple of every_steps."""
         return every_steps is not None and first // every_steps < self.done // every_steps
 
+    def _load_dataset(self) -> Dataset:
+        loaded: list[Dataset] = []
+        cluster.share(lambda: loaded.append(_load(self.config.data, self.terminal, self.stop)))
+        return loaded[0]
+
+    def _check(self, doing: str) -> None:
+        """Stop on all processes if any was asked to before `doing`."""
+
+        def check() -> None:
+            if self.stop():
+                raise Preempted(f"{self.stop.signal_name} received before {doing}")
+
+        cluster.share(check)
+
+    def _stop(self) -> None:
+        """End on all processes, saying why; the steps done are saved."""
+        cluster.share(self._finish_saves)
+        raise Preempted(
+            f"{self.stop.signal_name or 'a stop signal to another process'}: saved after step "
+            f"{self.done:,}; the same command with the same run directory goes on from there"
+        )
+
 
 def _load(data: DataConfig, terminal: Terminal, stop: StopRequest) -> Dataset:
     return datasets.load(
         data.name,
-        root=Path(data.root).expanduser() if data.root is not None else None,
-        cache_dir=Path(data.cache_dir).expanduser(),
+        root=Path(data.root) if data.root is not None else None,
+        cache_dir=Path(data.cache_dir),
         mirrors=data.mirrors,
         sha256=data.sha256,
         download=data.download,

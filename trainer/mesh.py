@@ -60,6 +60,26 @@ def local_rows(mesh: Mesh, global_batch_size: int, option: str) -> slice:
     return slice(mine[0] * rows, (mine[-1] + 1) * rows)
 
 
+def check_shards(mesh: Mesh, global_batch_size: int, virtual_shards: int | None) -> None:
+    """Check parallel.virtual_shards against the devices and the batch.
+
+    Raises:
+        ConfigError: the devices do not divide the shards, or the shards the batch.
+    """
+    if virtual_shards is None:
+        return
+    if virtual_shards % mesh.size:
+        raise ConfigError(
+            f"parallel.virtual_shards={virtual_shards} does not divide over {mesh.size} devices: "
+            f"use a multiple of {mesh.size}"
+        )
+    if global_batch_size % virtual_shards:
+        raise ConfigError(
+            f"train.global_batch_size={global_batch_size} does not divide into "
+            f"parallel.virtual_shards={virtual_shards}: use a multiple of {virtual_shards}"
+        )
+
+
 def place(sharding: NamedSharding, local: Tree) -> Tree:
     """Start copying host arrays to the devices; returns global arrays of the same dtypes.
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from trainer.errors import Preempted
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -29,15 +27,6 @@ class StopRequest:
     def __call__(self) -> bool:
         """Return whether a signal has come."""
         return self.signal_name is not None
-
-    def check(self, doing: str) -> None:
-        """Say that `doing` begins now.
-
-        Raises:
-            Preempted: a signal has come.
-        """
-        if self():
-            raise Preempted(f"{self.signal_name} received before {doing}")
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal_name = self.signal_name or signal.Signals(number).name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from trainer.meter import Meter
 from trainer.terminal import Terminal
 from trainer.tracking import Tracker
 
-State = dict[str, list[float]]  # JSON: what a checkpoint keeps, so that no logged point changes
+State = dict[str, Any]  # JSON: what a checkpoint keeps, so that no logged point changes
 
 
 class Progress:
@@ -39,13 +40,18 @@ class Progress:
         self._schedule = schedule
         self._tracker = tracker
         self._terminal = terminal
-        saved = saved or {"window": [], "epoch": []}
+        saved = saved or {"window": [], "epoch": [], "skipped": 0}
+        self.skipped: int = saved["skipped"]  # steps whose update was dropped
         self._window = Meter(*saved["window"])
         self.epoch = Meter(*saved["epoch"])
 
     def state(self) -> State:
         """Return what is needed to go on, as JSON; floats survive it bit for bit."""
-        return {"window": list(self._window), "epoch": list(self.epoch)}
+        return {
+            "window": list(self._window),
+            "epoch": list(self.epoch),
+            "skipped": self.skipped,
+        }
 
     def add(self, steps: range, rows: npt.NDArray[np.float64], examples_per_second: float) -> None:
         """Count some steps in: rows (len(steps), 3) of summed loss, correct answers, examples."""

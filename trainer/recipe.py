@@ -23,6 +23,7 @@ class Recipe(NamedTuple):
     plan: Plan
     schedule: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
     init_weights: Callable[[jax.Array], model.Weights]
+    objective: step.Objective
     train_step: step.TrainStep
     eval_step: step.EvalStep
 
@@ -46,6 +47,7 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
         Plan(steps_per_epoch, config.train.steps_per_dispatch, total_steps),
         schedules.make(optim.schedule, optim.lr, warmup_steps, total_steps),
         init_weights,
+        objective,
         step.make_train_step(
             objective, optimizer, mesh, config.parallel.method, config.parallel.virtual_shards
         ),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,8 +13,24 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from trainer import cluster, mesh, model, step
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint import Checkpoints, Restored
+from trainer.config import Config
+from trainer.errors import ConfigError
 from trainer.progress import State as ProgressState
+
+# What may not change when a run goes on: with another value it would be another training.
+MEANING = (
+    "run.seed",
+    "run.legacy_prng",
+    "data.num_classes",
+    "data.shuffle",
+    "data.pixel_mean",
+    "data.pixel_std",
+    "model",
+    "optim",
+    "train.global_batch_size",
+    "parallel.virtual_shards",
+)
 
 
 class Start(NamedTuple):
@@ -25,11 +41,38 @@ class Start(NamedTuple):
     progress: ProgressState | None
 
 
+def meaning(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, as JSON, what determines the weights that a run ends with."""
+    everything = dataclasses.asdict(config)
+
+    def value(path: str) -> Any:  # noqa: ANN401  (any JSON)
+        section, _, field = path.partition(".")
+        return everything[section][field] if field else everything[section]
+
+    kept = {path: value(path) for path in MEANING}
+    if config.optim.schedule != "constant":  # it is stretched over all epochs
+        kept["train.epochs"] = config.train.epochs
+    return {**kept, "data set": dict(dataset)}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say in a line each where two meanings differ, by the options' names."""
+    lines = []
+    for path in [*before, *(path for path in now if path not in before)]:
+        was, is_ = before.get(path), now.get(path)
+        if isinstance(was, dict) and isinstance(is_, dict):
+            lines += [f"{path}.{line}" for line in differences(was, is_)]
+        elif was != is_:
+            lines.append(f"{path}: {was} there, {is_} here")
+    return lines
+
+
 def start(
     init_weights: Callable[[jax.Array], model.Weights],
     seed: int,
     devices: Mesh,
     checkpoints: Checkpoints | None,
+    meant: Mapping[str, Any],
 ) -> Start:
     """Restore the newest intact checkpoint, or draw the weights.
 
@@ -38,15 +81,31 @@ def start(
         seed: of that key.
         devices: that will hold the state.
         checkpoints: of the run, on process 0; None on the others, which are told.
+        meant: the meaning of the configuration.
 
     Raises:
+        ConfigError: the run was begun with a configuration of another meaning.
         DataError: there are checkpoints, and none is intact.
     """
     key = jax.random.PRNGKey(seed)
     template = jax.eval_shape(partial(step.new_state, init_weights), key)
-    restored = checkpoints.restore(template) if checkpoints is not None else None
-    found = restored and {"step": restored.step, "progress": restored.record["progress"]}
-    found = json.loads(cluster.broadcast_text(json.dumps(found)))
+    restored: Restored | None = None
+
+    def restore() -> dict[str, Any] | None:
+        nonlocal restored
+        if checkpoints is None:
+            return None
+        recorded = checkpoints.newest_record()
+        if recorded is not None and (changed := differences(recorded["meaning"], meant)):
+            raise ConfigError(
+                f"{checkpoints.directory.parent} was begun with another configuration, and cannot "
+                "go on with this one:\n  " + "\n  ".join(changed) + "\nGive these options as they "
+                "were, or begin another run with run.name=NAME"
+            )
+        restored = checkpoints.restore(template)
+        return restored and {"step": restored.step, "progress": restored.record["progress"]}
+
+    found = cluster.share(restore)[0]
     if found is None:
         return Start(step.init_state(init_weights, key, devices), None, None)
     if restored is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainer.atomic import write_json, write_text
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
 
@@ -27,22 +29,32 @@ def choose(run: RunConfig, experiment: str) -> Path:
     return parent / (name if not taken else f"{name}-{taken}")
 
 
-def create(directory: Path, record: Mapping[str, str]) -> None:
-    """Make the run directory where it is missing, and keep the configuration in .hydra/.
-
-    Args:
-        directory: the run directory.
-        record: file name -> contents.
+def create(directory: Path) -> None:
+    """Make the run directory where it is missing.
 
     Raises:
-        ConfigError: the directory cannot be made or written.
+        ConfigError: it cannot be made or written.
     """
     try:
-        (directory / ".hydra").mkdir(parents=True, exist_ok=True)
-        for name, text in record.items():
-            (directory / ".hydra" / name).write_text(text)
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK):
+            raise PermissionError(None, "no permission to write")
     except OSError as error:
         raise ConfigError(
             f"run.dir={directory}: cannot be written ({error.strerror}): "
             "choose another with run.dir=DIR or run.root=DIR"
         ) from None
+
+
+def describe(directory: Path, record: Mapping[str, str], environment: Mapping[str, object]) -> None:
+    """Keep the configuration in .hydra/ and what the run stands on in environment.json.
+
+    Args:
+        directory: the run directory.
+        record: file name -> contents, for .hydra/.
+        environment: JSON.
+    """
+    (directory / ".hydra").mkdir(exist_ok=True)
+    for name, text in record.items():
+        write_text(directory / ".hydra" / name, text)
+    write_json(directory / "environment.json", environment)

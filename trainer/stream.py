@@ -106,22 +106,39 @@ class Superbatches:
     def __getitem__(self, dispatch: int) -> Superbatch:
         """Gather the batches of one dispatch."""
         steps = self._plan.steps(dispatch)
-        indices, mask = self.indices(range(max(steps.start, self._first_step), steps.stop))
+        first = max(steps.start, self._first_step)
+        return self._gather(*self._indices(range(first, steps.stop), self._rows))
+
+    def global_batch(self, step: int) -> tuple[Superbatch, npt.NDArray[np.int64]]:
+        """Return the whole batch of one step, without the leading dim K, and its examples' indices.
+
+        The batch has images (B, pixels), labels and mask (B,); the indices (examples,) are into the
+        split.
+        """
+        indices, mask = self._indices(range(step, step + 1), slice(0, self._batch_size))
+        batch = self._gather(indices, mask)
+        return Superbatch(*(part[0] for part in batch)), indices[mask]
+
+    def _gather(
+        self, indices: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]
+    ) -> Superbatch:
         # mode="clip" skips a second pass over the indices, which are in range by construction.
         images = np.take(self._split.images, indices.ravel(), axis=0, mode="clip")
         return Superbatch(
             images.reshape(*indices.shape, -1), self._split.labels[indices], mask.astype(np.uint8)
         )
 
-    def indices(self, steps: range) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Return which examples this process loads at each of some steps of one epoch.
+    def _indices(
+        self, steps: range, rows: slice
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Return which examples some steps of one epoch take, in some rows of the global batch.
 
-        Returns indices (K, local_batch) into the split, and a mask (K, local_batch) that is False
-        where the last batch of the epoch is short (the index there is 0).
+        Returns indices (K, rows) into the split, and a mask (K, rows) that is False where the last
+        batch of the epoch is short (the index there is 0).
         """
         epoch = steps.start // self._plan.steps_per_epoch
         inside = np.arange(steps.start, steps.stop) - epoch * self._plan.steps_per_epoch
-        row = np.arange(self._rows.start, self._rows.stop)
+        row = np.arange(rows.start, rows.stop)
         position = inside[:, None] * self._batch_size + row
         mask = position < len(self._split.images)
         order = self._order(epoch)

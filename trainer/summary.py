@@ -13,7 +13,7 @@ from trainer.datasets import Dataset
 Report = dict[str, Any]  # JSON; the keys of begin() and those named in the README
 
 
-def begin(experiment: str) -> Report:
+def begin(experiment: str, global_batch_size: int) -> Report:
     """Return a report of a run of which nothing is known yet."""
     return {
         "status": "failed",
@@ -29,9 +29,11 @@ def begin(experiment: str) -> Report:
         "devices": None,
         "processes": None,
         "platform": None,
-        "global_batch_size": None,
+        "global_batch_size": global_batch_size,
         "resumed_from_step": None,
         "weights_sha256": None,
+        "skipped_steps": 0,
+        "error": None,
         "seconds": None,
         "started": time.time(),
     }
@@ -47,13 +49,13 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def finish(report: Report, account: Account, batch_size: int) -> None:
+def finish(report: Report, account: Account) -> None:
     """Fill in the times; the speed is that of the steps done by this process."""
     report["wall_seconds"] = time.time() - report["started"]
     report["train_seconds"], report["seconds"] = account.training, account.seconds
     steps = report["steps"] - (report["resumed_from_step"] or 0)
     if steps > 0:
-        report["examples_per_second"] = steps * batch_size / account.training
+        report["examples_per_second"] = steps * report["global_batch_size"] / account.training
 
 
 def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:

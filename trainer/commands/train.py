@@ -17,6 +17,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     jobs = compose(arguments)
     if not jobs:  # --help, --cfg and the like: Hydra has answered
         return 0
-    from trainer.loop import train  # jax only after the configuration is known to be good
+    from trainer.job import run  # jax only after the configuration is known to be good
 
-    return max(train(job.config, job.experiment, job.record, stop) for job in jobs)
+    return max(run(job.config, job.experiment, job.record, stop) for job in jobs)

@@ -1,0 +1,96 @@
+"""One job: from a configuration to an exit code and a summary, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+
+from trainer import cluster, lock, rundir, summary
+from trainer import mesh as meshes
+from trainer.account import Account
+from trainer.atomic import write_json
+from trainer.config import Config
+from trainer.errors import EXIT_COMPLETED, EXIT_INTERNAL, ConfigError, Preempted, TrainerError
+from trainer.loop import Place, Run
+from trainer.preemption import StopRequest
+from trainer.terminal import Terminal
+
+
+def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRequest) -> int:
+    """Train, or go on training, as the configuration says; return the exit code.
+
+    Args:
+        config: every option.
+        experiment: its name, part of the run directory's.
+        record: file name -> text, kept in .hydra/ of the run directory.
+        stop: whether somebody asked for a stop.
+
+    Raises:
+        TrainerError: before there is a run directory that is this job's to write to.
+    """
+    account = Account()
+    with ExitStack() as stack:
+        with account.phase("startup"):
+            place = _take_place(config, experiment, stop, stack)
+        report = summary.begin(experiment, config.train.global_batch_size)
+        report["devices"], report["processes"] = place.mesh.size, jax.process_count()
+        report["platform"] = jax.default_backend()
+        terminal = Terminal(quiet=config.run.quiet or not place.chief)
+        stack.callback(terminal.close)
+        code, together = EXIT_INTERNAL, False
+        try:
+            with ExitStack() as opened:
+                Run(config, place, record, stop, terminal, account, report, opened).fit()
+            report["status"], code, together = "completed", EXIT_COMPLETED, True
+        except ConfigError:
+            raise  # the directory belongs to a run of another meaning: nothing is written to it
+        except TrainerError as error:
+            report["status"] = "preempted" if isinstance(error, Preempted) else "failed"
+            report["error"], code, together = str(error), error.exit_code, error.everywhere
+        except Exception as error:
+            report["error"] = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
+        terminal.close()
+        summary.finish(report, account)
+        if place.chief:
+            write_json(place.directory / "summary.json", report)
+            if report["steps"]:
+                terminal.summary(summary.rows(place.directory, report))
+        if code != EXIT_COMPLETED:
+            terminal.error(report["error"])
+        if not together and jax.process_count() > 1:
+            # An orderly end would wait for processes that do not know that this one ends.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+def _take_place(config: Config, experiment: str, stop: StopRequest, stack: ExitStack) -> Place:
+    """Join the other processes, and claim the run directory for this job."""
+    topology = cluster.resolve(config.cluster, os.environ)
+    cluster.configure(config.run, config.train.compilation_cache_dir)
+    cluster.connect(topology, config.cluster)
+    stop.install()  # jax may have taken the signals away
+    batch_size = config.train.global_batch_size
+    mesh = meshes.make_mesh(config.parallel.devices)
+    rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")
+    meshes.check_shards(mesh, batch_size, config.parallel.virtual_shards)
+    chief = topology.process_id == 0  # the one process that writes
+
+    def claim() -> str | None:
+        if not chief:
+            return None
+        directory = rundir.choose(config.run, experiment)
+        rundir.create(directory)
+        stack.enter_context(lock.hold(directory))
+        return str(directory)
+
+    directory = Path(cluster.share(claim)[0])
+    return Place(mesh, rows, directory, chief)

@@ -1,0 +1,44 @@
+"""What is known of a step whose loss or gradient was not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainer import step
+from trainer.stream import Superbatches
+
+
+def diagnose(
+    state: step.TrainState, objective: step.Objective, source: Superbatches, number: int
+) -> dict[str, Any]:
+    """Compute a step again, on one device, to tell what was not finite in it.
+
+    Args:
+        state: on the host, before the step.
+        objective: of the run.
+        source: of the batches; any process's.
+        number: of the step, counted from 0.
+
+    Returns:
+        JSON: the step (counted from 1), the indices of the batch's examples in the training split,
+        the mean loss, and the norm of the gradient of each layer.
+    """
+    batch, indices = source.global_batch(number)
+    gradient = jax.jit(jax.value_and_grad(step.batch_sums, has_aux=True), static_argnums=2)
+    (_, sums), gradients = jax.device_get(gradient(state.weights, batch, objective))
+    norms = {
+        f"layer {i} {name}": float(jnp.linalg.norm(leaf.ravel() / sums.count))
+        for i, layer in enumerate(gradients)
+        for name, leaf in layer._asdict().items()
+    }
+    return {
+        "step": number + 1,
+        "examples": indices.tolist(),
+        "loss": float(sums.loss / sums.count),
+        "gradient_norms": norms,
+        "weights_finite": all(bool(np.isfinite(x).all()) for x in jax.tree.leaves(state.weights)),
+    }
