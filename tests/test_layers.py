@@ -10,15 +10,16 @@ PACKAGE = Path(__file__).parent.parent / "trainer"
 # Every module of the package, lowest first; a module imports only from layers below its own.
 LAYERS = [
     {"__init__", "errors"},
-    {"functional", "config", "preemption", "account", "atomic", "meter", "transfer"},
-    {"cluster", "mesh", "idx", "download", "digits", "environment", "metrics_log", "terminal", "rundir"},
+    {"functional", "config", "preemption", "account", "atomic", "meter", "transfer", "watchdog"},
+    {"cluster", "mesh", "idx", "download", "digits", "environment", "metrics_log", "terminal", "rundir", "lock", "peers"},
     {"datasets", "model"},
     {"stream"},
     {"step"},
-    {"evaluate", "checkpoint", "tracking", "recipe", "program", "summary"},
+    {"evaluate", "checkpoint", "tracking", "recipe", "program", "summary", "nonfinite", "goodput"},
     {"progress"},
     {"resume"},
     {"loop"},
+    {"job"},
     {"commands"},
     {"__main__"},
 ]

@@ -190,6 +190,7 @@ class ClusterConfig:
     process_id: int | None
     startup_timeout_seconds: int
     heartbeat_timeout_seconds: int
+    hang_timeout_seconds: float
 
     def __post_init__(self) -> None:
         _check_choice("cluster.kind", self.kind, ("auto", "single", "explicit"))
@@ -197,6 +198,7 @@ class ClusterConfig:
         _check_at_least("cluster.process_id", self.process_id, 0)
         _check_at_least("cluster.startup_timeout_seconds", self.startup_timeout_seconds, 1)
         _check_at_least("cluster.heartbeat_timeout_seconds", self.heartbeat_timeout_seconds, 3)
+        _check_positive("cluster.hang_timeout_seconds", self.hang_timeout_seconds)
 
 
 @dataclass

@@ -16,10 +16,19 @@ from trainer import mesh as meshes
 from trainer.account import Account
 from trainer.atomic import write_json
 from trainer.config import Config
-from trainer.errors import EXIT_COMPLETED, EXIT_INTERNAL, ConfigError, Preempted, TrainerError
+from trainer.errors import (
+    EXIT_COMPLETED,
+    EXIT_INTERNAL,
+    ConfigError,
+    PeerLost,
+    Preempted,
+    TrainerError,
+)
 from trainer.loop import Place, Run
+from trainer.peers import Peers
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
+from trainer.watchdog import Watchdog
 
 
 def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRequest) -> int:
@@ -43,27 +52,49 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
         report["platform"] = jax.default_backend()
         terminal = Terminal(quiet=config.run.quiet or not place.chief)
         stack.callback(terminal.close)
+
+        def end(told: str) -> None:
+            """Write how the run ended, and say so."""
+            report["error"] = told
+            terminal.close()
+            summary.finish(report, account)
+            if place.chief:
+                write_json(place.directory / "summary.json", report)
+            terminal.error(told)
+
+        stacks = place.directory / f"hang-process-{jax.process_index()}.txt"
+        watchdog = Watchdog(config.cluster.hang_timeout_seconds, stacks, end)
         code, together = EXIT_INTERNAL, False
-        try:
-            with ExitStack() as opened:
-                Run(config, place, record, stop, terminal, account, report, opened).fit()
-            report["status"], code, together = "completed", EXIT_COMPLETED, True
-        except ConfigError:
-            raise  # the directory belongs to a run of another meaning: nothing is written to it
-        except TrainerError as error:
-            report["status"] = "preempted" if isinstance(error, Preempted) else "failed"
-            report["error"], code, together = str(error), error.exit_code, error.everywhere
-        except Exception as error:
-            report["error"] = f"{type(error).__name__}: {error}"
-            traceback.print_exc()
-        terminal.close()
-        summary.finish(report, account)
-        if place.chief:
-            write_json(place.directory / "summary.json", report)
-            if report["steps"]:
-                terminal.summary(summary.rows(place.directory, report))
-        if code != EXIT_COMPLETED:
-            terminal.error(report["error"])
+        with Peers(config.cluster.heartbeat_timeout_seconds, end) as peers:
+            try:
+                with ExitStack() as opened:
+                    Run(
+                        config, place, record, stop, terminal, account, report, watchdog, opened
+                    ).fit()
+                code, together = EXIT_COMPLETED, True
+            except ConfigError:
+                raise  # the directory belongs to a run of another meaning: nothing is written to it
+            except TrainerError as error:
+                report["status"] = "preempted" if isinstance(error, Preempted) else "failed"
+                code, together = error.exit_code, error.everywhere
+                end(str(error))
+            except jax.errors.JaxRuntimeError as error:
+                if jax.process_count() == 1:
+                    raise
+                code = PeerLost.exit_code
+                first_line = str(error).splitlines()[0]
+                end(f"lost {peers.blame()} ({first_line}): run the same command again")
+            except Exception as error:
+                traceback.print_exc()
+                end(f"{type(error).__name__}: {error}")
+            else:
+                report["status"] = "completed"
+                terminal.close()
+                summary.finish(report, account)
+                if place.chief:
+                    write_json(place.directory / "summary.json", report)
+        if place.chief and report["steps"]:
+            terminal.summary(summary.rows(place.directory, report))
         if not together and jax.process_count() > 1:
             # An orderly end would wait for processes that do not know that this one ends.
             sys.stdout.flush()

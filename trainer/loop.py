@@ -22,12 +22,14 @@ from trainer.config import Config, DataConfig
 from trainer.datasets import Dataset
 from trainer.errors import NonFinite, Preempted, SaveError, TrainerError
 from trainer.evaluate import evaluate
+from trainer.goodput import Ledger
 from trainer.nonfinite import diagnose
 from trainer.preemption import StopRequest
 from trainer.program import Program
 from trainer.progress import Progress
 from trainer.terminal import Terminal
 from trainer.tracking import Tracker
+from trainer.watchdog import Watchdog
 
 
 class Place(NamedTuple):
@@ -51,6 +53,7 @@ class Run:
         terminal: Terminal,
         account: Account,
         report: summary.Report,
+        watchdog: Watchdog,
         stack: ExitStack,
     ) -> None:
         """Load the data, restore or draw the state, open what is written to.
@@ -63,6 +66,7 @@ class Run:
             terminal: what a person sees.
             account: where the time goes.
             report: summary.json in the making.
+            watchdog: to be told of every step.
             stack: closes what is opened here.
 
         Raises:
@@ -86,6 +90,7 @@ class Run:
 
         self.checkpoints: Checkpoints | None = None
         self.tracker: Tracker | None = None
+        self.ledger: Ledger | None = None
         with account.phase("restore"):
             self._check("the state was restored")
             if place.chief:
@@ -118,6 +123,8 @@ class Run:
             self.tracker = stack.enter_context(
                 Tracker(place.directory, resume_step=begin.step, warn=terminal.warn)
             )
+            self.ledger = Ledger(place.directory / "goodput.json", account, self.done)
+            stack.callback(self._close_ledger)
         self.progress = Progress(
             log_every_steps=config.train.log_every_steps,
             schedule=self.recipe.schedule,
@@ -136,6 +143,7 @@ class Run:
         self.batches = stream.iterate(self.source, self.plan.dispatch_of(self.first_step))
         stack.callback(self.batches.close)
         self.pending: tuple[range, step.Reduced] | None = None
+        self.watchdog = stack.enter_context(watchdog)
 
     def fit(self) -> None:
         """Train until done.
@@ -198,6 +206,7 @@ class Run:
         (steps, reduced), self.pending = self.pending, None
         with self.account.phase("step"):
             reduced = jax.device_get(reduced)
+        self.watchdog.beat()
         good = len(steps)
         if not reduced.finite.all():
             bad = int(np.argmin(reduced.finite))
@@ -211,6 +220,8 @@ class Run:
         speed = examples / self.account.training
         self.progress.add(steps[:good], rows, speed)
         self._count(steps.start + good)
+        if self.ledger is not None:
+            self.ledger.write(steps.start + good)
         if good < len(steps):
             self._end_nonfinite(steps[good])
         return bool(reduced.stop_votes.any())
@@ -222,6 +233,7 @@ class Run:
             size = self.config.train.eval_batch_size
             split, mesh = self.dataset.test, self.place.mesh
             tested = evaluate(self.eval_step, self.state.weights, split, mesh, size)
+        self.watchdog.beat()
         self.report["test_loss"], self.report["test_accuracy"] = tested.loss, tested.accuracy
         if self.tracker is not None:
             values = {"loss": tested.loss, "accuracy": tested.accuracy}
@@ -319,6 +331,11 @@ class Run:
         loaded: list[Dataset] = []
         cluster.share(lambda: loaded.append(_load(self.config.data, self.terminal, self.stop)))
         return loaded[0]
+
+    def _close_ledger(self) -> None:
+        if self.ledger is not None:
+            self.ledger.write(self.report["steps"], now=True)
+            self.report["goodput"] = self.ledger.totals()
 
     def _check(self, doing: str) -> None:
         """Stop on all processes if any was asked to before `doing`."""

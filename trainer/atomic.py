@@ -1,0 +1,71 @@
+"""Whole files or none: a reader never sees half a file, whatever kills the writer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import secrets
+from pathlib import Path
+
+
+def to_json(obj: object, indent: int | None = None) -> str:
+    """Return strictly valid JSON; NaN and the infinities, which JSON lacks, become strings.
+
+    These are "NaN", "Infinity" and "-Infinity", which `float()` reads back.
+
+    Raises:
+        TypeError: something in `obj` is neither JSON nor a tuple.
+    """
+    return json.dumps(_named_nonfinite(obj), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, obj: object) -> None:
+    """Replace `path` by `obj` as indented JSON (see `to_json`), all at once.
+
+    Raises:
+        OSError: as `write_text`.
+        TypeError: as `to_json`; the old file stays.
+    """
+    write_text(path, to_json(obj, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in UTF-8, all at once and on disk when this returns.
+
+    Raises:
+        OSError: it cannot be written; the old file stays and no temporary file is left.
+    """
+    # In the same folder: a rename is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    # Some network file systems cannot sync a folder; the file is in place all the same.
+    with contextlib.suppress(OSError):
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _named_nonfinite(obj: object) -> object:
+    if isinstance(obj, float) and not math.isfinite(obj):
+        return "NaN" if math.isnan(obj) else "Infinity" if obj > 0 else "-Infinity"
+    if isinstance(obj, dict):
+        return {key: _named_nonfinite(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_named_nonfinite(value) for value in obj]
+    return obj

@@ -1,0 +1,122 @@
+"""The other processes of a run: noticing that one is lost, and which.
+
+Each process counts up a number in jax's coordination service. Process 0 watches all the others,
+the others watch process 0 and what it announces, so the work does not grow with the square of the
+processes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax._src import distributed  # the service has no public door; orbax uses this one too
+
+from trainer.errors import EXIT_RETRY
+
+INTERVAL = 1.0  # seconds between beats
+BEAT, WHO, LOST = "trainer/beat/", "trainer/who/", "trainer/lost"
+
+
+class Peers:
+    """Watches the other processes in a thread of its own; a context manager.
+
+    A single process has nobody to watch.
+    """
+
+    def __init__(self, timeout_seconds: float, on_lost: Callable[[str], None]) -> None:
+        """Describe the watch; it begins with the block.
+
+        Args:
+            timeout_seconds: of silence, until a process counts as lost.
+            on_lost: told which, just before this process ends with code 75.
+        """
+        self._timeout = timeout_seconds
+        self._on_lost = on_lost
+        self._client: Any = distributed.global_state.client
+        self._me = jax.process_index()
+        self._heard: dict[str, tuple[str, float]] = {}  # process -> last beat, and when it came
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+
+    def __enter__(self) -> Peers:
+        if self._client is not None:
+            who = f"host {socket.gethostname()}, pid {os.getpid()}"
+            self._client.key_value_set(f"{WHO}{self._me}", who)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is not None:
+            self._ended.set()
+            self._thread.join()
+
+    def blame(self) -> str:
+        """Find out, after a collective failed, which processes are silent; takes some seconds."""
+        try:
+            before = self._beats()
+            time.sleep(3 * INTERVAL)
+            after = self._beats()
+            silent = [name for name in after if before.get(name) == after[name]]
+            return self._describe([name for name in silent if name != str(self._me)])
+        except jax.errors.JaxRuntimeError:
+            return "process 0, which holds the coordination service"
+
+    def _watch(self) -> None:
+        count = 0
+        while not self._ended.wait(INTERVAL):
+            count += 1
+            try:
+                self._client.key_value_set(f"{BEAT}{self._me}", str(count), allow_overwrite=True)
+                lost = self._silent() if self._me == 0 else self._announced()
+            except jax.errors.JaxRuntimeError:
+                lost = "process 0, which holds the coordination service"
+            if lost and not self._ended.is_set():
+                self._on_lost(f"lost {lost}: silent for {self._timeout:g} s")
+                sys.stderr.flush()
+                os._exit(EXIT_RETRY)
+
+    def _silent(self) -> str:
+        """As process 0: tell who is lost, and announce it to the others."""
+        now = time.monotonic()
+        for name, beat in self._beats().items():
+            if self._heard.get(name, ("", 0.0))[0] != beat:
+                self._heard[name] = (beat, now)
+        lost = [name for name, (_, when) in self._heard.items() if now - when > self._timeout]
+        if not lost:
+            return ""
+        told = self._describe(lost)
+        self._client.key_value_set(LOST, told, allow_overwrite=True)
+        time.sleep(2 * INTERVAL)  # for the others to read it, before the service ends with this one
+        return told
+
+    def _announced(self) -> str:
+        now = time.monotonic()
+        beat = self._get(f"{BEAT}0")
+        if self._heard.get("0", ("", 0.0))[0] != beat or not self._heard:
+            self._heard["0"] = (beat, now)
+        if now - self._heard["0"][1] > self._timeout:
+            return self._describe(["0"])
+        return self._get(LOST)
+
+    def _get(self, key: str) -> str:
+        try:
+            return str(self._client.key_value_try_get(key))
+        except jax.errors.JaxRuntimeError as error:
+            if "NOT_FOUND" in str(error):
+                return ""
+            raise
+
+    def _beats(self) -> dict[str, str]:
+        return {key.rpartition("/")[2]: beat for key, beat in self._client.key_value_dir_get(BEAT)}
+
+    def _describe(self, names: list[str]) -> str:
+        if not names:
+            return "a process that did not name itself"
+        return ", ".join(f"process {name} ({self._get(f'{WHO}{name}')})" for name in names)

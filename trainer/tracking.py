@@ -1,0 +1,147 @@
+"""What a run records while it trains: TensorBoard event files and metrics.jsonl.
+
+Process 0 alone makes a Tracker. The caller's own thread writes both: tensorboardX's SummaryWriter
+hands events to a thread through a bounded queue, and when the disk fills up that thread dies and
+the queue then blocks training for ever; its flush() does not empty the queue either, so that a
+point logged before a checkpoint could be lost after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from trainer.errors import ConfigError
+from trainer.metrics_log import MetricsLog
+
+_FLUSH_SECONDS = 10.0  # how far TensorBoard lags behind at most; a flush waits on the disk
+
+
+class Tracker:
+    """Writes every point to <run_dir>/tensorboard and to <run_dir>/metrics.jsonl.
+
+    Once open it never ends the training: a failed write is told through `warn`, once a file.
+    """
+
+    def __init__(self, run_dir: Path, resume_step: int | None, warn: Callable[[str], None]) -> None:
+        """Open both files.
+
+        Args:
+            run_dir: the run directory; made if it is missing.
+            resume_step: the step the weights were restored from: later points are forgotten, and
+                readers of the event files drop them too; None: a new start, all are.
+            warn: shows one line to the user.
+
+        Raises:
+            ConfigError: the run directory cannot be written.
+        """
+        self._warn = warn
+        self._warned_metrics = False
+        self._first_step = 0 if resume_step is None else resume_step + 1
+        self._events: Any = None
+        folder = run_dir / "tensorboard"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
+            # The suffix: a restart within the same second would truncate the file before it.
+            self._events = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+            # TensorBoard forgets the points from this step on that earlier files hold.
+            start = SessionLog(status=SessionLog.START)
+            self._events.write_event(
+                Event(step=self._first_step, wall_time=time.time(), session_log=start)
+            )
+            self._events.flush()
+        except OSError as error:
+            raise ConfigError(
+                f"run.dir={run_dir}: cannot write there ({error}): "
+                "choose a folder that has space and that you may write to"
+            ) from error
+        self._flushed = time.monotonic()
+
+    def scalars(self, split: str, step: int, values: Mapping[str, float]) -> None:
+        """Record the values of one split ("train" or "eval") after `step` steps.
+
+        They become the curves `<split>/<name>` and one line of metrics.jsonl. A point that is
+        there since before a resume stays as it is.
+        """
+        now = time.time()
+        try:
+            if not self._metrics.append(split, step, values, now):
+                return
+        except OSError as error:
+            self._lost_metrics(error)
+        curves = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
+        self._event(Event(step=step, wall_time=now, summary=Summary(value=curves)))
+
+    def text(self, tag: str, markdown: str) -> None:
+        """Show a text in TensorBoard, at the step where this start of the run began."""
+        content = summary.text(tag, markdown)
+        self._event(Event(step=self._first_step, wall_time=time.time(), summary=content))
+
+    def flush(self) -> None:
+        """Wait until all points are on the disk; before a checkpoint, so that none gets lost."""
+        try:
+            self._metrics.flush()
+        except OSError as error:
+            self._lost_metrics(error)
+        if self._events is not None:
+            try:
+                self._events.flush()
+            except OSError as error:
+                self._lost_events(error)
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Flush and close both files; once more is fine."""
+        if self._events is not None:
+            try:
+                self._events.close()
+            except OSError as error:
+                self._lost_events(error)
+            self._events = None
+        self._metrics.close()
+
+    def __enter__(self) -> Tracker:
+        """Return the tracker itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _event(self, event: Any) -> None:  # noqa: ANN401  the protocol buffers carry no types
+        if self._events is None:
+            return
+        try:
+            self._events.write_event(event)
+            if time.monotonic() >= self._flushed + _FLUSH_SECONDS:
+                self._flushed = time.monotonic()
+                self._events.flush()
+        except OSError as error:
+            self._lost_events(error)
+
+    def _lost_events(self, error: OSError) -> None:
+        # For good: behind a torn record, readers would find nothing any more.
+        with contextlib.suppress(OSError):
+            self._events.close()
+        self._events = None
+        self._warn(f"TensorBoard's curves stop here, training goes on: {error}")
+
+    def _lost_metrics(self, error: OSError) -> None:
+        if not self._warned_metrics:
+            self._warned_metrics = True
+            self._warn(f"metrics.jsonl misses points from here, training goes on: {error}")
