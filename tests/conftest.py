@@ -3,9 +3,11 @@
 import atexit
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 # Before jax is imported. One thread a device: eight devices that share two cores' threads can
@@ -68,6 +70,35 @@ class Trainer:
         process = self.start(*arguments, devices=devices, **environ)
         out, err = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start_all(
+        self, count: int, *arguments: str, devices: int = 1
+    ) -> list[subprocess.Popen[str]]:
+        """Start the processes of one run."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        return [
+            self.start(
+                *arguments,
+                devices=devices,
+                JAX_COORDINATOR_ADDRESS=address,
+                JAX_NUM_PROCESSES=str(count),
+                JAX_PROCESS_ID=str(index),
+            )
+            for index in range(count)
+        ]
+
+    def wait_for_step(self, step: int, run: str = "run") -> None:
+        """Wait until the log of a run shows a step."""
+        path = self.folder / run / "metrics.jsonl"
+        deadline = time.monotonic() + 60
+        while not (path.exists() and f'"step": {step},' in path.read_text()):
+            ended = [process for process in self.started if process.poll() is not None]
+            if time.monotonic() > deadline or len(ended) == len(self.started):
+                told = [process.communicate()[1] for process in ended]
+                raise AssertionError(f"step {step} was not reached: {told}")
+            time.sleep(0.01)
 
     def close(self) -> None:
         """End what still runs."""

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import time
 
 import pytest
@@ -81,17 +80,6 @@ def test_a_completed_run_started_again_trains_nothing(trainer, tmp_path):
     assert points_of(tmp_path) == points
 
 
-def wait_for_step(folder, step, run="run"):
-    """Wait until the log shows a step."""
-    path = folder / run / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if path.exists() and f'"step": {step},' in path.read_text():
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} was not reached")
-
-
 LONG = ("+experiment=smoke", "train.epochs=20", "train.steps_per_dispatch=1")
 
 
@@ -107,7 +95,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_stopped_and_started_again_it_ends_with_the_same_bits(trainer, tmp_path, whole, number):
     process = trainer.start(*LONG, "run.dir=run")
-    wait_for_step(tmp_path, 100)
+    trainer.wait_for_step(100)
     process.send_signal(number)
     asked = time.monotonic()
     _, err = process.communicate(timeout=30)
@@ -136,27 +124,9 @@ def test_ctrl_c_at_any_moment_ends_promptly_without_a_stack_trace(trainer, tmp_p
     assert summary_of(tmp_path)["status"] == "preempted"
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def test_two_processes_train_as_one(trainer, tmp_path):
     assert trainer(*SMOKE, devices=4).returncode == 0
-    port = free_port()
-    processes = [
-        trainer.start(
-            "+experiment=smoke",
-            "run.dir=two",
-            devices=2,
-            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(index),
-        )
-        for index in range(2)
-    ]
-    for process in processes:
+    for process in trainer.start_all(2, "+experiment=smoke", "run.dir=two", devices=2):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
     one, two = summary_of(tmp_path), summary_of(tmp_path, "two")

@@ -1,0 +1,69 @@
+"""Several processes over gloo: one of them is killed, stopped, or told to stop."""
+
+import json
+import signal
+import time
+
+import pytest
+
+LONG = ("+experiment=smoke", "train.epochs=400", "train.steps_per_dispatch=1", "run.dir=run")
+FAST = ("train.global_batch_size=48", "cluster.heartbeat_timeout_seconds=4", "checkpoint.every_epochs=2")
+
+
+def finish(process, timeout):
+    _, err = process.communicate(timeout=timeout)
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_is_named_and_the_others_end(trainer, tmp_path, victim):
+    processes = trainer.start_all(3, *LONG, *FAST)
+    trainer.wait_for_step(100)
+    processes[victim].kill()
+    began = time.monotonic()
+    for index, process in enumerate(processes):
+        code, err = finish(process, timeout=14)
+        if index != victim:
+            assert code not in (0, 65, 70, 78), err
+            if victim:
+                assert code == 75
+            assert f"process {victim}" in err or "coordination service" in err
+    assert time.monotonic() - began < 14
+
+
+def test_a_process_that_stands_still_is_named_and_the_others_end(trainer, tmp_path):
+    processes = trainer.start_all(3, *LONG, *FAST)
+    trainer.wait_for_step(100)
+    processes[2].send_signal(signal.SIGSTOP)
+    for process in processes[:2]:
+        code, err = finish(process, timeout=14)
+        assert code == 75
+        assert "lost process 2" in err
+        assert f"pid {processes[2].pid}" in err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert "process 2" in summary["error"]
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_signal_to_one_process_stops_all_at_the_same_step(trainer, tmp_path, told):
+    processes = trainer.start_all(2, *LONG, devices=2)
+    trainer.wait_for_step(100)
+    processes[told].send_signal(signal.SIGTERM)
+    for process in processes:
+        code, err = finish(process, timeout=20)
+        assert code == 75, err
+        assert "Traceback" not in err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "preempted"
+    processes = trainer.start_all(2, *LONG, "train.epochs=30", "optim.schedule=constant", devices=2)
+    for process in processes:
+        assert finish(process, timeout=60)[0] == 78  # begun with another schedule
+
+
+def test_missing_data_ends_all_with_the_code_for_it(trainer):
+    missing = ("data=mnist", "data.download=false", "data.cache_dir=none")
+    for process in trainer.start_all(2, "+experiment=smoke", "run.dir=run", *missing):
+        code, err = finish(process, timeout=60)
+        assert code == 65, err
+        assert "Traceback" not in err
