@@ -74,7 +74,9 @@ def test_a_bad_override_is_named(override, told):
     assert raised.value.exit_code == 78
 
 
-@pytest.mark.parametrize("arguments", [["optim.lr=-1"], ["--bogus"], ["optim.lrr=1"], ["optim.lr=["]])
+@pytest.mark.parametrize(
+    "arguments", [["optim.lr=-1"], ["--bogus"], ["optim.lrr=1"], ["optim.lr=["]]
+)
 def test_the_command_line_ends_with_78_and_no_traceback(arguments, trainer, tmp_path):
     done = trainer("+experiment=mlp", *arguments)
     assert done.returncode == 78

@@ -104,7 +104,9 @@ def test_schedules_are_pure_functions_of_the_step(name):
     steps = np.arange(120)
     rates = schedule(steps)
     assert rates.dtype == np.float32
-    np.testing.assert_array_equal(rates, np.concatenate([schedule(steps[i : i + 1]) for i in steps]))
+    np.testing.assert_array_equal(
+        rates, np.concatenate([schedule(steps[i : i + 1]) for i in steps])
+    )
     assert rates.max() <= np.float32(0.1)
     if name == "constant":
         assert (rates == np.float32(0.1)).all()

@@ -7,7 +7,11 @@ import time
 import pytest
 
 LONG = ("+experiment=smoke", "train.epochs=400", "train.steps_per_dispatch=1", "run.dir=run")
-FAST = ("train.global_batch_size=48", "cluster.heartbeat_timeout_seconds=4", "checkpoint.every_epochs=2")
+FAST = (
+    "train.global_batch_size=48",
+    "cluster.heartbeat_timeout_seconds=4",
+    "checkpoint.every_epochs=2",
+)
 
 
 def finish(process, timeout):

@@ -93,7 +93,9 @@ def test_one_step_on_n_devices_is_one_step_on_one_from_any_state_of_a_training(d
         for_one, sums_one = train(1, 1, 1, state=state)
         for_n, sums_n = train(devices, 1, 1, state=state)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), for_n, for_one)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), sums_n.sums, sums_one.sums)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), sums_n.sums, sums_one.sums
+        )
         state, _ = train(1, 1, steps, state=state)
 
 
@@ -139,7 +141,7 @@ def test_any_stop_vote_is_seen_by_all():
 
 def test_a_short_batch_weighs_by_its_examples():
     _, reduced = train(1, 6)
-    assert reduced.sums.count.tolist() == [16] * 5 + [13]
+    assert reduced.sums.examples.tolist() == [16] * 5 + [13]
 
 
 def test_masked_rows_change_nothing():
@@ -182,7 +184,7 @@ def test_an_update_that_is_not_finite_can_be_skipped():
     for k in (1, 6):
         state, reduced = train(1, k, 6, skip=True, lrs=exploding(3)[:6])
         assert reduced.finite.tolist() == [True] * 3 + [False] * 3
-        assert reduced.sums.count.tolist() == [16] * 3 + [0] * 3
+        assert reduced.sums.examples.tolist() == [16] * 3 + [0] * 3
         assert state.step == 6
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
@@ -264,7 +266,10 @@ def test_a_notebook_step_agrees_with_numpy_in_float64():
     )
     state, reduced = jax.device_get((state, reduced))
     np.testing.assert_allclose(reduced.sums.loss[0] / BATCH, loss, rtol=1e-5)
-    for got, want in ((state.weights, expected), (state.optim_state.velocities, expected_velocities)):
+    for got, want in (
+        (state.weights, expected),
+        (state.optim_state.velocities, expected_velocities),
+    ):
         for layer, reference in zip(got, want, strict=True):
             for a, b in zip(layer, reference, strict=True):
                 np.testing.assert_allclose(a, b, atol=1e-5)

@@ -1,5 +1,7 @@
 """The stream is a pure function of (seed, index), the same on any number of processes."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,7 +42,9 @@ def steps_of(source, first_dispatch=0):
 
 def test_every_epoch_shows_every_example_once_in_another_order():
     steps = steps_of(make())
-    epochs = [[i for step in half for i in step if i is not None] for half in (steps[:7], steps[7:])]
+    epochs = [
+        [i for step in half for i in step if i is not None] for half in (steps[:7], steps[7:])
+    ]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(50))
     assert epochs[0] != epochs[1]
     assert steps[6].count(None) == steps[13].count(None) == 6
@@ -68,7 +72,7 @@ def test_the_union_over_processes_is_what_one_process_loads(size, per_process, p
         steps_of(make(size, batch, k, rows=slice(i * per_process, (i + 1) * per_process)))
         for i in range(processes)
     ]
-    assert whole == [sum(rows, []) for rows in zip(*parts, strict=True)]
+    assert whole == [list(chain(*rows)) for rows in zip(*parts, strict=True)]
 
 
 @given(size=st.integers(1, 60), k=st.integers(1, 9), other_k=st.integers(1, 9), data=st.data())

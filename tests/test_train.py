@@ -1,7 +1,6 @@
 """The whole trainer, as its users start it: processes, signals, files."""
 
 import json
-import os
 import signal
 import time
 
@@ -132,7 +131,9 @@ def test_two_processes_train_as_one(trainer, tmp_path):
     one, two = summary_of(tmp_path), summary_of(tmp_path, "two")
     assert (two["processes"], two["devices"]) == (2, 4)
     assert abs(one["test_loss"] - two["test_loss"]) < 1e-3
-    assert [p["step"] for p in points_of(tmp_path, "two")] == [p["step"] for p in points_of(tmp_path)]
+    assert [p["step"] for p in points_of(tmp_path, "two")] == [
+        p["step"] for p in points_of(tmp_path)
+    ]
     first, second = points_of(tmp_path)[0], points_of(tmp_path, "two")[0]
     assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
     assert not (tmp_path / "runs").exists()
@@ -158,7 +159,10 @@ def test_a_run_directory_that_cannot_be_made_is_a_configuration_error(trainer, t
 def test_the_real_data_set(trainer, tmp_path, mnist_dir):
     """An epoch of the main job, from the four real files."""
     done = trainer(
-        "+experiment=mlp", "train.epochs=2", f"data.root={os.path.abspath(mnist_dir)}", "run.dir=run"
+        "+experiment=mlp",
+        "train.epochs=2",
+        f"data.root={mnist_dir.resolve()}",
+        "run.dir=run",
     )
     assert done.returncode == 0, done.stderr
     summary = summary_of(tmp_path)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 from trainer.errors import TrainerError
 from trainer.preemption import StopRequest
+
+COMMANDS = ("verify", "selftest")  # each a module of trainer.commands with main(arguments, stop)
 
 
 def main() -> None:
     """Run what the command line says and exit with a documented code."""
     stop = StopRequest()
     stop.install()  # before the imports below, which take a second
+    command, arguments = "train", sys.argv[1:]
+    if arguments and arguments[0] in COMMANDS:
+        command, *arguments = arguments
     try:
-        from trainer.commands import train
-
-        sys.exit(train.main(sys.argv[1:], stop))
+        sys.exit(import_module(f"trainer.commands.{command}").main(arguments, stop))
     except TrainerError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

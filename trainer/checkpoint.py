@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -64,9 +63,9 @@ class Checkpoints:
             multiprocessing_options=alone,
             atomicity_options=committed,
         )
-        for name in os.listdir(self.directory):  # what a killed process left half done
-            if name.startswith(TRASH) or ".orbax-checkpoint-tmp" in name:
-                shutil.rmtree(self.directory / name, ignore_errors=True)
+        for path in self.directory.iterdir():  # what a killed process left half done
+            if path.name.startswith(TRASH) or ".orbax-checkpoint-tmp" in path.name:
+                shutil.rmtree(path, ignore_errors=True)
 
     def __enter__(self) -> Checkpoints:
         return self

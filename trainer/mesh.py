@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,8 +11,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from trainer.errors import ConfigError
 
 AXIS = "data"  # the one mesh axis: every device holds all weights and a slice of each batch
-
-Tree = TypeVar("Tree")  # a pytree of arrays
 
 
 def make_mesh(local_devices: int | None) -> Mesh:
@@ -80,8 +78,8 @@ def check_shards(mesh: Mesh, global_batch_size: int, virtual_shards: int | None)
         )
 
 
-def place(sharding: NamedSharding, local: Tree) -> Tree:
-    """Start copying host arrays to the devices; returns global arrays of the same dtypes.
+def place(sharding: NamedSharding, local: Any) -> Any:
+    """Start copying a pytree of host arrays to the devices; returns global arrays.
 
     Sharded along dim 1, each process gives the rows of its own devices; replicated, each gives the
     whole, which has to be the same everywhere (nobody checks).

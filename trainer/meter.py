@@ -13,21 +13,21 @@ class Meter(NamedTuple):
 
     loss_sum: float = 0.0
     correct: float = 0.0
-    count: float = 0.0
+    examples: float = 0.0
 
     def add(self, rows: npt.NDArray[np.float64]) -> Meter:
         """Return the meter with more steps: rows (steps, 3) of loss, correct and count.
 
         Added one after the other, not pairwise, so that portions of any size give the same bits.
         """
-        return Meter(*np.add.accumulate(np.vstack([self, rows]))[-1].tolist())
+        return Meter(*np.add.accumulate(np.vstack([np.array(self), rows]))[-1].tolist())
 
     @property
     def loss(self) -> float:
         """Mean loss; NaN before the first example."""
-        return self.loss_sum / self.count if self.count else float("nan")
+        return self.loss_sum / self.examples if self.examples else float("nan")
 
     @property
     def accuracy(self) -> float:
         """Fraction of correct answers; NaN before the first example."""
-        return self.correct / self.count if self.count else float("nan")
+        return self.correct / self.examples if self.examples else float("nan")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def init(
     initializer = INITIALIZERS[kernel_initializer]()
     return [
         linear.init(key, *in_out, kernel_initializer=initializer)
-        for key, in_out in zip(keys, zip(sizes[:-1], sizes[1:], strict=True), strict=True)
+        for key, in_out in zip(keys, pairwise(sizes), strict=True)
     ]
 
 

@@ -31,14 +31,14 @@ def diagnose(
     gradient = jax.jit(jax.value_and_grad(step.batch_sums, has_aux=True), static_argnums=2)
     (_, sums), gradients = jax.device_get(gradient(state.weights, batch, objective))
     norms = {
-        f"layer {i} {name}": float(jnp.linalg.norm(leaf.ravel() / sums.count))
+        f"layer {i} {name}": float(jnp.linalg.norm(leaf.ravel() / sums.examples))
         for i, layer in enumerate(gradients)
         for name, leaf in layer._asdict().items()
     }
     return {
         "step": number + 1,
         "examples": indices.tolist(),
-        "loss": float(sums.loss / sums.count),
+        "loss": float(sums.loss / sums.examples),
         "gradient_norms": norms,
         "weights_finite": all(bool(np.isfinite(x).all()) for x in jax.tree.leaves(state.weights)),
     }

@@ -12,12 +12,12 @@ from trainer.account import Account
 class Program:
     """A jitted function whose compilations are not mistaken for its running time."""
 
-    def __init__(self, jitted: Any, account: Account) -> None:  # noqa: ANN401  (jax names no type)
+    def __init__(self, jitted: Any, account: Account) -> None:
         self._jitted = jitted
         self._account = account
         self._compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
 
-    def __call__(self, *args: Any) -> Any:  # noqa: ANN401
+    def __call__(self, *args: Any) -> Any:
         """Call the function, compiling it first for shapes that are new."""
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(args))
         if shapes not in self._compiled:

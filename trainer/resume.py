@@ -45,7 +45,7 @@ def meaning(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return, as JSON, what determines the weights that a run ends with."""
     everything = dataclasses.asdict(config)
 
-    def value(path: str) -> Any:  # noqa: ANN401  (any JSON)
+    def value(path: str) -> Any:
         section, _, field = path.partition(".")
         return everything[section][field] if field else everything[section]
 

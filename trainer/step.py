@@ -35,7 +35,7 @@ class Sums(NamedTuple):
 
     loss: jax.Array
     correct: jax.Array
-    count: jax.Array
+    examples: jax.Array
 
 
 class Objective(NamedTuple):
@@ -83,9 +83,7 @@ TrainStep = Any  # jitted: (TrainState, Feed) -> (TrainState, Reduced)
 EvalStep = Callable[[model.Weights, Superbatch], Sums]
 
 
-def new_state(
-    init_weights: Callable[[jax.Array], model.Weights], key: jax.Array
-) -> TrainState:
+def new_state(init_weights: Callable[[jax.Array], model.Weights], key: jax.Array) -> TrainState:
     """Return the state before the first step."""
     weights = init_weights(key)
     return TrainState(weights, sgd.init(weights), jnp.zeros((), jnp.int32))
@@ -169,7 +167,7 @@ def _one_step(
     else:  # after the first bad step the count lags behind, so all later ones stand still too
         apply = finite & (state.step == feed.steps)
         done = state.step + apply.astype(jnp.int32)
-    gradients = jax.tree.map(lambda g: g / sums.count, gradients)
+    gradients = jax.tree.map(lambda g: g / sums.examples, gradients)
     gradients, optim_state = sgd.step(
         gradients, state.optim_state, feed.lrs, optimizer.momentum, optimizer.nesterov
     )
@@ -213,7 +211,7 @@ def make_train_step(
         sharded = jax.shard_map(
             steps,
             mesh=mesh,
-            in_specs=(whole, Feed(rows, rows, whole, whole)),
+            in_specs=(whole, Feed._make([rows, rows, whole, whole])),
             out_specs=(whole, whole),
         )
         return jax.jit(sharded, donate_argnums=0)
@@ -221,7 +219,7 @@ def make_train_step(
     mapped = jax.pmap(
         steps,
         axis_name=AXIS,
-        in_axes=(None, Feed(1, 1, None, None)),
+        in_axes=(None, Feed._make([1, 1, None, None])),
         out_axes=(None, None),
         devices=list(mesh.devices.flat),
     )

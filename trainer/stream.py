@@ -8,7 +8,7 @@ whole state is the number of steps done.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 import grain
@@ -119,9 +119,7 @@ class Superbatches:
         batch = self._gather(indices, mask)
         return Superbatch(*(part[0] for part in batch)), indices[mask]
 
-    def _gather(
-        self, indices: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]
-    ) -> Superbatch:
+    def _gather(self, indices: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]) -> Superbatch:
         # mode="clip" skips a second pass over the indices, which are in range by construction.
         images = np.take(self._split.images, indices.ravel(), axis=0, mode="clip")
         return Superbatch(
@@ -149,7 +147,7 @@ class Superbatches:
         return np.arange(size) if self._seed is None else permutation(self._seed, epoch, size)
 
 
-def iterate(source: Superbatches, first_dispatch: int) -> Iterator[Superbatch]:
+def iterate(source: Superbatches, first_dispatch: int) -> Generator[Superbatch]:
     """Yield the superbatches from a dispatch on, read ahead by one thread."""
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     iterator = iter(grain.MapDataset.source(source).to_iter_dataset(options))

@@ -33,9 +33,12 @@ class _Training:
     watched_since: tuple[float, int] | None = None  # monotonic seconds and step of 1st update
 
     @property
+    def epochs(self) -> int:
+        return -(-self.total_steps // self.steps_per_epoch)
+
+    @property
     def epoch(self) -> str:
-        epoch = max(-(-self.step // self.steps_per_epoch), 1)
-        return f"epoch {epoch}/{-(-self.total_steps // self.steps_per_epoch)}"
+        return f"epoch {max(-(-self.step // self.steps_per_epoch), 1)}/{self.epochs}"
 
     def status(self, separator: str) -> str:
         if self.watched_since is None:
@@ -48,7 +51,7 @@ class _Training:
             (
                 f"loss {self.loss:.4f}",
                 f"acc {self.accuracy:.1%}",
-                f"{_count(self.examples_per_second)} examples/s",
+                f"{_speed(self.examples_per_second)} examples/s",
                 f"{duration} left",
             )
         )
@@ -97,11 +100,11 @@ class Terminal:
         self._next = time.monotonic() + _LINE_SECONDS
         if self._draws:
             with self._writing():
-                from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+                from rich.progress import BarColumn, TextColumn
 
-                text = TextColumn("{task.fields[status]}", markup=False)
                 label = TextColumn("{task.description}", markup=False)
-                self._open_bar(label, BarColumn(None), MofNCompleteColumn(), text)
+                status = TextColumn("{task.fields[status]}", markup=False)
+                self._open_bar(label, BarColumn(None), status)
                 self._draw_training(self._training)
 
     def update(self, step: int, loss: float, accuracy: float, examples_per_second: float) -> None:
@@ -139,8 +142,9 @@ class Terminal:
         seconds: float,
     ) -> None:
         """Write the line of one evaluation: where, the results (accuracy 0 to 1), how long."""
-        total = self._training.total_steps if self._training else step
-        epochs = -(-total // self._training.steps_per_epoch) if self._training else epoch
+        total, epochs = step, epoch
+        if self._training is not None:
+            total, epochs = self._training.total_steps, self._training.epochs
         self.note(
             f"epoch {epoch:{len(str(epochs))}}  step {step:{len(str(total))}}  "
             f"train loss {train_loss:7.4f}  test loss {test_loss:7.4f}  "
@@ -155,7 +159,7 @@ class Terminal:
         self._filename = filename
         if not self._draws:
             if fresh:
-                size = f" ({_count(total)}B)" if total else ""
+                size = f" ({total / 1e6:.1f} MB)" if total else ""
                 self._line(f"downloading {filename}{size}")
             return
         complete = done == total
@@ -225,7 +229,6 @@ class Terminal:
             redirect_stderr=self._stream is sys.stderr,
         )
         self._bar.add_task("", status="")
-        self._bar.start()
         self._next = 0.0
         atexit.register(self._close_bar)  # the bar hides the cursor: bring it back in any case
 
@@ -237,12 +240,14 @@ class Terminal:
                 bar.stop()
 
     def _draw_training(self, training: _Training) -> None:
-        self._draw(training.epoch, training.step, training.total_steps, training.status(" "))
+        step, total = training.step, training.total_steps
+        self._draw(training.epoch, step, total, f"{step}/{total} {training.status(' ')}")
 
     def _draw(self, label: str, done: int, total: int | None, status: str = "") -> None:
         if self._bar is not None:
             task = self._bar.task_ids[0]
             self._bar.update(task, description=label, completed=done, total=total, status=status)
+            self._bar.start()  # does nothing once it has started
             self._bar.refresh()
             self._next = time.monotonic() + _BAR_SECONDS
 
@@ -259,9 +264,9 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _count(number: float) -> str:
+def _speed(number: float) -> str:
     """Return three digits or so: 950, 51.2k, 9.9M."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for size, unit in ((1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.1f}{unit}"
     return f"{number:.0f}"

@@ -1,14 +1,15 @@
 """What a run records while it trains: TensorBoard event files and metrics.jsonl.
 
-Process 0 alone makes a Tracker. The caller's own thread writes both: tensorboardX's SummaryWriter
-hands events to a thread through a bounded queue, and when the disk fills up that thread dies and
-the queue then blocks training for ever; its flush() does not empty the queue either, so that a
-point logged before a checkpoint could be lost after it.
+Process 0 alone makes a Tracker. The caller's own thread writes both files, through tensorboardX's
+RecordWriter. Its SummaryWriter hands events to a thread through a bounded queue: when the disk is
+full that thread dies, and the queue then blocks training for ever. Nor does its flush() wait for
+the queue, so that a point logged before a checkpoint could be lost after it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,9 +17,9 @@ from types import TracebackType
 from typing import Any
 
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
 from trainer.errors import ConfigError
 from trainer.metrics_log import MetricsLog
@@ -45,20 +46,21 @@ class Tracker:
             ConfigError: the run directory cannot be written.
         """
         self._warn = warn
-        self._warned_metrics = False
+        self._warned_metrics = self._closed = False
         self._first_step = 0 if resume_step is None else resume_step + 1
         self._events: Any = None
         folder = run_dir / "tensorboard"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
-            # The suffix: a restart within the same second would truncate the file before it.
-            self._events = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-            # TensorBoard forgets the points from this step on that earlier files hold.
+            self._events = RecordWriter(str(folder / _file_name()))
+            # TensorBoard forgets what earlier files hold from this step on.
             start = SessionLog(status=SessionLog.START)
-            self._events.write_event(
-                Event(step=self._first_step, wall_time=time.time(), session_log=start)
-            )
+            for fields in (
+                {"file_version": "brain.Event:2"},
+                {"step": self._first_step, "session_log": start},
+            ):
+                self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
             self._events.flush()
         except OSError as error:
             raise ConfigError(
@@ -102,13 +104,12 @@ class Tracker:
 
     def close(self) -> None:
         """Flush and close both files; once more is fine."""
-        if self._events is not None:
-            try:
+        if not self._closed:
+            self._closed = True
+            self.flush()
+            if self._events is not None:
                 self._events.close()
-            except OSError as error:
-                self._lost_events(error)
-            self._events = None
-        self._metrics.close()
+            self._metrics.close()
 
     def __enter__(self) -> Tracker:
         """Return the tracker itself."""
@@ -123,11 +124,11 @@ class Tracker:
         """Close it."""
         self.close()
 
-    def _event(self, event: Any) -> None:  # noqa: ANN401  the protocol buffers carry no types
+    def _event(self, event: Any) -> None:
         if self._events is None:
             return
         try:
-            self._events.write_event(event)
+            self._events.write(event.SerializeToString())
             if time.monotonic() >= self._flushed + _FLUSH_SECONDS:
                 self._flushed = time.monotonic()
                 self._events.flush()
@@ -145,3 +146,10 @@ class Tracker:
         if not self._warned_metrics:
             self._warned_metrics = True
             self._warn(f"metrics.jsonl misses points from here, training goes on: {error}")
+
+
+def _file_name() -> str:
+    # The nanoseconds: TensorBoard reads the files in the order of their names, and a restart within
+    # one second must not truncate the file before it.
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    return f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}"
