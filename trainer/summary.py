@@ -75,6 +75,17 @@ def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if speed is not None:
         where = f"{report['devices']} {report['platform']} device(s)"
         table.append(("speed", f"{speed:,.0f} images/s on {where}"))
+    if report.get("goodput"):
+        table.append(("where it went", _shares(report["goodput"])))
     table.append(("run", str(directory)))
     table.append(("follow it with", f"tensorboard --logdir {directory.parent}"))
     return table
+
+
+def _shares(goodput: Mapping[str, Any]) -> str:
+    """Say which share of all seconds of all starts each phase had, largest first."""
+    seconds = {**goodput["seconds"], "step": goodput["seconds"]["step"] - goodput["lost_seconds"]}
+    seconds["lost work"] = goodput["lost_seconds"]
+    total = max(sum(seconds.values()), 1e-9)
+    shares = sorted(seconds.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {part / total:.0%}" for name, part in shares if part / total >= 0.005)

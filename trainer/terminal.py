@@ -46,7 +46,7 @@ class _Training:
         # Not from the start on: the time before the first update is mostly compilation.
         began, first_step = self.watched_since
         done, left = self.step - first_step, self.total_steps - self.step
-        duration = _duration((time.monotonic() - began) / done * left) if done else "-:--"
+        duration = _duration((time.monotonic() - began) / done * left) if done > 0 else "-:--"
         return separator.join(
             (
                 f"loss {self.loss:.4f}",
@@ -147,8 +147,8 @@ class Terminal:
             total, epochs = self._training.total_steps, self._training.epochs
         self.note(
             f"epoch {epoch:{len(str(epochs))}}  step {step:{len(str(total))}}  "
-            f"train loss {train_loss:7.4f}  test loss {test_loss:7.4f}  "
-            f"test accuracy {test_accuracy:7.2%}  {seconds:5.2f} s"
+            f"train loss {train_loss:6.4f}  test loss {test_loss:6.4f}  "
+            f"test accuracy {test_accuracy:6.2%}  {seconds:.2f} s"
         )
 
     def download(self, filename: str, done: int, total: int | None) -> None:
