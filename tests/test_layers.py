@@ -29,7 +29,7 @@ LAYERS = [
     {"step"},
     {"evaluate", "checkpoint", "tracking", "recipe", "program", "summary", "nonfinite", "goodput"},
     {"progress"},
-    {"resume"},
+    {"resume", "writer"},
     {"loop"},
     {"job"},
     {"commands"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,23 +12,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from trainer import cluster, datasets, environment, recipe, resume, rundir, step, stream, summary
+from trainer import cluster, recipe, resume, step, stream, summary
 from trainer import mesh as meshes
 from trainer.account import Account
 from trainer.atomic import write_json
-from trainer.checkpoint import Checkpoints, weights_sha256
-from trainer.config import Config, DataConfig
+from trainer.checkpoint import weights_sha256
+from trainer.config import Config
 from trainer.datasets import Dataset
-from trainer.errors import NonFinite, Preempted, SaveError, TrainerError
+from trainer.errors import NonFinite, Preempted
 from trainer.evaluate import evaluate
-from trainer.goodput import Ledger
 from trainer.nonfinite import diagnose
 from trainer.preemption import StopRequest
 from trainer.program import Program
 from trainer.progress import Progress
 from trainer.terminal import Terminal
-from trainer.tracking import Tracker
 from trainer.watchdog import Watchdog
+from trainer.writer import Writer
 
 
 class Place(NamedTuple):
@@ -76,8 +74,6 @@ class Run:
         """
         self.config, self.place, self.stop = config, place, stop
         self.terminal, self.account, self.report = terminal, account, report
-        self.failure: TrainerError | None = None  # of this process alone, told to all at a stop
-        self.failed_saves = 0
 
         with account.phase("startup"):
             self._check("the data was loaded")
@@ -88,27 +84,18 @@ class Run:
         self.eval_step = Program(self.recipe.eval_step, account)
         report["dataset"] = summary.describe(self.dataset)
 
-        self.checkpoints: Checkpoints | None = None
-        self.tracker: Tracker | None = None
-        self.ledger: Ledger | None = None
         with account.phase("restore"):
             self._check("the state was restored")
+            self.writer: Writer | None = None
             if place.chief:
-                self.checkpoints = stack.enter_context(
-                    Checkpoints(
-                        place.directory / "checkpoints",
-                        keep_last=config.checkpoint.keep_last,
-                        keep_best=config.checkpoint.keep_best,
-                        warn=terminal.warn,
-                    )
-                )
-            self.meaning = resume.meaning(config, report["dataset"])
+                self.writer = Writer(config, place.directory, terminal, account, stack)
+            meaning = resume.meaning(config, report["dataset"])
             begin = resume.start(
                 self.recipe.init_weights,
                 config.run.seed,
                 place.mesh,
-                self.checkpoints,
-                self.meaning,
+                self.writer.checkpoints if self.writer is not None else None,
+                meaning,
             )
         self.state = begin.state
         self.done = self.first_step = begin.step or 0  # optimizer steps
@@ -116,19 +103,14 @@ class Run:
         self._count(self.done)
         if begin.step is not None:
             terminal.note(f"resuming after step {begin.step:,}")
-        if place.chief:
-            kinds = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
-            self.facts = environment.collect(kinds, jax.process_count())
-            rundir.describe(place.directory, record, self.facts)
-            self.tracker = stack.enter_context(
-                Tracker(place.directory, resume_step=begin.step, warn=terminal.warn)
-            )
-            self.ledger = Ledger(place.directory / "goodput.json", account, self.done)
+        if self.writer is not None:
+            devices = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
+            self.writer.begin(begin.step, meaning, record, devices)
             stack.callback(self._close_ledger)
         self.progress = Progress(
             log_every_steps=config.train.log_every_steps,
             schedule=self.recipe.schedule,
-            tracker=self.tracker,
+            tracker=self.writer.tracker if self.writer is not None else None,
             terminal=terminal,
             saved=begin.progress,
         )
@@ -214,14 +196,15 @@ class Run:
                 good = bad
             else:
                 self.progress.skipped += int((~reduced.finite).sum())
+                self.report["skipped_steps"] = self.progress.skipped
                 self.terminal.warn(f"step {steps[bad] + 1:,} was not finite: its update is dropped")
         rows = np.stack(reduced.sums, axis=-1).astype(np.float64)[:good]
         examples = (steps.start + good - self.first_step) * self.config.train.global_batch_size
         speed = examples / self.account.training
         self.progress.add(steps[:good], rows, speed)
         self._count(steps.start + good)
-        if self.ledger is not None:
-            self.ledger.write(steps.start + good)
+        if self.writer is not None:
+            self.writer.ledger.write(steps.start + good)
         if good < len(steps):
             self._end_nonfinite(steps[good])
         return bool(reduced.stop_votes.any())
@@ -235,9 +218,9 @@ class Run:
             tested = evaluate(self.eval_step, self.state.weights, split, mesh, size)
         self.watchdog.beat()
         self.report["test_loss"], self.report["test_accuracy"] = tested.loss, tested.accuracy
-        if self.tracker is not None:
+        if self.writer is not None:
             values = {"loss": tested.loss, "accuracy": tested.accuracy}
-            self.tracker.scalars("eval", self.done, values)
+            self.writer.tracker.scalars("eval", self.done, values)
         self.terminal.evaluation(
             self.done // self.plan.steps_per_epoch,
             self.done,
@@ -250,34 +233,8 @@ class Run:
 
     def save(self, accuracy: float | None) -> None:
         """Start writing a checkpoint of the steps done."""
-        if self.checkpoints is None:
-            return
-        with self.account.phase("save"):
-            state = jax.tree.map(np.array, jax.device_get(self.state))  # copied: it is donated
-            record = {
-                "meaning": self.meaning,
-                "config": dataclasses.asdict(self.config),
-                "versions": self.facts["versions"],
-                "progress": self.progress.state(),
-            }
-            try:
-                self.checkpoints.save(self.done, state, record, accuracy)
-            except Exception as error:  # orbax raises anything when it cannot write
-                self._save_failed(error)
-            else:
-                self.failed_saves = 0
-
-    def _save_failed(self, error: Exception) -> None:
-        self.failed_saves += 1
-        limit = self.config.checkpoint.max_failed_saves
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        told = f"checkpoint cannot be written to {self.place.directory}: {reason}"
-        self.terminal.warn(f"{told}; failure {self.failed_saves}, at most {limit} are borne")
-        if self.failed_saves > limit:
-            self.failure = SaveError(
-                f"{told}. The checkpoints before it are intact: make room or mend the folder, then "
-                "run the same command again. checkpoint.max_failed_saves says how many are borne"
-            )
+        if self.writer is not None:
+            self.writer.save(self.done, self.state, self.progress.state(), accuracy)
 
     def _end_nonfinite(self, number: int) -> None:
         """Save the state before a step that was not finite, say what is known of it, and end."""
@@ -294,24 +251,12 @@ class Run:
         )
 
     def _finish_saves(self) -> None:
-        """Wait until the last checkpoint is written.
-
-        Raises:
-            SaveError: it could not be written.
-        """
-        if self.checkpoints is not None:
-            with self.account.phase("save"):
-                try:
-                    self.checkpoints.wait()
-                except Exception as error:  # orbax raises anything when it cannot write
-                    self._save_failed(error)
-                    raise SaveError(f"the last checkpoint is not written: {error}") from None
-        if self.failure is not None:
-            raise self.failure
+        if self.writer is not None:
+            self.writer.finish_saves()
 
     def _feed(self, batch: stream.Superbatch, steps: range) -> step.Feed:
         """Start copying to the devices what a dispatch consumes."""
-        asked = self.stop() or self.failure is not None
+        asked = self.stop() or (self.writer is not None and self.writer.failure is not None)
         stop = np.full((len(steps), jax.local_device_count()), asked, np.uint8)
         numbers = np.array(steps)
         lrs, counts = self.recipe.schedule(numbers), numbers.astype(np.int32)
@@ -329,13 +274,14 @@ class Run:
 
     def _load_dataset(self) -> Dataset:
         loaded: list[Dataset] = []
-        cluster.share(lambda: loaded.append(_load(self.config.data, self.terminal, self.stop)))
+        data, terminal = self.config.data, self.terminal
+        cluster.share(lambda: loaded.append(recipe.load_dataset(data, terminal, self.stop)))
         return loaded[0]
 
     def _close_ledger(self) -> None:
-        if self.ledger is not None:
-            self.ledger.write(self.report["steps"], now=True)
-            self.report["goodput"] = self.ledger.totals()
+        if self.writer is not None:
+            self.writer.ledger.write(self.report["steps"], now=True)
+            self.report["goodput"] = self.writer.ledger.totals()
 
     def _check(self, doing: str) -> None:
         """Stop on all processes if any was asked to before `doing`."""
@@ -353,20 +299,3 @@ class Run:
             f"{self.stop.signal_name or 'a stop signal to another process'}: saved after step "
             f"{self.done:,}; the same command with the same run directory goes on from there"
         )
-
-
-def _load(data: DataConfig, terminal: Terminal, stop: StopRequest) -> Dataset:
-    return datasets.load(
-        data.name,
-        root=Path(data.root) if data.root is not None else None,
-        cache_dir=Path(data.cache_dir),
-        mirrors=data.mirrors,
-        sha256=data.sha256,
-        download=data.download,
-        offline_fallback=data.offline_fallback,
-        timeout_seconds=data.timeout_seconds,
-        num_classes=data.num_classes,
-        progress=terminal.download,
-        should_stop=stop,
-        warn=terminal.warn,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -10,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh
 
-from trainer import model, step
-from trainer.config import Config
+from trainer import datasets, model, step
+from trainer.config import Config, DataConfig
 from trainer.datasets import Dataset
 from trainer.functional import schedules
+from trainer.preemption import StopRequest
 from trainer.stream import Plan
+from trainer.terminal import Terminal
 
 
 class Recipe(NamedTuple):
@@ -67,3 +70,21 @@ def _pixel_statistics(config: Config, dataset: Dataset) -> tuple[float, float]:
         mean = found if mean is None else mean
         std = float(np.sqrt((values - found) ** 2 @ weights)) if std is None else std
     return mean, std
+
+
+def load_dataset(data: DataConfig, terminal: Terminal, stop: StopRequest) -> Dataset:
+    """Load the data set that the options data.* name; see datasets.load for what it raises."""
+    return datasets.load(
+        data.name,
+        root=Path(data.root) if data.root is not None else None,
+        cache_dir=Path(data.cache_dir),
+        mirrors=data.mirrors,
+        sha256=data.sha256,
+        download=data.download,
+        offline_fallback=data.offline_fallback,
+        timeout_seconds=data.timeout_seconds,
+        num_classes=data.num_classes,
+        progress=terminal.download,
+        should_stop=stop,
+        warn=terminal.warn,
+    )

@@ -1,0 +1,153 @@
+"""How a job ends: what is refused, what is reported, and that nothing is lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+
+SMOKE = ("+experiment=smoke", "run.dir=run")
+CONSTANT = ("optim.schedule=constant",)
+
+
+def summary_of(folder):
+    return json.loads((folder / "run" / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run with a constant schedule, to be copied."""
+    from conftest import Trainer
+
+    folder = tmp_path_factory.mktemp("finished")
+    assert Trainer(folder)(*SMOKE, *CONSTANT).returncode == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("optim.lr=0.01", "optim.lr: 0.05 there, 0.01 here"),
+        ("optim.momentum=0.5", "optim.momentum: 0.9 there, 0.5 here"),
+        ("model.hidden_sizes=[32]", "model.hidden_sizes: [64] there, [32] here"),
+        ("run.seed=3", "run.seed: 0 there, 3 here"),
+        ("train.global_batch_size=32", "train.global_batch_size: 64 there, 32 here"),
+        ("data.shuffle=false", "data.shuffle: True there, False here"),
+        ("optim.schedule=warmup_linear", "optim.schedule: constant there, warmup_linear here"),
+        ("parallel.virtual_shards=2", "parallel.virtual_shards: None there, 2 here"),
+    ],
+)
+def test_a_configuration_of_another_meaning_is_refused(trainer, tmp_path, finished, override, told):
+    shutil.copytree(finished, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    done = trainer(*SMOKE, *CONSTANT, override)
+    assert done.returncode == 78
+    assert told in done.stderr
+    assert "run.name" in done.stderr
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert {p for p in after if after[p] != before.get(p)} <= {tmp_path / "run" / "run.lock"}
+
+
+def test_what_does_not_change_the_meaning_is_accepted(trainer, tmp_path, finished):
+    shutil.copytree(finished, tmp_path / "run")
+    done = trainer(
+        *SMOKE,
+        *CONSTANT,
+        "train.epochs=3",
+        "train.steps_per_dispatch=5",
+        "train.log_every_steps=7",
+        "checkpoint.keep_last=1",
+        devices=2,
+    )
+    assert done.returncode == 0, done.stderr
+    assert summary_of(tmp_path)["resumed_from_step"] == 126
+    assert summary_of(tmp_path)["steps"] == 189
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_step_that_is_not_finite_ends_the_run_with_its_state_saved(trainer, tmp_path, processes):
+    bad = (*SMOKE, *CONSTANT, "optim.lr=1e9", "train.steps_per_dispatch=5")
+    for process in trainer.start_all(processes, *bad):
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 70, err
+        assert "not finite" in err
+        assert "Traceback" not in err
+    summary = summary_of(tmp_path)
+    assert summary["status"] == "failed"
+    told = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    assert told["step"] == summary["steps"] + 1
+    assert len(set(told["examples"])) == 64
+    assert set(told["gradient_norms"]) == {
+        f"layer {i} {name}" for i in range(2) for name in ("kernel", "bias")
+    }
+    assert told["weights_finite"]
+    assert (tmp_path / "run" / "checkpoints" / str(summary["steps"])).is_dir()
+
+
+def test_an_update_that_is_not_finite_can_be_skipped_and_is_counted(trainer, tmp_path):
+    done = trainer(*SMOKE, *CONSTANT, "optim.lr=1e9", "train.on_nonfinite=skip")
+    assert done.returncode == 0, done.stderr
+    assert summary_of(tmp_path)["skipped_steps"] > 0
+    assert "its update is dropped" in done.stderr
+
+
+def test_a_second_job_on_a_run_directory_is_refused(trainer, tmp_path):
+    first = trainer.start(*SMOKE, "train.epochs=1000")
+    trainer.wait_for_step(100)
+    second = trainer(*SMOKE, "train.epochs=1000")
+    assert second.returncode == 78
+    assert f"process {first.pid} on host" in second.stderr
+    assert "run.name" in second.stderr
+    first.kill()
+    first.communicate()
+    third = trainer.start(*SMOKE, "train.epochs=1000")  # a dead job's lock blocks nobody
+    trainer.wait_for_step(200)
+    third.send_signal(signal.SIGTERM)
+    assert third.wait(timeout=30) == 75
+
+
+def test_a_corrupt_data_file_is_named(trainer, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + bytes(20))
+    done = trainer("+experiment=smoke", "data=idx", "data.root=data", "run.dir=run")
+    assert done.returncode == 65
+    assert "train-images-idx3-ubyte" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_checkpoints_all_damaged_end_with_65_and_nothing_is_overwritten(
+    trainer, tmp_path, finished
+):
+    shutil.copytree(finished, tmp_path / "run")
+    folders = [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdecimal()]
+    for folder in folders:
+        (folder / "_METADATA").write_text("{")
+    done = trainer(*SMOKE, *CONSTANT, "train.epochs=3")
+    assert done.returncode == 65
+    assert "none of the checkpoints" in done.stderr
+    names = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {f"bad-{folder.name}.0" for folder in folders}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_is_told_and_the_checkpoint_before_it_stays_intact(trainer, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(run)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this sandbox does not let root mount a file system")
+    try:
+        big = ("+experiment=smoke", "run.dir=run", "model.hidden_sizes=[128]", "train.epochs=300")
+        done = trainer(*big, "checkpoint.max_failed_saves=1", "checkpoint.keep_last=100")
+        assert done.returncode == 74, done.stderr
+        assert "a checkpoint cannot be written" in done.stderr
+        assert "Traceback" not in done.stderr
+        good = [p for p in (run / "checkpoints").iterdir() if p.name.isdecimal()]
+        shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    finally:
+        subprocess.run(["umount", str(run)], check=True)
+    assert good
+    assert np.isfinite(json.loads((tmp_path / "copy" / "goodput.json").read_text())["goodput"])
