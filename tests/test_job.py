@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -104,14 +105,17 @@ def test_a_second_job_on_a_run_directory_is_refused(trainer, tmp_path):
     first.kill()
     first.communicate()
     third = trainer.start(*SMOKE, "train.epochs=1000")  # a dead job's lock blocks nobody
-    trainer.wait_for_step(200)
+    while str(third.pid) not in (tmp_path / "run" / "run.lock").read_text():
+        assert third.poll() is None
+        time.sleep(0.02)
     third.send_signal(signal.SIGTERM)
     assert third.wait(timeout=30) == 75
 
 
 def test_a_corrupt_data_file_is_named(trainer, tmp_path):
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + bytes(20))
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / "data" / f"{name}-ubyte").write_bytes(b"\0\0\x08\x03" + bytes(20))
     done = trainer("+experiment=smoke", "data=idx", "data.root=data", "run.dir=run")
     assert done.returncode == 65
     assert "train-images-idx3-ubyte" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ class Ledger:
         self._step = step
         if now or time.monotonic() - self._written > WRITE_SECONDS:
             self._written = time.monotonic()
-            write_json(self._path, self.totals())
+            with suppress(OSError):  # a full disk is for the checkpoints to tell
+                write_json(self._path, self.totals())
 
     def totals(self) -> dict[str, Any]:
         """Return the account of all starts: JSON.

@@ -53,14 +53,21 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
         terminal = Terminal(quiet=config.run.quiet or not place.chief)
         stack.callback(terminal.close)
 
-        def end(told: str) -> None:
-            """Write how the run ended, and say so."""
-            report["error"] = told
+        def close() -> None:
+            """Write the summary."""
             terminal.close()
             summary.finish(report, account)
             if place.chief:
-                write_json(place.directory / "summary.json", report)
+                try:
+                    write_json(place.directory / "summary.json", report)
+                except OSError as error:
+                    terminal.error(f"no summary in {place.directory}: {error.strerror}")
+
+        def end(told: str) -> None:
+            """Write how the run ended, and say so."""
+            report["error"] = told
             terminal.error(told)
+            close()
 
         stacks = place.directory / f"hang-process-{jax.process_index()}.txt"
         watchdog = Watchdog(config.cluster.hang_timeout_seconds, stacks, end)
@@ -89,10 +96,7 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
                 end(f"{type(error).__name__}: {error}")
             else:
                 report["status"] = "completed"
-                terminal.close()
-                summary.finish(report, account)
-                if place.chief:
-                    write_json(place.directory / "summary.json", report)
+                close()
         if place.chief and report["steps"]:
             terminal.summary(summary.rows(place.directory, report))
         if not together and jax.process_count() > 1:

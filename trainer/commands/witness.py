@@ -1,0 +1,141 @@
+"""What a run directory shows from outside, while its processes run and after they are dead.
+
+Reads the files of the contract alone; nothing here imports jax.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer import metrics_log
+
+COMMIT_FILE = "commit_success.txt"  # as in checkpoint.py, whose import takes a second
+COMPARED = ("steps", "test_loss", "test_accuracy", "weights_sha256")
+CLOCKED = ("time", "examples_per_second")  # what may differ between two runs of the same bits
+PHASES = ("start-up", "restore", "compile", "training", "saving")
+
+
+def committed(run: Path) -> list[int]:
+    """Return the steps that have a committed checkpoint, oldest first."""
+    names = [path.parent.name for path in (run / "checkpoints").glob(f"*/{COMMIT_FILE}")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def set_aside(run: Path) -> Counter[int]:
+    """Return how often a checkpoint of each step was set aside as damaged."""
+    names = [path.name for path in (run / "checkpoints").glob("bad-*")]
+    return Counter(int(found[1]) for name in names if (found := re.match(r"bad-(\d+)", name)))
+
+
+def points(run: Path) -> list[dict[str, Any]]:
+    """Return the logged points; none where there is no log."""
+    try:
+        return metrics_log.read(run / "metrics.jsonl")
+    except OSError:
+        return []
+
+
+def summary(run: Path, since: float = 0.0) -> dict[str, Any]:
+    """Return summary.json, or nothing where there is none of a start after `since`."""
+    try:
+        found = json.loads((run / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and found.get("started", 0.0) >= since else {}
+
+
+def step_reached(run: Path, since: float) -> int | None:
+    """Return the last step logged after `since`; None: no step yet."""
+    steps = [point["step"] for point in points(run) if point["time"] >= since - 0.001]
+    return max(steps, default=None)
+
+
+def phase(run: Path, since: float) -> str:
+    """Tell, by the files, what a start that began at `since` is at: one of PHASES.
+
+    An evaluation takes some milliseconds and leaves no trace while it runs: it is training here.
+    """
+    if not _newer(run / "run.lock", since):
+        return "start-up"
+    if not _newer(run / "environment.json", since):
+        return "restore"
+    if step_reached(run, since) is None:
+        return "compile"
+    folders = {path.name: path for path in (run / "checkpoints").glob("*")}
+    for name, path in folders.items():
+        under_way = name.isdecimal() and not (path / COMMIT_FILE).exists()
+        if under_way or name.startswith("trash-") or "tmp" in name:
+            return "saving"
+    return "training"
+
+
+def resumed_from(log: str) -> int | None:
+    """Return the step after which a process said that it goes on; None: it said nothing."""
+    found = re.search(r"resuming after step ([\d,]+)", log)
+    return int(found[1].replace(",", "")) if found else None
+
+
+def differences(unbroken: Path, broken: Path) -> list[str]:
+    """Say in a line each where two completed runs differ; none: they are equal to the bit."""
+    one, other = summary(unbroken), summary(broken)
+    lines = [
+        f"summary.json: {name} is {one.get(name)} unbroken, {other.get(name)} interrupted"
+        for name in COMPARED
+        if repr(one.get(name)) != repr(other.get(name))
+    ]
+    lines += repeated(points(broken))
+    expected, got = _by_step(points(unbroken)), _by_step(points(broken))
+    if list(expected) != list(got) and set(expected) == set(got):
+        lines.append("metrics.jsonl: the same points in another order")
+    for key in dict.fromkeys([*expected, *got]):
+        was, is_ = expected.get(key, "missing"), got.get(key, "missing")
+        if repr(was) != repr(is_):
+            split, step = key
+            lines.append(f"metrics.jsonl: {split} {step}: {was} unbroken, {is_} interrupted")
+    return lines
+
+
+def repeated(logged: list[dict[str, Any]]) -> list[str]:
+    """Say which points of a log are there more than once."""
+    counts = Counter((point["split"], point["step"]) for point in logged)
+    return [
+        f"metrics.jsonl: {split} {step} is there {count} times"
+        for (split, step), count in counts.items()
+        if count > 1
+    ]
+
+
+def flip_bit(run: Path, step: int, rng: random.Random) -> str:
+    """Flip one bit of the largest file of a checkpoint; return the file's name."""
+    folder = run / "checkpoints" / str(step)
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: (p.stat().st_size, p))
+    place, bit = rng.randrange(path.stat().st_size), rng.randrange(8)
+    with path.open("r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ 1 << bit]))
+        os.fsync(file.fileno())
+    return str(path.relative_to(run))
+
+
+def _by_step(logged: list[dict[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:
+    return {
+        (point["split"], point["step"]): {k: v for k, v in point.items() if k not in CLOCKED}
+        for point in logged
+    }
+
+
+def _newer(path: Path, since: float) -> bool:
+    try:
+        # File systems keep time by a clock that lags some milliseconds behind.
+        return path.stat().st_mtime >= since - 0.01
+    except OSError:
+        return False
