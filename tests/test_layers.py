@@ -10,7 +10,17 @@ PACKAGE = Path(__file__).parent.parent / "trainer"
 # Every module of the package, lowest first; a module imports only from layers below its own.
 LAYERS = [
     {"__init__", "errors"},
-    {"functional", "config", "preemption", "account", "atomic", "meter", "transfer", "watchdog"},
+    {
+        "functional",
+        "config",
+        "preemption",
+        "account",
+        "atomic",
+        "digest",
+        "meter",
+        "transfer",
+        "watchdog",
+    },
     {
         "cluster",
         "mesh",
@@ -21,6 +31,7 @@ LAYERS = [
         "metrics_log",
         "terminal",
         "rundir",
+        "saved",
         "lock",
         "peers",
     },

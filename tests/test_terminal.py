@@ -320,7 +320,7 @@ def test_ctrl_c_leaves_the_cursor_and_no_thread():
     assert process.stdout.readline() == "1\n"
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     text = screen.text()
     screen.close()
     assert process.returncode == -signal.SIGINT
@@ -332,7 +332,7 @@ def test_prints_to_standard_error_stand_above_the_bar_and_to_standard_output_go_
     process, screen = in_a_terminal(
         f"import sys\n{START}print('result')\nprint('from a library', file=sys.stderr)\nt.close()"
     )
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=60)
     lines = screen.lines()
     screen.close()
     assert out == "result\n"
@@ -349,6 +349,6 @@ def test_rich_is_imported_only_to_draw():
         "print('rich' in sys.modules)"
     )
     process, screen = in_a_terminal(code)
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=60)
     screen.close()
     assert out == "False True\n"

@@ -19,10 +19,12 @@ def main() -> None:
     if arguments and arguments[0] in COMMANDS:
         command, *arguments = arguments
     try:
-        sys.exit(import_module(f"trainer.commands.{command}").main(arguments, stop))
+        code = import_module(f"trainer.commands.{command}").main(arguments, stop)
     except TrainerError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    stop.ignore()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

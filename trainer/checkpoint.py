@@ -8,9 +8,9 @@ the record beside the arrays holds a SHA-256 of each, and one of itself.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,13 +18,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from trainer import saved
+from trainer.digest import Damaged, Record, leaves_of, seal
 from trainer.errors import DataError
 
 Tree = TypeVar("Tree")  # a pytree of arrays
-Record = dict[str, Any]  # JSON
-
-COMMIT_FILE = "commit_success.txt"  # orbax writes it last
-TRASH = "trash-"
 
 
 class Restored(NamedTuple):
@@ -55,16 +53,15 @@ class Checkpoints:
         self._keep_best = keep_best
         self._warn = warn
         self._accuracies: dict[int, float] = {}
-        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
         # A checkpoint counts once its commit file is there, so that a killed save never does.
         committed = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
         self._checkpointer = ocp.AsyncCheckpointer(
-            ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-            multiprocessing_options=alone,
+            saved.handler(),
+            multiprocessing_options=saved.ALONE,
             atomicity_options=committed,
         )
         for path in self.directory.iterdir():  # what a killed process left half done
-            if path.name.startswith(TRASH) or ".orbax-checkpoint-tmp" in path.name:
+            if path.name.startswith(saved.TRASH) or saved.WRITING in path.name:
                 shutil.rmtree(path, ignore_errors=True)
 
     def __enter__(self) -> Checkpoints:
@@ -79,8 +76,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps that have a committed checkpoint, oldest first."""
-        names = [path.parent.name for path in self.directory.glob(f"*/{COMMIT_FILE}")]
-        return sorted(int(name) for name in names if name.isdecimal())
+        return saved.steps(self.directory)
 
     def save(self, step: int, state: Tree, record: Record, accuracy: float | None = None) -> None:
         """Start writing a checkpoint and return; a save still under way is waited for first.
@@ -92,7 +88,7 @@ class Checkpoints:
             accuracy: on the test split, where it is known for these weights.
         """
         self.wait()
-        sealed = _seal({**record, "step": step, "test_accuracy": accuracy}, state)
+        sealed = seal({**record, "step": step, "test_accuracy": accuracy}, state)
         self._checkpointer.save(
             self.directory / str(step),
             args=ocp.args.StandardSave(state),
@@ -146,28 +142,26 @@ class Checkpoints:
         """
         for step in reversed(self.steps):
             try:
-                return _unseal(self._sealed_record(step))[0]
-            except Exception:  # noqa: S112  (restore() tells of it)
+                return saved.record_of(self.directory / str(step))[0]
+            except Damaged:  # restore() tells of it
                 continue
         return None
 
     def load(self, step: int, template: Tree) -> Restored:
-        """Read one checkpoint and check it against its digests.
+        """Read one checkpoint and check it against its digests; a save under way is waited for.
 
-        Raises anything: ValueError where a digest does not match, what orbax raises otherwise.
+        Raises anything: Damaged where a digest does not match, what orbax raises otherwise.
         """
+        self._checkpointer.wait_until_finished()
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
-        folder = self.directory / str(step)
-        state = self._checkpointer.restore(folder, args=ocp.args.StandardRestore(shapes))
-        record, digests = _unseal(self._sealed_record(step))
-        for path, (leaf,) in _leaves_of(state):
-            if digests.get(path) != _digest_of_leaf(leaf):
-                raise ValueError(f"{path} does not match its digest")
-        if record["step"] != step:
-            raise ValueError(f"it was saved as step {record['step']}")
-        for path, (want, got) in _leaves_of(template, state):
-            if (want.shape, want.dtype) != (got.shape, got.dtype):
-                raise ValueError(f"{path} is {got.dtype}{got.shape}, not {want.dtype}{want.shape}")
+        state, record = saved.read(self._checkpointer, self.directory / str(step), shapes)
+        got = leaves_of(state)
+        for path, want in leaves_of(template).items():
+            if (want.shape, want.dtype) != (got[path].shape, got[path].dtype):
+                raise Damaged(
+                    f"array {path} is {got[path].dtype}{got[path].shape}, "
+                    f"not {want.dtype}{want.shape}"
+                )
         return Restored(step, state, record)
 
     def _retire(self) -> None:
@@ -182,62 +176,27 @@ class Checkpoints:
         )
         keep = {*steps[-self._keep_last :], *best[len(best) - self._keep_best :]}
         for step in set(steps) - keep:
-            trash = self.directory / f"{TRASH}{step}"
+            trash = self.directory / f"{saved.TRASH}{step}"
             (self.directory / str(step)).rename(trash)
             shutil.rmtree(trash, ignore_errors=True)
 
     def _recorded_accuracies(self) -> dict[int, float]:
         accuracies = {}
         for step in self.steps:
-            accuracy = self._sealed_record(step).get("test_accuracy")
-            if isinstance(accuracy, float):
-                accuracies[step] = accuracy
+            with suppress(Damaged):  # an older one, that nobody needs now
+                record, _ = saved.record_of(self.directory / str(step))
+                if isinstance(record.get("test_accuracy"), float):
+                    accuracies[step] = record["test_accuracy"]
         return accuracies
-
-    def _sealed_record(self, step: int) -> Record:
-        record = self._checkpointer.metadata(self.directory / str(step)).custom_metadata
-        return dict(record or {})
 
     def _set_aside(self, step: int, error: Exception) -> None:
         folder = self.directory / str(step)
+        reason = saved.explain(folder, error)
         number = 0
-        while (aside := self.directory / f"bad-{step}.{number}").exists():
+        while (aside := self.directory / f"{saved.ASIDE}{step}.{number}").exists():
             number += 1
         folder.rename(aside)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         self._warn(f"checkpoint {folder} is damaged ({reason}): renamed to {aside.name}")
-
-
-def _leaves_of(*trees: Any) -> list[tuple[str, tuple[Any, ...]]]:
-    columns = [jax.tree_util.tree_leaves_with_path(tree) for tree in trees]
-    return [
-        (jax.tree_util.keystr(row[0][0]), tuple(leaf for _, leaf in row))
-        for row in zip(*columns, strict=True)
-    ]
-
-
-def _digest_of_leaf(leaf: Any) -> str:
-    array = np.ascontiguousarray(leaf)
-    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.data).hexdigest()
-
-
-def _digest_of_record(record: Record) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _seal(record: Record, state: Any) -> Record:
-    sealed = {**record, "leaves": {path: _digest_of_leaf(x) for path, (x,) in _leaves_of(state)}}
-    return {**sealed, "sha256": _digest_of_record(sealed)}
-
-
-def _unseal(sealed: Record) -> tuple[Record, dict[str, str]]:
-    """Return the record and the digests of the arrays, checked against the record's own digest."""
-    record = {key: value for key, value in sealed.items() if key != "sha256"}
-    if "leaves" not in record:
-        raise ValueError("its record of digests is missing")
-    if _digest_of_record(record) != sealed.get("sha256"):
-        raise ValueError("its record does not match the record's own digest")
-    return record, record.pop("leaves")
 
 
 def weights_sha256(weights: Any) -> str:

@@ -85,15 +85,14 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
                 report["status"] = "preempted" if isinstance(error, Preempted) else "failed"
                 code, together = error.exit_code, error.everywhere
                 end(str(error))
-            except jax.errors.JaxRuntimeError as error:
-                if jax.process_count() == 1:
-                    raise
-                code = PeerLost.exit_code
-                first_line = str(error).splitlines()[0]
-                end(f"lost {peers.blame()} ({first_line}): run the same command again")
             except Exception as error:
-                traceback.print_exc()
-                end(f"{type(error).__name__}: {error}")
+                first_line = (str(error) or type(error).__name__).splitlines()[0]
+                if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+                    code = PeerLost.exit_code
+                    end(f"lost {peers.blame()} ({first_line}): run the same command again")
+                else:
+                    traceback.print_exc()
+                    end(f"{type(error).__name__}: {first_line}")
             else:
                 report["status"] = "completed"
                 close()

@@ -24,6 +24,11 @@ class StopRequest:
         for number in SIGNALS:
             signal.signal(number, self._note)
 
+    def ignore(self) -> None:
+        """Let the signals change nothing more: the work is done, only the exit is left."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
     def __call__(self) -> bool:
         """Return whether a signal has come."""
         return self.signal_name is not None

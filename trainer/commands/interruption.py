@@ -4,56 +4,22 @@ from __future__ import annotations
 
 import random
 import signal
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.commands import witness
 from trainer.commands.children import Children, Layout
-from trainer.errors import EXIT_RETRY, TrainerError
+from trainer.commands.tally import Broken, Options, Tally, allowed_codes
+from trainer.errors import TrainerError
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
 
 PEER_SECONDS = 20.0  # from the loss of a process to the end of the others
+# Before they have met, jax waits its start-up timeout twice, from when each gets so far.
+MEET_SECONDS = 40.0
 END_SECONDS = 60.0  # from a signal that asks to stop to the end
 RUN_SECONDS = 1800.0  # a whole start
 PATIENCE = 3  # interruptions without progress, until the next waits for a checkpoint
-PEER_OPTIONS = ("cluster.heartbeat_timeout_seconds=4", "cluster.startup_timeout_seconds=15")
-
-
-@dataclass
-class Options:
-    """What to prove, and how."""
-
-    kills: int
-    signals: list[signal.Signals]
-    layouts: list[Layout]  # drawn from at every start
-    reference: Layout  # of the run that nobody interrupts
-    flip_every: int | None
-    seed: int
-    overrides: list[str]
-
-
-@dataclass
-class Tally:
-    """What has happened so far."""
-
-    interruptions: int = 0
-    chains: int = 0  # interrupted runs that were completed
-    restarts: int = 0
-    redone: int = 0  # steps
-    redone_at_most: int = 0
-    flipped: int = 0
-    set_aside: int = 0
-    by_signal: Counter[str] = field(default_factory=Counter)
-    by_phase: Counter[str] = field(default_factory=Counter)
-    by_layout: Counter[str] = field(default_factory=Counter)  # starts
-    peer_ends: Counter[str] = field(default_factory=Counter)  # exit codes of those not hit
-    slowest_peer: float = 0.0  # seconds from a loss to the end of the others
-
-
-class Broken(TrainerError):
-    """Something that has to hold does not; the message says what."""
+PEER_OPTIONS = ("cluster.heartbeat_timeout_seconds=4", "cluster.startup_timeout_seconds=10")
 
 
 class Proof:
@@ -92,6 +58,9 @@ class Proof:
             if codes and codes[0] > 1:
                 error.exit_code = codes[0]
             raise error
+        # Later starts find the programs compiled.
+        spent = witness.summary(run).get("seconds") or {}
+        self._duration -= spent.get("compile", 0.0)
         if len(witness.committed(run)) < 2:
             raise Broken("the unbroken run has fewer than 2 checkpoints: lower checkpoint.*")
         return run
@@ -142,7 +111,8 @@ class Proof:
                 for index in victims:
                     clean &= children.listening(index)
                     children.send(index, number)
-                limit = END_SECONDS if clean else PEER_SECONDS
+                lost = MEET_SECONDS if phase == "start-up" else PEER_SECONDS
+                limit = END_SECONDS if clean else lost
                 sent = children.seconds
                 if not children.wait(limit):
                     raise Broken(
@@ -167,8 +137,9 @@ class Proof:
         tally.interruptions += 1
         tally.by_signal[number.name] += 1
         tally.by_phase[phase] += 1
-        lost = max(0, (reached or 0) - (after or 0))
-        tally.redone, tally.redone_at_most = tally.redone + lost, max(tally.redone_at_most, lost)
+        redone = max(0, (reached or 0) - (after or 0))
+        tally.redone += redone
+        tally.redone_at_most = max(tally.redone_at_most, redone)
         self._idle = 0 if (after or 0) > (expected or 0) else self._idle + 1
         whom = "" if layout.processes == 1 else f" to {'all' if everyone else f'process {victim}'}"
         self._terminal.note(
@@ -202,20 +173,14 @@ class Proof:
             Broken: with a code that means something else.
         """
         for index, code in enumerate(codes):
-            if clean:
-                allowed: tuple[int, ...] = (0, EXIT_RETRY)
-            elif index not in victims:
-                # jax ends a process by SIGABRT itself where peers.py does not watch yet.
-                allowed = (0, EXIT_RETRY, -signal.SIGABRT)
+            hit = index in victims
+            if not clean and not hit:
                 self.tally.peer_ends[str(code)] += 1
-            elif number is signal.SIGKILL:
-                allowed = (-number, 0)
-            else:  # before Python answers signals, or after
-                allowed = (-number, 0, 1, EXIT_RETRY)
+            allowed = allowed_codes(number, hit=hit, clean=clean)
             if code not in allowed:
                 raise Broken(
                     f"process {index} ended with {code} after {number.name} to {victims} in "
-                    f"{phase}, not with one of {allowed}:\n{self._tail(index)}"
+                    f"{phase}, not with one of {sorted(allowed)}:\n{self._tail(index)}"
                 )
 
     def _check_resumption(self, run: Path, children: Children, expected: int | None) -> None:

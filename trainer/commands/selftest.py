@@ -7,7 +7,6 @@ and started again each time. Both have to end with the same bits and the same lo
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import re
 import shutil
@@ -15,14 +14,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from trainer.commands import witness
 from trainer.commands.children import Layout
-from trainer.commands.interruption import Options, Proof, Tally
+from trainer.commands.interruption import Proof
+from trainer.commands.tally import Options, report, rows
 from trainer.errors import EXIT_COMPLETED, EXIT_INTERNAL, ConfigError, TrainerError
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
@@ -36,6 +34,7 @@ JOB = (
     "train.log_every_steps=10",
     "checkpoint.every_steps=30",
 )
+EVAL_ROUNDING = 1e-6  # of evaluated losses, only where the layout changes: see evaluate.py
 OWN = ("run.dir", "run.name", "run.root", "train.compilation_cache_dir", "parallel.devices")
 
 
@@ -58,6 +57,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     terminal = Terminal()
     began = time.monotonic()
     proof = Proof(options, folder, stop, terminal)
+    rounding = EVAL_ROUNDING if args.layouts else 0.0
     problems: list[str] = []
     kept = True
     try:
@@ -69,12 +69,14 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         while not problems and (not proof.tally.chains or proof.tally.interruptions < args.kills):
             broken = proof.chain()
             got = witness.summary(broken).get("weights_sha256")
-            problems = [f"{broken.name}: {line}" for line in witness.differences(unbroken, broken)]
-            verdict = "NOT equal" if problems else "equal to the bit"
+            found = witness.differences(unbroken, broken, rounding)
+            problems = [f"{broken.name}: {line}" for line in found]
+            verdict = "NOT equal" if problems else "equal"
             terminal.note(f"{broken.name} is completed and {verdict}")
         kept = bool(args.keep or problems)
         seconds = time.monotonic() - began
-        result = report(proof.tally, expected, got, problems, seconds, folder if kept else None)
+        told = folder if kept else None
+        result = report(proof.tally, expected, got, problems, seconds, told, rounding)
         if args.json:
             print(json.dumps(result, indent=2))
         else:
@@ -143,56 +145,6 @@ def options_of(args: argparse.Namespace) -> Options:
         seed=args.seed,
         overrides=overrides,
     )
-
-
-def report(
-    tally: Tally,
-    expected: str,
-    got: str | None,
-    problems: list[str],
-    seconds: float,
-    folder: Path | None,
-) -> dict[str, Any]:
-    """Return the result, as JSON. Pure."""
-    return {
-        "proven": not problems,
-        "differences": problems,
-        **dataclasses.asdict(tally),
-        "wall_seconds": round(seconds, 1),
-        "weights_sha256_unbroken": expected,
-        "weights_sha256_interrupted": got,
-        "kept_in": str(folder) if folder else None,
-    }
-
-
-def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the lines of the result's table: what, and how much. Pure."""
-    phases = {phase: result["by_phase"].get(phase, 0) for phase in witness.PHASES}
-    table = [
-        ("interruptions", f"{result['interruptions']} ({_counts(result['by_signal'])})"),
-        ("  reached", _counts(phases)),
-        ("restarts", f"{result['restarts']}, in {result['chains']} run(s) brought to the end"),
-        ("starts by layout", _counts(result["by_layout"])),
-        ("steps redone", f"{result['redone']:,}, at most {result['redone_at_most']} at once"),
-        ("checkpoints", f"{result['flipped']} flipped, {result['set_aside']} set aside"),
-    ]
-    if result["peer_ends"]:
-        ends = ", ".join(f"{code}: {count}" for code, count in sorted(result["peer_ends"].items()))
-        told = f"exit codes {ends}; the slowest after {result['slowest_peer']:.1f} s"
-        table.append(("peers of lost ones", told))
-    table.append(("wall time", f"{result['wall_seconds']:.1f} s"))
-    table.append(("weights, unbroken", result["weights_sha256_unbroken"]))
-    table.append(("weights, ended last", str(result["weights_sha256_interrupted"])))
-    table += [("differs", line) for line in result["differences"][:20]]
-    if result["kept_in"]:
-        table.append(("kept in", result["kept_in"]))
-    verdict = "proven: every run ended with the bits and the log of the unbroken one"
-    table.append(("verdict", verdict if result["proven"] else "NOT EQUAL"))
-    return table
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _layout(text: str) -> Layout:

@@ -1,0 +1,208 @@
+"""`python -m trainer verify RUN`: reads every checkpoint of a run and says which are intact."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from trainer.errors import EXIT_COMPLETED, ConfigError, DataError, Preempted
+from trainer.preemption import StopRequest
+
+DESCRIPTION = """\
+Reads every checkpoint of a run and compares each array with the SHA-256 that was saved with it.
+
+Nothing is written, renamed or deleted, and no configuration, data or GPU is needed: it may run at
+any time, also while the run goes on or in a folder that cannot be written.
+"""
+EPILOG = """\
+results:
+  ok         every array and the record beside them are, bit for bit, what was saved
+  damaged    not so; what is wrong is told. Starting the run again renames a damaged checkpoint to
+             bad-STEP.NUMBER and goes on at the newest intact one; nothing is deleted
+
+exit codes:
+  0   there are checkpoints, and all are intact
+  65  one is damaged, or there is none
+  78  RUN is not a run directory, or an option is wrong
+
+example:
+  python -m trainer verify runs/mlp/first
+"""
+
+
+class Checked(NamedTuple):
+    """What was found out about one committed checkpoint."""
+
+    step: int
+    damage: str | None  # what is wrong with it; None: it is intact
+    test_accuracy: float | None  # 0 to 1; None: not known, or the record is damaged
+    bytes: int  # of all its files
+    saved_at: float  # seconds since 1970; the time of its commit file
+
+
+def main(arguments: Sequence[str], stop: StopRequest) -> int:
+    """Verify the checkpoints of a run and print a table, or JSON; return exit code 0.
+
+    Raises:
+        ConfigError: an option is wrong, or there is no such run.
+        DataError: a checkpoint is damaged, or there is none.
+        Preempted: asked to stop.
+    """
+    try:
+        args = _parser().parse_args(arguments)
+    except SystemExit as ended:  # argparse has told
+        if ended.code:
+            raise ConfigError("see `python -m trainer verify --help`") from None
+        return EXIT_COMPLETED
+    directory = _checkpoints_of(args.run)
+    sys.excepthook = _excepthook
+    checked = []
+    for one in _check(directory):
+        checked.append(one)
+        if stop():
+            raise Preempted("asked to stop before all checkpoints were verified")
+    checked.sort()
+    aside, unfinished = _others(directory)
+    if args.json:
+        print(json.dumps(_report(directory, checked, aside, unfinished), indent=2))
+    else:
+        print("\n".join(_table(checked, aside, unfinished)))
+    sys.stdout.flush()
+    _judge(directory, checked)
+    return EXIT_COMPLETED
+
+
+def _excepthook(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Say nothing of the reads that tensorstore still has under way when another one has failed."""
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer verify",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        type=Path,
+        help="the directory of a run, runs/<experiment>/<run.name>, or its checkpoints folder",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+def _checkpoints_of(run: Path) -> Path:
+    """Return the folder of checkpoints of a run; it may be missing if the run has none yet.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    fix = "give the directory of a run, such as runs/mlp/NAME"
+    given = run.expanduser().absolute().resolve()
+    if not given.exists():
+        raise ConfigError(f"RUN={run} does not exist: {fix}")
+    marks = (".hydra", "environment.json", "metrics.jsonl", "summary.json")
+    if (given / "checkpoints").is_dir() or any((given / mark).exists() for mark in marks):
+        return given / "checkpoints"
+    if given.is_dir() and (given.name == "checkpoints" or list(given.glob("*/_METADATA"))):
+        return given
+    raise ConfigError(f"RUN={run} is not a run directory (it has no checkpoints folder): {fix}")
+
+
+def _check(directory: Path) -> Iterator[Checked]:
+    """Read the committed checkpoints, newest first: that one is the last to be retired."""
+    import jax
+
+    # Before orbax asks for the devices: a GPU belongs to the job that trains on it.
+    jax.config.update("jax_platforms", "cpu")
+    from trainer import saved
+
+    with saved.reader() as reader:
+        for step in reversed(saved.steps(directory)):
+            folder = directory / str(step)
+            damage, accuracy = None, None
+            try:
+                _, record = saved.read(reader, folder)
+                accuracy = record.get("test_accuracy")
+            except Exception as error:  # orbax raises anything on damaged files
+                damage = saved.explain(folder, error)
+            try:
+                saved_at = (folder / saved.COMMIT_FILE).stat().st_mtime
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            except FileNotFoundError:
+                continue  # deleted meanwhile by the job that writes it, as it should be
+            yield Checked(step, damage, accuracy, size, saved_at)
+
+
+def _others(directory: Path) -> tuple[list[str], list[str]]:
+    """Return the names of what was set aside, and of what is half written or half deleted."""
+    from trainer import saved
+
+    if not directory.is_dir():
+        return [], []
+    committed = {str(step) for step in saved.steps(directory)}
+    names = {path.name for path in directory.iterdir() if path.is_dir()} - committed
+    aside = {name for name in names if name.startswith(saved.ASIDE)}
+    return sorted(aside), sorted(names - aside)
+
+
+def _table(checked: list[Checked], aside: list[str], unfinished: list[str]) -> Iterator[str]:
+    rows = [("step", "result", "test accuracy", "MB", "saved at", "")]
+    for one in checked:
+        accuracy = "-" if one.test_accuracy is None else f"{one.test_accuracy:.2%}"
+        saved_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.saved_at))
+        result = "damaged" if one.damage else "ok"
+        size = f"{one.bytes / 1e6:.2f}"
+        rows.append((str(one.step), result, accuracy, size, saved_at, one.damage or ""))
+    if checked:
+        widths = [max(len(row[column]) for row in rows) for column in range(6)]
+        for row in rows:
+            cells = [
+                cell.ljust(width) if column in (1, 4, 5) else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            yield "  ".join(cells).rstrip()
+    if aside:
+        yield f"found damaged and set aside before (delete at will): {', '.join(aside)}"
+    if unfinished:
+        yield f"half written or half deleted (not used, no harm): {', '.join(unfinished)}"
+
+
+def _report(
+    directory: Path, checked: list[Checked], aside: list[str], unfinished: list[str]
+) -> dict[str, Any]:
+    return {
+        "directory": str(directory),
+        "checkpoints": [{"ok": one.damage is None, **one._asdict()} for one in checked],
+        "set_aside": aside,
+        "unfinished": unfinished,
+    }
+
+
+def _judge(directory: Path, checked: list[Checked]) -> None:
+    """Raise DataError unless there are checkpoints and all are intact."""
+    if not checked:
+        raise DataError(
+            f"{directory} has no checkpoint: a run started there begins at step 0; "
+            "if it should have one, look for the directory it was saved to (run.dir, run.name)"
+        )
+    intact = [one.step for one in checked if one.damage is None]
+    if len(intact) == len(checked):
+        return
+    told = f"{directory}: {len(checked) - len(intact)} of {len(checked)} checkpoints damaged"
+    if not intact:
+        raise DataError(f"{told}, none intact: put an intact copy back or begin another run")
+    raise DataError(f"{told}: starting the run again goes on after step {intact[-1]}")
