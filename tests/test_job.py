@@ -148,7 +148,6 @@ def test_a_full_disk_is_told_and_the_checkpoint_before_it_stays_intact(trainer, 
         done = trainer(*big, "checkpoint.max_failed_saves=1", "checkpoint.keep_last=100")
         assert done.returncode == 74, done.stderr
         assert "a checkpoint cannot be written" in done.stderr
-        assert "Traceback" not in done.stderr
         good = [p for p in (run / "checkpoints").iterdir() if p.name.isdecimal()]
         shutil.copytree(run, tmp_path / "copy", symlinks=True)
     finally:

@@ -70,7 +70,7 @@ PHASES = {
 }
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_signal_in_every_phase(trainer, tmp_path, unbroken, phase, count):
     processes = trainer.start_all(count, *JOB)

@@ -60,18 +60,18 @@ class Checkpoints:
             multiprocessing_options=saved.ALONE,
             atomicity_options=committed,
         )
-        for path in self.directory.iterdir():  # what a killed process left half done
-            if path.name.startswith(saved.TRASH) or saved.WRITING in path.name:
-                shutil.rmtree(path, ignore_errors=True)
+        self._sweep()
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self.wait()
-        finally:
             self._checkpointer.close()
+        except Exception:
+            if kind is None:  # otherwise what ended the block is the better news
+                raise
 
     @property
     def steps(self) -> list[int]:
@@ -103,7 +103,11 @@ class Checkpoints:
 
         Raises what made the save fail.
         """
-        self._checkpointer.wait_until_finished()
+        try:
+            self._checkpointer.wait_until_finished()
+        except BaseException:
+            self._sweep()
+            raise
         self._retire()
 
     def restore(self, template: Tree) -> Restored | None:
@@ -163,6 +167,12 @@ class Checkpoints:
                     f"not {want.dtype}{want.shape}"
                 )
         return Restored(step, state, record)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process or a failed save left half done."""
+        for path in self.directory.iterdir():
+            if path.name.startswith(saved.TRASH) or saved.WRITING in path.name:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _retire(self) -> None:
         """Delete what is neither among the newest nor among the best.

@@ -126,6 +126,8 @@ class Proof:
         if not hit:
             if any(codes):
                 raise Broken(f"{layout}: ended by itself with {codes}:\n{self._tail()}")
+            if expected is None and layout == self.options.reference:
+                self._duration = children.seconds  # the machine is busier or idler than before
             return True
         self._check_codes(codes, victims, number, clean, phase)
         after = self._intact(run)
