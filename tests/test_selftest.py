@@ -176,7 +176,7 @@ def test_a_chain_of_layouts_with_flipped_bits_is_proven(trainer):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["proven"]
-    assert result["flipped"] == result["set_aside"]
+    assert result["flipped"] == result["set_aside"] >= 1
 
 
 def tamper(run: Path) -> None:

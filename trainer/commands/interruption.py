@@ -83,12 +83,15 @@ class Proof:
             every = self.options.flip_every
             if every and since_flip >= every and self._flip(run):
                 since_flip = 0
+        if self.options.flip_every and not self.tally.flipped and self._flip(run):
+            self.tally.restarts += 1  # no restart had two checkpoints: flip the last of the run
+            self._one_start(run, unbroken=True)
         if self._flipped is not None:
             raise Broken(f"{run}: the flipped checkpoint {self._flipped} was not set aside")
         self.tally.chains += 1
         return run
 
-    def _one_start(self, run: Path) -> bool:
+    def _one_start(self, run: Path, *, unbroken: bool = False) -> bool:
         """Start the job, end it at random, check everything; return whether it is completed."""
         rng, tally = self._rng, self.tally
         # Drawn before anything is measured, so that a seed means the same on any machine.
@@ -96,7 +99,7 @@ class Proof:
         moment, everyone = rng.random(), rng.random() < 0.5
         victim = rng.randrange(layout.processes)
         victims = list(range(layout.processes)) if everyone else [victim]
-        last = tally.interruptions >= self.options.kills
+        last = unbroken or tally.interruptions >= self.options.kills
         delay = RUN_SECONDS if last else self._delay(moment)
         expected = self._intact(run)
         children = self._start(run, layout)
