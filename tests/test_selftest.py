@@ -15,7 +15,7 @@ import pytest
 from trainer.commands import selftest, witness
 from trainer.commands.children import Layout, environment
 from trainer.commands.tally import Tally, allowed_codes, report, rows
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, TrainerError
 from trainer.preemption import StopRequest
 
 SHORT = "train.epochs=3"
@@ -149,6 +149,16 @@ def test_which_exit_codes_are_accepted():
     assert allowed_codes(kill, hit=True, clean=False) == {0, -9}
     assert allowed_codes(kill, hit=False, clean=False) == {0, 75, -6}
     assert 65 not in allowed_codes(term, hit=True, clean=False)
+
+
+def test_a_program_that_changes_during_the_proof_proves_nothing(tmp_path, monkeypatch):
+    digests = iter(("before", "after"))
+    monkeypatch.setattr(witness, "program", lambda: next(digests))
+    monkeypatch.setattr(selftest.Proof, "unbroken", lambda _: tmp_path)
+    monkeypatch.setattr(selftest.Proof, "chain", lambda _: tmp_path)
+    (tmp_path / "summary.json").write_text('{"weights_sha256": "a"}')
+    with pytest.raises(TrainerError, match="changed during the proof"):
+        selftest.main(["--dir", str(tmp_path / "work")], StopRequest())
 
 
 def test_four_interruptions_are_proven(trainer, tmp_path):

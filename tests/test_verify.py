@@ -85,7 +85,8 @@ def test_an_intact_run(called, run):
         ["100", "ok", "98.77%", "0.02"],
     ]
     assert [row.index("ok") for row in rows] == [header.index("result")] * 3
-    assert rows[2].startswith(" 100  ") and rows[0].startswith("   9  ")
+    assert rows[2].startswith(" 100  ")
+    assert rows[0].startswith("   9  ")
 
 
 def test_the_checkpoints_folder_does_as_well(called, run):

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     proof = Proof(options, folder, stop, terminal)
     rounding = EVAL_ROUNDING if args.layouts else 0.0
     problems: list[str] = []
-    kept = True
+    kept, program = True, witness.program()
     try:
         terminal.note(f"unbroken run on {options.reference} in {folder}")
         unbroken = proof.unbroken()
@@ -69,6 +69,11 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         while not problems and (not proof.tally.chains or proof.tally.interruptions < args.kills):
             broken = proof.chain()
             got = witness.summary(broken).get("weights_sha256")
+            if witness.program() != program:
+                raise TrainerError(
+                    "the trainer's own files were changed during the proof, so it proves nothing: "
+                    "start it again, from a copy that nobody changes"
+                )
             found = witness.differences(unbroken, broken, rounding)
             problems = [f"{broken.name}: {line}" for line in found]
             verdict = "NOT equal" if problems else "equal"

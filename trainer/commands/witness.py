@@ -5,6 +5,7 @@ Reads the files of the contract alone; nothing here imports jax.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -20,6 +21,16 @@ COMMIT_FILE = "commit_success.txt"  # orbax writes it last
 COMPARED = ("steps", "test_loss", "test_accuracy", "weights_sha256")
 CLOCKED = ("time", "examples_per_second")  # what may differ between two runs of the same bits
 PHASES = ("start-up", "restore", "compile", "training", "saving")
+
+
+def program() -> str:
+    """Return a digest of the trainer's own files: another program may round in another way."""
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for folder, kind in ((package, "*.py"), (package, "*.yaml"), (package.parent / "conf", "*")):
+        for path in sorted(path for path in folder.rglob(kind) if path.is_file()):
+            digest.update(f"{path}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def committed(run: Path) -> list[int]:
