@@ -1,5 +1,6 @@
 """A checkpoint comes back bit for bit, or not at all."""
 
+import gc
 import os
 
 import jax
@@ -28,7 +29,8 @@ def opened(tmp_path):
         )
 
     opener.warnings, opener.folder = warnings, tmp_path / "checkpoints"
-    return opener
+    yield opener
+    gc.collect()  # here, where the coroutines that orbax left behind are no news
 
 
 def assert_equal(a, b):

@@ -1,5 +1,6 @@
 """Whatever happens to the files of a checkpoint: it comes back bit for bit, or is set aside."""
 
+import gc
 import random
 import shutil
 
@@ -72,6 +73,7 @@ def restore_after(pristine, tmp_path):
 
     with checkpoints:
         yield restore
+    gc.collect()  # here, where the coroutines left behind are no news
 
 
 def files_of(folder):
@@ -96,7 +98,7 @@ def test_no_flipped_bit_is_restored(restore_after, pristine):
             (folder / name).write_bytes(data)
 
         outcomes.append(restore_after(flip))
-    # Orbax keeps each array twice, and reads only one of the two: flips in the other are harmless.
+    # Not every byte matters: some files and regions are never read back.
     assert set(outcomes) == {"intact", "set aside"}
 
 

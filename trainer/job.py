@@ -87,7 +87,7 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
                 end(str(error))
             except Exception as error:
                 first_line = (str(error) or type(error).__name__).splitlines()[0]
-                if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+                if jax.process_count() > 1 and _from_a_collective(error):
                     code = PeerLost.exit_code
                     end(f"lost {peers.blame()} ({first_line}): run the same command again")
                 else:
@@ -104,6 +104,11 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
             sys.stderr.flush()
             os._exit(code)
     return code
+
+
+def _from_a_collective(error: Exception) -> bool:
+    """Return whether an error came out of the communication between processes."""
+    return isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
 
 
 def _take_place(config: Config, experiment: str, stop: StopRequest, stack: ExitStack) -> Place:
