@@ -74,15 +74,21 @@ def everything(folder):
     }
 
 
+def megabytes(run, step):
+    """The size of a checkpoint, as a person reads it."""
+    files = (run / "checkpoints" / str(step)).rglob("*")
+    return f"{sum(path.stat().st_size for path in files if path.is_file()) / 1e6:.2f}"
+
+
 def test_an_intact_run(called, run):
     code, out, _ = called(run)
     assert code == 0
     header, *rows = out.splitlines()
     assert header.split() == ["step", "result", "test", "accuracy", "MB", "saved", "at"]
     assert [row.split()[:4] for row in rows] == [
-        ["9", "ok", "-", "0.02"],
-        ["10", "ok", "90.00%", "0.02"],
-        ["100", "ok", "98.77%", "0.02"],
+        ["9", "ok", "-", megabytes(run, 9)],
+        ["10", "ok", "90.00%", megabytes(run, 10)],
+        ["100", "ok", "98.77%", megabytes(run, 100)],
     ]
     assert [row.index("ok") for row in rows] == [header.index("result")] * 3
     assert rows[2].startswith(" 100  ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 
@@ -15,6 +16,8 @@ def main() -> None:
     """Run what the command line says and exit with a documented code."""
     stop = StopRequest()
     stop.install()  # before the imports below, which take a second
+    for name in ("absl", "asyncio"):  # through which orbax logs what it raises as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     command, arguments = "train", sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:
         command, *arguments = arguments

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +67,6 @@ def _whole(name: str, value: str | int | None) -> int:
 
 def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
     """Set jax's process-wide options, before anything is computed."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it raises as well
     if run.legacy_prng:
         jax.config.update("jax_threefry_partitionable", False)
     if compilation_cache_dir is not None:
