@@ -56,10 +56,11 @@ class Optimizer(NamedTuple):
 
 
 class Shards(NamedTuple):
-    """Into how many parts a batch is cut for parallel.virtual_shards."""
+    """How a batch is cut: over the devices, and for parallel.virtual_shards."""
 
     total: int | None  # None: not at all
     local: int  # on each device
+    axis: str | None  # of the mesh, to add up over; None: there is one device
 
 
 class Feed(NamedTuple):
@@ -116,29 +117,38 @@ def batch_sums(
     return loss, Sums(loss, jnp.sum(hits * valid), jnp.sum(valid))
 
 
+def _sum_over_devices(tree: Any, shards: Shards) -> Any:
+    """Add up over the devices. XLA would copy all of it for a single one: there, do nothing."""
+    return tree if shards.axis is None else lax.psum(tree, shards.axis)
+
+
 def _reduced_gradients(
     weights: model.Weights, feed: Feed, objective: Objective, shards: Shards
 ) -> tuple[model.Weights, Sums, jax.Array]:
     """Sum the gradients, the sums and the votes over all devices: the one all-reduce of a step."""
-    # Differentiated as this device's own copy: with respect to shared weights, jax would add the
-    # gradients up over the devices by itself, and the sum below would count them N times.
-    weights = lax.pcast(weights, AXIS, to="varying")
+    if shards.axis is not None:
+        # Differentiated as this device's own copy: with respect to shared weights, jax would add
+        # the gradients up over the devices by itself, and the sum below would count them N times.
+        weights = lax.pcast(weights, shards.axis, to="varying")
     gradient = jax.grad(batch_sums, has_aux=True)
     votes = jnp.sum(feed.stop.astype(jnp.float32))
     if shards.total is None:
         gradients, sums = gradient(weights, feed.batch, objective)
-        return lax.psum((gradients, sums, votes), AXIS)
+        return _sum_over_devices((gradients, sums, votes), shards)
     # Each shard's sums go into a row of their own, all other rows are zero: adding the devices up
     # is exact. Then the rows are added in a fixed order, whatever the devices.
     rows = jax.tree.map(lambda x: x.reshape(shards.local, -1, *x.shape[1:]), feed.batch)
     each = lax.map(lambda batch: gradient(weights, batch, objective), rows)
-    first = lax.axis_index(AXIS) * shards.local
 
     def spread(x: jax.Array) -> jax.Array:
-        empty = lax.pcast(jnp.zeros((shards.total, *x.shape[1:]), x.dtype), AXIS, to="varying")
-        return lax.dynamic_update_slice_in_dim(empty, x, first, axis=0)
+        if shards.axis is None:
+            return x
+        empty = jnp.zeros((shards.total, *x.shape[1:]), x.dtype)
+        first = lax.axis_index(shards.axis) * shards.local
+        varying = lax.pcast(empty, shards.axis, to="varying")
+        return lax.dynamic_update_slice_in_dim(varying, x, first, axis=0)
 
-    each, votes = lax.psum((jax.tree.map(spread, each), votes), AXIS)
+    each, votes = _sum_over_devices((jax.tree.map(spread, each), votes), shards)
     gradients, sums = jax.tree.map(lambda x: reduce(jnp.add, list(x)), each)
     return gradients, sums, votes
 
@@ -201,10 +211,14 @@ def make_train_step(
         virtual_shards: add up the gradients of so many parts of the batch in a fixed order, for
             the same bits on any number of devices that divides it; None: one part a device.
     """
-    shards = Shards(virtual_shards, (virtual_shards or mesh.size) // mesh.size)
+    local = (virtual_shards or mesh.size) // mesh.size
+    shards = Shards(virtual_shards, local, AXIS if mesh.size > 1 else None)
 
     def steps(state: TrainState, feed: Feed) -> tuple[TrainState, Reduced]:
         return lax.scan(partial(_one_step, objective, optimizer, shards), state, feed)
+
+    if mesh.size == 1:
+        return jax.jit(steps, donate_argnums=0)
 
     whole, rows = PartitionSpec(), PartitionSpec(None, AXIS)
     if method == "shard_map":
