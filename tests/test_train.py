@@ -115,7 +115,7 @@ def test_stopped_and_started_again_it_ends_with_the_same_bits(trainer, tmp_path,
 
 @pytest.mark.parametrize("delay", [0.15, 0.5, 1.0, 1.5, 2.0, 2.5])
 def test_ctrl_c_at_any_moment_ends_promptly_without_a_stack_trace(trainer, tmp_path, delay):
-    process = trainer.start(*LONG, "run.dir=run")
+    process = trainer.start(*LONG, "run.dir=run", "train.epochs=1000")
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=15)
