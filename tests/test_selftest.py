@@ -18,6 +18,8 @@ from trainer.commands.tally import Tally, allowed_codes, report, rows
 from trainer.errors import ConfigError, TrainerError
 from trainer.preemption import StopRequest
 
+pytestmark = pytest.mark.slow
+
 SHORT = "train.epochs=2"
 
 
