@@ -105,7 +105,7 @@ def batch_sums(
 
     Returns the summed loss, to be differentiated, and all sums, scalars.
     """
-    images, labels, mask = batch
+    images, labels, mask = (jnp.asarray(part) for part in batch)
     scale = jnp.float32(1 / objective.pixel_std)
     pixels = (images.astype(jnp.float32) - jnp.float32(objective.pixel_mean)) * scale
     targets = jax.nn.one_hot(labels, objective.num_classes, dtype=jnp.float32)
