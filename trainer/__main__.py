@@ -18,6 +18,7 @@ def main() -> None:
     stop.install()  # before the imports below, which take a second
     for name in ("absl", "asyncio"):  # through which orbax logs what it raises as well
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _tell
     command, arguments = "train", sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:
         command, *arguments = arguments
@@ -28,6 +29,16 @@ def main() -> None:
         code = error.exit_code
     stop.ignore()
     sys.exit(code)
+
+
+def _tell(unraisable: sys.UnraisableHookArgs) -> None:
+    """Print an error that nobody can catch, unless it only echoes one that orbax has raised.
+
+    After a read or write has failed, other threads still report to the event loop that orbax ran
+    it on, and each finds the loop closed.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":
