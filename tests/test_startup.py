@@ -48,6 +48,15 @@ def test_one_number_given_twice_is_refused(trainer):
         assert "say they are the same process" in err
 
 
+def test_processes_with_other_options_are_refused(trainer, tmp_path):
+    where = address()
+    options = [f"optim.lr={lr}" for lr in (0.1, 0.2)]
+    started = [trainer.start(*CLUSTER, options[i], **variables(2, i, where)) for i in (0, 1)]
+    for code, err in ends(started):
+        assert code == 78, err
+        assert "process 1 was started with other options" in err
+
+
 def test_gpus_that_are_not_there_are_refused(trainer):
     done = trainer("+experiment=smoke", "run.dir=run", "cluster.gpus_per_process=2")
     assert done.returncode == 78
