@@ -44,7 +44,7 @@ def finish(process):
 
 
 def test_two_processes_train_one_run(local, tmp_path):
-    code, out, err = finish(local("2", "+experiment=smoke", "run.dir=run"))
+    code, _, err = finish(local("2", "+experiment=smoke", "run.dir=run"))
     assert code == 0, err
     assert "[0] 2 processes" in err
     assert "test accuracy" in err
