@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -48,7 +49,11 @@ def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": redact(sys.orig_argv),
         "git": _git(Path(__file__).resolve().parent.parent),
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{p: _version(p) for p in _PACKAGES},
+            "trainer's source": _source(),
+        },
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "cpu": {"model": _cpu_model(), "count": os.cpu_count(), "usable": _usable_cpus()},
@@ -75,6 +80,15 @@ def redact(arguments: Sequence[str]) -> list[str]:
         shown.append(_HIDDEN if hide else _URL_LOGIN.sub(f"://{_HIDDEN}@", text))
         hide = _SECRET_OPTION.fullmatch(argument) is not None
     return shown
+
+
+def _source() -> str:
+    """Return a digest of the trainer's own modules, short: with others the bits may differ."""
+    package = Path(__file__).resolve().parent
+    contents = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        contents.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return contents.hexdigest()[:16]
 
 
 def _git(checkout: Path) -> dict[str, Any] | None:
