@@ -1,8 +1,8 @@
 """The image's health check: does the run that is open in this container move?
 
-Ends with 0 when it does, when it has ended, and where there is nothing to watch: while the trainer starts, for
-other commands, and in processes that do not write the run directory. Ends with 1 when the first process of
-the run has counted no step for TRAINER_HEALTH_SECONDS.
+Ends with 1 when the process that writes the run directory has counted no step for
+TRAINER_HEALTH_SECONDS. Ends with 0 when it has, and where there is nothing to watch: while the
+trainer starts, for its other commands, and in the other processes of a run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def open_runs() -> set[Path]:
     held = set()
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            target = Path(os.readlink(link))
+            target = link.readlink()
         except OSError:  # it has ended, or it is not ours to look into
             continue
         if target.name == "run.lock":
@@ -29,7 +29,7 @@ def open_runs() -> set[Path]:
 
 
 def idle_seconds(run: Path) -> float:
-    """Return for how long a run has not moved: the account of its seconds is kept every few steps."""
+    """Return for how long a run has not moved; its account of seconds follows the steps."""
     times = [(run / "run.lock").stat().st_mtime]
     if (run / "goodput.json").exists():
         times.append((run / "goodput.json").stat().st_mtime)

@@ -37,9 +37,14 @@ class Engine:
 
     def __init__(self, folder):
         self.folder = folder
+        self._started = []
+        # In memory, where there is enough of it: 100,000 small files are written and deleted.
+        memory = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+        if int(memory[1]) > 8 * 2**20:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=700", "tmpfs", folder])
         store = ["--root", folder / "root", "--runroot", folder / "run"]
         self._store = [*store, "--storage-driver", "overlay"]
-        # Neither of podman's usual ways is sure to work inside a container: crun, and systemd's cgroups.
+        # Podman's defaults, crun and systemd, are not sure to work where this is a container too.
         self._podman = ["podman", *self._store, "--runtime", "runc", "--cgroup-manager=cgroupfs"]
 
     def podman(self, *arguments):
@@ -78,7 +83,7 @@ class Engine:
         packed.unlink()
 
     def build(self, target, image, **arguments):
-        """Build a target of docker/Dockerfile as `docker build` would, with this machine's pip settings."""
+        """Build a target of docker/Dockerfile with the pip settings of this machine."""
         command = ["buildah", *self._store, "bud", "--isolation", "chroot", "--format", "docker"]
         command += ["--layers=false", "--target", target, "--tag", image]
         command += ["--file", ROOT / "docker/Dockerfile", "--ignorefile", ROOT / ".dockerignore"]
@@ -95,11 +100,17 @@ class Engine:
         hardened += ["--security-opt=no-new-privileges"]
         here = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096", "--no-healthcheck"]
         command = [*self._podman, "run", "--rm", *hardened, *here, *options, image, *arguments]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._started.append(process)
+        return process
 
     def close(self):
         """End what runs, and leave nothing behind."""
         self.podman("rm", "--all", "--force", "--time=0")
+        for process in self._started:
+            process.communicate()
         mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
         for place in reversed(mounts):
             if Path(place).is_relative_to(self.folder):
@@ -107,9 +118,12 @@ class Engine:
         shutil.rmtree(self.folder)
 
     def _pip_mounts(self):
-        """Write pip's settings here as a file for the build, and mount the local files they name."""
+        """Make a file of this machine's pip settings; return it and the files it names."""
         listed = subprocess.run(
-            [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "pip", "config", "list"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         settings = {}
         for section in ("global.", "install.", ":env:."):  # the later wins

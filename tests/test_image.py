@@ -101,13 +101,13 @@ def volume(machine):
     return "--volume=runs:/runs", Path(place)
 
 
-def end(process, timeout=60):
+def end(process, timeout=120):
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out + err
 
 
 def wait_for_step(run, step, process):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     metrics = run / "metrics.jsonl"
     while True:
         lines = metrics.read_text().splitlines() if metrics.exists() else []
@@ -130,7 +130,7 @@ def test_the_image_holds_what_it_needs_and_nothing_else(machine, image):
     assert config["User"] == f"{USER}:{USER}"
     assert config["Entrypoint"][0] == "tini"
     assert config["Volumes"] == {"/runs": {}}
-    assert config["Healthcheck"]["Test"][0] == "CMD"
+    assert machine.inspect(image)["Healthcheck"]["Test"][:2] == ["CMD", "python"]
     assert config["Labels"]["org.opencontainers.image.title"] == image
     root = Path(machine.must("image", "mount", image))
     bins = [root / name for name in ("usr/bin", "usr/sbin", "usr/local/bin", "opt/venv/bin")]
@@ -174,13 +174,11 @@ def test_the_smoke_experiment_runs_as_nobody_special(machine, volume):
 def test_it_saves_when_told_to_stop_and_goes_on_when_started_again(machine, volume):
     option, runs = volume
     job = ("+experiment=smoke", "run.name=b", "train.epochs=100000")
-    config = machine.inspect("trainer")["Config"]
-    saved = []
-    for start in (1, 2):
-        name = f"start{start}"
+    health = machine.inspect("trainer")["Healthcheck"]["Test"][1:]
+    saved = [0]
+    for name in ("first", "second"):
         process = machine.run("trainer", *job, options=[option, f"--name={name}"])
-        wait_for_step(runs / "smoke/b", 200 * start, process)
-        health = config["Healthcheck"]["Test"][1:]
+        wait_for_step(runs / "smoke/b", saved[-1] + 200, process)
         healthy = machine.podman("exec", name, *health)
         assert (healthy.returncode, "/runs/smoke/b: " in healthy.stdout) == (0, True), healthy
         stuck = machine.podman("exec", "--env=TRAINER_HEALTH_SECONDS=-1", name, *health)
@@ -192,10 +190,10 @@ def test_it_saves_when_told_to_stop_and_goes_on_when_started_again(machine, volu
         assert code == 75, told
         summary = summary_of(runs / "smoke/b")
         assert summary["status"] == "preempted"
-        assert summary["resumed_from_step"] == (saved[-1] if saved else None)
+        assert summary["resumed_from_step"] == (saved[-1] or None)
         saved.append(summary["steps"])
         assert (runs / f"smoke/b/checkpoints/{summary['steps']}").is_dir()
-    assert saved[1] > saved[0]
+    assert saved == sorted({*saved})
 
 
 @pytest.mark.slow
@@ -220,13 +218,15 @@ def test_an_abort_keeps_its_exit_code(machine):
 def test_tensorboard_shows_the_runs_of_the_volume(machine, volume):
     option, runs = volume
     if not (runs / "smoke/a").exists():
-        assert end(machine.run("trainer", "+experiment=smoke", "run.name=a", options=[option]))[0] == 0
+        assert (
+            end(machine.run("trainer", "+experiment=smoke", "run.name=a", options=[option]))[0] == 0
+        )
     options = [f"{option}:ro", "--name=board"]
     process = machine.run("trainer-dashboard", options=options)
-    health = machine.inspect("trainer-dashboard")["Config"]["Healthcheck"]["Test"][1:]
+    health = machine.inspect("trainer-dashboard")["Healthcheck"]["Test"][1:]
     address = "http://127.0.0.1:6006/data/runs"
     ask = f"import urllib.request as u; print(u.urlopen({address!r}).read().decode())"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         shown = machine.podman("exec", "board", "python", "-c", ask)
         if shown.returncode == 0 and "smoke/a/tensorboard" in json.loads(shown.stdout):
