@@ -94,10 +94,13 @@ def _source() -> str:
 def _git(checkout: Path) -> dict[str, Any] | None:
     """Return {"revision", "dirty"}; None outside a checkout, or where git cannot tell.
 
-    Files that git does not know count as dirty: a module among them may have been used.
+    Files that git does not know count as dirty: a module among them may have been used. Where the
+    code is no checkout, an image says in TRAINER_REVISION what it was built from.
     """
     if not (checkout / ".git").exists():  # else a repository around site-packages would answer
-        return None
+        told = os.environ.get("TRAINER_REVISION")
+        revision = (told or "").removesuffix("-dirty")
+        return {"revision": revision, "dirty": told != revision} if told else None
     try:
         status = subprocess.run(
             ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch"],
