@@ -20,7 +20,11 @@ LAYERS = [
         "meter",
         "transfer",
         "watchdog",
+        "slurm",
     },
+    {"topology"},
+    {"reception"},
+    {"meeting"},
     {
         "cluster",
         "mesh",

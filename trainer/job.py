@@ -28,6 +28,7 @@ from trainer.loop import Place, Run
 from trainer.peers import Peers
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
+from trainer.topology import resolve
 from trainer.watchdog import Watchdog
 
 
@@ -113,9 +114,9 @@ def _from_a_collective(error: Exception) -> bool:
 
 def _take_place(config: Config, experiment: str, stop: StopRequest, stack: ExitStack) -> Place:
     """Join the other processes, and claim the run directory for this job."""
-    topology = cluster.resolve(config.cluster, os.environ)
+    topology = resolve(config.cluster, os.environ)
     cluster.configure(config.run, config.train.compilation_cache_dir)
-    cluster.connect(topology, config.cluster)
+    cluster.connect(topology, config.cluster, stop)
     stop.install()  # jax may have taken the signals away
     batch_size = config.train.global_batch_size
     mesh = meshes.make_mesh(config.parallel.devices)
@@ -124,6 +125,7 @@ def _take_place(config: Config, experiment: str, stop: StopRequest, stack: ExitS
     chief = topology.process_id == 0  # the one process that writes
 
     def claim() -> str | None:
+        cluster.check_gpus(topology)
         if not chief:
             return None
         directory = rundir.choose(config.run, experiment)
