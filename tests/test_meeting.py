@@ -121,9 +121,12 @@ def test_a_used_port_is_passed_over():
 
 def test_two_jobs_at_the_same_ports_do_not_mix():
     ports = free_port(), free_port()
-    guests = [Guest(topology(i, 2, *ports, attempt=job)) for job in ("a", "b") for i in (0, 1)]
-    results = [guest.end().result for guest in guests]
-    assert results[0] == results[1] != results[2] == results[3]
+    hosts = [Guest(topology(0, 2, *ports, attempt=job)) for job in ("a", "b")]
+    time.sleep(0.5)  # the first to end would leave its port to the other
+    guests = [Guest(topology(1, 2, *ports, attempt=job)) for job in ("b", "a")]
+    b, a = (guest.end().result for guest in guests)
+    assert [host.end().result for host in hosts] == [a, b]
+    assert a != b
 
 
 def test_a_port_that_stays_used_is_named():

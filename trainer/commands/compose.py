@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainer import config as trainer_config
 from trainer.config import Config
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, TrainerError
 
 
 class Job(NamedTuple):
@@ -49,7 +49,9 @@ def compose(arguments: Sequence[str]) -> list[Job]:
     try:
         main(task)()
         return [_job(cfg, hydra_config) for cfg, hydra_config in composed]
-    except (HydraException, OmegaConfBaseException) as error:
+    except TrainerError:
+        raise
+    except Exception as error:  # Hydra does not always raise errors of its own
         raise ConfigError(_explain(error)) from None
     except SystemExit as stop:  # Hydra's parser has printed what it does not know
         if stop.code:
@@ -74,7 +76,8 @@ def _job(cfg: DictConfig, hydra_config: DictConfig) -> Job:
 
 def _explain(error: Exception) -> str:
     """Say what Hydra or OmegaConf found wrong, with the nearest real name."""
-    causes = [e for e in _causes(error) if isinstance(e, HydraException | OmegaConfBaseException)]
+    known = (HydraException, OmegaConfBaseException)
+    causes = [e for e in _causes(error) if isinstance(e, known)] or [error]
     texts = [re.split(r"\n\s*full_key|\nConfig search path", str(e))[0].strip() for e in causes]
     text = "\n".join(dict.fromkeys(t for t in texts if t and t != "None" and "$VALUE" not in t))
     key = next((str(k) for e in causes if (k := getattr(e, "full_key", None))), "")
