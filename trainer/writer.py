@@ -63,6 +63,7 @@ class Writer:
         self,
         resume_step: int | None,
         meaning: Mapping[str, Any],
+        objective: Mapping[str, Any],
         record: Mapping[str, str],
         devices: list[str],
     ) -> None:
@@ -71,10 +72,12 @@ class Writer:
         Args:
             resume_step: where the run goes on; None: it is new.
             meaning: of the configuration (see resume.py), for the checkpoints.
+            objective: what a model is besides its weights (see step.py), for the checkpoints.
             record: file name -> text, for .hydra/.
             devices: a line for each.
         """
         self._meaning = meaning
+        self._objective = objective
         self._facts = environment.collect(devices, jax.process_count())
         rundir.describe(self._directory, record, self._facts)
         self.tracker = self._stack.enter_context(
@@ -94,6 +97,7 @@ class Writer:
             host = jax.tree.map(np.array, jax.device_get(state))  # copied: the state is donated
             record = {
                 "meaning": dict(self._meaning),
+                "objective": dict(self._objective),
                 "config": dataclasses.asdict(self._config),
                 "versions": self._facts["versions"],
                 "progress": progress,
