@@ -34,6 +34,17 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add --data, which says what to test on."""
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        type=Path,
+        help="test on the images t10k-images-idx3-ubyte and labels t10k-labels-idx1-ubyte, packed "
+        "or not, in this folder; left out: on the data set of the run",
+    )
+
+
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace | None:
     """Return the arguments; None where --help has answered.
 
