@@ -9,7 +9,8 @@ from importlib import import_module
 from trainer.errors import TrainerError
 from trainer.preemption import StopRequest
 
-COMMANDS = ("verify", "selftest")  # each a module of trainer.commands with main(arguments, stop)
+COMMANDS = ("export", "predict", "runs", "selftest", "verify")
+# each a module of trainer.commands with main(arguments, stop)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
+    "python",
     "trainer",
     "jax",
     "jaxlib",
@@ -49,11 +50,7 @@ def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": redact(sys.orig_argv),
         "git": _git(Path(__file__).resolve().parent.parent),
-        "versions": {
-            "python": platform.python_version(),
-            **{p: _version(p) for p in _PACKAGES},
-            "trainer's source": _source(),
-        },
+        "versions": {**versions(_PACKAGES), "trainer's source": _source()},
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "cpu": {"model": _cpu_model(), "count": os.cpu_count(), "usable": _usable_cpus()},
@@ -121,9 +118,14 @@ def _git(checkout: Path) -> dict[str, Any] | None:
     }
 
 
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """Return the installed version of each package, and of python; None: not installed."""
+    return {package: _version(package) for package in packages}
+
+
 def _version(package: str) -> str | None:
     try:
-        return version(package)
+        return platform.python_version() if package == "python" else version(package)
     except PackageNotFoundError:
         return None
 

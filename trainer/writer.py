@@ -65,6 +65,7 @@ class Writer:
         resume_step: int | None,
         versions: Mapping[str, Any],
         meaning: Mapping[str, Any],
+        objective: Mapping[str, Any],
         record: Mapping[str, str],
         devices: list[str],
     ) -> None:
@@ -74,10 +75,12 @@ class Writer:
             resume_step: where the run goes on; None: it is new.
             versions: that it was saved with there; empty: it is new.
             meaning: of the configuration (see resume.py), for the checkpoints.
+            objective: what a model is besides its weights (see step.py), for the checkpoints.
             record: file name -> text, for .hydra/.
             devices: a line for each.
         """
         self._meaning = meaning
+        self._objective = objective
         self._facts = environment.collect(devices, jax.process_count())
         changed = differences(versions, self._facts["versions"]) if versions else []
         if changed:
@@ -103,6 +106,7 @@ class Writer:
             host = jax.tree.map(np.array, jax.device_get(state))  # copied: the state is donated
             record = {
                 "meaning": dict(self._meaning),
+                "objective": dict(self._objective),
                 "config": dataclasses.asdict(self._config),
                 "config_sha256": digest.of_json(dataclasses.asdict(self._config)),
                 "versions": self._facts["versions"],
