@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 
 import pytest
 from manifests import K8S, one, overlay_of
@@ -37,12 +36,21 @@ def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "claims").mkdir()
 
-    def make(name: str, overlay: str, **arguments):
+    def make(name: str, overlay: str, pods: int | None = None, **arguments):
         path = "/spec/template/spec/containers/0/args"
         changes = [
             {"op": "replace", "path": f"{path}/0", "value": "+experiment=smoke"},
-            {"op": "add", "path": f"{path}/-", "value": "train.epochs=4"},
+            {"op": "add", "path": f"{path}/-", "value": "train.epochs=6"},
+            {"op": "add", "path": f"{path}/-", "value": "train.global_batch_size=200"},
         ]
+        if pods:
+            name_of_number = "/spec/template/spec/containers/0/env/0"
+            changes += [
+                {"op": "replace", "path": "/spec/completions", "value": pods},
+                {"op": "replace", "path": "/spec/parallelism", "value": pods},
+                {"op": "test", "path": f"{name_of_number}/name", "value": "JAX_NUM_PROCESSES"},
+                {"op": "replace", "path": f"{name_of_number}/value", "value": str(pods)},
+            ]
         rendered = overlay_of(
             folder / f"overlay-{name}",
             K8S / "overlays" / overlay,
@@ -67,7 +75,7 @@ def weights(late):
     """Return what the weights of the job without a failure are."""
 
     def wait() -> str:
-        late.wait(180)
+        late.wait(300)
         assert late.status == "succeeded", late.told()
         return late.summary()["weights_sha256"]
 
@@ -75,12 +83,12 @@ def weights(late):
 
 
 def check_resumed(run, weights):
-    run.wait(150)
+    run.wait(240)
     assert run.status == "succeeded", run.told()
     summary = run.summary()
     assert summary["status"] == "completed"
     assert summary["processes"] == 4
-    assert summary["resumed_from_step"] >= 63  # the end of the first epoch
+    assert summary["resumed_from_step"] >= 20  # the end of the first epoch
     assert summary["weights_sha256"] == weights()
 
 
@@ -90,35 +98,36 @@ def ends(run, what):
 
 def test_a_killed_pod_is_replaced_and_the_run_resumes(start, late, weights):
     with start("killed", "cpu") as run:
-        run.wait(90, lambda: run.step() >= 70)
+        run.wait(180, lambda: run.step() >= 40)
         run.pods[3].process.kill()
-        run.wait(30, lambda: len(run.ended) == 4)
-        assert ends(run, "Count") == {0: 75, 1: 75, 2: 75, 3: 137}, run.told()
+        run.wait(60, lambda: len(run.ended) == 4)
+        codes = ends(run, "Count")
+        assert codes.pop(3) == 137
+        # A peer that vanishes between two messages can make gloo itself abort.
+        assert {*codes.values()} <= {75, 134}, run.told()
+        assert len(codes) == 3
         check_resumed(run, weights)
 
 
-def test_a_preempted_pod_uses_nothing_up_and_the_run_resumes(start, late, weights):
-    with start("preempted", "cpu") as run:
-        run.wait(90, lambda: run.step() >= 70)
-        run.evict(2)
-        run.wait(30, lambda: len(run.ended) == 4)
-        assert ends(run, "Count") == {0: 75, 1: 75, 3: 75}, run.told()
-        assert ends(run, "Ignore") == {2: 75}
+def test_a_preempted_pod_uses_nothing_up_and_all_save(start, late):
+    with start("preempted", "cpu", pods=2) as run:
+        run.wait(180, lambda: run.step() >= 40)
+        run.evict(1)
+        run.wait(60, lambda: len(run.ended) == 2)
+        assert ends(run, "Count") == {0: 75}, run.told()
+        assert ends(run, "Ignore") == {1: 75}
         assert run.summary()["status"] == "preempted"
-        check_resumed(run, weights)
+        assert run.summary()["steps"] >= 40
 
 
 def test_a_cut_link_ends_the_others_and_the_run_resumes(start, late, weights):
     with start("cut", "cpu") as run:
-        run.wait(90, lambda: run.step() >= 70)
-        cut = time.monotonic()
+        run.wait(180, lambda: run.step() >= 40)
         run.network.cut(run.pods[2].link)
         run.wait(HEARTBEAT + 30, lambda: len(run.ended) == 4)
-        assert time.monotonic() - cut < HEARTBEAT + 15, run.told()
-        codes = ends(run, "Count")
-        assert codes.pop(2) in (75, 134), run.told()  # alone, it may be jax that gives up first
-        assert codes == {0: 75, 1: 75, 3: 75}, run.told()
+        assert ends(run, "Count") == {0: 75, 1: 75, 2: 75, 3: 75}, run.told()
         assert "lost process 2 (host train-cut-2" in run.summary()["error"]
+        assert "lost process 0, which cannot be reached from here" in run.told()
         check_resumed(run, weights)
 
 
