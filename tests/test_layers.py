@@ -62,7 +62,7 @@ LAYERS = [
     {"resume", "assess", "exporting"},
     {"writer", "onnx_file"},
     {"loop"},
-    {"job"},
+    {"job", "checks"},
     {"commands"},
     {"__main__"},
 ]
