@@ -125,7 +125,7 @@ def load(
             raise
         if not offline_fallback:
             files = "".join(f"\n      {file}.gz" for file in FILES)
-            raise DataError(
+            raise Missing(
                 f"MNIST was not found: {missing}\n"
                 "Three ways out:\n"
                 f"  put these four files, packed or not, into {folder}:{files}\n"
