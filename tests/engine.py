@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -27,9 +28,8 @@ def missing():
 
 def debian():
     """Return the code name of this machine's Debian release, or None."""
-    release = Path("/etc/os-release").read_text()
-    found = re.search(r"^VERSION_CODENAME=(\w+)$", release, re.MULTILINE)
-    return found[1] if found and "\nID=debian" in f"\n{release}" else None
+    release = platform.freedesktop_os_release()
+    return release.get("VERSION_CODENAME") if release["ID"] == "debian" else None
 
 
 class Engine:
