@@ -40,8 +40,8 @@ class Engine:
         self._started = []
         # In memory, where there is enough of it: 100,000 small files are written and deleted.
         memory = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
-        if int(memory[1]) > 8 * 2**20:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=755", "tmpfs", folder])
+        if int(memory[1]) > 10 * 2**20:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8g,mode=755", "tmpfs", folder])
         scratch = folder / "tmp"
         scratch.mkdir()
         self._environ = {**os.environ, "TMPDIR": str(scratch)}
