@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import lines, plot, report
-from benchmarks.bench import Bench, Settings
+from benchmarks.bench import FAILED, Bench, Settings
 from benchmarks.processes import Failed
 from benchmarks.progress import Progress
 from trainer.atomic import write_json
@@ -27,7 +28,8 @@ SECTIONS = ("rivals", "batch", "data", "startup", "overhead", "target", "scaling
 def main() -> int:
     """Measure what the command line asks for; return the exit code."""
     options = parse(sys.argv[1:])
-    settings = Settings(options.quick, options.rounds or (1 if options.quick else 3), options.data)
+    rounds = options.rounds or (1 if options.quick else 3)
+    settings = Settings(options.quick, rounds, options.overrides)
     out: Path = options.out or Path("runs/bench") / time.strftime("%Y-%m-%d_%H-%M-%S")
     console = Console(width=None if sys.stdout.isatty() else 160)
     progress = Progress(console)
@@ -36,13 +38,16 @@ def main() -> int:
         print(f"error: --out {out} holds figures of other settings: name another", file=sys.stderr)
         return 78
     began = time.monotonic()
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        progress.say(f"The machine is busy (load {load:.1f}): figures will be worse than they are")
     with tempfile.TemporaryDirectory(prefix="trainer-bench-") as folder:
         try:
             bench = Bench(settings, Path(folder), options.torch_python, progress)
         except Failed as failure:
             print(f"error: the trainer does not run here: {failure}", file=sys.stderr)
             return 69
-        machine = bench.machine
+        machine = {**bench.machine, "load": load}
         write_json(out / "machine.json", machine)
         progress.say(describe(machine))
         for number, name in enumerate(options.sections, 1):
@@ -59,7 +64,8 @@ def main() -> int:
     drawn = plot.draw(found, out / "bench.png")
     minutes = (time.monotonic() - began) / 60
     progress.say(f"{minutes:.1f} minutes; {out / 'bench.json'}{drawn}")
-    return 0
+    told = [line["left_out"] for section in found.values() for line in section["lines"]]
+    return 70 if any(reason.startswith(FAILED) for reason in told) else 0
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -67,15 +73,28 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round, less of everything")
     parser.add_argument(
-        "--sections", type=section_names, default=list(SECTIONS), metavar="A,B,...",
+        "--sections",
+        type=section_names,
+        default=list(SECTIONS),
+        metavar="A,B,...",
         help=f"of {', '.join(SECTIONS)}",
     )
     parser.add_argument("--rounds", type=positive, help="of every measurement (3; --quick: 1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="of the results (runs/bench/TIME)")
-    parser.add_argument("--data", metavar="DIR", help="the folder of the four MNIST files")
-    parser.add_argument("--torch-python", default=sys.executable, metavar="PATH",
-                        help="a Python that has torch and numpy")
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--torch-python",
+        default=sys.executable,
+        metavar="PATH",
+        help="a Python that has torch and numpy",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=["data.offline_fallback=true"],
+        metavar="OPTION=VALUE",
+        help="of the trainer, like data.root=DIR (data.offline_fallback=true)",
+    )
+    options = parser.parse_intermixed_args(arguments)
     if shutil.which(options.torch_python) is None:
         parser.error(f"--torch-python {options.torch_python}: no such program")
     return options
@@ -123,4 +142,8 @@ def collect(out: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("stopped; with --out, the sections that are done are not measured again")
+        sys.exit(130)

@@ -19,6 +19,7 @@ from trainer.commands.children import Layout, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = Layout(1, 1)
+FAILED = "failed: "  # begins the reason why something was left out that should have worked
 
 Result = dict[str, Any]  # JSON; {"left_out": reason} where a measurement was not possible
 
@@ -28,7 +29,7 @@ class Settings(NamedTuple):
 
     quick: bool
     rounds: int
-    data: str | None  # a folder of the four MNIST files; None: where the trainer finds them
+    overrides: list[str]  # of the trainer's options, in everything of it that is measured
 
 
 class Bench:
@@ -51,12 +52,11 @@ class Bench:
         self.quick, self.rounds = settings.quick, settings.rounds
         self.scratch, self.progress = scratch, progress
         self._torch_python = torch_python
-        root = settings.data and str(Path(settings.data).expanduser().absolute())
-        self.data = [f"data.root={root}"] if root else ["data.offline_fallback=true"]
+        self.overrides = settings.overrides
         self.arrays = str(scratch / "data")
         self.xla_cache = str(scratch / "xla")
         self._numbers = itertools.count()
-        self.machine = self.worker("machine", folder=self.arrays, overrides=self.data)
+        self.machine = self.worker("machine", folder=self.arrays, overrides=self.overrides)
         self.on_cpu = self.machine["platform"] == "cpu"
         self.cores: list[int] = self.machine["usable_cores"]
 
@@ -65,8 +65,8 @@ class Bench:
         name: str,
         *,
         layout: Layout = ONE,
-        cores: list[int] | None = None,
-        timeout: float = 300,
+        only_cores: list[int] | None = None,
+        timeout: float = 600,
         **arguments: Any,
     ) -> Result:
         """Run benchmarks.workers.NAME in its own process (or several), and return its answer.
@@ -75,7 +75,7 @@ class Bench:
             name: of the module.
             layout: how many processes, and simulated devices in each; the first one's answer is
                 returned, with those of the others in "each".
-            cores: the only processor cores that it may use; None: all.
+            only_cores: of the processor, that it may use; None: all.
             timeout: seconds.
             arguments: of the worker, JSON.
 
@@ -84,8 +84,10 @@ class Bench:
         """
         python = self._torch_python if name == "torch_loop" else sys.executable
         command = [python, "-m", f"benchmarks.workers.{name}", json.dumps(arguments)]
-        if cores is not None and shutil.which("taskset"):
-            command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
+        if only_cores is not None:
+            if not shutil.which("taskset"):
+                return {"left_out": "needs the program taskset"}
+            command = ["taskset", "--cpu-list", ",".join(map(str, only_cores)), *command]
         ended = processes.run(command, self._environments(layout), timeout)
         answers = [answer.find(one.output) for one in ended]
         if answers[0] is None:
@@ -103,7 +105,7 @@ class Bench:
         """Run `python -m trainer +experiment=mlp OVERRIDES`, as its users do.
 
         Args:
-            overrides: after those for the data, the run directory and the compilation cache.
+            overrides: after those of the command line; of the same option, these count.
             layout: processes and simulated devices in each.
             look: called with the run directory every few milliseconds.
             timeout: seconds.
@@ -115,7 +117,9 @@ class Bench:
             processes.Failed: it did not end well.
         """
         directory = self.scratch / f"run-{next(self._numbers)}"
-        command = [sys.executable, "-m", "trainer", "+experiment=mlp", *self.data, "run.quiet=true"]
+        replaced = {name_of(override) for override in overrides}
+        kept = [override for override in self.overrides if name_of(override) not in replaced]
+        command = [sys.executable, "-m", "trainer", "+experiment=mlp", *kept, "run.quiet=true"]
         command += [f"run.dir={directory}", f"train.compilation_cache_dir={self.xla_cache}"]
         try:
             ended = processes.run(
@@ -154,8 +158,6 @@ class Bench:
                     continue
                 with self.progress.job(name, number + 1, rounds):
                     results[name].append(attempt(job))
-                if "left_out" in results[name][-1]:
-                    self.progress.say(f"left out: {name}: {results[name][-1]['left_out']}")
         return results
 
     def _environments(self, layout: Layout) -> list[dict[str, str]]:
@@ -175,9 +177,14 @@ PATHS = os.pathsep.join(
 )
 
 
+def name_of(override: str) -> str:
+    """Return the option that an override is of."""
+    return override.lstrip("+~").split("=")[0]
+
+
 def attempt(job: Callable[[], Result]) -> Result:
     """Do a job; where it fails, return the reason."""
     try:
         return job()
     except processes.Failed as failure:
-        return {"left_out": str(failure)}
+        return {"left_out": f"{FAILED}{failure}"}

@@ -16,10 +16,8 @@ COLLECTIVES = (
 )
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
 # `%name = RESULT all-reduce(...)`; RESULT is a shape or, of several arrays, a tuple of shapes.
-_INSTRUCTION = re.compile(
-    rf"^\s*(?:ROOT )?%?\S+ = (?P<result>\(.*?\)|\S+) (?P<name>{'|'.join(COLLECTIVES)})(?:-start)?\(",
-    re.MULTILINE,
-)
+_RESULT, _NAME = r"(?P<result>\(.*?\)|\S+)", f"(?P<name>{'|'.join(COLLECTIVES)})"
+_INSTRUCTION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = {_RESULT} {_NAME}(?:-start)?\(", re.MULTILINE)
 _SHAPE = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
 
 
@@ -27,9 +25,8 @@ class Traffic(NamedTuple):
     """What the program's text holds; a loop's body counts once, so this is one step."""
 
     collectives: dict[str, int]  # kind -> how many; an all-reduce of a tuple is one
-    arrays: int  # that all of them together combine
-    elements: int  # in these arrays
-    bytes: int
+    arrays: list[int]  # elements of each array that they combine
+    bytes: int  # of all of them
 
 
 def traffic(text: str) -> Traffic:
@@ -38,12 +35,14 @@ def traffic(text: str) -> Traffic:
     Where a collective is split into start and done, the result of the start is what counts.
     """
     kinds: Counter[str] = Counter()
-    arrays = elements = size = 0
+    arrays: list[int] = []
+    size = 0
     for found in _INSTRUCTION.finditer(text):
         kinds[found["name"]] += 1
         for dtype, dims in _SHAPE.findall(found["result"]):
             count = 1
             for dim in filter(None, dims.split(",")):
                 count *= int(dim)
-            arrays, elements, size = arrays + 1, elements + count, size + count * _BYTES[dtype]
-    return Traffic(dict(kinds), arrays, elements, size)
+            arrays.append(count)
+            size += count * _BYTES[dtype]
+    return Traffic(dict(kinds), arrays, size)

@@ -36,8 +36,11 @@ def to_json(section: Section) -> dict[str, Any]:
     lines = [
         {
             **line._asdict(),
-            **({"median": line.median, "min": min(line.values), "max": max(line.values)}
-               if line.values else {}),
+            **(
+                {"median": line.median, "min": min(line.values), "max": max(line.values)}
+                if line.values
+                else {}
+            ),
         }
         for line in section.lines
     ]
@@ -51,7 +54,11 @@ def from_json(found: Mapping[str, Any]) -> Section:
 
 
 def line(
-    name: str, includes: str, unit: str, results: Sequence[Mapping[str, Any]], *path: str,
+    name: str,
+    includes: str,
+    unit: str,
+    results: Sequence[Mapping[str, Any]],
+    *path: str,
     scale: float = 1.0,
 ) -> Line:
     """Make a line of the results of an interleaved job: the value at `path` in each, scaled."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,6 @@ def flops(batch_size: int, sizes: Sequence[int]) -> float:
     Three products a layer (forward, gradient of the kernel, gradient of the input), but the images
     need no gradient.
     """
-    layers = list(zip(sizes[:-1], sizes[1:], strict=True))
+    layers = list(itertools.pairwise(sizes))
     products = 3 * sum(a * b for a, b in layers) - layers[0][0] * layers[0][1]
     return 2.0 * batch_size * products

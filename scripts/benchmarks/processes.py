@@ -28,8 +28,10 @@ class Ended(NamedTuple):
 
 
 class _Child:
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], stack: ExitStack) -> None:
-        self.log: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], log: IO[bytes], stack: ExitStack
+    ) -> None:
+        self.log = log
         self.began, self._clock = time.time(), time.perf_counter()
         self.process = subprocess.Popen(
             command,
@@ -84,9 +86,12 @@ def run(
         Failed: one ended with another code than 0, or not in time; all are gone then.
     """
     with ExitStack() as stack:
-        children = [_Child(command, env, stack) for env in environments]
+        children = [
+            _Child(command, env, stack.enter_context(tempfile.TemporaryFile()), stack)
+            for env in environments
+        ]
         until = time.monotonic() + timeout
-        while not all([child.poll() for child in children]):  # a list: every one is asked
+        while not all(child.poll() for child in children):  # a list: every one is asked
             if any(child.process.returncode for child in children):
                 break
             if time.monotonic() > until:
@@ -101,6 +106,5 @@ def run(
 
 
 def _tail(output: str) -> str:
-    lines = [line for line in output.strip().splitlines() if line.strip()]
-    return " | ".join(lines[-3:])[-400:]
-
+    lines = [line.strip() for line in output.splitlines() if line.strip(" ^~|\t")]
+    return " | ".join(lines[-2:])[-400:]

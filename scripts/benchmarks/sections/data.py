@@ -26,8 +26,15 @@ def measure(bench: Bench) -> Section:
 
     def job(files: tuple[str, str], k: int, processes: int) -> partial[dict[str, object]]:
         return partial(
-            bench.worker, "data_path", layout=Layout(processes, 1), images=files[0],
-            labels=files[1], batch_size=64, k=k, steps=images // 64, processes=processes,
+            bench.worker,
+            "data_path",
+            layout=Layout(processes, 1),
+            images=files[0],
+            labels=files[1],
+            batch_size=64,
+            k=k,
+            steps=images // 64,
+            processes=processes,
             cores=bench.cores,
         )
 
@@ -45,7 +52,10 @@ def measure(bench: Bench) -> Section:
             name,
             "a new order every epoch, gathered, through grain; "
             + ("one core" if "processes" not in name else f"a core each, of {len(bench.cores)}"),
-            "M images/s", results, "total", scale=1e-6,
+            "M images/s",
+            results,
+            "total",
+            scale=1e-6,
         )
         for name, results in found.items()
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks.bench import Bench
-from benchmarks.lines import Line, Section, line
+from benchmarks.lines import Section, line
 from benchmarks.sections import rivals
 
 TITLE = "Memory"
@@ -28,15 +28,21 @@ def measure(bench: Bench) -> Section:
     programs = bench.interleave(
         {
             f"batch {size}, K={rivals.OWN_K}": partial(
-                bench.worker, "memory", arrays=bench.arrays, batch_size=size, k=rivals.OWN_K
+                bench.worker,
+                "memory",
+                arrays=bench.arrays,
+                batch_size=size,
+                k=rivals.OWN_K,
+                overrides=bench.overrides,
             )
             for size in sizes
         },
         rounds=once,
     )
     lines = [
-        line(name, "largest resident memory of the process", "MiB", results, "peak_bytes",
-             scale=MIB)
+        line(
+            name, "largest resident memory of the process", "MiB", results, "peak_bytes", scale=MIB
+        )
         for name, results in hosts.items()
     ]
     for name, results in programs.items():
@@ -44,15 +50,19 @@ def measure(bench: Bench) -> Section:
             ("arguments", "state and one dispatch's data, which the next one's lies beside"),
             ("temporary", "activations and gradients, by the compiler's plan"),
         ):
-            lines.append(
-                line(f"device, {name}: {part}", includes, "MiB", results, part, scale=MIB)
-            )
+            lines.append(line(f"device, {name}: {part}", includes, "MiB", results, part, scale=MIB))
         counted = [r for r in results if r.get("peak") is not None]
         if counted:
             lines.append(
-                line(f"device, {name}: peak", "as the device counted it", "MiB", counted, "peak",
-                     scale=MIB)
+                line(
+                    f"device, {name}: peak",
+                    "as the device counted it",
+                    "MiB",
+                    counted,
+                    "peak",
+                    scale=MIB,
+                )
             )
     silent = not any("peak" in one.name for one in lines)
     remarks = ["This device does not count the memory in use."] if silent else []
-    return Section(TITLE, [one for one in lines if isinstance(one, Line)], remarks, {})
+    return Section(TITLE, lines, remarks, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 from benchmarks.bench import Bench
@@ -16,8 +17,13 @@ def measure(bench: Bench) -> Section:
     """Compare the loop's own account, and runs with and without, in turn."""
     epochs = 2 if bench.quick else 4
     program = partial(
-        bench.worker, "own_step", arrays=bench.arrays, batch_size=64, k=rivals.OWN_K,
-        dispatches=4 if bench.quick else 14, overrides=[],
+        bench.worker,
+        "own_step",
+        arrays=bench.arrays,
+        batch_size=64,
+        k=rivals.OWN_K,
+        dispatches=4 if bench.quick else 14,
+        overrides=bench.overrides,
     )
     run = partial(rivals.train, bench, epochs)
     found = bench.interleave(
@@ -29,14 +35,15 @@ def measure(bench: Bench) -> Section:
         }
     )
     counts, sizes = bench.machine["dataset"], bench.machine["sizes"]
-    pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+    pairs = list(itertools.pairwise(sizes))
     forward = sum(a * b for a, b in pairs)
     ideal = counts["test_examples"] * forward
     ideal /= counts["train_examples"] * (3 * forward - sizes[0] * sizes[1])
 
     def share(phase: str, name: str, includes: str) -> Line:
         results = [
-            r if "left_out" in r
+            r
+            if "left_out" in r
             else {"share": r["summary"]["seconds"][phase] / r["summary"]["train_seconds"]}
             for r in found[ALL]
         ]
@@ -63,8 +70,11 @@ def measure(bench: Bench) -> Section:
         difference(NO_LOG, "logging every 100 steps, by difference"),
         share("data_wait", "waiting for data", "seconds that the loop waited, by its account"),
         Line(
-            "not the program", "1 - (steps x the program alone) / training time: waiting, saving "
-            "and whatever shares the cores with the program", "% of training", idle,
+            "not the program",
+            "1 - (steps x the program alone) / training time: waiting, saving "
+            "and whatever shares the cores with the program",
+            "% of training",
+            idle,
         ),
     ]
     return Section(TITLE, lines, [], {"evaluation_arithmetic": ideal})

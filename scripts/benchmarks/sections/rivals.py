@@ -32,6 +32,7 @@ def jobs(bench: Bench, batch_size: int) -> dict[str, Any]:
     """Return what trains, as jobs for interleave: the rivals."""
     steps = 200 if bench.quick else steps_per_epoch(bench, batch_size)
     timed = {
+        "sizes": bench.machine["sizes"],
         "arrays": bench.arrays,
         "batch_size": batch_size,
         "warmup_steps": 50,
@@ -39,13 +40,12 @@ def jobs(bench: Bench, batch_size: int) -> dict[str, Any]:
         "mean": bench.machine["pixel_mean"],
         "std": bench.machine["pixel_std"],
     }
-    sizes = bench.machine["sizes"]
     return {
         LOADER: partial(bench.worker, "torch_loop", variant="loader", **timed),
         SLICED: partial(bench.worker, "torch_loop", variant="sliced", **timed),
         COMPILED: partial(bench.worker, "torch_loop", variant="compiled", **timed),
-        NOTEBOOK: partial(bench.worker, "notebook_loop", sizes=sizes, **timed),
-        FLAX: partial(bench.worker, "flax_loop", sizes=sizes, **timed),
+        NOTEBOOK: partial(bench.worker, "notebook_loop", **timed),
+        FLAX: partial(bench.worker, "flax_loop", **timed),
     }
 
 
@@ -72,8 +72,13 @@ def measure(bench: Bench) -> Section:
     steps = steps_per_epoch(bench, BATCH_SIZE)
     sizes = bench.machine["sizes"]
     program = partial(
-        bench.worker, "own_step", arrays=bench.arrays, batch_size=BATCH_SIZE, k=OWN_K,
-        dispatches=4 if bench.quick else 14, overrides=[],
+        bench.worker,
+        "own_step",
+        arrays=bench.arrays,
+        batch_size=BATCH_SIZE,
+        k=OWN_K,
+        dispatches=4 if bench.quick else 14,
+        overrides=bench.overrides,
     )
     found = bench.interleave(
         {
@@ -87,7 +92,9 @@ def measure(bench: Bench) -> Section:
     trainer = line(
         TRAINER,
         "training time: stream, shuffling, metrics, TensorBoard, guard, a checkpoint every epoch",
-        unit, found[TRAINER], "epoch_seconds",
+        unit,
+        found[TRAINER],
+        "epoch_seconds",
     )
     rivals = [
         line(name, includes, unit, found[name], "seconds_per_step", scale=steps)
@@ -95,33 +102,55 @@ def measure(bench: Bench) -> Section:
     ]
     operations = own.flops(BATCH_SIZE, sizes)
     peak = line(
-        "float32 matrix product 2048 x 2048", "jax, the same process as the three below",
-        "GFLOP/s", found[ROOFS], "matrix_flops", scale=1e-9,
+        "float32 matrix product 2048 x 2048",
+        "jax, the same process as the three below",
+        "GFLOP/s",
+        found[ROOFS],
+        "matrix_flops",
+        scale=1e-9,
     )
     reached = Line(
-        "the trainer's matrix products", f"{operations / 1e6:.0f} MFLOP a step by training time",
-        "GFLOP/s", [operations * steps / seconds / 1e9 for seconds in trainer.values],
+        "the trainer's matrix products",
+        f"{operations / 1e6:.0f} MFLOP a step by training time",
+        "GFLOP/s",
+        [operations * steps / seconds / 1e9 for seconds in trainer.values],
     )
     lines = [
         trainer,
         line(
-            "the same, wall clock", "all of that and an evaluation every epoch; from the end of "
-            "the first epoch to the end of the last", unit, found[TRAINER], "everything_seconds",
+            "the same, wall clock",
+            "all of that and an evaluation every epoch; from the end of "
+            "the first epoch to the end of the last",
+            unit,
+            found[TRAINER],
+            "everything_seconds",
         ),
         *rivals,
         line(
-            "the step's matrix products alone", "each of the eight in a program of its own, added",
-            unit, found[ROOFS], "products_seconds", scale=steps,
+            "the step's matrix products alone",
+            "each of the eight in a program of its own, added",
+            unit,
+            found[ROOFS],
+            "products_seconds",
+            scale=steps,
         ),
         peak,
         line(
-            "the step's matrix products", "the rate of the eight", "GFLOP/s",
-            found[ROOFS], "products_flops", scale=1e-9,
+            "the step's matrix products",
+            "the rate of the eight",
+            "GFLOP/s",
+            found[ROOFS],
+            "products_flops",
+            scale=1e-9,
         ),
         reached,
         line(
-            "memory bandwidth", "x + y / 2 over 256 MiB each, by jax", "GB/s",
-            found[ROOFS], "bytes_per_second", scale=1e-9,
+            "memory bandwidth",
+            "x + y / 2 over 256 MiB each, by jax",
+            "GB/s",
+            found[ROOFS],
+            "bytes_per_second",
+            scale=1e-9,
         ),
         *(ratios(f"{rival.name} : trainer", rival, trainer) for rival in rivals),
         ratios("the trainer's rate : matrix product", reached, peak),

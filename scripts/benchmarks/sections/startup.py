@@ -49,31 +49,56 @@ def measure(bench: Bench) -> Section:
     lines = [
         line(IMPORTS, "Python's own start included", "s", found[IMPORTS], "wall"),
         line(
-            "python -m trainer --cfg job", "the configuration composed and printed, no jax",
-            "s", found["configuration"], "wall",
+            "python -m trainer --cfg job",
+            "the configuration composed and printed, no jax",
+            "s",
+            found["configuration"],
+            "wall",
         ),
     ]
     for state in ("cold", "warm"):
         runs = found[state]
         lines += [
             line(
-                f"first dispatch, {state} cache", "from the command until its steps have come back",
-                "s", runs, "first_dispatch",
+                f"first dispatch, {state} cache",
+                "from the command until its steps have come back",
+                "s",
+                runs,
+                "first_dispatch",
             ),
             line(
-                f"- of it data and devices, {state}", "files read and checked, devices found",
-                "s", runs, "summary", "seconds", "startup",
+                f"- of it data and devices, {state}",
+                "files read and checked, devices found",
+                "s",
+                runs,
+                "summary",
+                "seconds",
+                "startup",
             ),
             line(
-                f"- of it first weights, {state}", "drawn on the device; run directory opened",
-                "s", runs, "summary", "seconds", "restore",
+                f"- of it first weights, {state}",
+                "drawn on the device; run directory opened",
+                "s",
+                runs,
+                "summary",
+                "seconds",
+                "restore",
             ),
             line(
-                f"compilation, {state}", "training and evaluation, both shapes of each",
-                "s", runs, "summary", "seconds", "compile",
+                f"compilation, {state}",
+                "training and evaluation, both shapes of each",
+                "s",
+                runs,
+                "summary",
+                "seconds",
+                "compile",
             ),
             line(
-                f"one epoch in all, {state}", "the command from start to end", "s", runs, "wall",
+                f"one epoch in all, {state}",
+                "the command from start to end",
+                "s",
+                runs,
+                "wall",
             ),
         ]
     return Section(TITLE, lines, [], {})

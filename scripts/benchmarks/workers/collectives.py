@@ -21,7 +21,7 @@ def count(devices: int, local_batch: int, k: int, overrides: list[str]) -> dict[
     """Compile K steps for some devices, and return the traffic of one step."""
     batch_size = devices * local_batch
     config = own.configuration(
-        f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}", *overrides
+        *overrides, f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
     )
     dataset = own.empty_dataset()
     mesh, made = own.make(config, dataset, devices)

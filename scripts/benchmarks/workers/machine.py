@@ -23,7 +23,7 @@ def measure(folder: str, overrides: list[str]) -> dict[str, Any]:
     arrays = (*dataset.train, *dataset.test)
     for name, array in zip(own.NAMES, arrays, strict=True):
         np.save(Path(folder) / f"{name}.npy", array)
-    device = jax.devices()[0]
+    device, classes = jax.devices()[0], config.data.num_classes
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         **environment.collect([f"{d.platform} {d.device_kind}" for d in jax.devices()], 1),
@@ -37,7 +37,7 @@ def measure(folder: str, overrides: list[str]) -> dict[str, Any]:
             "test_examples": len(dataset.test.labels),
             "pixels": dataset.train.images.shape[1],
         },
-        "sizes": [dataset.train.images.shape[1], *config.model.hidden_sizes, 10],
+        "sizes": [dataset.train.images.shape[1], *config.model.hidden_sizes, classes],
         "steps_per_dispatch": config.train.steps_per_dispatch,
         "pixel_mean": config.data.pixel_mean,
         "pixel_std": config.data.pixel_std,

@@ -9,14 +9,14 @@ import jax
 from benchmarks import answer, own
 
 
-def measure(arrays: str, batch_size: int, k: int) -> dict[str, Any]:
+def measure(arrays: str, batch_size: int, k: int, overrides: list[str]) -> dict[str, Any]:
     """Compile and run a dispatch; return bytes by the compiler's account, and by the device's.
 
     Returns arguments, outputs, aliased (outputs that lie in the place of arguments) and temporary,
     as the compiler planned them; peak, as the device counted it (None where it does not count).
     """
     config = own.configuration(
-        f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
+        *overrides, f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
     )
     dataset = own.load_arrays(arrays)
     mesh, made = own.make(config, dataset, 1)

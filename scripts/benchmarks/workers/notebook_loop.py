@@ -37,7 +37,12 @@ def fwd(x: jax.Array, weights: Any) -> jax.Array:
 
 
 def measure(
-    arrays: str, sizes: list[int], batch_size: int, warmup_steps: int, steps: int, mean: float,
+    arrays: str,
+    sizes: list[int],
+    batch_size: int,
+    warmup_steps: int,
+    steps: int,
+    mean: float,
     std: float,
 ) -> dict[str, Any]:
     """Train, and return the seconds of a step; the arguments are those of torch_loop."""

@@ -27,7 +27,7 @@ def measure(
     of a single step would have to vary to make dispatches vary as they do.
     """
     config = own.configuration(
-        f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}", *overrides
+        *overrides, f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
     )
     dataset = own.load_arrays(arrays)
     mesh, made = own.make(config, dataset, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ class Product(NamedTuple):
 def products(batch_size: int, sizes: list[int]) -> dict[str, Product]:
     """Return the matrix products of a step."""
     named = {}
-    for number, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), 1):
+    for number, (a, b) in enumerate(itertools.pairwise(sizes), 1):
         inputs, kernel, outputs = (batch_size, a), (a, b), (batch_size, b)
         named[f"layer {number} forward"] = Product(inputs, kernel, (1, 0))
         named[f"layer {number} kernel gradient"] = Product(inputs, outputs, (0, 0))

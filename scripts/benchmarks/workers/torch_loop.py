@@ -5,6 +5,7 @@ Needs only torch and numpy. The loop is all they do: no shuffling, no metrics, n
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,13 @@ from benchmarks import answer
 
 
 def measure(
-    arrays: str, variant: str, batch_size: int, warmup_steps: int, steps: int, mean: float,
+    arrays: str,
+    variant: str,
+    sizes: list[int],
+    batch_size: int,
+    warmup_steps: int,
+    steps: int,
+    mean: float,
     std: float,
 ) -> dict[str, Any]:
     """Train, and return the seconds of a step.
@@ -24,6 +31,7 @@ def measure(
     Args:
         arrays: the folder of train_images.npy and train_labels.npy.
         variant: "loader", "sliced" or "compiled" (sliced, with torch.compile).
+        sizes: of the layers, from pixels to classes.
         batch_size: of a step.
         warmup_steps: before the clock starts.
         steps: that are timed.
@@ -60,10 +68,10 @@ def measure(
                 yield images[part].to(device).float(), labels[part].to(device)
 
     nn = torch.nn
-    model = nn.Sequential(
-        nn.Linear(images.shape[1], 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(),
-        nn.Linear(512, 10),
-    ).to(device)
+    layers: list[Any] = []
+    for a, b in itertools.pairwise(sizes):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1]).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     cross_entropy = nn.CrossEntropyLoss()
 
