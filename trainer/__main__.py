@@ -9,7 +9,8 @@ from importlib import import_module
 from trainer.errors import TrainerError
 from trainer.preemption import StopRequest
 
-COMMANDS = ("verify", "selftest")  # each a module of trainer.commands with main(arguments, stop)
+# Each a module of trainer.commands with main(arguments, stop).
+COMMANDS = ("verify", "selftest", "sweep")
 
 
 def main() -> None:
