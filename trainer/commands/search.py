@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -44,8 +45,7 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
     """
     if find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
         raise ConfigError(f"{SWEEPER}: Optuna is not installed: pip install 'trainer[optuna]'")
-    import optuna
-
+    optuna = import_module("optuna")  # which type checkers do without, too
     optuna.logging.set_verbosity(logging.ERROR)
     asked = _read(overrides)
     with ExitStack() as stack:
