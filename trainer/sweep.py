@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -53,9 +54,10 @@ def combine(swept: Mapping[str, Sequence[str]], fixed: Sequence[str]) -> list[Me
 
 
 def member_of(values: Mapping[str, str], fixed: Sequence[str]) -> Member:
-    """Return the member that has these values."""
-    overrides = (*fixed, *(f"{key}={value}" for key, value in values.items()))
-    return Member(name_of(values), dict(values), overrides)
+    """Return the member that has these values, the same in whatever order they are given."""
+    ordered = dict(sorted(values.items(), key=lambda item: (item[0] == SEED, item[0])))
+    overrides = (*fixed, *(f"{key}={value}" for key, value in ordered.items()))
+    return Member(name_of(ordered), ordered, overrides)
 
 
 def name_of(values: Mapping[str, str]) -> str:
@@ -76,10 +78,10 @@ def folder_name(overrides: Sequence[str]) -> str:
 def _escape(text: str) -> str:
     # Not the comma: what follows one is a new option only with an equals sign, escaped in values.
     return "".join(
-        c if _PLAIN.fullmatch(c) else "".join(f"%{byte:02X}" for byte in c.encode("utf-8"))
+        c if _PLAIN.fullmatch(c) else "".join(f"%{byte:02X}" for byte in os.fsencode(c))
         for c in text
     )
 
 
 def _digest(*lines: str) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:10]
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:10]

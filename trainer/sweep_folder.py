@@ -134,7 +134,7 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
         values=dict(values),
         status=status,
         test_accuracy=summary["test_accuracy"],
-        test_loss=_number(summary["test_loss"]),
+        test_loss=_number(summary.get("test_loss")),
         steps=summary.get("steps"),
         epochs=summary.get("epochs"),
         examples_per_second=summary.get("examples_per_second"),

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,9 +42,13 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
     Raises:
         TrainerError: of the kind that tells what went wrong.
     """
-    if find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
-        raise ConfigError(f"{SWEEPER}: Optuna is not installed: pip install 'trainer[optuna]'")
-    optuna = import_module("optuna")  # which type checkers do without, too
+    try:
+        import_module("hydra_plugins.hydra_optuna_sweeper")
+        optuna = import_module("optuna")
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{SWEEPER}: Optuna is not installed: pip install 'trainer[optuna]'"
+        ) from None
     optuna.logging.set_verbosity(logging.ERROR)
     asked = _read(overrides)
     with ExitStack() as stack:
