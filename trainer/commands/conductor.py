@@ -113,7 +113,7 @@ class Conductor:
 
         def look(line: str) -> None:
             label = f"{number}/{self._total} {member.name}"
-            self._terminal.work(label, number - 1, self._total, line)
+            self._terminal.work(label, number - 1, self._total, " ".join(line.split()))
 
         try:
             rundir.create(directory)
