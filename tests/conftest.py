@@ -117,3 +117,19 @@ def trainer(tmp_path):
     command = Trainer(tmp_path)
     yield command
     command.close()
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory):
+    """A finished run of +experiment=smoke: not to be changed, but for what a command adds."""
+    from trained_runs import SMOKE, train
+
+    return train(tmp_path_factory.mktemp("runs"), *SMOKE)
+
+
+@pytest.fixture(scope="session")
+def mnist_run(tmp_path_factory, mnist_dir):
+    """A finished run on MNIST: not to be changed either."""
+    from trained_runs import MNIST, train
+
+    return train(tmp_path_factory.mktemp("runs"), *MNIST[:-1], f"data.root={mnist_dir}", MNIST[-1])

@@ -9,8 +9,8 @@ from importlib import import_module
 from trainer.errors import TrainerError
 from trainer.preemption import StopRequest
 
-# Each a module of trainer.commands with main(arguments, stop).
-COMMANDS = ("verify", "selftest", "sweep")
+COMMANDS = ("export", "predict", "runs", "selftest", "submit", "sweep", "verify")
+# each a module of trainer.commands with main(arguments, stop)
 
 
 def main() -> None:

@@ -56,8 +56,9 @@ def connect(topology: Topology, cluster: ClusterConfig, stop: Callable[[], bool]
             process_id=topology.process_id,
             cluster_detection_method="deactivate",  # it would give one GPU to each process
             initialization_timeout=60,  # all are there
-            # jax aborts the process without a word of ours: only if peers.py has not before.
-            heartbeat_timeout_seconds=cluster.heartbeat_timeout_seconds + 8,
+            # jax aborts the process without a word of ours: only if peers.py has not before. It
+            # does so after half the time already when the last heartbeat came long before a loss.
+            heartbeat_timeout_seconds=2 * (cluster.heartbeat_timeout_seconds + 8),
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,8 +141,26 @@ def load(
         return _assemble("mnist_5k", digits.load())
 
 
-def _from_root(root: Path, read: Callable[[Path, str], Bytes]) -> list[Bytes]:
-    found = [(_find(root, file), file) for file in FILES]
+def load_test(root: Path, num_classes: int) -> Split:
+    """Return the test images and labels in a folder, which need not have files to train on.
+
+    Args:
+        root: folder of the last two of FILES, gzip or plain.
+        num_classes: labels must be below it.
+
+    Raises:
+        DataError: the files are missing, unreadable, not what they should be, or do not match.
+    """
+    read = partial(_read, num_classes=num_classes, expected=None)
+    images, labels = _from_root(root.expanduser(), read, FILES[2:])
+    _check_count(FILES[2], images, labels)
+    return Split(images.reshape(len(images), -1), labels)
+
+
+def _from_root(
+    root: Path, read: Callable[[Path, str], Bytes], files: Sequence[str] = FILES
+) -> list[Bytes]:
+    found = [(_find(root, file), file) for file in files]
     missing = "".join(f"\n  {file}[.gz]" for path, file in found if path is None)
     if missing:
         raise _Missing(f"data.root={root}: put these files there, or correct it:{missing}")
@@ -200,11 +219,7 @@ def _assemble(name: str, arrays: Sequence[Bytes]) -> Dataset:
     """Return four arrays, images (N, rows, cols) and labels (N,) of each split, as a data set."""
     train_images, train_labels, test_images, test_labels = arrays
     for file, images, labels in zip(FILES[::2], arrays[::2], arrays[1::2], strict=True):
-        if len(images) != len(labels):
-            raise DataError(
-                f"{file}: {len(images):,} images but {len(labels):,} labels: expected one label an "
-                "image: take both files from the same data set"
-            )
+        _check_count(file, images, labels)
     if train_images.shape[1:] != test_images.shape[1:]:
         raise DataError(
             f"train images have {train_images.shape[1:]} pixels, test images "
@@ -219,3 +234,11 @@ def _assemble(name: str, arrays: Sequence[Bytes]) -> Dataset:
         Split(test_images.reshape(len(test_images), -1), test_labels),
         hashlib.sha256(digests.encode()).hexdigest(),
     )
+
+
+def _check_count(file: str, images: Bytes, labels: Bytes) -> None:
+    if len(images) != len(labels):
+        raise DataError(
+            f"{file}: {len(images):,} images but {len(labels):,} labels: expected one label an "
+            "image: take both files from the same data set"
+        )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import sys
 import traceback
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from trainer import cluster, lock, rundir, summary
+from trainer import cluster, digest, lock, rundir, summary
 from trainer import mesh as meshes
 from trainer.account import Account
 from trainer.atomic import write_json
@@ -162,4 +160,4 @@ def _digest(config: Config) -> str:
     """Return a digest of every option that all processes must have in common."""
     options = dataclasses.asdict(config)
     del options["cluster"]["process_id"], options["run"]["quiet"]
-    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+    return digest.of_json(options)

@@ -98,6 +98,13 @@ def init_state(
     return make(key)
 
 
+def batch_logits(weights: model.Weights, images: jax.Array, objective: Objective) -> jax.Array:
+    """Return what the model makes of images (rows, pixels), uint8: logits (rows, classes)."""
+    scale = jnp.float32(1 / objective.pixel_std)
+    pixels = (images.astype(jnp.float32) - jnp.float32(objective.pixel_mean)) * scale
+    return jax.vmap(model.fwd, in_axes=(0, None))(pixels, weights)
+
+
 def batch_sums(
     weights: model.Weights, batch: Superbatch, objective: Objective
 ) -> tuple[jax.Array, Sums]:
@@ -106,11 +113,9 @@ def batch_sums(
     Returns the summed loss, to be differentiated, and all sums, scalars.
     """
     images, labels, mask = (jnp.asarray(part) for part in batch)
-    scale = jnp.float32(1 / objective.pixel_std)
-    pixels = (images.astype(jnp.float32) - jnp.float32(objective.pixel_mean)) * scale
     targets = jax.nn.one_hot(labels, objective.num_classes, dtype=jnp.float32)
     valid = mask.astype(jnp.float32)
-    logits = jax.vmap(model.fwd, in_axes=(0, None))(pixels, weights)
+    logits = batch_logits(weights, images, objective)
     losses = jax.vmap(model.LOSSES[objective.loss])(logits, targets)
     loss = jnp.sum(losses * valid)
     hits = (jnp.argmax(logits, axis=-1) == labels.astype(jnp.int32)).astype(jnp.float32)

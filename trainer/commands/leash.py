@@ -11,11 +11,19 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trainer.errors import EXIT_INTERNAL, EXIT_RETRY
+from trainer.errors import (
+    EXIT_CONFIG,
+    EXIT_DATA,
+    EXIT_INTERNAL,
+    EXIT_RETRY,
+    EXIT_SAVE,
+    EXIT_UNAVAILABLE,
+)
 from trainer.preemption import StopRequest
 
 _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.5
+_CODES = (EXIT_DATA, EXIT_UNAVAILABLE, EXIT_INTERNAL, EXIT_SAVE, EXIT_RETRY, EXIT_CONFIG)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -81,7 +89,8 @@ def _ending(code: int, lines: Sequence[str], asked: bool) -> tuple[int, str | No
         return EXIT_INTERNAL, f"ended by {signal.Signals(-code).name}"
     label = "error: "
     told = [line.removeprefix(label) for line in lines if line.startswith(label)]
-    return code, (told or lines or [f"ended with code {code}"])[-1]
+    known = code if code in _CODES else EXIT_INTERNAL  # else Python's own, of a traceback
+    return known, (told or lines or [f"ended with code {code}"])[-1]
 
 
 def _lines(output: Path, begin: int) -> list[str]:

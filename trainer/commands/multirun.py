@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from trainer import topology
+from trainer.commands import arguments as command_line
 from trainer.commands import plan
 from trainer.commands.compose import Job, compose_each
 from trainer.commands.conductor import Conductor
@@ -96,12 +97,7 @@ def refuse_several_processes(job: Job) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer -m",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.parser("-m", DESCRIPTION, EPILOG)
     parser.add_argument("-m", "--multirun", action="store_true", help="train a sweep")
     parser.add_argument(
         "--members", action="store_true", help="print the members, numbered from 0; train nothing"

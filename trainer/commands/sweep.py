@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer import chart, sweep_folder
+from trainer.commands import arguments as command_line
 from trainer.commands.printing import printable, show, table
-from trainer.errors import EXIT_COMPLETED, ConfigError
+from trainer.errors import EXIT_COMPLETED
 from trainer.preemption import StopRequest
 from trainer.ranking import Result, groups, printed, printed_groups, rank
 from trainer.terminal import Terminal
@@ -44,19 +44,11 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     Raises:
         ConfigError: an option is wrong, or there is no sweep.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer sweep",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.parser("sweep", DESCRIPTION, EPILOG)
     parser.add_argument("folder", metavar="DIR", type=Path, help="the folder of the sweep")
     parser.add_argument("--json", action="store_true", help="print JSON, write nothing")
-    try:
-        args = parser.parse_args(arguments)
-    except SystemExit as ended:  # argparse has told
-        if ended.code:
-            raise ConfigError("see `python -m trainer sweep --help`") from None
+    args = command_line.parse(parser, arguments)
+    if args is None:
         return EXIT_COMPLETED
     folder = args.folder.expanduser().absolute()
     if args.json:
