@@ -24,6 +24,7 @@ LAYERS = [
         "transfer",
         "watchdog",
         "slurm",
+        "sweep",
     },
     {"topology"},
     {"reception"},
@@ -44,8 +45,8 @@ LAYERS = [
         "peers",
         "bundle",
     },
-    {"datasets", "model"},
-    {"stream", "inventory"},
+    {"datasets", "model", "ranking"},
+    {"stream", "sweep_folder", "chart", "inventory"},
     {"step"},
     {
         "evaluate",
