@@ -9,7 +9,7 @@ from importlib import import_module
 from trainer.errors import TrainerError
 from trainer.preemption import StopRequest
 
-COMMANDS = ("export", "predict", "runs", "selftest", "verify")
+COMMANDS = ("doctor", "export", "predict", "runs", "selftest", "submit", "sweep", "verify")
 # each a module of trainer.commands with main(arguments, stop)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -49,7 +50,7 @@ def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": redact(sys.orig_argv),
         "git": _git(Path(__file__).resolve().parent.parent),
-        "versions": versions(_PACKAGES),
+        "versions": {**versions(_PACKAGES), "trainer's source": _source()},
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "cpu": {"model": _cpu_model(), "count": os.cpu_count(), "usable": _usable_cpus()},
@@ -78,13 +79,25 @@ def redact(arguments: Sequence[str]) -> list[str]:
     return shown
 
 
+def _source() -> str:
+    """Return a digest of the trainer's own modules, short: with others the bits may differ."""
+    package = Path(__file__).resolve().parent
+    contents = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        contents.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return contents.hexdigest()[:16]
+
+
 def _git(checkout: Path) -> dict[str, Any] | None:
     """Return {"revision", "dirty"}; None outside a checkout, or where git cannot tell.
 
-    Files that git does not know count as dirty: a module among them may have been used.
+    Files that git does not know count as dirty: a module among them may have been used. Where the
+    code is no checkout, an image says in TRAINER_REVISION what it was built from.
     """
     if not (checkout / ".git").exists():  # else a repository around site-packages would answer
-        return None
+        told = os.environ.get("TRAINER_REVISION")
+        revision = (told or "").removesuffix("-dirty")
+        return {"revision": revision, "dirty": told != revision} if told else None
     try:
         status = subprocess.run(
             ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch"],

@@ -28,6 +28,12 @@ class ConfigError(TrainerError):
     exit_code = EXIT_CONFIG
 
 
+class UnavailableError(TrainerError):
+    """A program or service that is needed is missing or refuses."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
 class DataError(TrainerError):
     """A data file is missing, unreadable or not what it claims to be."""
 

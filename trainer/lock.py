@@ -20,24 +20,33 @@ _PAUSE_SECONDS = 0.02
 
 
 @contextmanager
-def hold(directory: Path) -> Iterator[None]:
+def hold(
+    directory: Path, name: str = NAME, what: str = "run directory", *, shared: bool = False
+) -> Iterator[None]:
     """Hold the run directory against other jobs while the block runs.
 
     The kernel drops the lock when the process ends, however it ends, so a dead job blocks nobody.
 
     Args:
         directory: of the run; it has to exist.
+        name: of the file that carries the lock.
+        what: the directory is called in the error.
+        shared: with others that share it; not with one that holds it alone.
 
     Raises:
         ConfigError: another job holds it; names its host, its process and since when.
     """
-    path = directory / NAME
+    path = directory / name
     with path.open("a+") as file:
-        if not any(_take(file, fcntl.LOCK_EX) for _ in range(_TRIES)):
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        if not any(_take(file, kind) for _ in range(_TRIES)):
             raise ConfigError(
-                f"run directory {directory} is in use by {_holder(path)}: wait for its end, or "
+                f"{what} {directory} is in use by {_holder(path)}: wait for its end, or "
                 "choose another with run.name=NAME"
             )
+        if shared:
+            yield
+            return
         file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S %z")
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": since}, file)

@@ -106,7 +106,7 @@ class Run:
         if self.writer is not None:
             devices = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
             objective = self.recipe.objective._asdict()
-            self.writer.begin(begin.step, meaning, objective, record, devices)
+            self.writer.begin(begin.step, begin.versions, meaning, objective, record, devices)
             stack.callback(self._close_ledger)
         self.progress = Progress(
             log_every_steps=config.train.log_every_steps,

@@ -39,6 +39,7 @@ class Start(NamedTuple):
     state: step.TrainState  # on every device
     step: int | None  # of the checkpoint; None: there was none
     progress: ProgressState | None
+    versions: Mapping[str, Any]  # that the checkpoint was written with; on process 0
 
 
 def meaning(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,11 +108,13 @@ def start(
 
     found = cluster.share(restore)[0]
     if found is None:
-        return Start(step.init_state(init_weights, key, devices), None, None)
+        return Start(step.init_state(init_weights, key, devices), None, None, {})
     if restored is not None:
         host = restored.state
     else:
         host = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
     if jax.process_count() > 1:
         host = multihost_utils.broadcast_one_to_all(host)
-    return Start(mesh.place(mesh.replicated(devices), host), found["step"], found["progress"])
+    state = mesh.place(mesh.replicated(devices), host)
+    versions = restored.record["versions"] if restored is not None else {}
+    return Start(state, found["step"], found["progress"], versions)

@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainer import environment, rundir
+from trainer import digest, environment, rundir
 from trainer.account import Account
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config
 from trainer.errors import SaveError
 from trainer.goodput import Ledger
 from trainer.progress import State as ProgressState
+from trainer.resume import differences
 from trainer.step import TrainState
 from trainer.terminal import Terminal
 from trainer.tracking import Tracker
@@ -62,6 +63,7 @@ class Writer:
     def begin(
         self,
         resume_step: int | None,
+        versions: Mapping[str, Any],
         meaning: Mapping[str, Any],
         objective: Mapping[str, Any],
         record: Mapping[str, str],
@@ -71,6 +73,7 @@ class Writer:
 
         Args:
             resume_step: where the run goes on; None: it is new.
+            versions: that it was saved with there; empty: it is new.
             meaning: of the configuration (see resume.py), for the checkpoints.
             objective: what a model is besides its weights (see step.py), for the checkpoints.
             record: file name -> text, for .hydra/.
@@ -79,6 +82,12 @@ class Writer:
         self._meaning = meaning
         self._objective = objective
         self._facts = environment.collect(devices, jax.process_count())
+        changed = differences(versions, self._facts["versions"]) if versions else []
+        if changed:
+            self._terminal.warn(
+                f"the run goes on with other versions ({', '.join(changed)}): its last digits may "
+                "differ from those of an unbroken run"
+            )
         rundir.describe(self._directory, record, self._facts)
         self.tracker = self._stack.enter_context(
             Tracker(self._directory, resume_step=resume_step, warn=self._terminal.warn)
@@ -99,6 +108,7 @@ class Writer:
                 "meaning": dict(self._meaning),
                 "objective": dict(self._objective),
                 "config": dataclasses.asdict(self._config),
+                "config_sha256": digest.of_json(dataclasses.asdict(self._config)),
                 "versions": self._facts["versions"],
                 "progress": progress,
             }
