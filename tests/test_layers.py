@@ -18,6 +18,7 @@ LAYERS = [
         "atomic",
         "card",
         "committed",
+        "confusion_picture",
         "digest",
         "meter",
         "standalone",
