@@ -61,6 +61,8 @@ def main() -> int:
             report.show(section, console)
     found = collect(out)
     write_json(out / "bench.json", {"machine": machine, "sections": found})
+    sections = [report.markdown(lines.from_json(section)) for section in found.values()]
+    (out / "bench.md").write_text("\n".join([describe(machine) + ".", "", *sections]))
     drawn = plot.draw(found, out / "bench.png")
     minutes = (time.monotonic() - began) / 60
     progress.say(f"{minutes:.1f} minutes; {out / 'bench.json'}{drawn}")
