@@ -49,6 +49,7 @@ LAYERS = [
     {"datasets", "model", "ranking"},
     {"stream", "sweep_folder", "chart", "inventory"},
     {"step"},
+    {"eval_step"},
     {
         "evaluate",
         "checkpoint",

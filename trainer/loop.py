@@ -216,7 +216,8 @@ class Run:
         with self.account.phase("evaluate"):
             size = self.config.train.eval_batch_size
             split, mesh = self.dataset.test, self.place.mesh
-            tested = evaluate(self.eval_step, self.state.weights, split, mesh, size)
+            shards = self.config.parallel.virtual_shards
+            tested = evaluate(self.eval_step, self.state.weights, split, mesh, size, shards)
         self.watchdog.beat()
         self.report["test_loss"], self.report["test_accuracy"] = tested.loss, tested.accuracy
         if self.writer is not None:

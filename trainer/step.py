@@ -81,7 +81,6 @@ class Reduced(NamedTuple):
 
 
 TrainStep = Any  # jitted: (TrainState, Feed) -> (TrainState, Reduced)
-EvalStep = Callable[[model.Weights, Superbatch], Sums]
 
 
 def new_state(init_weights: Callable[[jax.Array], model.Weights], key: jax.Array) -> TrainState:
@@ -105,6 +104,18 @@ def batch_logits(weights: model.Weights, images: jax.Array, objective: Objective
     return jax.vmap(model.fwd, in_axes=(0, None))(pixels, weights)
 
 
+def answers(
+    weights: model.Weights, batch: Superbatch, objective: Objective
+) -> tuple[jax.Array, jax.Array]:
+    """Return the loss (rows,) and the logits (rows, classes) of each row, float32."""
+    images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
+    scale = jnp.float32(1 / objective.pixel_std)
+    pixels = (images.astype(jnp.float32) - jnp.float32(objective.pixel_mean)) * scale
+    targets = jax.nn.one_hot(labels, objective.num_classes, dtype=jnp.float32)
+    logits = jax.vmap(model.fwd, in_axes=(0, None))(pixels, weights)
+    return jax.vmap(model.LOSSES[objective.loss])(logits, targets), logits
+
+
 def batch_sums(
     weights: model.Weights, batch: Superbatch, objective: Objective
 ) -> tuple[jax.Array, Sums]:
@@ -112,11 +123,8 @@ def batch_sums(
 
     Returns the summed loss, to be differentiated, and all sums, scalars.
     """
-    images, labels, mask = (jnp.asarray(part) for part in batch)
-    targets = jax.nn.one_hot(labels, objective.num_classes, dtype=jnp.float32)
-    valid = mask.astype(jnp.float32)
-    logits = batch_logits(weights, images, objective)
-    losses = jax.vmap(model.LOSSES[objective.loss])(logits, targets)
+    losses, logits = answers(weights, batch, objective)
+    labels, valid = jnp.asarray(batch.labels), jnp.asarray(batch.mask).astype(jnp.float32)
     loss = jnp.sum(losses * valid)
     hits = (jnp.argmax(logits, axis=-1) == labels.astype(jnp.int32)).astype(jnp.float32)
     return loss, Sums(loss, jnp.sum(hits * valid), jnp.sum(valid))
@@ -252,22 +260,3 @@ def make_train_step(
         return mapped(state, feed._replace(batch=batch, stop=stop))
 
     return jax.jit(split_rows, donate_argnums=0)
-
-
-def make_eval_step(objective: Objective, mesh: Mesh) -> EvalStep:
-    """Build the program that sums over C batches: (weights, batch) -> sums, scalars.
-
-    It takes images (C, batch, pixels), labels (C, batch), mask (C, batch), all uint8 and sharded
-    along dim 1, and reads the weights in C portions to bound the memory of the activations.
-    """
-
-    def sums(weights: model.Weights, batch: Superbatch) -> Sums:
-        _, each = lax.scan(lambda _, xs: (None, batch_sums(weights, xs, objective)[1]), None, batch)
-        total = jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
-        return lax.psum(total, AXIS)
-
-    rows = PartitionSpec(None, AXIS)
-    sharded = jax.shard_map(
-        sums, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=PartitionSpec()
-    )
-    return jax.jit(sharded)
