@@ -43,6 +43,7 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
     Raises:
         TrainerError: of the kind that tells what went wrong.
     """
+    asked = _read(overrides)
     try:
         import_module("hydra_plugins.hydra_optuna_sweeper")
         optuna = import_module("optuna")
@@ -51,7 +52,6 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
             f"{SWEEPER}: Optuna is not installed: pip install 'trainer[optuna]'"
         ) from None
     optuna.logging.set_verbosity(logging.ERROR)
-    asked = _read(overrides)
     with ExitStack() as stack:
         conductor: Conductor | None = None
 
