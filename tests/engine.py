@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -27,9 +28,8 @@ def missing():
 
 def debian():
     """Return the code name of this machine's Debian release, or None."""
-    release = Path("/etc/os-release").read_text()
-    found = re.search(r"^VERSION_CODENAME=(\w+)$", release, re.MULTILINE)
-    return found[1] if found and "\nID=debian" in f"\n{release}" else None
+    release = platform.freedesktop_os_release()
+    return release.get("VERSION_CODENAME") if release["ID"] == "debian" else None
 
 
 class Engine:
@@ -40,8 +40,11 @@ class Engine:
         self._started = []
         # In memory, where there is enough of it: 100,000 small files are written and deleted.
         memory = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
-        if int(memory[1]) > 8 * 2**20:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=700", "tmpfs", folder])
+        if int(memory[1]) > 10 * 2**20:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8g,mode=755", "tmpfs", folder])
+        scratch = folder / "tmp"
+        scratch.mkdir()
+        self._environ = {**os.environ, "TMPDIR": str(scratch)}
         store = ["--root", folder / "root", "--runroot", folder / "run"]
         self._store = [*store, "--storage-driver", "overlay"]
         # Podman's defaults, crun and systemd, are not sure to work where this is a container too.
@@ -50,7 +53,9 @@ class Engine:
     def podman(self, *arguments):
         """Call podman and return what it did; its stderr is kept apart."""
         command = [*self._podman, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            command, env=self._environ, capture_output=True, text=True, timeout=300
+        )
 
     def must(self, *arguments):
         """Call podman, which has to succeed, and return what it printed."""
@@ -76,6 +81,7 @@ class Engine:
                 debian(),
                 packed,
             ],
+            env=self._environ,
             check=True,
             timeout=300,
         )
@@ -91,7 +97,10 @@ class Engine:
             command += ["--build-arg", f"{name}={value}"]
         for source, place in self._pip_mounts():
             command += ["--volume", f"{source}:{place}:ro"]
-        built = subprocess.run([*command, ROOT], capture_output=True, text=True, timeout=600)
+        command += [ROOT]
+        built = subprocess.run(
+            command, env=self._environ, capture_output=True, text=True, timeout=600
+        )
         assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
 
     def run(self, image, *arguments, options=()):
@@ -101,7 +110,11 @@ class Engine:
         here = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096", "--no-healthcheck"]
         command = [*self._podman, "run", "--rm", *hardened, *here, *options, image, *arguments]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=self._environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self._started.append(process)
         return process

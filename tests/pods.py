@@ -17,12 +17,20 @@ from pathlib import Path
 from manifests import action, environment, expand, pod_labels, pod_spec
 
 PROJECT = Path(__file__).resolve().parent.parent
-# What the image brings: python and the locked packages on PATH, the project in its working
-# directory, and an entry point to which a manifest's `args` are added. (The image's entry point
-# starts with an init that passes signals on; here they reach python directly.)
-WORKING_DIRECTORY = "/app"
-ENTRY_POINT = ("/venv/bin/python", "-m", "trainer")
-IMAGE_ENVIRON = {"PATH": "/venv/bin:/usr/bin:/bin"}
+# What docker/Dockerfile puts into the image: the program in its working directory, the locked
+# packages, variables, and the program that a manifest's `args` are added to. (Before it comes tini,
+# which passes signals on; here they reach python directly.)
+WORKING_DIRECTORY, VENV = "/app", "/opt/venv"
+ENTRY_POINT = ("python", "-m", "trainer")
+IMAGE_ENVIRON = {
+    "PATH": f"{VENV}/bin:/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONPATH": WORKING_DIRECTORY,
+    "TRAINER_RUN_ROOT": "/runs",
+    "TRAINER_CACHE_DIR": "/runs/.cache",
+}
 
 NUMBERS = itertools.count()
 
@@ -132,7 +140,7 @@ class Pod:
     def _mounts(self, job: "Job", spec: dict, container: dict) -> list[tuple[Path, str, str]]:
         mounts = [
             (PROJECT, WORKING_DIRECTORY, "ro"),
-            (Path(sys.prefix), "/venv", "ro"),
+            (Path(sys.prefix), VENV, "ro"),
             (self.hosts, "/etc/hosts", "ro"),
             (Path("/dev/null"), "/etc/resolv.conf", "ro"),
         ]

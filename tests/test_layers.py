@@ -18,6 +18,7 @@ LAYERS = [
         "atomic",
         "card",
         "committed",
+        "confusion_picture",
         "digest",
         "meter",
         "standalone",
@@ -63,7 +64,7 @@ LAYERS = [
     {"resume", "assess", "exporting"},
     {"writer", "onnx_file"},
     {"loop"},
-    {"job"},
+    {"job", "checks"},
     {"commands"},
     {"__main__"},
 ]

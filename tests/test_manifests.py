@@ -2,7 +2,10 @@
 
 import json
 import re
+import socket
 import subprocess
+import time
+import urllib.request
 
 import kubernetes_validate
 import pytest
@@ -22,6 +25,7 @@ from manifests import (
     pod_spec,
     render,
 )
+from pods import ENTRY_POINT, WORKING_DIRECTORY
 
 from trainer import errors
 from trainer.commands.compose import compose
@@ -160,6 +164,19 @@ def test_pods_are_hardened(folder):
 
 
 # What no schema knows
+
+
+def test_the_images_are_those_of_the_dockerfile():
+    text = (K8S.parent.parent / "docker/Dockerfile").read_text()
+    assert {"USER 10001:10001", f"WORKDIR {WORKING_DIRECTORY}"} <= {*text.splitlines()}
+    (entry,) = re.findall(r'^ENTRYPOINT (.*"trainer"\])$', text, re.MULTILINE)
+    assert json.loads(entry) == ["tini", "--", *ENTRY_POINT]
+    titles = {*re.findall(r'image.title="([\w-]+)"', text)}
+    for item in (item for folder in WITH_PODS for item in workloads([folder])):
+        (container,) = pod_spec(item)["containers"]
+        title = container["image"].rpartition(":")[0].rpartition("/")[2]
+        assert title in titles
+        assert ("dashboard" in title) == (item["kind"] == "Deployment")
 
 
 @pytest.mark.parametrize("folder", WITH_PODS)
@@ -349,8 +366,38 @@ def test_tensorboards_service_and_policy_find_its_pods():
     (container,) = pod_spec(deployment)["containers"]
     assert service["ports"][0]["targetPort"] == container["ports"][0]["name"]
     assert f"--port={container['ports'][0]['containerPort']}" in container["args"]
+    assert "command" not in container
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert not {"ingress", "egress"} & {*policy}  # nobody gets in, and it asks nobody
+
+
+@pytest.mark.slow
+def test_tensorboard_answers_its_probes(tmp_path):
+    (container,) = pod_spec(one(render(K8S / "tensorboard"), "Deployment"))["containers"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ours = [f"--port={port}" if a.startswith("--port=") else a for a in container["args"]]
+    command = [BIN / "tensorboard", f"--logdir={tmp_path}", *ours]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tensorboard:
+        try:
+            for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+                url = f"http://127.0.0.1:{port}{container[name]['httpGet']['path']}"
+                assert wait_for_answer(url, tensorboard) == 200
+        finally:
+            tensorboard.kill()
+
+
+def wait_for_answer(url, process):
+    deadline = time.monotonic() + 120
+    while True:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return answer.status
+        except OSError:
+            time.sleep(0.2)
 
 
 def test_gpu_pods_do_not_share_a_node():

@@ -20,7 +20,7 @@ class Assessment(NamedTuple):
     accuracy: float  # 0 to 1
     loss: float  # the one that the run minimized
     examples: int
-    predictions: npt.NDArray[np.int64]  # (N,): the likeliest class of each
+    confusion: npt.NDArray[np.int64]  # (classes, classes): how often row was taken for column
 
 
 def assess(logits: npt.NDArray[np.float32], labels: Bytes, objective: Objective) -> Assessment:
@@ -31,6 +31,8 @@ def assess(logits: npt.NDArray[np.float32], labels: Bytes, objective: Objective)
         return jax.vmap(model.LOSSES[objective.loss])(logits, targets)
 
     each = jax.device_get(jax.jit(losses)(*jax.device_put((logits, labels))))
-    predictions = np.argmax(logits, axis=-1)
-    accuracy = float(np.mean(predictions == labels))
-    return Assessment(accuracy, float(np.mean(each, dtype=np.float64)), len(labels), predictions)
+    classes = objective.num_classes
+    pairs = labels.astype(np.int64) * classes + np.argmax(logits, axis=-1)
+    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    accuracy = float(np.trace(confusion) / len(labels))
+    return Assessment(accuracy, float(np.mean(each, dtype=np.float64)), len(labels), confusion)

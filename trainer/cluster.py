@@ -21,12 +21,22 @@ Json = Any
 
 
 def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
-    """Set jax's process-wide options, before anything is computed."""
+    """Set jax's process-wide options, before anything is computed.
+
+    Raises:
+        ConfigError: the folder of compiled programs cannot be made.
+    """
     if run.legacy_prng:
         jax.config.update("jax_threefry_partitionable", False)
     if compilation_cache_dir is not None:
         folder = Path(compilation_cache_dir).expanduser().absolute()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # programs in it are trusted
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # programs in it are trusted
+        except OSError as error:
+            raise ConfigError(
+                f"train.compilation_cache_dir={compilation_cache_dir}: {error.strerror}: choose "
+                "another folder, or null for none"
+            ) from None
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

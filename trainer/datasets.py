@@ -46,7 +46,7 @@ class Dataset(NamedTuple):
     sha256: str  # of the concatenated hex SHA-256 of the four plain IDX files, in order of FILES
 
 
-class _Missing(DataError):
+class Missing(DataError):
     """Files that are neither there nor to be had: the case for data.offline_fallback."""
 
 
@@ -120,12 +120,12 @@ def load(
             _from_cache(folder, file, read, get if download else None, warn) for file in FILES
         ]
         return _assemble(name, cached)
-    except _Missing as missing:
+    except Missing as missing:
         if name == "idx":
             raise
         if not offline_fallback:
             files = "".join(f"\n      {file}.gz" for file in FILES)
-            raise DataError(
+            raise Missing(
                 f"MNIST was not found: {missing}\n"
                 "Three ways out:\n"
                 f"  put these four files, packed or not, into {folder}:{files}\n"
@@ -163,7 +163,7 @@ def _from_root(
     found = [(_find(root, file), file) for file in files]
     missing = "".join(f"\n  {file}[.gz]" for path, file in found if path is None)
     if missing:
-        raise _Missing(f"data.root={root}: put these files there, or correct it:{missing}")
+        raise Missing(f"data.root={root}: put these files there, or correct it:{missing}")
     return [read(path, file) for path, file in found if path is not None]
 
 
@@ -183,11 +183,11 @@ def _from_cache(
                 raise
             warn(f"{error}\nIt lies in the cache folder, so it is replaced by a download.")
     if get is None:
-        raise _Missing(f"{cache_dir} has no {file}[.gz], and data.download=false")
+        raise Missing(f"{cache_dir} has no {file}[.gz], and data.download=false")
     try:
         get(file, target)
     except DataError as error:
-        raise _Missing(f"{cache_dir} has no good {file}[.gz], and {error}") from error
+        raise Missing(f"{cache_dir} has no good {file}[.gz], and {error}") from error
     if path not in (None, target):
         path.unlink(missing_ok=True)
     return read(target, file)

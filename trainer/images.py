@@ -22,8 +22,7 @@ BOX = 20  # pixels of the digit's longer side
 FORMATS = ("PNG", "JPEG")
 MAX_PIXELS = 50_000_000  # what a picture's header may claim before anything is unpacked
 WORKING_SIDE = 400  # pixels; larger pictures are reduced first: it is plenty for 20
-FAINT = 0.02  # of full brightness: less does not count as a part of the digit
-GRAIN = 0.3  # the same, where the background is not all of one colour
+FAINT = 0.2  # of full brightness: less may be grain or a JPEG's ripples, no part of the digit
 CONTRAST = 16  # of 255: less is taken for an empty picture
 ONE_COLOUR = 64  # of 255: the opaque part of a picture that varies less is a digit, no background
 BLUR_SIDE = 100  # pixels: a picture this large is smoothed by one pixel, against grain
@@ -75,9 +74,8 @@ def to_mnist(picture: Image.Image) -> Bytes:
     Raises:
         EmptyPictureError: it is of one colour.
     """
-    ink, clean = _ink(_reduced(picture))
-    part_of_it = ink > (FAINT if clean else GRAIN)
-    rows, cols = (np.flatnonzero(part_of_it.any(axis=axis)) for axis in (1, 0))
+    ink = _ink(_reduced(picture))
+    rows, cols = (np.flatnonzero((ink > FAINT).any(axis=axis)) for axis in (1, 0))
     digit = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
     return _centred(_fitted(digit))
 
@@ -104,11 +102,10 @@ def _reduced(picture: Image.Image) -> Floats:
     return (colours * alpha + background * (1 - alpha)).astype(np.float32)
 
 
-def _ink(colours: Floats) -> tuple[Floats, bool]:
+def _ink(colours: Floats) -> Floats:
     """Return how much each pixel differs from the background, 0 to 1: bright on black.
 
-    It does not matter which of the two is darker, nor that they differ in hue only. Returned
-    besides: whether the background is all of one colour.
+    It does not matter which of the two is darker, nor that they differ in hue only.
     """
     border = np.concatenate([colours[0], colours[-1], colours[1:-1, 0], colours[1:-1, -1]])
     background = np.median(border, axis=0)
@@ -122,8 +119,7 @@ def _ink(colours: Floats) -> tuple[Floats, bool]:
         raise EmptyPictureError("it is of one colour: there is no digit on it")
     deviation = np.median(np.abs(paper - np.median(paper)))
     low = min(np.median(paper) + NOISE * deviation, limit)
-    ink = np.clip((distance - low) / (np.median(digit) - low), 0, 1)
-    return ink.astype(np.float32), bool(deviation == 0)
+    return np.clip((distance - low) / (np.median(digit) - low), 0, 1)
 
 
 def _distance(colours: Floats, background: Floats) -> Floats:
