@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
@@ -42,6 +43,7 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
     Raises:
         TrainerError: of the kind that tells what went wrong.
     """
+    asked = _read(overrides)
     try:
         import_module("hydra_plugins.hydra_optuna_sweeper")
         optuna = import_module("optuna")
@@ -50,7 +52,6 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
             f"{SWEEPER}: Optuna is not installed: pip install 'trainer[optuna]'"
         ) from None
     optuna.logging.set_verbosity(logging.ERROR)
-    asked = _read(overrides)
     with ExitStack() as stack:
         conductor: Conductor | None = None
 
@@ -77,10 +78,12 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
             except TrainerError as error:
                 raise _Ended(error) from None
             if result.status != "completed" or result.test_accuracy is None:
-                raise RuntimeError(f"{member.name}: {result.error}")  # for Optuna, which goes on
+                raise RuntimeError("no accuracy")  # for Optuna, which goes on
             return result.test_accuracy
 
-        own = [f"hydra.sweep.dir={plan.quoted(asked.folder / 'optuna')}", "hydra.sweep.subdir=."]
+        # Hydra wants a folder for itself; the sweep's is made when the first trial is checked.
+        scratch = stack.enter_context(TemporaryDirectory(prefix="trainer-search-"))
+        own = [f"hydra.sweep.dir={plan.quoted(Path(scratch))}", "hydra.sweep.subdir=."]
         try:
             with readable_errors():
                 options = [*asked.fixed, *asked.searched.values()]
