@@ -32,6 +32,15 @@ def test_slurm_shows_the_command(capsys):
     ]
 
 
+def test_a_sweep_is_a_job_array(capsys):
+    command = ("-m", "+experiment=mlp", "optim.lr=0.02,0.05,0.1", "run.seed=0,1,2")
+    out = shown(capsys, "slurm", "--nodes", "2", "--at-once", "4", *command)
+    assert shlex.split(out) == [
+        *("sbatch", "--parsable", "--nodes=2", "--array=0-8%4", "--output=slurm-%A_%a.out"),
+        *(str(ROOT / "scripts" / "slurm" / "train.sbatch"), "-m", *command[1:]),
+    ]
+
+
 @pytest.mark.parametrize("gpus", [0, 4])
 def test_kubernetes_shows_manifests_that_fit_the_schemas(capsys, tmp_path, gpus):
     numbers = ("--nodes", "4", "--gpus-per-node", str(gpus))
@@ -72,6 +81,9 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
         (("lsf", "--nodes", "2"), "submit --help"),
         (("slurm", "--nodes", "8", "parallel.virtual_shards=4"), "parallel.virtual_shards=4"),
         (("k8s", "--name", "Not_A_Name"), "--name=Not_A_Name"),
+        (("slurm", "--nodes", "2", "-m", "train.global_batch_size=8,9"), "use a multiple of 2"),
+        (("slurm", "-m", "+experiment=mlp"), "no option has several values"),
+        (("k8s", "-m", "optim.lr=1,2"), "only SLURM has"),
     ],
 )
 def test_a_wrong_job_is_refused_here(arguments, told, capsys):

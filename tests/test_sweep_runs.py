@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import time
-from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -215,9 +215,13 @@ def test_optuna_searches_and_goes_on(trainer, tmp_path):
 
 
 def test_without_optuna_the_search_says_what_to_install(trainer, tmp_path):
-    if find_spec("optuna"):
-        pytest.skip("the extra `optuna` is installed")
-    done = trainer("-m", "hydra/sweeper=search", "optim.lr=interval(0.01,0.2)")
+    hidden = tmp_path.parent / f"{tmp_path.name}-hidden"
+    for package in ("optuna", "hydra_plugins"):
+        (hidden / package).mkdir(parents=True)
+        (hidden / package / "__init__.py").write_text("raise ModuleNotFoundError('hidden')\n")
+    root = Path(__file__).parent.parent
+    path = os.pathsep.join([str(hidden), str(root)])
+    done = trainer("-m", "hydra/sweeper=search", "optim.lr=interval(0.01,0.2)", PYTHONPATH=path)
     assert done.returncode == 78
     assert "pip install 'trainer[optuna]'" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -184,10 +184,12 @@ def _one_step(
         done = state.step + apply.astype(jnp.int32)
 
     # A branch, not a selection: it costs less, and leaves the rounding of the update as it is.
+    # The learning rate is divided by the number of examples, not every gradient: the velocity holds
+    # their product in any case, and the division would be a pass over memory of its own.
     def apply_update() -> tuple[model.Weights, sgd.State]:
-        means = jax.tree.map(lambda g: g / sums.examples, gradients)
+        lr = feed.lrs / sums.examples
         steps, optim_state = sgd.step(
-            means, state.optim_state, feed.lrs, optimizer.momentum, optimizer.nesterov
+            gradients, state.optim_state, lr, optimizer.momentum, optimizer.nesterov
         )
         return update.apply_gradients(steps, state.weights), optim_state
 

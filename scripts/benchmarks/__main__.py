@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -61,6 +62,8 @@ def main() -> int:
             report.show(section, console)
     found = collect(out)
     write_json(out / "bench.json", {"machine": machine, "sections": found})
+    sections = [report.markdown(lines.from_json(section)) for section in found.values()]
+    (out / "bench.md").write_text("\n".join([describe(machine) + ".", "", *sections]))
     drawn = plot.draw(found, out / "bench.png")
     minutes = (time.monotonic() - began) / 60
     progress.say(f"{minutes:.1f} minutes; {out / 'bench.json'}{drawn}")
@@ -142,6 +145,7 @@ def collect(out: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no process is left behind
     try:
         sys.exit(main())
     except KeyboardInterrupt:

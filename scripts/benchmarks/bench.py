@@ -50,12 +50,14 @@ class Bench:
             processes.Failed: there is no data, or jax does not work.
         """
         self.quick, self.rounds = settings.quick, settings.rounds
+        self.fewer_rounds = max(1, settings.rounds - 1)  # for the sections that take longest
         self.scratch, self.progress = scratch, progress
         self._torch_python = torch_python
         self.overrides = settings.overrides
         self.arrays = str(scratch / "data")
         self.xla_cache = str(scratch / "xla")
         self._numbers = itertools.count()
+        self._warm = False
         self.machine = self.worker("machine", folder=self.arrays, overrides=self.overrides)
         self.on_cpu = self.machine["platform"] == "cpu"
         self.cores: list[int] = self.machine["usable_cores"]
@@ -121,6 +123,8 @@ class Bench:
         kept = [override for override in self.overrides if name_of(override) not in replaced]
         command = [sys.executable, "-m", "trainer", "+experiment=mlp", *kept, "run.quiet=true"]
         command += [f"run.dir={directory}", f"train.compilation_cache_dir={self.xla_cache}"]
+        if not self.on_cpu and layout.processes == 1:
+            command.append(f"parallel.devices={layout.devices}")  # of those that are there
         try:
             ended = processes.run(
                 [*command, *overrides],
@@ -137,6 +141,12 @@ class Bench:
             }
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+    def warm_up(self) -> None:
+        """Fill the compilation cache with the programs of the default options, once."""
+        if not self._warm:
+            self.interleave({"filling the cache": lambda: self.train("train.epochs=1")}, rounds=1)
+            self._warm = True
 
     def command(self, *command: str) -> Result:
         """Run a command of this Python, and return {"wall": seconds, "peak_bytes": bytes}."""

@@ -11,7 +11,7 @@ from benchmarks.lines import Line, Section
 def figure(value: float) -> str:
     """Write a figure with three significant digits, large ones with separators."""
     size = abs(value)
-    if size >= 100:
+    if size >= 100 or (size >= 1 and value == int(value)):
         return f"{value:,.0f}"
     return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 0.1 else f"{value:.2g}"
 
@@ -44,3 +44,19 @@ def show(section: Section, console: Console) -> None:
     for remark in section.remarks:
         console.print(remark, markup=False, highlight=False)
     console.print()
+
+
+def markdown(section: Section) -> str:
+    """Return a section as Markdown, ready for docs/benchmarks.md."""
+    rows = [
+        f"## {section.title}",
+        "",
+        "| what | includes | median | spread | unit |",
+        "|---|---|---:|---:|---|",
+    ]
+    for line in section.lines:
+        cells = (figure(line.median), spread(line)) if line.values else ("-", "left out")
+        rows.append("| " + " | ".join((line.name, line.includes, *cells, line.unit)) + " |")
+    left_out = [f"- {line.name}: {line.left_out}" for line in section.lines if not line.values]
+    rows += ["", "Left out:", *left_out] if left_out else []
+    return "\n".join([*rows, *(f"\n{remark}" for remark in section.remarks), ""])

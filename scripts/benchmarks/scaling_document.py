@@ -26,8 +26,8 @@ DOCUMENT, IMAGE = ROOT / "docs" / "scaling.md", ROOT / "docs" / "images" / "scal
 def renew(text: str, tables: Mapping[str, Table]) -> str:
     """Return the document with these tables renewed; raises KeyError for one without a place."""
     for name, table in tables.items():
-        place = re.compile(rf"(<!-- table {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        content = scaling_tables.markdown(table)
+        place = re.compile(rf"(<!-- table {name} -->\n)[^<]*(<!-- end -->)")
+        content = scaling_tables.markdown(table) + "\n"
         text, count = place.subn(lambda m, c=content: m[1] + c + m[2], text)
         if count != 1:
             raise KeyError(f"{name}: the document has {count} places for it")

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands import kubernetes_job
-from trainer.commands.compose import Job, compose
+from trainer.commands import kubernetes_job, plan
+from trainer.commands.compose import Job, compose, compose_each
 from trainer.errors import EXIT_COMPLETED, ConfigError, UnavailableError
 from trainer.preemption import StopRequest
 
@@ -27,6 +27,7 @@ exit codes:
 examples:
   python -m trainer submit slurm --nodes 4 --gpus-per-node 8 +experiment=mlp
   python -m trainer submit slurm --nodes 2 --scheduler-option=--time=2:00:00 +experiment=mlp
+  python -m trainer submit slurm --at-once 4 -m +experiment=mlp optim.lr=0.02,0.05 run.seed=0,1
   python -m trainer submit k8s --nodes 2 --gpus-per-node 8 --name first \\
       --image registry.example.com/trainer:0.1.0-cuda12 +experiment=mlp
   python -m trainer submit k8s --nodes 4 --dry-run +experiment=mlp train.epochs=20
@@ -49,17 +50,26 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         return EXIT_COMPLETED
     if unknown := [text for text in overrides if text.startswith("-")]:
         raise ConfigError(f"{unknown[0]} is not an option: see `python -m trainer submit --help`")
-    jobs = compose(overrides)
-    if len(jobs) != 1:
-        raise ConfigError("submit takes one job: leave out lists of values such as a=1,2")
-    _check(jobs[0], args.nodes, args.gpus_per_node)
+    if args.multirun:
+        planned = plan.make(overrides)
+        jobs = compose_each([plan.arguments(planned.folder, m) for m in planned.members])
+    else:
+        jobs = compose(overrides)
+        if len(jobs) != 1:
+            raise ConfigError("submit takes one job, or a sweep with -m")
+    for job in jobs:
+        _check(job, args.nodes, args.gpus_per_node)
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / SCRIPT).is_file():
         raise ConfigError(
             f"{checkout} has no {SCRIPT}: submit from a checkout of the trainer, whose scripts the "
             "installed package lacks"
         )
-    if args.scheduler == "slurm":
+    if args.multirun:
+        if args.scheduler != "slurm":
+            raise ConfigError("submit k8s -m: a sweep is a job array, which only SLURM has")
+        _array(args, checkout, planned, overrides)
+    elif args.scheduler == "slurm":
         _slurm(args, checkout, jobs[0], overrides)
     else:
         _kubernetes(args, checkout, jobs[0], overrides)
@@ -83,6 +93,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="of the job (k8s: behind `train-`; default: the time)")
     parser.add_argument("--dry-run", action="store_true", help="show what would be submitted")
     slurm = parser.add_argument_group("SLURM")
+    slurm.add_argument(
+        "-m",
+        "--multirun",
+        action="store_true",
+        help="a sweep, as a job array of which each task trains a member; see "
+        "`python -m trainer -m --help`",
+    )
+    slurm.add_argument(
+        "--at-once", type=_from_one, metavar="N", help="tasks of the array; default: no limit"
+    )
     slurm.add_argument(
         "--scheduler-option",
         action="append",
@@ -123,11 +143,35 @@ def _check(job: Job, nodes: int, gpus: int) -> None:
         )
 
 
-def _slurm(args: argparse.Namespace, checkout: Path, job: Job, overrides: Sequence[str]) -> None:
+def _sbatch(args: argparse.Namespace) -> list[str]:
     command = ["sbatch", "--parsable", f"--nodes={args.nodes}"]
     command += [f"--gpus-per-node={args.gpus_per_node}"] if args.gpus_per_node else []
-    command += [f"--job-name={args.name}"] if args.name else []
-    command += [*args.scheduler_option, str(checkout / SCRIPT), *overrides]
+    return command + ([f"--job-name={args.name}"] if args.name else [])
+
+
+def _array(
+    args: argparse.Namespace, checkout: Path, planned: plan.Plan, overrides: Sequence[str]
+) -> None:
+    count = len(planned.members)
+    limit = f"%{args.at_once}" if args.at_once else ""
+    command = [*_sbatch(args), f"--array=0-{count - 1}{limit}", "--output=slurm-%A_%a.out"]
+    command += [*args.scheduler_option, str(checkout / SCRIPT), "-m", *overrides]
+    if args.dry_run:
+        print(shlex.join(command))
+        return
+    number = run(command).strip().partition(";")[0]  # NUMBER[;CLUSTER]
+    print(
+        f"submitted      SLURM job array {number}, {count} tasks\n"
+        f"sweep          {planned.folder}\n"
+        f"follow         python -m trainer sweep {shlex.quote(str(planned.folder))}\n"
+        f"a task         tail -F slurm-{number}_0.out\n"
+        f"state          squeue --jobs={number}\n"
+        f"cancel         scancel {number}"
+    )
+
+
+def _slurm(args: argparse.Namespace, checkout: Path, job: Job, overrides: Sequence[str]) -> None:
+    command = [*_sbatch(args), *args.scheduler_option, str(checkout / SCRIPT), *overrides]
     if args.dry_run:
         print(shlex.join(command))
         return

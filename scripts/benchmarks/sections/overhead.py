@@ -15,7 +15,7 @@ ALL, NO_LOG, NO_SAVE = "everything on", "no logging", "no saving"
 
 def measure(bench: Bench) -> Section:
     """Compare the loop's own account, and runs with and without, in turn."""
-    epochs = 2 if bench.quick else 4
+    epochs = 2 if bench.quick else 3
     program = partial(
         bench.worker,
         "own_step",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import scaling
+from benchmarks import scaling, scaling_tables
 from benchmarks.bench import Bench, Result
 from benchmarks.lines import Line, Section, line
 from trainer.commands.children import Layout
@@ -24,17 +24,17 @@ COMPILED = [2, 4, 8, 512]  # simulated devices that a step is compiled for
 
 def measure(bench: Bench) -> Section:
     """Run layouts in turn; measure the constants of the model; predict what was measured."""
-    most = 2 if bench.quick else 4
-    there = most if bench.on_cpu else bench.machine["device_count"]
-    counts = [n for n in (1, 2, 4, 8) if n <= there * (1 + bench.on_cpu)]
-    layouts = [Layout(1, n) for n in counts] + [Layout(n, 1) for n in (2, 4) if n <= there]
+    most = 2 if bench.quick else 8
+    there = most if bench.on_cpu else min(most, bench.machine["device_count"])
+    layouts = [Layout(1, n) for n in (1, 2, 4, 8) if n <= there]
+    layouts += [Layout(n, 1) for n in (2, 4) if n <= there]
     folder = write_idx(bench)
     jobs: dict[str, Any] = {}
     for layout in layouts:
         total = layout.processes * layout.devices
         for size in dict.fromkeys((BATCH_SIZE, BATCH_SIZE * total)):
             jobs[name_of(layout, size)] = partial(run, bench, folder, layout, size)
-    found = bench.interleave(jobs)
+    found = bench.interleave(jobs, bench.fewer_rounds)
     lines = [
         line(
             name,
@@ -59,22 +59,27 @@ def measure(bench: Bench) -> Section:
         ]
         lines += [
             line(f"collectives a step, {n} devices", includes, "", totals, "all"),
-            line(f"bytes a step, {n} devices", includes, "MB", sent, *path, "bytes", scale=1e-6),
+            line(f"bytes a step, {n} devices", includes, "", sent, *path, "bytes"),
         ]
     facts: dict[str, Any] = {"compiled": sent[0].get("counts")}
+    if not bench.on_cpu and bench.machine["device_count"] > 1:
+        sizes = [[1], [scaling_tables.MLP.message // scaling.FLOAT]]
+        job = partial(bench.worker, "allreduce", sizes=sizes, repeats=50)
+        facts["all_reduce_of_all_devices"] = bench.interleave({"all-reduce": job}, 1)["all-reduce"]
     if bench.on_cpu and sent[0].get("counts"):
         arrays = sent[0]["counts"]["2"]["arrays"]
-        facts |= constants(bench, arrays)
-        lines += predictions(bench, facts, arrays, [la for la in layouts if la.processes > 1])
+        found_constants = constants(bench, arrays)
+        if found_constants:
+            facts |= found_constants
+            lines += predictions(bench, facts, arrays, [la for la in layouts if la.processes > 1])
     return Section(TITLE, lines, [], facts)
 
 
 def name_of(layout: Layout, batch_size: int) -> str:
     """Return what a layout's line is called."""
-    what = (
-        f"{layout.processes} processes" if layout.processes > 1 else f"{layout.devices} device(s)"
-    )
-    return f"{what}, batch {batch_size}"
+    if layout.processes > 1:
+        return f"{layout.processes} processes, batch {batch_size}"
+    return f"{layout.devices} device{'s' * (layout.devices > 1)}, batch {batch_size}"
 
 
 def run(bench: Bench, folder: Path, layout: Layout, batch_size: int) -> Result:
@@ -95,7 +100,10 @@ def run(bench: Bench, folder: Path, layout: Layout, batch_size: int) -> Result:
 
 
 def constants(bench: Bench, arrays: list[int]) -> dict[str, Any]:
-    """Measure what the model needs: a process's step on its share of the cores, and messages."""
+    """Measure what the model needs: a process's step on its share of the cores, and messages.
+
+    Returns nothing where two processes cannot add up arrays here.
+    """
     sizes = [BATCH_SIZE // p for p in (1, 2, 4)]
     steps = {"arrays": bench.arrays, "k": 16, "dispatches": 8, "overrides": bench.overrides}
     one_core = bench.interleave(
@@ -108,15 +116,23 @@ def constants(bench: Bench, arrays: list[int]) -> dict[str, Any]:
         1,
     )
     messages: list[list[int]] = [[1], [1_000], [30_000], [sum(arrays)], arrays]
-    sums = {
-        p: bench.worker("allreduce", layout=Layout(p, 1), sizes=messages, repeats=10)["seconds"]
-        for p in ((2,) if bench.quick else (2, 4))
-    }
-    short, long = sums[2][0], sums[2][3]
+    sums = bench.interleave(
+        {
+            str(p): partial(
+                bench.worker, "allreduce", layout=Layout(p, 1), sizes=messages, repeats=10
+            )
+            for p in ((2,) if bench.quick else (2, 4))
+        },
+        1,
+    )
+    found = {p: results[0]["seconds"] for p, results in sums.items() if "seconds" in results[0]}
+    if "2" not in found:
+        return {}
+    short, long = found["2"][0], found["2"][3]
     return {
         "one_core": {size: results[0] for size, results in one_core.items()},
         "messages": messages,
-        "all_reduce_seconds": {str(p): seconds for p, seconds in sums.items()},
+        "all_reduce_seconds": found,
         # By the model's own formula of a ring, solved for its constants at p = 2.
         "latency": short / 2,
         "bandwidth": sum(arrays) * scaling.FLOAT / max(long - short, 1e-9),

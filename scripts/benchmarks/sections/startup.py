@@ -16,9 +16,9 @@ IMPORTS = "import jax, orbax, grain, trainer.job"
 
 def measure(bench: Bench) -> Section:
     """Start with an empty and with a filled compilation cache, in turn."""
-    caches = bench.scratch / "startup-xla"
+    cold_cache = bench.scratch / "cold-xla"
 
-    def start(cache: Path) -> Result:
+    def start(cache: Path | str) -> Result:
         seen: list[float] = []
 
         def look(directory: Path) -> None:
@@ -32,10 +32,10 @@ def measure(bench: Bench) -> Section:
         return {**result, "first_dispatch": seen[0] - result["began"]}
 
     def cold() -> Result:
-        shutil.rmtree(caches / "cold", ignore_errors=True)
-        return start(caches / "cold")
+        shutil.rmtree(cold_cache, ignore_errors=True)
+        return start(cold_cache)
 
-    bench.interleave({"filling the cache": lambda: start(caches / "warm")}, rounds=1)
+    bench.warm_up()
     found = bench.interleave(
         {
             IMPORTS: lambda: bench.command("-c", "import trainer.job"),
@@ -43,7 +43,7 @@ def measure(bench: Bench) -> Section:
                 "-m", "trainer", "+experiment=mlp", "--cfg", "job"
             ),
             "cold": cold,
-            "warm": lambda: start(caches / "warm"),
+            "warm": lambda: start(bench.xla_cache),
         }
     )
     lines = [
