@@ -108,11 +108,8 @@ def answers(
     weights: model.Weights, batch: Superbatch, objective: Objective
 ) -> tuple[jax.Array, jax.Array]:
     """Return the loss (rows,) and the logits (rows, classes) of each row, float32."""
-    images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
-    scale = jnp.float32(1 / objective.pixel_std)
-    pixels = (images.astype(jnp.float32) - jnp.float32(objective.pixel_mean)) * scale
-    targets = jax.nn.one_hot(labels, objective.num_classes, dtype=jnp.float32)
-    logits = jax.vmap(model.fwd, in_axes=(0, None))(pixels, weights)
+    targets = jax.nn.one_hot(batch.labels, objective.num_classes, dtype=jnp.float32)
+    logits = batch_logits(weights, jnp.asarray(batch.images), objective)
     return jax.vmap(model.LOSSES[objective.loss])(logits, targets), logits
 
 
