@@ -432,3 +432,13 @@ def test_one_suffix_makes_a_second_job_beside_the_first(overlay, tmp_path):
         for v in pod_spec(item)["volumes"][-4:]
         if "persistentVolumeClaim" in v
     } == {"trainer-runs", "trainer-data"}
+
+
+def test_the_second_job_of_the_readme(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", (K8S / "README.md").read_text(), re.DOTALL)
+    written = yaml.safe_load(text)
+    (base,) = written.pop("resources")
+    job = one(overlay_of(tmp_path / "lr02", K8S / "overlays/lr02" / base, **written), "Job")
+    (composed,) = compose(arguments(job))
+    assert composed.config.run.name == job["metadata"]["name"] == "train-lr02"
+    assert composed.config.optim.lr == 0.02
