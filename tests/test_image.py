@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,11 +17,12 @@ REVISION = "0123abc-dirty"
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory):
+def machine():
     """An engine with the base image and both images of ours."""
     if reason := engine.missing():
         pytest.skip(reason)
-    built = engine.Engine(tmp_path_factory.mktemp("engine"))
+    folder = Path(tempfile.mkdtemp(prefix="image-"))  # podman wants a short path
+    built = engine.Engine(folder)
     try:
         built.make_base()
         built.build("trainer", "trainer", REVISION=REVISION)
@@ -27,6 +30,7 @@ def machine(tmp_path_factory):
         yield built
     finally:
         built.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ JOB = (
 )
 STEPS = 20 * 63
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 
 class Cluster:

@@ -115,7 +115,7 @@ def share(make: Callable[[], Json]) -> list[Json]:
         if error is not None:
             raise error
         return [value]
-    told = {"value": value} if error is None else {"code": error.exit_code, "error": str(error)}
+    told = {"value": value} if error is None else {"kind": error.name(), "error": str(error)}
     data = np.frombuffer(json.dumps(told).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32))
     padded = np.zeros(int(lengths.max()), np.uint8)
@@ -128,7 +128,6 @@ def share(make: Callable[[], Json]) -> list[Json]:
     for index, answer in enumerate(answers):
         if "error" in answer:
             if error is None:
-                error = TrainerError(f"process {index}: {answer['error']}")
-                error.exit_code = answer["code"]
+                error = TrainerError.named(answer["kind"])(f"process {index}: {answer['error']}")
             raise error
     return [answer["value"] for answer in answers]

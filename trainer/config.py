@@ -132,6 +132,7 @@ class TrainConfig:
     eval_every_epochs: int
     eval_batch_size: int
     log_every_steps: int
+    pictures_every_epochs: int | None
     on_nonfinite: str
     compilation_cache_dir: str | None
 
@@ -145,6 +146,7 @@ class TrainConfig:
             "log_every_steps",
         ):
             _check_at_least(f"train.{name}", getattr(self, name), 1)
+        _check_at_least("train.pictures_every_epochs", self.pictures_every_epochs, 1)
         _check_choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
 
 

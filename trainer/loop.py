@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from trainer.checkpoint import weights_sha256
 from trainer.config import Config
 from trainer.datasets import Dataset
 from trainer.errors import NonFinite, Preempted
-from trainer.evaluate import evaluate
+from trainer.evaluate import Outcome, evaluate
 from trainer.nonfinite import diagnose
 from trainer.preemption import StopRequest
 from trainer.program import Program
@@ -106,7 +107,10 @@ class Run:
         if self.writer is not None:
             devices = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
             objective = self.recipe.objective._asdict()
-            self.writer.begin(begin.step, begin.versions, meaning, objective, record, devices)
+            versions = begin.versions
+            self.writer.begin(
+                begin.step, versions, meaning, objective, record, devices, self.dataset
+            )
             stack.callback(self._close_ledger)
         self.progress = Progress(
             log_every_steps=config.train.log_every_steps,
@@ -162,6 +166,8 @@ class Run:
                 self._stop()
         if self.report["test_accuracy"] is None:
             self.test()
+        if self.writer is not None:
+            self.writer.dashboard.end(dataclasses.asdict(self.config))
         cluster.share(self._finish_saves)
         self.report["weights_sha256"] = weights_sha256(jax.device_get(self.state.weights))
 
@@ -223,6 +229,8 @@ class Run:
         if self.writer is not None:
             values = {"loss": tested.loss, "accuracy": tested.accuracy}
             self.writer.tracker.scalars("eval", self.done, values)
+            with self.account.phase("evaluate"):
+                self._show(tested)
         self.terminal.evaluation(
             self.done // self.plan.steps_per_epoch,
             self.done,
@@ -232,6 +240,18 @@ class Run:
             time.perf_counter() - began,
         )
         return tested.accuracy
+
+    def _show(self, tested: Outcome) -> None:
+        """Show an evaluation in TensorBoard; every few epochs also what takes longer to draw."""
+        assert self.writer is not None
+        epoch = self.done // self.plan.steps_per_epoch
+        every, last = self.config.train.pictures_every_epochs, self.done == self.plan.total_steps
+        norms, weights = {}, []
+        if every is not None and (last or epoch % every == 0):
+            state, number = jax.device_get(self.state), min(self.done, self.plan.total_steps - 1)
+            told = diagnose(state, self.recipe.objective, self.source, number)
+            norms, weights = told["gradient_norms"], state.weights
+        self.writer.show(self.done, tested, norms, weights)
 
     def save(self, accuracy: float | None) -> None:
         """Start writing a checkpoint of the steps done."""

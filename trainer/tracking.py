@@ -84,6 +84,21 @@ class Tracker:
         curves = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
         self._event(Event(step=step, wall_time=now, summary=Summary(value=curves)))
 
+    def curves(self, step: int, values: Mapping[str, float]) -> None:
+        """Add points to curves of TensorBoard alone, after `step` steps."""
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self.summary(step, Summary(value=points))
+
+    def image(self, step: int, tag: str, png: bytes, size: tuple[int, ...]) -> None:
+        """Show a PNG of (height, width) pixels in TensorBoard."""
+        height, width = size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        self.summary(step, Summary(value=[Summary.Value(tag=tag, image=image)]))
+
+    def summary(self, step: int, content: Any) -> None:
+        """Write a summary of any other kind into the event files."""
+        self._event(Event(step=step, wall_time=time.time(), summary=content))
+
     def text(self, tag: str, markdown: str) -> None:
         """Show a text in TensorBoard, at the step where this start of the run began."""
         content = summary.text(tag, markdown)
