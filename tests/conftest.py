@@ -135,6 +135,11 @@ def mnist_run(tmp_path_factory, mnist_dir):
     return train(tmp_path_factory.mktemp("runs"), *MNIST[:-1], f"data.root={mnist_dir}", MNIST[-1])
 
 
+def pytest_collection_modifyitems(items):
+    """The slow ones first: of several workers, none is left alone with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_sessionfinish(session, exitstatus):
     """Where everything can run (TRAINER_NO_SKIPS, set by CI), a skipped test is a failure."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
