@@ -1,5 +1,6 @@
 """Processes find each other before jax connects them; whoever is missing or wrong is named."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -12,10 +13,17 @@ from trainer.meeting import meet
 from trainer.topology import Topology
 
 
+def free_ports(count):
+    """Return different ports that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def topology(index, count, *ports, attempt="job", host="127.0.0.1", hosts=()):
@@ -112,7 +120,7 @@ def test_nonsense_is_dropped():
 
 
 def test_a_used_port_is_passed_over():
-    used, free = free_port(), free_port()
+    used, free = free_ports(2)
     with socket.create_server(("127.0.0.1", used)):
         guests = [Guest(topology(i, 2, used, free)) for i in (0, 1)]
         for guest in guests:
@@ -120,7 +128,7 @@ def test_a_used_port_is_passed_over():
 
 
 def test_two_jobs_at_the_same_ports_do_not_mix():
-    ports = free_port(), free_port()
+    ports = free_ports(2)
     hosts = [Guest(topology(0, 2, *ports, attempt=job)) for job in ("a", "b")]
     time.sleep(0.5)  # the first to end would leave its port to the other
     guests = [Guest(topology(1, 2, *ports, attempt=job)) for job in ("b", "a")]

@@ -168,8 +168,13 @@ def test_a_power_cut_of_one_node_is_survived(cluster, local):
     down = ("sinfo", "--noheader", "--nodes=n2", "--partition=main", "--format=%T")
     cluster.wait_for(job, lambda: cluster.login(*down).startswith("down"))
     cluster.login(SLURM / "node", "start", "n2", "-b")
-    time.sleep(2)  # it registers
-    cluster.login("scontrol", "update", "nodename=n2", "state=resume")
+
+    def resumed():  # only once it has registered
+        cluster.login("scontrol", "update", "nodename=n2", "state=resume")
+        time.sleep(1)
+        return cluster.login(*down).strip() in ("idle", "mixed", "allocated", "completing")
+
+    cluster.wait_for(job, resumed)
     done = cluster.wait_for_end(job)
     assert done["JobState"] == "COMPLETED", cluster.log(job)[-3000:]
     assert int(done["Restarts"]) >= 1

@@ -74,8 +74,9 @@ def connect(topology: Topology, cluster: ClusterConfig, stop: Callable[[], bool]
 
 def _bypass_proxies(ip: str) -> None:
     """Connect to process 0 directly: gRPC would ask a proxy for it, and hang."""
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-    os.environ["no_grpc_proxy"] = f"{known},{ip}" if known else ip  # noqa: SIM112 - gRPC's name
+    if any(name.lower() in ("http_proxy", "https_proxy", "grpc_proxy") for name in os.environ):
+        known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        os.environ["no_grpc_proxy"] = f"{known},{ip}" if known else ip  # noqa: SIM112 - gRPC's name
 
 
 def check_gpus(topology: Topology) -> None:
