@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
 LONG = ("+experiment=smoke", "train.epochs=400", "train.steps_per_dispatch=1", "run.dir=run")
 FAST = (
     "train.global_batch_size=48",

@@ -129,7 +129,7 @@ class Dashboard:
 
     def _confusion(self, outcome: Outcome) -> npt.NDArray[np.int64]:
         labels = self._dataset.test.labels.astype(np.int64)
-        classes = int(max(labels.max(), outcome.predictions.max())) + 1
+        classes = 1 + max(int(labels.max()), int(outcome.predictions.max()))
         pairs = labels * classes + outcome.predictions
         return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
