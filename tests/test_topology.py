@@ -94,6 +94,7 @@ def test_all_tasks_of_an_attempt_meet_at_the_same_ports_and_nobody_else_does():
         found = resolve(cluster(), other)
         assert found.ports[0] != first.ports[0]
         assert found.attempt != first.attempt
+        assert (found.job == first.job) == (other["SLURM_JOB_ID"] == "4")
     assert resolve(cluster(coordinator_port=5000), STEP).ports == (5000,)
 
 
@@ -138,6 +139,7 @@ def test_a_pod_of_an_indexed_job():
     found = resolve(cluster(), POD)
     assert (found.kind, found.num_processes, found.process_id) == ("kubernetes", 4, 2)
     assert (found.host, found.ports) == ("train-0.train", (8476,))
+    assert found.job == resolve(cluster(), {**POD, "JOB_COMPLETION_INDEX": "0"}).job != ""
     assert found.hosts == tuple(f"train-{i}.train" for i in range(4))
 
 
@@ -145,6 +147,7 @@ def test_the_variables_that_kubeflow_sets():
     found = resolve(cluster(), KUBEFLOW)
     assert (found.kind, found.num_processes, found.process_id) == ("explicit", 3, 1)
     assert (found.host, found.ports) == ("mnist-worker-0", (6666,))
+    assert found.job == ""  # nobody says that it is started again by itself
 
 
 def test_explicit_variables_win_over_a_shell_of_one_task():

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from trainer.errors import (
 from trainer.loop import Place, Run
 from trainer.peers import Peers
 from trainer.preemption import StopRequest
+from trainer.reception import Clock
 from trainer.terminal import Terminal
 from trainer.topology import Topology, resolve
 from trainer.watchdog import Watchdog
@@ -142,7 +143,8 @@ def _take_place(
         if chief:
             directory = rundir.choose(config.run, experiment)
             rundir.create(directory)
-            stack.enter_context(lock.hold(directory))
+            over = _patience(config, stop)
+            stack.enter_context(lock.hold(directory, job=topology.job, over=over))
             claimed["directory"] = str(directory)
         return claimed
 
@@ -154,6 +156,22 @@ def _take_place(
                 "the same command line"
             )
     return Place(mesh, rows, Path(claims[0]["directory"]), chief)
+
+
+def _patience(config: Config, stop: StopRequest) -> Callable[[str], bool]:
+    """Return what tells whether an earlier attempt was waited for long enough, and says so."""
+    seconds = config.cluster.startup_timeout_seconds
+    clock, said = Clock(seconds, stop), False
+
+    def over(told: str) -> bool:
+        nonlocal said
+        if not said:
+            patience = f"waiting for its end, cluster.startup_timeout_seconds={seconds}"
+            Terminal(quiet=config.run.quiet).note(f"{told}: {patience}")
+            said = True
+        return clock.over()
+
+    return over
 
 
 def _digest(config: Config) -> str:

@@ -7,50 +7,67 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, PeerLost
 
 NAME = "run.lock"
 _TRIES = 5  # because held() takes the lock as well, for an instant
 _PAUSE_SECONDS = 0.02
+_WAIT_SECONDS = 0.2  # between looks at an earlier attempt
 
 
 @contextmanager
 def hold(
-    directory: Path, name: str = NAME, what: str = "run directory", *, shared: bool = False
+    directory: Path,
+    name: str = NAME,
+    what: str = "run directory",
+    *,
+    shared: bool = False,
+    job: str = "",
+    over: Callable[[str], bool] = lambda _: True,
 ) -> Iterator[None]:
     """Hold the run directory against other jobs while the block runs.
 
     The kernel drops the lock when the process ends, however it ends, so a dead job blocks nobody.
+    One on a host that was cut off does, until it ends by itself or the file system gives it up.
 
     Args:
         directory: of the run; it has to exist.
         name: of the file that carries the lock.
         what: the directory is called in the error.
         shared: with others that share it; not with one that holds it alone.
+        job: the same in all attempts of a job that its scheduler starts again; or empty.
+        over: asked while an earlier attempt of this job holds it, with words that name that one,
+            whether the time to wait for its end is over.
 
     Raises:
-        ConfigError: another job holds it; names its host, its process and since when.
+        ConfigError: another job holds it; names its host, its process and since when. Or the file
+            cannot be locked at all.
+        PeerLost: an earlier attempt of this job holds it for too long.
     """
     path = directory / name
-    with path.open("a+") as file:
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        if not any(_take(file, kind) for _ in range(_TRIES)):
-            raise ConfigError(
-                f"{what} {directory} is in use by {_holder(path)}: wait for its end, or "
-                "choose another with run.name=NAME"
-            )
-        if shared:
-            yield
-            return
-        file.truncate(0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": since}, file)
-        file.flush()
+
+    def wait() -> None:
+        holder = _holder(path)
+        told = f"{what} {directory} is in use by {_name(holder)}"
+        if not job or holder.get("job") != job:
+            fix = "wait for its end, or choose another with run.name=NAME"
+            raise ConfigError(f"{told}: {fix}")
+        if over(f"{told}, an earlier attempt of {job}"):
+            raise PeerLost(f"{told}, an earlier attempt of {job}: end it, or run me again")
+        time.sleep(_WAIT_SECONDS)
+
+    with _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait) as file:
+        if not shared:
+            file.truncate(0)
+            since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+            me = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "job": job}
+            json.dump(me, file)
+            file.flush()
         yield
 
 
@@ -73,9 +90,32 @@ def _take(file: IO[Any], kind: int, pause: float = _PAUSE_SECONDS) -> bool:
     return True
 
 
-def _holder(path: Path) -> str:
+def _locked(path: Path, kind: int, wait: Callable[[], None]) -> IO[str]:
+    """Open and lock a file; `wait` is called while another has it, and raises to give up."""
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(path.open("a+"))
+            while not any(_take(file, kind) for _ in range(_TRIES)):
+                wait()
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be locked ({error.strerror}): choose a folder on a file system "
+                "that has locks, with run.root=DIR"
+            ) from None
+        opened.pop_all()  # it stays open
+    return file
+
+
+def _holder(path: Path) -> dict[str, Any]:
     try:
         holder = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _name(holder: dict[str, Any]) -> str:
+    try:
         return f"process {holder['pid']} on host {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError):
+    except KeyError:
         return "another job"

@@ -24,6 +24,7 @@ class Topology(NamedTuple):
     ports: tuple[int, ...]  # at which the processes meet: the first that is free there
     evidence: str  # what told us, to be shown
     attempt: str = ""  # the same in all processes of this attempt, and in no other job
+    job: str = ""  # the same in all attempts of a job that its scheduler starts again; "": in none
     hosts: tuple[str, ...] = ()  # of each process, where known
     local_device_ids: tuple[int, ...] | None = None  # the GPUs of this process; None: all it sees
     gpus: int | None = None  # that this process ought to see; None: nothing is expected
@@ -97,7 +98,8 @@ def _kubernetes(environ: Mapping[str, str]) -> Topology:
     if parts:
         rest = parts.group(2) or ""
         hosts = tuple(f"{parts.group(1)}{i}{rest}" for i in range(found.num_processes))
-    return found._replace(kind="kubernetes", evidence=", ".join(names), hosts=hosts)
+    job = f"the Kubernetes job of {found.host}"
+    return found._replace(kind="kubernetes", evidence=", ".join(names), job=job, hosts=hosts)
 
 
 def _slurm(step: slurm.Step) -> Topology:
@@ -111,6 +113,7 @@ def _slurm(step: slurm.Step) -> Topology:
         step.ports() if host else (),
         told,
         attempt=step.attempt,
+        job=f"SLURM job {step.job_id}",
         hosts=step.hosts,
     )
     return _with_gpus(found, step)

@@ -1,0 +1,91 @@
+"""One job a run directory: an attempt of it that is started again waits for the one before."""
+
+import json
+import signal
+
+import pytest
+
+from trainer import lock
+from trainer.errors import ConfigError
+
+JOB = (
+    "+experiment=smoke",
+    "run.dir=run",
+    "train.steps_per_dispatch=1",
+    "checkpoint.every_steps=50",
+)
+
+
+def waiting(seconds):
+    return f"cluster.startup_timeout_seconds={seconds}"
+
+
+def start(trainer, job, restart, *options):
+    """Start both tasks of a SLURM job on this host, as `srun` does after so many restarts."""
+    environ = {
+        "SLURM_JOB_ID": job,
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_NODEID": "0",
+        **({"SLURM_RESTART_COUNT": str(restart)} if restart else {}),
+    }
+    tasks = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in (0, 1)]
+    return [trainer.start(*JOB, *options, **environ, **task) for task in tasks]
+
+
+def ends(processes):
+    told = [process.communicate(timeout=90)[1] for process in processes]
+    return [process.returncode for process in processes], told
+
+
+def wait_until_it_says(process, text):
+    lines = []
+    for line in process.stderr:  # until it ends
+        lines.append(line)
+        if text in line:
+            return
+    raise AssertionError(lines)
+
+
+@pytest.mark.slow
+def test_a_restarted_job_waits_for_an_attempt_that_is_cut_off_but_alive(trainer, tmp_path):
+    first = start(trainer, "7", 0, "train.epochs=8")
+    trainer.wait_for_step(100)
+    for process in first:
+        process.send_signal(signal.SIGSTOP)
+    told = f"in use by process {first[0].pid} on host"
+
+    codes, errs = ends(start(trainer, "8", 0, "train.epochs=8"))
+    assert codes == [78, 78], errs
+    assert told in errs[0]
+    assert "run.name" in errs[0]
+
+    codes, errs = ends(start(trainer, "7", 1, "train.epochs=8", waiting(3)))
+    assert codes == [75, 75], errs
+    assert told in errs[0]
+    assert "an earlier attempt of SLURM job 7: waiting for its end" in errs[0]
+    assert "run me again" in errs[0]
+
+    stopped = start(trainer, "7", 2, "train.epochs=8")
+    wait_until_it_says(stopped[0], "waiting for its end")
+    for process in stopped:
+        process.send_signal(signal.SIGTERM)
+    assert ends(stopped)[0] == [75, 75]
+
+    last = start(trainer, "7", 3, "train.epochs=8")
+    wait_until_it_says(last[0], "waiting for its end")
+    for process in first:
+        process.kill()
+    codes, errs = ends(last)
+    assert codes == [0, 0], errs
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "completed"
+    assert summary["resumed_from_step"] >= 50
+
+
+def test_a_file_that_cannot_be_locked_is_told(tmp_path):
+    (tmp_path / lock.NAME).mkdir()
+    with pytest.raises(ConfigError, match=r"run\.lock cannot be locked .*run\.root=DIR"):
+        lock.hold(tmp_path).__enter__()
