@@ -56,17 +56,13 @@ def test_a_restarted_job_waits_for_an_attempt_that_is_cut_off_but_alive(trainer,
     for process in first:
         process.send_signal(signal.SIGSTOP)
     told = f"in use by process {first[0].pid} on host"
+    # Longer than the 30 s that gloo leaves all processes to make their first connection.
+    impatient = start(trainer, "7", 1, "train.epochs=8", waiting(33))
 
     codes, errs = ends(start(trainer, "8", 0, "train.epochs=8"))
     assert codes == [78, 78], errs
     assert told in errs[0]
     assert "run.name" in errs[0]
-
-    codes, errs = ends(start(trainer, "7", 1, "train.epochs=8", waiting(3)))
-    assert codes == [75, 75], errs
-    assert told in errs[0]
-    assert "an earlier attempt of SLURM job 7: waiting for its end" in errs[0]
-    assert "run me again" in errs[0]
 
     stopped = start(trainer, "7", 2, "train.epochs=8")
     wait_until_it_says(stopped[0], "waiting for its end")
@@ -74,11 +70,22 @@ def test_a_restarted_job_waits_for_an_attempt_that_is_cut_off_but_alive(trainer,
         process.send_signal(signal.SIGTERM)
     assert ends(stopped)[0] == [75, 75]
 
-    last = start(trainer, "7", 3, "train.epochs=8")
-    wait_until_it_says(last[0], "waiting for its end")
-    for process in first:
+    codes, errs = ends(impatient)
+    assert codes == [75, 75], errs
+    assert told in errs[0]
+    assert "an earlier attempt of SLURM job 7: waiting for its end" in errs[0]
+    assert "run me again" in errs[0]
+
+    half, whole = (start(trainer, "7", restart, "train.epochs=8") for restart in (3, 4))
+    for processes in (half, whole):
+        wait_until_it_says(processes[0], "waiting for its end")
+    for process in (half[1], *first):
         process.kill()
-    codes, errs = ends(last)
+    codes, errs = ends(half)
+    assert codes == [75, -signal.SIGKILL], errs
+    assert "lost another process at the start" in errs[0]
+    assert "Traceback" not in errs[0]
+    codes, errs = ends(whole)
     assert codes == [0, 0], errs
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "completed"

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 
@@ -50,7 +51,14 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
     with ExitStack() as stack:
         with account.phase("startup"):
             topology = resolve(config.cluster, os.environ)
-            place = _take_place(config, experiment, topology, stop, stack)
+            try:
+                place = _take_place(config, experiment, topology, stop, stack)
+            except Exception as error:
+                if topology.num_processes == 1 or not _from_a_collective(error):
+                    raise
+                reason = f"lost another process at the start ({_first_line(error)})"
+                Terminal().error(f"{reason}: run the same command again")
+                _leave(PeerLost.exit_code)
         report = summary.begin(experiment, config.train.global_batch_size)
         report["devices"], report["processes"] = place.mesh.size, jax.process_count()
         report["platform"] = jax.default_backend()
@@ -91,7 +99,7 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
                 code, together = error.exit_code, error.everywhere
                 end(str(error))
             except Exception as error:
-                first_line = (str(error) or type(error).__name__).splitlines()[0]
+                first_line = _first_line(error)
                 if jax.process_count() > 1 and _from_a_collective(error):
                     code = PeerLost.exit_code
                     end(f"lost {peers.blame()} ({first_line}): run the same command again")
@@ -104,11 +112,19 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
         if place.chief and report["steps"]:
             terminal.summary(summary.rows(place.directory, report))
         if not together and jax.process_count() > 1:
-            # An orderly end would wait for processes that do not know that this one ends.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            _leave(code)
     return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: an orderly end would wait for processes that do not know that this one ends."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _from_a_collective(error: Exception) -> bool:
@@ -137,25 +153,28 @@ def _take_place(
     meshes.check_shards(mesh, batch_size, config.parallel.virtual_shards)
     chief = topology.process_id == 0  # the one process that writes
 
-    def claim() -> dict[str, str]:
+    def agree() -> str:
         cluster.check_gpus(topology)
-        claimed = {"options": _digest(config)}
-        if chief:
-            directory = rundir.choose(config.run, experiment)
-            rundir.create(directory)
-            over = _patience(config, stop)
-            stack.enter_context(lock.hold(directory, job=topology.job, over=over))
-            claimed["directory"] = str(directory)
-        return claimed
+        return _digest(config)
 
-    claims = cluster.share(claim)
-    for index, other in enumerate(claims):
-        if other["options"] != claims[0]["options"]:
+    def claim() -> str:
+        if not chief:
+            return ""
+        directory = rundir.choose(config.run, experiment)
+        rundir.create(directory)
+        over = _patience(config, stop)
+        stack.enter_context(lock.hold(directory, job=topology.job, over=over))
+        return str(directory)
+
+    # In this order: the first time that gloo connects the processes, it gives them only 30 s.
+    options = cluster.share(agree)
+    for index, other in enumerate(options):
+        if other != options[0]:
             raise ConfigError(
                 f"process {index} was started with other options than process 0: start all with "
                 "the same command line"
             )
-    return Place(mesh, rows, Path(claims[0]["directory"]), chief)
+    return Place(mesh, rows, Path(cluster.share(claim)[0]), chief)
 
 
 def _patience(config: Config, stop: StopRequest) -> Callable[[str], bool]:
