@@ -127,7 +127,7 @@ class Run:
             seed=config.run.seed if config.data.shuffle else None,
             first_step=self.first_step,
         )
-        self.batches = stream.iterate(self.source, self.plan.dispatch_of(self.first_step))
+        self.batches = stream.iterate(self.source)
         stack.callback(self.batches.close)
         self.pending: tuple[range, step.Reduced] | None = None
         self.watchdog = stack.enter_context(watchdog)
