@@ -50,7 +50,7 @@ LAYERS = [
     {"datasets", "model", "ranking"},
     {"stream", "sweep_folder", "chart", "inventory"},
     {"step"},
-    {"eval_step"},
+    {"eval_step", "feed"},
     {
         "evaluate",
         "checkpoint",
@@ -63,7 +63,7 @@ LAYERS = [
         "trained",
     },
     {"progress", "dashboard"},
-    {"resume", "assess", "exporting"},
+    {"resume", "pace", "assess", "exporting"},
     {"writer", "onnx_file"},
     {"loop"},
     {"job", "checks"},

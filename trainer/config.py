@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
@@ -128,7 +129,7 @@ class TrainConfig:
 
     epochs: int
     global_batch_size: int
-    steps_per_dispatch: int
+    steps_per_dispatch: Any  # int or "auto"; OmegaConf 2.3 cannot merge a union
     eval_every_epochs: int
     eval_batch_size: int
     log_every_steps: int
@@ -140,12 +141,14 @@ class TrainConfig:
         for name in (
             "epochs",
             "global_batch_size",
-            "steps_per_dispatch",
             "eval_every_epochs",
             "eval_batch_size",
             "log_every_steps",
         ):
             _check_at_least(f"train.{name}", getattr(self, name), 1)
+        k = self.steps_per_dispatch
+        ok = k == "auto" or (type(k) is int and k >= 1)
+        _check(ok, "train.steps_per_dispatch", k, "use a whole number from 1 up, or auto")
         _check_at_least("train.pictures_every_epochs", self.pictures_every_epochs, 1)
         _check_choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
 

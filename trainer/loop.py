@@ -13,8 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from trainer import cluster, recipe, resume, step, stream, summary
-from trainer import mesh as meshes
+from trainer import cluster, feed, pace, recipe, resume, step, stream, summary
 from trainer.account import Account
 from trainer.atomic import write_json
 from trainer.checkpoint import weights_sha256
@@ -80,7 +79,6 @@ class Run:
             self._check("the data was loaded")
             self.dataset = self._load_dataset()
             self.recipe = recipe.make(config, self.dataset, place.mesh)
-        self.plan = self.recipe.plan
         self.train_step = Program(self.recipe.train_step, account)
         self.eval_step = Program(self.recipe.eval_step, account)
         report["dataset"] = summary.describe(self.dataset)
@@ -101,6 +99,8 @@ class Run:
         self.state = begin.state
         self.done = self.first_step = begin.step or 0  # optimizer steps
         report["resumed_from_step"] = begin.step
+        self.plan = self._plan()
+        report["steps_per_dispatch"] = self.plan.steps_per_dispatch
         self._count(self.done)
         if begin.step is not None:
             terminal.note(f"resuming after step {begin.step:,}")
@@ -131,6 +131,23 @@ class Run:
         stack.callback(self.batches.close)
         self.pending: tuple[range, step.Reduced] | None = None
         self.watchdog = stack.enter_context(watchdog)
+
+    def _plan(self) -> stream.Plan:
+        """Return the recipe's plan, with K measured where it is left to the trainer."""
+        plan = self.recipe.plan
+        if self.config.train.steps_per_dispatch != "auto" or self.done >= plan.total_steps:
+            return plan
+        with self.account.phase("startup"):
+            k = pace.steps_per_dispatch(
+                self.train_step,
+                self.state,
+                mesh=self.place.mesh,
+                first_step=self.done,
+                steps_per_epoch=plan.steps_per_epoch,
+                local_batch=self.place.rows.stop - self.place.rows.start,
+                pixels=self.dataset.train.images.shape[1],
+            )
+        return plan._replace(steps_per_dispatch=k)
 
     def fit(self) -> None:
         """Train until done.
@@ -180,7 +197,9 @@ class Run:
             batch = next(self.batches)
         with self.account.phase("step"):
             steps = range(self.done, self.done + len(batch.labels))
-            self.state, reduced = self.train_step(self.state, self._feed(batch, steps))
+            asked = self.stop() or (self.writer is not None and self.writer.failure is not None)
+            fed = feed.start(self.place.mesh, self.recipe.schedule, batch, steps, asked)
+            self.state, reduced = self.train_step(self.state, fed)
         stopping = self.settle()
         self.pending, self.done = (steps, reduced), steps.stop
         return stopping
@@ -275,17 +294,6 @@ class Run:
     def _finish_saves(self) -> None:
         if self.writer is not None:
             self.writer.finish_saves()
-
-    def _feed(self, batch: stream.Superbatch, steps: range) -> step.Feed:
-        """Start copying to the devices what a dispatch consumes."""
-        asked = self.stop() or (self.writer is not None and self.writer.failure is not None)
-        stop = np.full((len(steps), jax.local_device_count()), asked, np.uint8)
-        numbers = np.array(steps)
-        lrs, counts = self.recipe.schedule(numbers), numbers.astype(np.int32)
-        mesh = self.place.mesh
-        batch, stop = meshes.place(meshes.batched(mesh), (batch, stop))
-        lrs, counts = meshes.place(meshes.replicated(mesh), (lrs, counts))
-        return step.Feed(batch, stop, lrs, counts)
 
     def _count(self, steps: int) -> None:
         self.report["steps"], self.report["epochs"] = steps, steps / self.plan.steps_per_epoch

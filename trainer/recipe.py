@@ -24,7 +24,7 @@ from trainer.terminal import Terminal
 class Recipe(NamedTuple):
     """All that follows from the configuration and the data set alone."""
 
-    plan: Plan
+    plan: Plan  # of one step a dispatch, where train.steps_per_dispatch=auto
     schedule: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
     init_weights: Callable[[jax.Array], model.Weights]
     objective: step.Objective
@@ -47,8 +47,9 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
     mean, std = _pixel_statistics(config, dataset)
     objective = step.Objective(config.model.loss, config.data.num_classes, mean, std)
     optimizer = step.Optimizer(optim.momentum, optim.nesterov, config.train.on_nonfinite == "skip")
+    k = config.train.steps_per_dispatch
     return Recipe(
-        Plan(steps_per_epoch, config.train.steps_per_dispatch, total_steps),
+        Plan(steps_per_epoch, k if isinstance(k, int) else 1, total_steps),
         schedules.make(optim.schedule, optim.lr, warmup_steps, total_steps),
         init_weights,
         objective,
