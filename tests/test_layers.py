@@ -18,6 +18,7 @@ LAYERS = [
         "atomic",
         "card",
         "committed",
+        "compiler",
         "confusion_picture",
         "pictures",
         "digest",

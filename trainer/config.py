@@ -87,6 +87,7 @@ class ModelConfig:
     kernel_initializer: str
     pixels: str
     loss: str
+    precision: str
 
     def __post_init__(self) -> None:
         _check_choice("model.name", self.name, ("mlp",))
@@ -98,6 +99,7 @@ class ModelConfig:
         _check_choice("model.pixels", self.pixels, ("standardized", "raw"))
         losses = ("softmax_crossentropy", "clipped_crossentropy")
         _check_choice("model.loss", self.loss, losses)
+        _check_choice("model.precision", self.precision, ("float32", "tf32", "bfloat16"))
 
 
 @dataclass
@@ -135,6 +137,7 @@ class TrainConfig:
     log_every_steps: int
     pictures_every_epochs: int | None
     on_nonfinite: str
+    deterministic: bool
     compilation_cache_dir: str | None
 
     def __post_init__(self) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh
 
-from trainer import datasets, eval_step, model, step
+from trainer import compiler, datasets, eval_step, model, step
 from trainer.config import Config, DataConfig
 from trainer.datasets import Dataset
+from trainer.errors import ConfigError
 from trainer.eval_step import EvalStep
 from trainer.functional import schedules
 from trainer.preemption import StopRequest
@@ -33,7 +34,11 @@ class Recipe(NamedTuple):
 
 
 def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
-    """Build the recipe of a run; nothing is computed yet."""
+    """Build the recipe of a run; nothing is computed yet.
+
+    Raises:
+        ConfigError: these devices do not have model.precision.
+    """
     steps_per_epoch = -(-len(dataset.train.labels) // config.train.global_batch_size)
     total_steps = config.train.epochs * steps_per_epoch
     optim = config.optim
@@ -45,7 +50,13 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
         return model.init(key, pixels, sizes, classes, config.model.kernel_initializer)
 
     mean, std = _pixel_statistics(config, dataset)
-    objective = step.Objective(config.model.loss, config.data.num_classes, mean, std)
+    precision, platform = config.model.precision, mesh.devices.flat[0].platform
+    if precision != "float32" and platform == "cpu":
+        raise ConfigError(
+            f"model.precision={precision}: a CPU multiplies float32 only: leave it at float32"
+        )
+    compiler_options = compiler.options(platform, config.train.deterministic)
+    objective = step.Objective(config.model.loss, config.data.num_classes, mean, std, precision)
     optimizer = step.Optimizer(optim.momentum, optim.nesterov, config.train.on_nonfinite == "skip")
     k = config.train.steps_per_dispatch
     return Recipe(
@@ -54,9 +65,14 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
         init_weights,
         objective,
         step.make_train_step(
-            objective, optimizer, mesh, config.parallel.method, config.parallel.virtual_shards
+            objective,
+            optimizer,
+            mesh,
+            config.parallel.method,
+            config.parallel.virtual_shards,
+            compiler_options,
         ),
-        eval_step.make(objective, mesh, config.parallel.virtual_shards),
+        eval_step.make(objective, mesh, config.parallel.virtual_shards, compiler_options),
     )
 
 

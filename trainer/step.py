@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from trainer import model
+from trainer import compiler, model
 from trainer.functional import sgd, update
 from trainer.mesh import AXIS, replicated
 from trainer.stream import Superbatch
@@ -45,6 +45,7 @@ class Objective(NamedTuple):
     num_classes: int
     pixel_mean: float  # subtracted from the pixels, 0..255
     pixel_std: float  # then divides them
+    precision: str = "float32"  # of the matrix products: a key of model.PRECISIONS
 
 
 class Optimizer(NamedTuple):
@@ -101,7 +102,8 @@ def batch_logits(weights: model.Weights, images: jax.Array, objective: Objective
     """Return what the model makes of images (rows, pixels), uint8: logits (rows, classes)."""
     scale = jnp.float32(1 / objective.pixel_std)
     pixels = (images.astype(jnp.float32) - jnp.float32(objective.pixel_mean)) * scale
-    return jax.vmap(model.fwd, in_axes=(0, None))(pixels, weights)
+    fwd = partial(model.fwd, precision=objective.precision)
+    return jax.vmap(fwd, in_axes=(0, None))(pixels, weights)
 
 
 def answers(
@@ -234,6 +236,7 @@ def make_train_step(
     mesh: Mesh,
     method: str,
     virtual_shards: int | None = None,
+    compiler_options: compiler.Options | None = None,
 ) -> TrainStep:
     """Build the program of K optimizer steps: (state, feed) -> (state, reduced).
 
@@ -247,9 +250,11 @@ def make_train_step(
         method: "shard_map", or "pmap" for the same results the old way.
         virtual_shards: add up the gradients of so many parts of the batch in a fixed order, for
             the same bits on any number of devices that divides it; None: one part a device.
+        compiler_options: of XLA.
     """
     local = (virtual_shards or mesh.size) // mesh.size
     shards = Shards(virtual_shards, local, AXIS if mesh.size > 1 else None)
+    jit = partial(jax.jit, donate_argnums=0, compiler_options=compiler_options)
 
     def steps(state: TrainState, feed: Feed) -> tuple[TrainState, Reduced]:
         one_step = partial(_one_step, objective, optimizer, shards)
@@ -257,7 +262,7 @@ def make_train_step(
         return _flip_state(state), reduced
 
     if mesh.size == 1:
-        return jax.jit(steps, donate_argnums=0)
+        return jit(steps)
 
     whole, rows = PartitionSpec(), PartitionSpec(None, AXIS)
     if method == "shard_map":
@@ -267,7 +272,7 @@ def make_train_step(
             in_specs=(whole, Feed._make([rows, rows, whole, whole])),
             out_specs=(whole, whole),
         )
-        return jax.jit(sharded, donate_argnums=0)
+        return jit(sharded)
 
     mapped = jax.pmap(
         steps,
@@ -283,4 +288,4 @@ def make_train_step(
         )
         return mapped(state, feed._replace(batch=batch, stop=stop))
 
-    return jax.jit(split_rows, donate_argnums=0)
+    return jit(split_rows)
