@@ -34,7 +34,10 @@ def test_every_example_counts_once(devices, batch_size, monkeypatch):
     placed = meshes.place(meshes.replicated(mesh), weights)
     with jax.transfer_guard("disallow"):
         eval_step = step.make_eval_step(OBJECTIVE, mesh)
-        means = evaluate.evaluate(eval_step, placed, split, mesh, batch_size)
-    assert means.examples == 101
-    assert means.accuracy == (logits.argmax(axis=1) == split.labels).mean()
-    np.testing.assert_allclose(means.loss, losses.mean(), rtol=1e-5)
+        found = evaluate.evaluate(eval_step, placed, split, mesh, batch_size)
+    assert found.examples == 101
+    assert found.predictions.tolist() == logits.argmax(axis=1).tolist()
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(found.confidences, 1 / shares.sum(axis=1), rtol=1e-5)
+    assert found.accuracy == (logits.argmax(axis=1) == split.labels).mean()
+    np.testing.assert_allclose(found.loss, losses.mean(), rtol=1e-5)

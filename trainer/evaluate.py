@@ -1,4 +1,4 @@
-"""A whole split: sums and counts over every example exactly once, divided once."""
+"""A whole split: every example examined exactly once; sums and counts, divided once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import numpy.typing as npt
 from jax.sharding import Mesh
 
 from trainer import mesh as meshes
@@ -17,17 +18,19 @@ from trainer.stream import Superbatch
 BYTES_PER_DISPATCH = 256 << 20  # of images, to bound the memory an evaluation takes
 
 
-class Means(NamedTuple):
-    """What an evaluation found."""
+class Evaluation(NamedTuple):
+    """What an evaluation found; all processes get the same."""
 
     loss: float
     accuracy: float
     examples: int
+    predictions: npt.NDArray[np.uint8]  # (examples,), in the order of the split
+    confidences: npt.NDArray[np.float32]  # (examples,): the predictions' probabilities
 
 
 def evaluate(
     eval_step: EvalStep, weights: Weights, split: Split, mesh: Mesh, batch_size: int
-) -> Means:
+) -> Evaluation:
     """Evaluate the weights on a split; waits for the result.
 
     Args:
@@ -43,12 +46,16 @@ def evaluate(
     pixels = split.images.shape[1]
     portions = max(1, BYTES_PER_DISPATCH // (batch_size * pixels))
     portions = min(portions, -(-len(split.images) // batch_size))
-    totals = np.zeros(3)
+    totals, found = np.zeros(3), []
     for lo in range(0, len(split.images), portions * batch_size):
         position = lo + np.arange(portions * batch_size).reshape(portions, batch_size)[:, rows]
         mask = position < len(split.images)
         index = np.where(mask, position, 0)
         batch = Superbatch(split.images[index], split.labels[index], mask.astype(np.uint8))
-        totals += jax.device_get(eval_step(weights, meshes.place(meshes.batched(mesh), batch)))
+        placed = meshes.place(meshes.batched(mesh), batch)
+        sums, *each = jax.device_get(eval_step(weights, placed))
+        totals += sums
+        found.append([part.ravel() for part in each])
     loss, correct, count = totals
-    return Means(loss / count, correct / count, int(count))
+    predictions, confidences = (np.concatenate(p)[: int(count)] for p in zip(*found, strict=True))
+    return Evaluation(loss / count, correct / count, int(count), predictions, confidences)

@@ -80,8 +80,16 @@ class Reduced(NamedTuple):
     stop_votes: jax.Array  # devices whose process was asked to stop
 
 
+class Examined(NamedTuple):
+    """What the evaluation of C batches found; every device holds it whole."""
+
+    sums: Sums  # scalars
+    predictions: jax.Array  # (C, batch) uint8; means nothing where the mask is 0
+    confidences: jax.Array  # (C, batch) float32: the predictions' probabilities
+
+
 TrainStep = Any  # jitted: (TrainState, Feed) -> (TrainState, Reduced)
-EvalStep = Callable[[model.Weights, Superbatch], Sums]
+EvalStep = Callable[[model.Weights, Superbatch], Examined]
 
 
 def new_state(init_weights: Callable[[jax.Array], model.Weights], key: jax.Array) -> TrainState:
@@ -98,13 +106,10 @@ def init_state(
     return make(key)
 
 
-def batch_sums(
+def _batch_outputs(
     weights: model.Weights, batch: Superbatch, objective: Objective
-) -> tuple[jax.Array, Sums]:
-    """Sum over the rows of images (rows, pixels), labels (rows,) and mask (rows,), all uint8.
-
-    Returns the summed loss, to be differentiated, and all sums, scalars.
-    """
+) -> tuple[Sums, jax.Array]:
+    """Return the sums over the rows of a batch, and the logits (rows, classes)."""
     images, labels, mask = (jnp.asarray(part) for part in batch)
     scale = jnp.float32(1 / objective.pixel_std)
     pixels = (images.astype(jnp.float32) - jnp.float32(objective.pixel_mean)) * scale
@@ -114,7 +119,18 @@ def batch_sums(
     losses = jax.vmap(model.LOSSES[objective.loss])(logits, targets)
     loss = jnp.sum(losses * valid)
     hits = (jnp.argmax(logits, axis=-1) == labels.astype(jnp.int32)).astype(jnp.float32)
-    return loss, Sums(loss, jnp.sum(hits * valid), jnp.sum(valid))
+    return Sums(loss, jnp.sum(hits * valid), jnp.sum(valid)), logits
+
+
+def batch_sums(
+    weights: model.Weights, batch: Superbatch, objective: Objective
+) -> tuple[jax.Array, Sums]:
+    """Sum over the rows of images (rows, pixels), labels (rows,) and mask (rows,), all uint8.
+
+    Returns the summed loss, to be differentiated, and all sums, scalars.
+    """
+    sums, _ = _batch_outputs(weights, batch, objective)
+    return sums.loss, sums
 
 
 def _sum_over_devices(tree: Any, shards: Shards) -> Any:
@@ -248,19 +264,25 @@ def make_train_step(
 
 
 def make_eval_step(objective: Objective, mesh: Mesh) -> EvalStep:
-    """Build the program that sums over C batches: (weights, batch) -> sums, scalars.
+    """Build the program that examines C batches: (weights, batch) -> Examined.
 
     It takes images (C, batch, pixels), labels (C, batch), mask (C, batch), all uint8 and sharded
-    along dim 1, and reads the weights in C portions to bound the memory of the activations.
+    along dim 1, and reads the weights in C portions to bound the memory of the activations. Every
+    device ends up with the predictions of all, in the order of the batch.
     """
 
-    def sums(weights: model.Weights, batch: Superbatch) -> Sums:
-        _, each = lax.scan(lambda _, xs: (None, batch_sums(weights, xs, objective)[1]), None, batch)
-        total = jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
-        return lax.psum(total, AXIS)
+    def portion(weights: model.Weights, batch: Superbatch) -> Examined:
+        sums, logits = _batch_outputs(weights, batch, objective)
+        predictions = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+        return Examined(sums, predictions, jnp.max(jax.nn.softmax(logits), axis=-1))
 
-    rows = PartitionSpec(None, AXIS)
+    def examine(weights: model.Weights, batch: Superbatch) -> Examined:
+        _, each = lax.scan(lambda _, xs: (None, portion(weights, xs)), None, batch)
+        total = jax.tree.map(lambda x: jnp.sum(x, axis=0), each.sums)
+        return each._replace(sums=lax.psum(total, AXIS))
+
+    whole, rows = PartitionSpec(), PartitionSpec(None, AXIS)
     sharded = jax.shard_map(
-        sums, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=PartitionSpec()
+        examine, mesh=mesh, in_specs=(whole, rows), out_specs=Examined._make([whole, rows, rows])
     )
-    return jax.jit(sharded)
+    return jax.jit(sharded, out_shardings=replicated(mesh))
