@@ -12,12 +12,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from trainer import cluster, recipe, resume, step, stream, summary
+from trainer import cluster, description, recipe, resume, step, stream, summary
 from trainer import mesh as meshes
 from trainer.account import Account
 from trainer.atomic import write_json
 from trainer.checkpoint import weights_sha256
 from trainer.config import Config
+from trainer.dashboard import Dashboard
 from trainer.datasets import Dataset
 from trainer.errors import NonFinite, Preempted
 from trainer.evaluate import evaluate
@@ -105,7 +106,7 @@ class Run:
             terminal.note(f"resuming after step {begin.step:,}")
         if self.writer is not None:
             devices = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
-            self.writer.begin(begin.step, meaning, record, devices)
+            self.writer.begin(begin.step, begin.config, meaning, record, devices)
             stack.callback(self._close_ledger)
         self.progress = Progress(
             log_every_steps=config.train.log_every_steps,
@@ -122,6 +123,12 @@ class Run:
             seed=config.run.seed if config.data.shuffle else None,
             first_step=self.first_step,
         )
+        self.dashboard: Dashboard | None = None
+        if self.writer is not None:
+            shown = (config, self.dataset, self.recipe, self.source, self.writer)
+            fresh = begin.step is None
+            self.dashboard = Dashboard(*shown, account, fresh, terminal.warn)
+            stack.enter_context(self.dashboard)
         self.batches = stream.iterate(self.source, self.plan.dispatch_of(self.first_step))
         stack.callback(self.batches.close)
         self.pending: tuple[range, step.Reduced] | None = None
@@ -163,6 +170,8 @@ class Run:
             self.test()
         cluster.share(self._finish_saves)
         self.report["weights_sha256"] = weights_sha256(jax.device_get(self.state.weights))
+        if self.writer is not None and self.done > self.first_step:
+            description.complete(self.writer.tracker, self.done)
 
     def dispatch(self) -> bool:
         """Start the next K steps, then wait for those before; return whether to stop.
@@ -205,6 +214,8 @@ class Run:
         self._count(steps.start + good)
         if self.writer is not None:
             self.writer.ledger.write(steps.start + good)
+        if self.dashboard is not None:
+            self.dashboard.settled(steps.start + good)
         if good < len(steps):
             self._end_nonfinite(steps[good])
         return bool(reduced.stop_votes.any())
@@ -216,11 +227,10 @@ class Run:
             size = self.config.train.eval_batch_size
             split, mesh = self.dataset.test, self.place.mesh
             tested = evaluate(self.eval_step, self.state.weights, split, mesh, size)
+            if self.dashboard is not None:
+                self.dashboard.evaluated(self.done, self.state.weights, tested)
         self.watchdog.beat()
         self.report["test_loss"], self.report["test_accuracy"] = tested.loss, tested.accuracy
-        if self.writer is not None:
-            values = {"loss": tested.loss, "accuracy": tested.accuracy}
-            self.writer.tracker.scalars("eval", self.done, values)
         self.terminal.evaluation(
             self.done // self.plan.steps_per_epoch,
             self.done,

@@ -39,6 +39,7 @@ class Start(NamedTuple):
     state: step.TrainState  # on every device
     step: int | None  # of the checkpoint; None: there was none
     progress: ProgressState | None
+    config: Mapping[str, Any] | None  # that the checkpoint was saved with; None: there was none
 
 
 def meaning(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,15 +104,19 @@ def start(
                 "were, or begin another run with run.name=NAME"
             )
         restored = checkpoints.restore(template)
-        return restored and {"step": restored.step, "progress": restored.record["progress"]}
+        return restored and {
+            "step": restored.step,
+            **{name: restored.record[name] for name in ("progress", "config")},
+        }
 
     found = cluster.share(restore)[0]
     if found is None:
-        return Start(step.init_state(init_weights, key, devices), None, None)
+        return Start(step.init_state(init_weights, key, devices), None, None, None)
     if restored is not None:
         host = restored.state
     else:
         host = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
     if jax.process_count() > 1:
         host = multihost_utils.broadcast_one_to_all(host)
-    return Start(mesh.place(mesh.replicated(devices), host), found["step"], found["progress"])
+    state = mesh.place(mesh.replicated(devices), host)
+    return Start(state, found["step"], found["progress"], found["config"])

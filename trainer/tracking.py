@@ -18,9 +18,9 @@ from typing import Any
 
 from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
+from trainer import summaries
 from trainer.errors import ConfigError
 from trainer.metrics_log import MetricsLog
 
@@ -69,25 +69,34 @@ class Tracker:
             ) from error
         self._flushed = time.monotonic()
 
-    def scalars(self, split: str, step: int, values: Mapping[str, float]) -> None:
+    def scalars(self, split: str, step: int, values: Mapping[str, float]) -> bool:
         """Record the values of one split ("train" or "eval") after `step` steps.
 
         They become the curves `<split>/<name>` and one line of metrics.jsonl. A point that is
-        there since before a resume stays as it is.
+        there since before a resume stays as it is; then False is returned.
         """
         now = time.time()
         try:
             if not self._metrics.append(split, step, values, now):
-                return
+                return False
         except OSError as error:
             self._lost_metrics(error)
-        curves = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
-        self._event(Event(step=step, wall_time=now, summary=Summary(value=curves)))
+        curves = summaries.scalars({f"{split}/{name}": value for name, value in values.items()})
+        self._event(Event(step=step, wall_time=now, summary=curves))
+        return True
+
+    def summary(self, step: int, content: Any) -> None:
+        """Show something in TensorBoard alone, after `step` steps.
+
+        Args:
+            step: of the run.
+            content: a tensorboardX Summary, such as those of summaries.py.
+        """
+        self._event(Event(step=step, wall_time=time.time(), summary=content))
 
     def text(self, tag: str, markdown: str) -> None:
         """Show a text in TensorBoard, at the step where this start of the run began."""
-        content = summary.text(tag, markdown)
-        self._event(Event(step=self._first_step, wall_time=time.time(), summary=content))
+        self.summary(self._first_step, summary.text(tag, markdown))
 
     def flush(self) -> None:
         """Wait until all points are on the disk; before a checkpoint, so that none gets lost."""

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainer import environment, rundir
+from trainer import description, environment, rundir
 from trainer.account import Account
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config
@@ -62,6 +62,7 @@ class Writer:
     def begin(
         self,
         resume_step: int | None,
+        before: Mapping[str, Any] | None,
         meaning: Mapping[str, Any],
         record: Mapping[str, str],
         devices: list[str],
@@ -70,6 +71,7 @@ class Writer:
 
         Args:
             resume_step: where the run goes on; None: it is new.
+            before: the configuration of the checkpoint it goes on from; None: it is new.
             meaning: of the configuration (see resume.py), for the checkpoints.
             record: file name -> text, for .hydra/.
             devices: a line for each.
@@ -80,6 +82,7 @@ class Writer:
         self.tracker = self._stack.enter_context(
             Tracker(self._directory, resume_step=resume_step, warn=self._terminal.warn)
         )
+        description.write(self.tracker, self._config, before, record["config.yaml"], self._facts)
         self.ledger = Ledger(self._directory / "goodput.json", self._account, resume_step or 0)
 
     def save(

@@ -1,0 +1,171 @@
+"""How a run develops, for TensorBoard: layers, classes, time, memory; process 0 only.
+
+Curves are written at once, so that none that comes before a checkpoint gets lost. Pictures and
+histograms are drawn by a thread and written when they are ready: what is killed in the moments
+after an evaluation leaves them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+
+from trainer import confusion, laps, memory, model, norms, summaries
+from trainer.account import Account
+from trainer.background import Background
+from trainer.config import Config
+from trainer.datasets import Dataset
+from trainer.evaluate import Evaluation
+from trainer.program import Program
+from trainer.recipe import Recipe
+from trainer.stream import Superbatch, Superbatches
+from trainer.writer import Writer
+
+OCCASIONS = 10  # evaluations with pictures: as many of a kind as TensorBoard keeps
+
+Drawn = tuple[int, list[Any]]  # after how many steps, and the summaries
+
+
+class Dashboard:
+    """Follows one start of a run; the tracker writes what it finds."""
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        recipe: Recipe,
+        source: Superbatches,
+        writer: Writer,
+        account: Account,
+        fresh: bool,
+        warn: Callable[[str], None],
+    ) -> None:
+        """Begin; a fresh run shows what it learns from.
+
+        Args:
+            config: every option.
+            dataset: what is trained and tested on.
+            recipe: of the training.
+            source: of its batches.
+            writer: of the files of the run; it has begun.
+            account: of this process's time.
+            fresh: whether this is the first start.
+            warn: shows one line to the user.
+        """
+        self._dataset, self._source, self._plan = dataset, source, recipe.plan
+        self._tracker, self._ledger = writer.tracker, writer.ledger
+        self._account, self._warn = account, warn
+        self._every_steps = config.train.log_every_steps
+        self._classes = config.data.num_classes
+        epochs = recipe.plan.total_steps // recipe.plan.steps_per_epoch
+        evaluations = -(-epochs // config.train.eval_every_epochs)
+        self._draw_every_epochs = -(-evaluations // OCCASIONS) * config.train.eval_every_epochs
+        self._measure = Program(norms.make(recipe.objective), account)
+        self._laps: laps.Laps | None = None
+        self._looked = 0  # the step of the last lap
+        self._background: Background[Drawn] | None = Background()
+        if fresh:
+            self._draw(0, partial(_samples, dataset))
+
+    def settled(self, step: int) -> None:
+        """Go on: `step` steps are done, and their results are here."""
+        self._collect()
+        if self._laps is None:  # not from the start on: the first steps wait for the compiler
+            self._laps, self._looked = laps.Laps(self._account), step
+        elif step // self._every_steps > self._looked // self._every_steps:
+            split = self._laps.lap(step - self._looked)
+            self._looked = step
+            curves = {f"step_time/{name}": value for name, value in split.items()}
+            curves["system/goodput"] = self._ledger.totals()["goodput"]
+            curves["system/host_memory_mib"] = memory.host_mib()
+            curves |= {f"system/{name}": mib for name, mib in memory.device_mib().items()}
+            self._tracker.summary(step, summaries.scalars(curves))
+
+    def evaluated(self, step: int, weights: model.Weights, found: Evaluation) -> None:
+        """Show what an evaluation of the weights after `step` steps found, and the weights."""
+        values = {"loss": found.loss, "accuracy": found.accuracy}
+        if not self._tracker.scalars("eval", step, values):
+            return  # a run that was completed is started again: all is there already
+        counts = confusion.count(self._dataset.test.labels, found.predictions, self._classes)
+        accuracies = confusion.class_accuracies(counts)
+        curves = {
+            f"class_accuracy/{i}": float(share)
+            for i, share in enumerate(accuracies)
+            if not np.isnan(share)
+        }
+        mine = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
+        for name, values in self._norms(mine, step).items():
+            curves |= {f"{name}/layer_{i}": float(norm) for i, norm in enumerate(values)}
+        self._tracker.summary(step, summaries.scalars(curves))
+        epoch = step // self._plan.steps_per_epoch
+        if epoch % self._draw_every_epochs == 0 or step == self._plan.total_steps:
+            host = jax.tree.map(np.array, jax.device_get(mine))  # copied: the state is donated
+            self._draw(step, partial(_evaluation, self._dataset, step, found, counts, host))
+
+    def close(self) -> None:
+        """Write what is still being drawn."""
+        self._collect(wait=True)
+        if self._background is not None:
+            self._background.close()
+
+    def __enter__(self) -> Dashboard:
+        """Return the dashboard itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _norms(self, weights: model.Weights, step: int) -> dict[str, Any]:
+        """Return the norms of the weights, and of the gradient with which the next step begins."""
+        batch, _ = self._source.global_batch(step)
+        rows = Superbatch(*(part[: norms.MOST_EXAMPLES] for part in batch))
+        (device,) = weights[0].kernel.devices()
+        return jax.device_get(self._measure(weights, jax.device_put(rows, device)))
+
+    def _draw(self, step: int, draw: Callable[[], list[Any]]) -> None:
+        if self._background is not None:
+            self._background.submit(lambda: (step, draw()))
+
+    def _collect(self, *, wait: bool = False) -> None:
+        if self._background is None:
+            return
+        try:
+            drawn = self._background.collect(wait=wait)
+        except Exception as error:  # whatever a drawing raises, training goes on
+            self._background.close()
+            self._background = None
+            self._warn(f"TensorBoard's pictures stop here, training goes on: {error}")
+        else:
+            for step, found in drawn:
+                for summary in found:
+                    self._tracker.summary(step, summary)
+
+
+def _samples(dataset: Dataset) -> list[Any]:
+    from trainer import gallery  # in the thread: pillow takes its time to load
+
+    return gallery.samples(dataset.train, dataset.shape)
+
+
+def _evaluation(
+    dataset: Dataset,
+    step: int,
+    found: Evaluation,
+    counts: confusion.Counts,
+    weights: model.Weights,
+) -> list[Any]:
+    from trainer import gallery
+
+    drawn = gallery.evaluation(step, dataset.test, dataset.shape, found, counts)
+    return drawn + gallery.weights(weights, dataset.shape)

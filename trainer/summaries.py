@@ -1,0 +1,102 @@
+"""What TensorBoard's event files hold besides scalars and texts: images, histograms, HParams."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tensorboardX import summary
+from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
+
+BINS = 40  # of a histogram
+HParams = Mapping[str, str | bool | int | float]
+
+
+def scalars(values: Mapping[str, float]) -> Any:
+    """Return one point of each curve."""
+    return Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in values.items()])
+
+
+def image(tag: str, png: bytes, size: tuple[int, int]) -> Any:
+    """Return a picture, of `size` (width, height)."""
+    width, height = size
+    content = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=content)])
+
+
+def histogram(tag: str, values: npt.NDArray[np.floating[Any]]) -> Any | None:
+    """Return the distribution of some values, of any shape; None if any is not finite."""
+    flat = values.ravel()
+    if not flat.size or not np.isfinite(flat).all():
+        return None
+    counts, edges = np.histogram(flat, BINS)
+    content = HistogramProto(
+        min=float(flat.min()),
+        max=float(flat.max()),
+        num=flat.size,
+        sum=float(flat.sum(dtype=np.float64)),
+        sum_squares=float(np.square(flat, dtype=np.float64).sum()),
+        # TensorBoard takes the first bucket to begin at the smallest value.
+        bucket_limit=edges[1:].tolist(),
+        bucket=counts.tolist(),
+    )
+    return Summary(value=[Summary.Value(tag=tag, histo=content)])
+
+
+def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> Any:
+    """Return the layout of the page Custom Scalars: category -> chart -> tags, each in full.
+
+    TensorBoard takes tags for regular expressions; `*` stands for any text.
+    """
+    categories = {
+        category: {title: ["Multiline", list(map(_pattern, tags))] for title, tags in of.items()}
+        for category, of in charts.items()
+    }
+    return summary.custom_scalars(categories)
+
+
+def hparams(values: HParams, metrics: Sequence[str]) -> tuple[Any, Any]:
+    """Return what HParams shows of a run: what begins it, and what marks it as completed.
+
+    Args:
+        values: name -> value; TensorBoard passes over anything but texts, booleans and numbers.
+        metrics: the tags of the curves whose last values are shown.
+    """
+    experiment, begun, completed = summary.hparams(dict(values), dict.fromkeys(metrics))
+    return Summary(value=[*experiment.value, *begun.value]), completed
+
+
+def code(text: str) -> str:
+    """Return Markdown that shows a text as it is."""
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def table(facts: Mapping[str, Any]) -> str:
+    """Return a Markdown table of JSON; what is nested gets one row an entry."""
+    rows = ["| what | value |", "|---|---|"]
+    rows += [f"| {name} | `{_cell(value)}` |" for name, value in flatten(facts).items()]
+    return "\n".join(rows)
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"outer.inner": value} of mappings within mappings."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return re.sub(r"[|`\n]", " ", text)
+
+
+def _pattern(tag: str) -> str:
+    return "^" + re.escape(tag).replace(r"\*", ".*") + "$"
