@@ -117,3 +117,32 @@ def trainer(tmp_path):
     command = Trainer(tmp_path)
     yield command
     command.close()
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory):
+    """A finished run of +experiment=smoke: not to be changed, but for what a command adds."""
+    from trained_runs import SMOKE, train
+
+    return train(tmp_path_factory.mktemp("runs"), *SMOKE)
+
+
+@pytest.fixture(scope="session")
+def mnist_run(tmp_path_factory, mnist_dir):
+    """A finished run on MNIST: not to be changed either."""
+    from trained_runs import MNIST, train
+
+    return train(tmp_path_factory.mktemp("runs"), *MNIST[:-1], f"data.root={mnist_dir}", MNIST[-1])
+
+
+def pytest_collection_modifyitems(items):
+    """The slow ones first: of several workers, none is left alone with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Where everything can run (TRAINER_NO_SKIPS, set by CI), a skipped test is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if os.environ.get("TRAINER_NO_SKIPS") and skipped and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

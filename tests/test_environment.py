@@ -81,6 +81,15 @@ def test_git_revision_and_whether_files_differ(tmp_path, monkeypatch):
     assert environment._git(tmp_path / "site-packages") is None
 
 
+def test_an_image_tells_its_revision(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINER_REVISION", "")
+    assert environment._git(tmp_path) is None
+    monkeypatch.setenv("TRAINER_REVISION", "abc")
+    assert environment._git(tmp_path) == {"revision": "abc", "dirty": False}
+    monkeypatch.setenv("TRAINER_REVISION", "abc-dirty")
+    assert environment._git(tmp_path) == {"revision": "abc", "dirty": True}
+
+
 def test_git_that_is_missing_or_hangs_is_no_failure(tmp_path, monkeypatch):
     (tmp_path / ".git").mkdir()
     assert environment._git(tmp_path) is None  # a broken repository

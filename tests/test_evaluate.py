@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from trainer import evaluate, model, step
+from trainer import eval_step, evaluate, model, step
 from trainer import mesh as meshes
 from trainer.datasets import Split
 
@@ -33,11 +33,23 @@ def test_every_example_counts_once(devices, batch_size, monkeypatch):
     mesh = meshes.make_mesh(devices)
     placed = meshes.place(meshes.replicated(mesh), weights)
     with jax.transfer_guard("disallow"):
-        eval_step = step.make_eval_step(OBJECTIVE, mesh)
-        found = evaluate.evaluate(eval_step, placed, split, mesh, batch_size)
-    assert found.examples == 101
-    assert found.predictions.tolist() == logits.argmax(axis=1).tolist()
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    np.testing.assert_allclose(found.confidences, 1 / shares.sum(axis=1), rtol=1e-5)
-    assert found.accuracy == (logits.argmax(axis=1) == split.labels).mean()
-    np.testing.assert_allclose(found.loss, losses.mean(), rtol=1e-5)
+        program = eval_step.make(OBJECTIVE, mesh)
+        means = evaluate.evaluate(program, placed, split, mesh, batch_size)
+    assert means.examples == 101
+    assert means.accuracy == (logits.argmax(axis=1) == split.labels).mean()
+    np.testing.assert_allclose(means.loss, losses.mean(), rtol=1e-5)
+    np.testing.assert_array_equal(means.predictions, logits.argmax(axis=1))
+    best = np.exp(logits).max(axis=1) / np.exp(logits).sum(axis=1)
+    np.testing.assert_allclose(means.confidences, best, rtol=1e-4)
+
+
+def test_with_virtual_shards_the_loss_has_the_same_bits_on_all_devices():
+    split = make_split(1001)
+    weights = jax.device_get(model.init(jax.random.PRNGKey(0), 12, [64], 10, "he_normal"))
+    found = set()
+    for devices in (1, 2, 4, 8):
+        mesh = meshes.make_mesh(devices)
+        placed = meshes.place(meshes.replicated(mesh), weights)
+        program = eval_step.make(OBJECTIVE, mesh, 8)
+        found.add(evaluate.evaluate(program, placed, split, mesh, 100, 8).loss)
+    assert len(found) == 1

@@ -136,6 +136,20 @@ def test_changes_name_old_and_new_versions():
     ]
 
 
+def subset(*arguments):
+    command = [sys.executable, ROOT / "scripts/lock", "--subset", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_subset_of_a_few_packages():
+    few = subset("base", "offline", "--only", "mlxtend", "numpy")
+    assert few.returncode == 0
+    assert {pin.name for pin in LOCK["parse"](few.stdout)} == {"mlxtend", "numpy"}
+    wrong = subset("base", "--only", "numpy", "mlxtend")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "'mlxtend' is not locked for base" in wrong.stderr
+
+
 # The environment
 
 
@@ -232,6 +246,14 @@ def test_the_environment_script_says_what_is_wrong(checkout, environment, messag
     assert refused.returncode == 1
     assert message in refused.stderr
     assert not (checkout / "other/bin").exists()
+
+
+def test_no_accelerator_can_be_asked_for(checkout, tmp_path):
+    made = make_environment(
+        checkout, "accelerator", TRAINER_ACCELERATOR="cpu", TRAINER_VENV=str(tmp_path / "venv")
+    )
+    assert made.returncode == 0, made.stderr
+    assert "installing 1 locked packages" in made.stderr
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,9 @@ def test_a_signal_in_every_phase(trainer, tmp_path, unbroken, phase, count):
     assert time.monotonic() - told < 10
     assert codes in ({75}, {0})
     if codes == {75}:
-        assert summary_of(tmp_path)["status"] == "preempted"
+        # Before two processes have met, there is no run yet.
+        if phase != "import" or (tmp_path / "run").exists():
+            assert summary_of(tmp_path)["status"] == "preempted"
         for process in trainer.start_all(count, *JOB):
             process.communicate(timeout=120)
             assert process.returncode == 0

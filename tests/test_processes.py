@@ -49,6 +49,22 @@ def test_a_process_that_stands_still_is_named_and_the_others_end(trainer, tmp_pa
     assert "process 2" in summary["error"]
 
 
+def test_a_hang_is_ended_with_the_stacks_of_all_threads(trainer, tmp_path):
+    hang = ("cluster.heartbeat_timeout_seconds=90", "cluster.hang_timeout_seconds=15")
+    processes = trainer.start_all(2, *LONG, *hang)
+    trainer.wait_for_step(100)
+    processes[1].send_signal(signal.SIGSTOP)  # process 0 waits for it in a collective
+    code, err = finish(processes[0], timeout=45)
+    processes[1].send_signal(signal.SIGCONT)
+    assert code == 75, err
+    assert "no step was completed for 15 s" in err
+    stacks = (tmp_path / "run" / "hang-process-0.txt").read_text()
+    assert "loop.py" in stacks
+    assert stacks.count("Thread 0x") > 1
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+    assert finish(processes[1], timeout=30)[0] != 0
+
+
 @pytest.mark.parametrize("told", [0, 1])
 def test_a_signal_to_one_process_stops_all_at_the_same_step(trainer, tmp_path, told):
     processes = trainer.start_all(2, *LONG, devices=2)

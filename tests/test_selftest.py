@@ -114,17 +114,6 @@ def test_differences_names_what_differs(tmp_path):
     assert "order" in line
 
 
-def test_only_evaluated_losses_may_differ_by_rounding(tmp_path):
-    one = write_run(tmp_path / "one", [{"step": 1, "loss": 1.0, "split": "eval"}], test_loss=1.0)
-    near = [{"step": 1, "loss": 1.0000001, "split": "eval"}]
-    other = write_run(tmp_path / "other", near, test_loss=1.0000001)
-    assert len(witness.differences(one, other)) == 2
-    assert witness.differences(one, other, rounding=1e-6) == []
-    train = write_run(tmp_path / "train", [{"step": 1, "loss": 1.0}])
-    moved = write_run(tmp_path / "moved", [{"step": 1, "loss": 1.0000001}])
-    assert len(witness.differences(train, moved, rounding=1e-6)) == 1
-
-
 def test_one_bit_of_the_largest_file_is_flipped(tmp_path):
     folder = tmp_path / "checkpoints" / "30"
     folder.mkdir(parents=True)

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from conftest import Trainer
@@ -178,3 +180,16 @@ def test_the_notebook_recipe_starts_as_the_notebook_did(trainer, mnist_dir):
     assert done.returncode == 0, done.stderr
     (loss,) = re.findall(r"epoch +1 .* train loss +([0-9.]+)", done.stderr)
     assert float(loss) == pytest.approx(1.0274, rel=0.05)
+
+
+def test_other_code_or_versions_on_resume_are_told(trainer, tmp_path):
+    options = ("+experiment=smoke", "run.dir=run", "optim.schedule=constant")
+    assert trainer(*options, "train.epochs=1").returncode == 0
+    copy = tmp_path / "changed"
+    shutil.copytree(Path(__file__).parent.parent / "trainer", copy / "trainer")
+    shutil.copytree(Path(__file__).parent.parent / "conf", copy / "conf")
+    with (copy / "trainer" / "model.py").open("a") as module:
+        module.write("# another line\n")
+    done = trainer(*options, "train.epochs=2", PYTHONPATH=str(copy))
+    assert done.returncode == 0, done.stderr
+    assert "goes on with other versions (trainer's source:" in done.stderr

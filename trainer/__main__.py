@@ -9,7 +9,18 @@ from importlib import import_module
 from trainer.errors import TrainerError
 from trainer.preemption import StopRequest
 
-COMMANDS = ("verify", "selftest")  # each a module of trainer.commands with main(arguments, stop)
+COMMANDS = (
+    "doctor",
+    "evaluate",
+    "export",
+    "predict",
+    "runs",
+    "selftest",
+    "submit",
+    "sweep",
+    "verify",
+)
+# Each a module of trainer.commands with main(arguments, stop)
 
 
 def main() -> None:

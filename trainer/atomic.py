@@ -35,13 +35,22 @@ def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` in UTF-8, all at once and on disk when this returns.
 
     Raises:
+        OSError: as `write_bytes`.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, all at once and on disk when this returns.
+
+    Raises:
         OSError: it cannot be written; the old file stays and no temporary file is left.
     """
     # In the same folder: a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(text.encode())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

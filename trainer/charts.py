@@ -8,24 +8,21 @@ from trainer.config import Config
 from trainer.summaries import HParams, flatten
 
 CHARTS = {
-    "learning": {
+    "Training": {
         "loss": ["train/loss", "eval/loss"],
         "accuracy": ["train/accuracy", "eval/accuracy"],
         "learning rate": ["train/lr"],
-        "accuracy of each class": ["class_accuracy/*"],
+        "accuracy by class": ["class_accuracy/*"],
     },
-    "layers": {
-        "norm of the gradient": ["gradient_norm/*"],
-        "norm of the weights": ["weight_norm/*"],
+    "Speed": {
+        "examples per second": ["train/examples_per_second"],
+        "milliseconds a step": ["time/*_ms"],
+        "goodput": ["time/goodput"],
+        "memory, MiB": ["memory/*"],
     },
-    "speed": {
-        "examples a second": ["train/examples_per_second"],
-        "milliseconds a step": ["step_time/*"],
-        "goodput": ["system/goodput"],
-    },
-    "memory": {
-        "host, MiB": ["system/host_memory_mib"],
-        "fullest device, MiB": ["system/device_memory_*"],
+    "Layers": {
+        "weight norms": ["weight_norm/*"],
+        "gradient norms": ["gradient_norm/*"],
     },
 }
 METRICS = ("eval/accuracy", "eval/loss")

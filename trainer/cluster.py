@@ -1,11 +1,12 @@
-"""Who am I? Which process of how many, found without a device; then connecting the processes."""
+"""The processes of a run: jax's settings in each, connecting them, agreeing on things."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,85 +14,87 @@ from jax.experimental import multihost_utils
 
 from trainer.config import ClusterConfig, RunConfig
 from trainer.errors import ConfigError, TrainerError
+from trainer.meeting import meet
+from trainer.topology import Topology
 
 Json = Any
 
-VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-
-
-class Topology(NamedTuple):
-    """The processes of a run, and which one this is."""
-
-    kind: str
-    num_processes: int
-    process_id: int
-    coordinator_address: str | None  # HOST:PORT; None for a single process
-    evidence: str  # what told us, to be shown
-
-
-def resolve(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:
-    """Tell from the options and the environment which process this is. Touches nothing.
-
-    Raises:
-        ConfigError: what is given is incomplete or contradicts itself.
-    """
-    if cluster.kind == "single":
-        return Topology("single", 1, 0, None, "cluster=single")
-    if cluster.kind == "explicit":
-        options = ("coordinator_address", "num_processes", "process_id")
-        given = {f"cluster.{name}": getattr(cluster, name) for name in options}
-        return _explicit(given, "the options cluster.*")
-    present = {name: environ[name] for name in VARIABLES if environ.get(name)}
-    if present:
-        return _explicit({name: present.get(name) for name in VARIABLES}, "the variables JAX_*")
-    return Topology("single", 1, 0, None, "no cluster variables")
-
-
-def _explicit(given: Mapping[str, str | int | None], source: str) -> Topology:
-    missing = [name for name, value in given.items() if value is None]
-    if missing:
-        raise ConfigError(f"{', '.join(missing)} missing: {source} go together: {', '.join(given)}")
-    (_, address), (number_name, number), (id_name, process_id) = given.items()
-    count, index = _whole(number_name, number), _whole(id_name, process_id)
-    if not 0 <= index < count:
-        raise ConfigError(f"{id_name}={index}: with {number_name}={count} use 0 to {count - 1}")
-    return Topology("explicit", count, index, str(address), source)
-
-
-def _whole(name: str, value: str | int | None) -> int:
-    try:
-        return int(str(value))
-    except ValueError:
-        raise ConfigError(f"{name}={value}: use a whole number") from None
-
 
 def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
-    """Set jax's process-wide options, before anything is computed."""
+    """Set jax's process-wide options, before anything is computed.
+
+    Raises:
+        ConfigError: the folder of compiled programs cannot be made.
+    """
     if run.legacy_prng:
         jax.config.update("jax_threefry_partitionable", False)
     if compilation_cache_dir is not None:
         folder = Path(compilation_cache_dir).expanduser().absolute()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # programs in it are trusted
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # programs in it are trusted
+        except OSError as error:
+            raise ConfigError(
+                f"train.compilation_cache_dir={compilation_cache_dir}: {error.strerror}: choose "
+                "another folder, or null for none"
+            ) from None
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def connect(topology: Topology, cluster: ClusterConfig) -> None:
-    """Join the other processes, waiting for them to appear. A single process joins nobody."""
-    if topology.num_processes == 1:
-        return
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)  # the signals are ours
-    jax.distributed.initialize(
-        coordinator_address=topology.coordinator_address,
-        num_processes=topology.num_processes,
-        process_id=topology.process_id,
-        local_device_ids=None,
-        initialization_timeout=cluster.startup_timeout_seconds,
-        # jax aborts the process without a word of ours: only if peers.py has not ended it before.
-        heartbeat_timeout_seconds=cluster.heartbeat_timeout_seconds + 8,
-    )
+def connect(topology: Topology, cluster: ClusterConfig, stop: Callable[[], bool]) -> None:
+    """Join the other processes, waiting for them to appear. A single process joins nobody.
+
+    Raises:
+        PeerLost: somebody did not come in time; says who.
+        ConfigError: the processes contradict each other.
+        Preempted: asked to stop while waiting.
+    """
+    if topology.local_device_ids is not None:
+        ids = ",".join(map(str, topology.local_device_ids))
+        jax.config.update("jax_cuda_visible_devices", ids)
+    if topology.num_processes > 1:
+        ip, port = meet(topology, cluster.startup_timeout_seconds, stop)
+        bound = f"[{ip}]" if ":" in ip else ip
+        _bypass_proxies(ip)
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.config.update("jax_enable_preemption_service", False)  # the signals are ours
+        jax.distributed.initialize(
+            coordinator_address=f"{bound}:{port}",
+            coordinator_bind_address=f"{bound}:{port}",
+            num_processes=topology.num_processes,
+            process_id=topology.process_id,
+            cluster_detection_method="deactivate",  # it would give one GPU to each process
+            initialization_timeout=60,  # all are there
+            # jax aborts the process without a word of ours: only if peers.py has not before. It
+            # does so after half the time already when the last heartbeat came long before a loss.
+            heartbeat_timeout_seconds=2 * (cluster.heartbeat_timeout_seconds + 8),
+        )
+
+
+def _bypass_proxies(ip: str) -> None:
+    """Connect to process 0 directly: gRPC would ask a proxy for it, and hang."""
+    if any(name.lower() in ("http_proxy", "https_proxy", "grpc_proxy") for name in os.environ):
+        known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        os.environ["no_grpc_proxy"] = f"{known},{ip}" if known else ip  # noqa: SIM112 - gRPC's name
+
+
+def check_gpus(topology: Topology) -> None:
+    """Check that this process has the GPUs that it ought to have.
+
+    Raises:
+        ConfigError: it has another number of them.
+    """
+    expected, evidence = topology.gpus, topology.gpus_evidence
+    there = [device for device in jax.local_devices() if device.platform != "cpu"]
+    if expected is not None and len(there) != expected:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        raise ConfigError(
+            f"{expected} GPUs expected ({evidence}), but jax sees {len(there)} "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}, "
+            f"JAX_PLATFORMS={platforms}): install the extra cuda12, look at nvidia-smi, or train "
+            "on the CPU with JAX_PLATFORMS=cpu"
+        )
 
 
 def share(make: Callable[[], Json]) -> list[Json]:
@@ -113,7 +116,7 @@ def share(make: Callable[[], Json]) -> list[Json]:
         if error is not None:
             raise error
         return [value]
-    told = {"value": value} if error is None else {"code": error.exit_code, "error": str(error)}
+    told = {"value": value} if error is None else {"kind": error.name(), "error": str(error)}
     data = np.frombuffer(json.dumps(told).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32))
     padded = np.zeros(int(lengths.max()), np.uint8)
@@ -126,7 +129,6 @@ def share(make: Callable[[], Json]) -> list[Json]:
     for index, answer in enumerate(answers):
         if "error" in answer:
             if error is None:
-                error = TrainerError(f"process {index}: {answer['error']}")
-                error.exit_code = answer["code"]
+                error = TrainerError.named(answer["kind"])(f"process {index}: {answer['error']}")
             raise error
     return [answer["value"] for answer in answers]

@@ -132,6 +132,7 @@ class TrainConfig:
     eval_every_epochs: int
     eval_batch_size: int
     log_every_steps: int
+    pictures_every_epochs: int | None
     on_nonfinite: str
     compilation_cache_dir: str | None
 
@@ -145,6 +146,7 @@ class TrainConfig:
             "log_every_steps",
         ):
             _check_at_least(f"train.{name}", getattr(self, name), 1)
+        _check_at_least("train.pictures_every_epochs", self.pictures_every_epochs, 1)
         _check_choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
 
 
@@ -186,14 +188,22 @@ class ClusterConfig:
 
     kind: str
     coordinator_address: str | None
+    coordinator_port: int | None
     num_processes: int | None
     process_id: int | None
+    gpus_per_process: int | None
     startup_timeout_seconds: int
     heartbeat_timeout_seconds: int
     hang_timeout_seconds: float
 
     def __post_init__(self) -> None:
-        _check_choice("cluster.kind", self.kind, ("auto", "single", "explicit"))
+        _check_choice(
+            "cluster.kind", self.kind, ("auto", "single", "explicit", "slurm", "kubernetes")
+        )
+        _check_at_least("cluster.coordinator_port", self.coordinator_port, 1)
+        ok = self.coordinator_port is None or self.coordinator_port < 2**16
+        _check(ok, "cluster.coordinator_port", self.coordinator_port, "use a port below 65536")
+        _check_at_least("cluster.gpus_per_process", self.gpus_per_process, 1)
         _check_at_least("cluster.num_processes", self.num_processes, 1)
         _check_at_least("cluster.process_id", self.process_id, 0)
         _check_at_least("cluster.startup_timeout_seconds", self.startup_timeout_seconds, 1)

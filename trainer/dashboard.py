@@ -15,18 +15,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainer import confusion, laps, memory, model, norms, summaries
+from trainer import confusion, laps, memory, model, norms
 from trainer.account import Account
 from trainer.background import Background
 from trainer.config import Config
 from trainer.datasets import Dataset
-from trainer.evaluate import Evaluation
+from trainer.evaluate import Outcome
 from trainer.program import Program
 from trainer.recipe import Recipe
 from trainer.stream import Superbatch, Superbatches
 from trainer.writer import Writer
-
-OCCASIONS = 10  # evaluations with pictures: as many of a kind as TensorBoard keeps
 
 Drawn = tuple[int, list[Any]]  # after how many steps, and the summaries
 
@@ -62,15 +60,13 @@ class Dashboard:
         self._account, self._warn = account, warn
         self._every_steps = config.train.log_every_steps
         self._classes = config.data.num_classes
-        epochs = recipe.plan.total_steps // recipe.plan.steps_per_epoch
-        evaluations = -(-epochs // config.train.eval_every_epochs)
-        self._draw_every_epochs = -(-evaluations // OCCASIONS) * config.train.eval_every_epochs
+        self._draw_every_epochs = config.train.pictures_every_epochs
         self._measure = Program(norms.make(recipe.objective), account)
         self._laps: laps.Laps | None = None
         self._looked = 0  # the step of the last lap
         self._background: Background[Drawn] | None = Background()
-        if fresh:
-            self._draw(0, partial(_samples, dataset))
+        if fresh and self._draw_every_epochs is not None:
+            self._draw(0, partial(_inputs, dataset))
 
     def settled(self, step: int) -> None:
         """Go on: `step` steps are done, and their results are here."""
@@ -80,13 +76,13 @@ class Dashboard:
         elif step // self._every_steps > self._looked // self._every_steps:
             split = self._laps.lap(step - self._looked)
             self._looked = step
-            curves = {f"step_time/{name}": value for name, value in split.items()}
-            curves["system/goodput"] = self._ledger.totals()["goodput"]
-            curves["system/host_memory_mib"] = memory.host_mib()
-            curves |= {f"system/{name}": mib for name, mib in memory.device_mib().items()}
-            self._tracker.summary(step, summaries.scalars(curves))
+            curves = {f"time/{name}_ms": value for name, value in split.items()}
+            curves["time/goodput"] = self._ledger.totals()["goodput"]
+            sizes = {"host": memory.host_mib(), **memory.device_mib()}
+            curves |= {f"memory/{name}": mib for name, mib in sizes.items()}
+            self._tracker.curves(step, curves)
 
-    def evaluated(self, step: int, weights: model.Weights, found: Evaluation) -> None:
+    def evaluated(self, step: int, weights: model.Weights, found: Outcome) -> None:
         """Show what an evaluation of the weights after `step` steps found, and the weights."""
         values = {"loss": found.loss, "accuracy": found.accuracy}
         if not self._tracker.scalars("eval", step, values):
@@ -99,11 +95,9 @@ class Dashboard:
             if not np.isnan(share)
         }
         mine = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
-        for name, values in self._norms(mine, step).items():
-            curves |= {f"{name}/layer_{i}": float(norm) for i, norm in enumerate(values)}
-        self._tracker.summary(step, summaries.scalars(curves))
-        epoch = step // self._plan.steps_per_epoch
-        if epoch % self._draw_every_epochs == 0 or step == self._plan.total_steps:
+        self._tracker.curves(step, curves | self._norms(mine, step))
+        epoch, every = step // self._plan.steps_per_epoch, self._draw_every_epochs
+        if every is not None and (epoch % every == 0 or step == self._plan.total_steps):
             host = jax.tree.map(np.array, jax.device_get(mine))  # copied: the state is donated
             self._draw(step, partial(_evaluation, self._dataset, step, found, counts, host))
 
@@ -126,12 +120,13 @@ class Dashboard:
         """Close it."""
         self.close()
 
-    def _norms(self, weights: model.Weights, step: int) -> dict[str, Any]:
+    def _norms(self, weights: model.Weights, step: int) -> dict[str, float]:
         """Return the norms of the weights, and of the gradient with which the next step begins."""
         batch, _ = self._source.global_batch(step)
         rows = Superbatch(*(part[: norms.MOST_EXAMPLES] for part in batch))
         (device,) = weights[0].kernel.devices()
-        return jax.device_get(self._measure(weights, jax.device_put(rows, device)))
+        found = jax.device_get(self._measure(weights, jax.device_put(rows, device)))
+        return {name: float(norm) for name, norm in found.items()}
 
     def _draw(self, step: int, draw: Callable[[], list[Any]]) -> None:
         if self._background is not None:
@@ -152,20 +147,15 @@ class Dashboard:
                     self._tracker.summary(step, summary)
 
 
-def _samples(dataset: Dataset) -> list[Any]:
+def _inputs(dataset: Dataset) -> list[Any]:
     from trainer import gallery  # in the thread: pillow takes its time to load
 
-    return gallery.samples(dataset.train, dataset.shape)
+    return gallery.inputs(dataset)
 
 
 def _evaluation(
-    dataset: Dataset,
-    step: int,
-    found: Evaluation,
-    counts: confusion.Counts,
-    weights: model.Weights,
+    dataset: Dataset, step: int, found: Outcome, counts: confusion.Counts, weights: model.Weights
 ) -> list[Any]:
     from trainer import gallery
 
-    drawn = gallery.evaluation(step, dataset.test, dataset.shape, found, counts)
-    return drawn + gallery.weights(weights, dataset.shape)
+    return gallery.evaluation(step, dataset, found, counts) + gallery.weights(weights, dataset)

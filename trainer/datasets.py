@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ class Dataset(NamedTuple):
     shape: tuple[int, int]  # rows and columns of an image
 
 
-class _Missing(DataError):
+class Missing(DataError):
     """Files that are neither there nor to be had: the case for data.offline_fallback."""
 
 
@@ -120,12 +121,12 @@ def load(
             _from_cache(folder, file, read, get if download else None, warn) for file in FILES
         ]
         return _assemble(name, cached)
-    except _Missing as missing:
+    except Missing as missing:
         if name == "idx":
             raise
         if not offline_fallback:
             files = "".join(f"\n      {file}.gz" for file in FILES)
-            raise DataError(
+            raise Missing(
                 f"MNIST was not found: {missing}\n"
                 "Three ways out:\n"
                 f"  put these four files, packed or not, into {folder}:{files}\n"
@@ -141,11 +142,29 @@ def load(
         return _assemble("mnist_5k", digits.load())
 
 
-def _from_root(root: Path, read: Callable[[Path, str], Bytes]) -> list[Bytes]:
-    found = [(_find(root, file), file) for file in FILES]
+def load_test(root: Path, num_classes: int) -> Split:
+    """Return the test images and labels in a folder, which need not have files to train on.
+
+    Args:
+        root: folder of the last two of FILES, gzip or plain.
+        num_classes: labels must be below it.
+
+    Raises:
+        DataError: the files are missing, unreadable, not what they should be, or do not match.
+    """
+    read = partial(_read, num_classes=num_classes, expected=None)
+    images, labels = _from_root(root.expanduser(), read, FILES[2:])
+    _check_count(FILES[2], images, labels)
+    return Split(images.reshape(len(images), -1), labels)
+
+
+def _from_root(
+    root: Path, read: Callable[[Path, str], Bytes], files: Sequence[str] = FILES
+) -> list[Bytes]:
+    found = [(_find(root, file), file) for file in files]
     missing = "".join(f"\n  {file}[.gz]" for path, file in found if path is None)
     if missing:
-        raise _Missing(f"data.root={root}: put these files there, or correct it:{missing}")
+        raise Missing(f"data.root={root}: put these files there, or correct it:{missing}")
     return [read(path, file) for path, file in found if path is not None]
 
 
@@ -165,11 +184,11 @@ def _from_cache(
                 raise
             warn(f"{error}\nIt lies in the cache folder, so it is replaced by a download.")
     if get is None:
-        raise _Missing(f"{cache_dir} has no {file}[.gz], and data.download=false")
+        raise Missing(f"{cache_dir} has no {file}[.gz], and data.download=false")
     try:
         get(file, target)
     except DataError as error:
-        raise _Missing(f"{cache_dir} has no good {file}[.gz], and {error}") from error
+        raise Missing(f"{cache_dir} has no good {file}[.gz], and {error}") from error
     if path not in (None, target):
         path.unlink(missing_ok=True)
     return read(target, file)
@@ -201,11 +220,7 @@ def _assemble(name: str, arrays: Sequence[Bytes]) -> Dataset:
     """Return four arrays, images (N, rows, cols) and labels (N,) of each split, as a data set."""
     train_images, train_labels, test_images, test_labels = arrays
     for file, images, labels in zip(FILES[::2], arrays[::2], arrays[1::2], strict=True):
-        if len(images) != len(labels):
-            raise DataError(
-                f"{file}: {len(images):,} images but {len(labels):,} labels: expected one label an "
-                "image: take both files from the same data set"
-            )
+        _check_count(file, images, labels)
     if train_images.shape[1:] != test_images.shape[1:]:
         raise DataError(
             f"train images have {train_images.shape[1:]} pixels, test images "
@@ -221,3 +236,11 @@ def _assemble(name: str, arrays: Sequence[Bytes]) -> Dataset:
         hashlib.sha256(digests.encode()).hexdigest(),
         (test_images.shape[1], test_images.shape[2]),
     )
+
+
+def _check_count(file: str, images: Bytes, labels: Bytes) -> None:
+    if len(images) != len(labels):
+        raise DataError(
+            f"{file}: {len(images):,} images but {len(labels):,} labels: expected one label an "
+            "image: take both files from the same data set"
+        )

@@ -31,7 +31,7 @@ def leaves_of(tree: Any) -> dict[str, Any]:
 def seal(record: Record, state: Any) -> Record:
     """Return the record with the digests of all arrays of a pytree, and its own digest."""
     sealed = {**record, "leaves": {path: _of_array(x) for path, x in leaves_of(state).items()}}
-    return {**sealed, "sha256": _of_record(sealed)}
+    return {**sealed, "sha256": of_json(sealed)}
 
 
 def unseal(sealed: Record) -> tuple[Record, dict[str, str]]:
@@ -43,7 +43,7 @@ def unseal(sealed: Record) -> tuple[Record, dict[str, str]]:
     record = {key: value for key, value in sealed.items() if key != "sha256"}
     if "leaves" not in record:
         raise Damaged("its record of digests is missing")
-    if _of_record(record) != sealed.get("sha256"):
+    if of_json(record) != sealed.get("sha256"):
         raise Damaged("its record does not match the record's own digest")
     return record, record.pop("leaves")
 
@@ -71,5 +71,6 @@ def _of_array(leaf: Any) -> str:
     return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.data).hexdigest()
 
 
-def _of_record(record: Record) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+def of_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
+    "python",
     "trainer",
     "jax",
     "jaxlib",
@@ -48,7 +50,7 @@ def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": redact(sys.orig_argv),
         "git": _git(Path(__file__).resolve().parent.parent),
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
+        "versions": {**versions(_PACKAGES), "trainer's source": _source()},
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "cpu": {"model": _cpu_model(), "count": os.cpu_count(), "usable": _usable_cpus()},
@@ -77,13 +79,25 @@ def redact(arguments: Sequence[str]) -> list[str]:
     return shown
 
 
+def _source() -> str:
+    """Return a digest of the trainer's own modules, short: with others the bits may differ."""
+    package = Path(__file__).resolve().parent
+    contents = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        contents.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return contents.hexdigest()[:16]
+
+
 def _git(checkout: Path) -> dict[str, Any] | None:
     """Return {"revision", "dirty"}; None outside a checkout, or where git cannot tell.
 
-    Files that git does not know count as dirty: a module among them may have been used.
+    Files that git does not know count as dirty: a module among them may have been used. Where the
+    code is no checkout, an image says in TRAINER_REVISION what it was built from.
     """
     if not (checkout / ".git").exists():  # else a repository around site-packages would answer
-        return None
+        told = os.environ.get("TRAINER_REVISION")
+        revision = (told or "").removesuffix("-dirty")
+        return {"revision": revision, "dirty": told != revision} if told else None
     try:
         status = subprocess.run(
             ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch"],
@@ -104,9 +118,14 @@ def _git(checkout: Path) -> dict[str, Any] | None:
     }
 
 
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """Return the installed version of each package, and of python; None: not installed."""
+    return {package: _version(package) for package in packages}
+
+
 def _version(package: str) -> str | None:
     try:
-        return version(package)
+        return platform.python_version() if package == "python" else version(package)
     except PackageNotFoundError:
         return None
 

@@ -21,11 +21,28 @@ class TrainerError(Exception):
     exit_code: int = EXIT_INTERNAL
     everywhere: bool = True  # raised on all processes of the run alike
 
+    @classmethod
+    def name(cls) -> str:
+        """Return the name of the kind of error, for other processes."""
+        return cls.__name__
+
+    @classmethod
+    def named(cls, name: str) -> type[TrainerError]:
+        """Return the kind of error of this name."""
+        kinds = {kind.__name__: kind for kind in cls.__subclasses__()}
+        return kinds.get(name, TrainerError)
+
 
 class ConfigError(TrainerError):
     """An option is misspelt, has the wrong type, or breaks a rule."""
 
     exit_code = EXIT_CONFIG
+
+
+class UnavailableError(TrainerError):
+    """A program or service that is needed is missing or refuses."""
+
+    exit_code = EXIT_UNAVAILABLE
 
 
 class DataError(TrainerError):

@@ -6,68 +6,70 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tensorboardX import summary
 
-from trainer import confusion, model, pictures, summaries
-from trainer.datasets import Split
-from trainer.evaluate import Evaluation
+from trainer import confusion_picture, model, pictures, summaries
+from trainer.confusion import Counts
+from trainer.datasets import Dataset
+from trainer.evaluate import Outcome
 
 SAMPLES = 24  # images of the training split that are shown
 WRONG = 24  # mistakes that are shown
 FILTERS = 36  # units of the first layer that are shown, the first ones
+BINS = 64  # of a histogram
 
-Shape = tuple[int, int]  # rows and columns of an image
 
-
-def samples(train: Split, shape: Shape) -> list[Any]:
+def inputs(dataset: Dataset) -> list[Any]:
     """Draw what the network learns from: the first examples of the training split."""
-    images, labels = train.images[:SAMPLES].reshape(-1, *shape), train.labels[:SAMPLES]
+    images, labels = dataset.train.images[:SAMPLES], dataset.train.labels[:SAMPLES]
     captions = [f"label {label}" for label in labels]
-    title = f"the first of {len(train.labels):,} examples to train on"
-    return [_image("digits/samples", pictures.digits(images, captions, title))]
+    title = f"the first of {len(dataset.train.labels):,} examples to train on"
+    return [_image("inputs", pictures.digits(images.reshape(-1, *dataset.shape), captions, title))]
 
 
-def evaluation(
-    step: int, test: Split, shape: Shape, found: Evaluation, counts: confusion.Counts
-) -> list[Any]:
-    """Draw what an evaluation found: the confusion matrix and the worst mistakes."""
-    shares = confusion.normalized(counts)
+def evaluation(step: int, dataset: Dataset, found: Outcome, counts: Counts) -> list[Any]:
+    """Draw what an evaluation after `step` steps found: confusion matrices, worst mistakes."""
+    test, title = dataset.test, f"after {step:,} steps"
     index = confidently_wrong(test.labels, found, WRONG)
     captions = [
         f"label {test.labels[i]}\nsaid {found.predictions[i]}, {found.confidences[i]:.1%}"
         for i in index
     ]
-    digits = test.images[index].reshape(-1, *shape)
     wrong = len(test.labels) - int(np.trace(counts))
-    title = f"most confidently wrong of {wrong:,} mistakes, step {step:,}"
+    digits = pictures.digits(
+        test.images[index].reshape(-1, *dataset.shape),
+        captions,
+        f"most confidently wrong of {wrong:,} mistakes {title}",
+    )
+    shares = confusion_picture.draw(counts, f"shares {title}", normalized=True)
     return [
-        _image("confusion/counts", pictures.confusion_matrix(counts, f"examples, step {step:,}")),
-        _image(
-            "confusion/normalized",
-            pictures.confusion_matrix(shares, f"share of each label, step {step:,}"),
-        ),
-        _image("digits/confidently_wrong", pictures.digits(digits, captions, title)),
+        _image("confusion/counts", confusion_picture.draw(counts, f"counts {title}")),
+        _image("confusion/normalized", shares),
+        _image("most_wrong", digits),
     ]
 
 
-def weights(layers: model.Weights, shape: Shape) -> list[Any]:
+def weights(layers: model.Weights, dataset: Dataset) -> list[Any]:
     """Draw the first layer's filters, and count the weights of all layers into histograms.
 
-    Args:
-        layers: numpy arrays.
-        shape: of the images that enter the first layer.
+    What is not finite is left out. The weights are numpy arrays.
     """
-    kernels = np.asarray(layers[0].kernel)[:, :FILTERS].T.reshape(-1, *shape)
-    drawn = [_image("filters/layer_0", pictures.filters(kernels))] if _finite(kernels) else []
-    histograms = [
-        summaries.histogram(f"weights/layer_{i}/{name}", np.asarray(leaf))
+    kernels = np.asarray(layers[0].kernel)[:, :FILTERS].T.reshape(-1, *dataset.shape)
+    drawn = [_image("filters", pictures.filters(kernels))] if np.isfinite(kernels).all() else []
+    leaves = {
+        f"weights/layer/{i}/{name}": np.asarray(leaf)
         for i, layer in enumerate(layers)
         for name, leaf in layer._asdict().items()
+    }
+    return drawn + [
+        summary.histogram(tag, leaf.ravel(), BINS)
+        for tag, leaf in leaves.items()
+        if np.isfinite(leaf).all()
     ]
-    return drawn + [found for found in histograms if found is not None]
 
 
 def confidently_wrong(
-    labels: npt.NDArray[np.uint8], found: Evaluation, most: int
+    labels: npt.NDArray[np.uint8], found: Outcome, most: int
 ) -> npt.NDArray[np.int64]:
     """Return the indices of at most `most` mistakes, the most confident first."""
     (wrong,) = np.nonzero(found.predictions != labels)
@@ -77,7 +79,3 @@ def confidently_wrong(
 
 def _image(tag: str, drawn: Any) -> Any:
     return summaries.image(tag, pictures.png(drawn), drawn.size)
-
-
-def _finite(values: npt.NDArray[np.floating[Any]]) -> bool:
-    return bool(np.isfinite(values).all())

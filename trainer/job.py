@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import traceback
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from trainer import cluster, lock, rundir, summary
+from trainer import cluster, digest, lock, rundir, summary
 from trainer import mesh as meshes
 from trainer.account import Account
 from trainer.atomic import write_json
@@ -28,6 +29,7 @@ from trainer.loop import Place, Run
 from trainer.peers import Peers
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
+from trainer.topology import Topology, resolve
 from trainer.watchdog import Watchdog
 
 
@@ -46,12 +48,14 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
     account = Account()
     with ExitStack() as stack:
         with account.phase("startup"):
-            place = _take_place(config, experiment, stop, stack)
+            topology = resolve(config.cluster, os.environ)
+            place = _take_place(config, experiment, topology, stop, stack)
         report = summary.begin(experiment, config.train.global_batch_size)
         report["devices"], report["processes"] = place.mesh.size, jax.process_count()
         report["platform"] = jax.default_backend()
         terminal = Terminal(quiet=config.run.quiet or not place.chief)
         stack.callback(terminal.close)
+        terminal.note(_describe(topology, place))
 
         def close() -> None:
             """Write the summary."""
@@ -111,11 +115,20 @@ def _from_a_collective(error: Exception) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
 
 
-def _take_place(config: Config, experiment: str, stop: StopRequest, stack: ExitStack) -> Place:
+def _describe(topology: Topology, place: Place) -> str:
+    processes = jax.process_count()
+    return (
+        f"{processes} {'process' if processes == 1 else 'processes'} ({topology.evidence}), "
+        f"{place.mesh.size} x {jax.devices()[0].device_kind}, in {place.directory}"
+    )
+
+
+def _take_place(
+    config: Config, experiment: str, topology: Topology, stop: StopRequest, stack: ExitStack
+) -> Place:
     """Join the other processes, and claim the run directory for this job."""
-    topology = cluster.resolve(config.cluster, os.environ)
     cluster.configure(config.run, config.train.compilation_cache_dir)
-    cluster.connect(topology, config.cluster)
+    cluster.connect(topology, config.cluster, stop)
     stop.install()  # jax may have taken the signals away
     batch_size = config.train.global_batch_size
     mesh = meshes.make_mesh(config.parallel.devices)
@@ -123,13 +136,28 @@ def _take_place(config: Config, experiment: str, stop: StopRequest, stack: ExitS
     meshes.check_shards(mesh, batch_size, config.parallel.virtual_shards)
     chief = topology.process_id == 0  # the one process that writes
 
-    def claim() -> str | None:
-        if not chief:
-            return None
-        directory = rundir.choose(config.run, experiment)
-        rundir.create(directory)
-        stack.enter_context(lock.hold(directory))
-        return str(directory)
+    def claim() -> dict[str, str]:
+        cluster.check_gpus(topology)
+        claimed = {"options": _digest(config)}
+        if chief:
+            directory = rundir.choose(config.run, experiment)
+            rundir.create(directory)
+            stack.enter_context(lock.hold(directory))
+            claimed["directory"] = str(directory)
+        return claimed
 
-    directory = Path(cluster.share(claim)[0])
-    return Place(mesh, rows, directory, chief)
+    claims = cluster.share(claim)
+    for index, other in enumerate(claims):
+        if other["options"] != claims[0]["options"]:
+            raise ConfigError(
+                f"process {index} was started with other options than process 0: start all with "
+                "the same command line"
+            )
+    return Place(mesh, rows, Path(claims[0]["directory"]), chief)
+
+
+def _digest(config: Config) -> str:
+    """Return a digest of every option that all processes must have in common."""
+    options = dataclasses.asdict(config)
+    del options["cluster"]["process_id"], options["run"]["quiet"]
+    return digest.of_json(options)

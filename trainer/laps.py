@@ -18,15 +18,15 @@ class Laps:
     def lap(self, steps: int) -> dict[str, float]:
         """Return the milliseconds a step since the last call, in which `steps` steps were done.
 
-        compute: handing steps to the devices and waiting for their results; wait: for data; rest:
-        evaluations, saving, logging, compiling. They add up to the time by the clock.
+        compute: handing steps to the devices and waiting for their results; data_wait: for batches;
+        rest: evaluations, saving, logging, compiling. They add up to the time by the clock.
         """
         now = self._read()
         wall, compute, wait = (b - a for a, b in zip(self._last, now, strict=True))
         self._last = now
         each = 1000 / steps
         rest = max(0.0, wall - compute - wait)
-        return {"compute_ms": compute * each, "wait_ms": wait * each, "rest_ms": rest * each}
+        return {"compute": compute * each, "data_wait": wait * each, "rest": rest * each}
 
     def _read(self) -> tuple[float, float, float]:
         seconds = self._account.seconds

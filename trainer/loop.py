@@ -106,7 +106,8 @@ class Run:
             terminal.note(f"resuming after step {begin.step:,}")
         if self.writer is not None:
             devices = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
-            self.writer.begin(begin.step, begin.config, meaning, record, devices)
+            objective = self.recipe.objective._asdict()
+            self.writer.begin(begin.step, begin.record, meaning, objective, record, devices)
             stack.callback(self._close_ledger)
         self.progress = Progress(
             log_every_steps=config.train.log_every_steps,
@@ -168,10 +169,10 @@ class Run:
                 self._stop()
         if self.report["test_accuracy"] is None:
             self.test()
-        cluster.share(self._finish_saves)
-        self.report["weights_sha256"] = weights_sha256(jax.device_get(self.state.weights))
         if self.writer is not None and self.done > self.first_step:
             description.complete(self.writer.tracker, self.done)
+        cluster.share(self._finish_saves)
+        self.report["weights_sha256"] = weights_sha256(jax.device_get(self.state.weights))
 
     def dispatch(self) -> bool:
         """Start the next K steps, then wait for those before; return whether to stop.
@@ -226,7 +227,8 @@ class Run:
         with self.account.phase("evaluate"):
             size = self.config.train.eval_batch_size
             split, mesh = self.dataset.test, self.place.mesh
-            tested = evaluate(self.eval_step, self.state.weights, split, mesh, size)
+            shards = self.config.parallel.virtual_shards
+            tested = evaluate(self.eval_step, self.state.weights, split, mesh, size, shards)
             if self.dashboard is not None:
                 self.dashboard.evaluated(self.done, self.state.weights, tested)
         self.watchdog.beat()

@@ -28,7 +28,7 @@ def device_mib() -> dict[str, float]:
     Empty where the devices do not tell, as CPUs do not.
     """
     stats = [found for device in jax.local_devices() if (found := device.memory_stats())]
-    keys = {"device_memory_mib": "bytes_in_use", "device_memory_peak_mib": "peak_bytes_in_use"}
+    keys = {"device": "bytes_in_use", "device_peak": "peak_bytes_in_use"}
     return {
         name: max(each[key] for each in stats) / MIB
         for name, key in keys.items()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from trainer import step
 from trainer.stream import Superbatches
+
+_gradient = jax.jit(jax.value_and_grad(step.batch_sums, has_aux=True), static_argnums=2)
 
 
 def diagnose(
@@ -28,10 +29,9 @@ def diagnose(
         the mean loss, and the norm of the gradient of each layer.
     """
     batch, indices = source.global_batch(number)
-    gradient = jax.jit(jax.value_and_grad(step.batch_sums, has_aux=True), static_argnums=2)
-    (_, sums), gradients = jax.device_get(gradient(state.weights, batch, objective))
+    (_, sums), gradients = jax.device_get(_gradient(state.weights, batch, objective))
     norms = {
-        f"layer {i} {name}": float(jnp.linalg.norm(leaf.ravel() / sums.examples))
+        f"layer {i} {name}": float(np.linalg.norm(leaf.ravel() / sums.examples))
         for i, layer in enumerate(gradients)
         for name, leaf in layer._asdict().items()
     }

@@ -42,20 +42,24 @@ class Peers:
         self._client: Any = distributed.global_state.client
         self._me = jax.process_index()
         self._heard: dict[str, tuple[str, float]] = {}  # process -> last beat, and when it came
+        self._answered = time.monotonic()  # when jax's coordination service did so last
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+        self._guard = threading.Thread(target=self._watch_the_watch, name="peers-2", daemon=True)
 
     def __enter__(self) -> Peers:
         if self._client is not None:
             who = f"host {socket.gethostname()}, pid {os.getpid()}"
             self._client.key_value_set(f"{WHO}{self._me}", who)
+            self._answered = time.monotonic()
             self._thread.start()
+            self._guard.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._client is not None:
             self._ended.set()
-            self._thread.join()
+            self._thread.join(3 * INTERVAL)  # it may wait for an answer that never comes
 
     def blame(self) -> str:
         """Find out, after a collective failed, which processes are silent; takes some seconds."""
@@ -77,10 +81,21 @@ class Peers:
                 lost = self._silent() if self._me == 0 else self._announced()
             except jax.errors.JaxRuntimeError:
                 lost = "process 0, which holds the coordination service"
-            if lost and not self._ended.is_set():
-                self._on_lost(f"lost {lost}: silent for {self._timeout:g} s")
-                sys.stderr.flush()
-                os._exit(EXIT_RETRY)
+            self._answered = time.monotonic()
+            if lost:
+                self._leave(lost)
+
+    def _watch_the_watch(self) -> None:
+        """End a process that is cut off: its questions to the service wait without an end."""
+        while not self._ended.wait(INTERVAL):
+            if time.monotonic() - self._answered > self._timeout:
+                self._leave("process 0, which cannot be reached from here")
+
+    def _leave(self, lost: str) -> None:
+        if not self._ended.is_set():
+            self._on_lost(f"lost {lost}: silent for {self._timeout:g} s")
+            sys.stderr.flush()
+            os._exit(EXIT_RETRY)
 
     def _silent(self) -> str:
         """As process 0: tell who is lost, and announce it to the others."""

@@ -1,7 +1,7 @@
-"""Drawings for people: a confusion matrix, digits with captions, the first layer's filters.
+"""Drawings for people: digits with captions, and the filters of a layer.
 
 Each function returns a PIL image and touches no file; png() turns it into bytes. Pillow brings
-the font. Small palettes and sizes: a run draws these while it trains.
+the font.
 """
 
 from __future__ import annotations
@@ -15,63 +15,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-_INK, _PALE, _LINE = (34, 34, 34), (110, 110, 110), (222, 222, 222)
-_RIGHT, _WRONG = (31, 91, 163), (200, 76, 12)  # told apart by the colour-blind too
-_TEXT_UP_TO = 26  # classes; with more, the cells get too small for figures
-_RGB = tuple[int, int, int]
+_DEPTH = 7  # shades of each colour: with white they fit four bits
+_COLOURS = 16  # of all other pictures, for the same reason
 
 
 def png(image: Image.Image) -> bytes:
-    """Return the image as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)  # six times faster than the default, a bit larger
-    return buffer.getvalue()
+    """Return the image as the bytes of a small PNG file, in 16 colours.
 
-
-def confusion_matrix(values: npt.NDArray[Any], title: str) -> Image.Image:
-    """Draw a confusion matrix: labels downwards, predictions to the right.
-
-    Args:
-        values: (C, C), rows are labels: counts if of an integer type, else shares from 0 to 1.
-        title: written above.
-
-    Returns:
-        an RGB image. The correct are blue and the mistakes orange, each by their own scale: the
-        deepest orange is the most frequent mistake, however rare it is.
+    Small, because tensorboardX computes a checksum of each byte in Python.
     """
-    classes = len(values)
-    written = classes <= _TEXT_UP_TO
-    cell = 40 if written else max(2, 640 // classes)
-    left, top = 58, 62
-    side = classes * cell
-    image = Image.new("RGB", (left + side + 14, top + side + 12), "white")
-    draw = ImageDraw.Draw(image)
-    draw.text((left, 8), title, fill=_INK, font=_font(15))
-    draw.text((left + side / 2, top - 24), "predicted", fill=_PALE, font=_font(12), anchor="mm")
-    _sideways(image, "label", (14, top + side // 2))
-    right = np.eye(classes, dtype=bool)
-    depth = np.zeros((classes, classes))
-    for part in (right, ~right):
-        depth[part] = values[part] / max(values[part].max(initial=0), 1e-12)
-    for row, column in np.ndindex(classes, classes):
-        strength = float(depth[row, column])
-        x, y = left + column * cell, top + row * cell
-        colour = _blend(_RIGHT if row == column else _WRONG, strength)
-        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=colour)
-        if written and values[row, column]:
-            figure = _figure(values[row, column])
-            ink = "white" if strength > 0.7 else _INK
-            draw.text((x + cell / 2, y + cell / 2), figure, fill=ink, font=_font(12), anchor="mm")
-    if written:
-        for i in range(classes + 1):
-            at = i * cell
-            draw.line((left, top + at, left + side, top + at), fill=_LINE)
-            draw.line((left + at, top, left + at, top + side), fill=_LINE)
-        for i in range(classes):
-            middle = i * cell + cell / 2
-            draw.text((left + middle, top - 9), str(i), fill=_INK, font=_font(12), anchor="mm")
-            draw.text((left - 12, top + middle), str(i), fill=_INK, font=_font(12), anchor="mm")
-    return image
+    if image.mode != "P":
+        image = image.quantize(_COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", bits=4)
+    return buffer.getvalue()
 
 
 def digits(
@@ -111,26 +68,27 @@ def digits(
     return image
 
 
-def filters(kernels: npt.NDArray[np.floating[Any]], columns: int = 8) -> Image.Image:
-    """Draw weights as little images, side by side.
+def filters(kernels: npt.NDArray[np.floating[Any]], columns: int = 9) -> Image.Image:
+    """Draw weights as little images, side by side: blue below zero, red above, white at zero.
 
     Args:
-        kernels: (N, rows, cols); zero is grey, and each is scaled by its own largest weight.
+        kernels: (N, rows, cols), finite; each is scaled by its own largest weight.
         columns: of the grid.
 
     Returns:
-        an image in 256 greys.
+        an image in 15 colours.
     """
     count, height, width = kernels.shape
     largest = np.abs(kernels).max(axis=(1, 2), keepdims=True, initial=1e-12)
-    pixels = np.rint(kernels / largest * 127 + 128).astype(np.uint8)
+    values = np.rint(kernels / largest * _DEPTH).astype(np.int8) + _DEPTH
     scale = max(1, 56 // max(height, width))
     rows = -(-count // columns)
-    canvas = np.full((rows * columns, scale * height + 4, scale * width + 4), 255, np.uint8)
-    large = np.repeat(np.repeat(pixels, scale, axis=1), scale, axis=2)
-    canvas[:count, 2:-2, 2:-2] = large
+    canvas = np.full((rows * columns, scale * height + 4, scale * width + 4), _DEPTH, np.uint8)
+    canvas[:count, 2:-2, 2:-2] = np.repeat(np.repeat(values, scale, axis=1), scale, axis=2)
     grid = canvas.reshape(rows, columns, *canvas.shape[1:]).swapaxes(1, 2)
-    return Image.fromarray(grid.reshape(rows * canvas.shape[1], columns * canvas.shape[2]))
+    image = Image.fromarray(grid.reshape(rows * canvas.shape[1], columns * canvas.shape[2]))
+    image.putpalette(_shades(), "RGB")
+    return image
 
 
 @lru_cache(8)
@@ -138,24 +96,9 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def _blend(colour: _RGB, strength: float) -> _RGB:
-    """Mix a colour into white; what is not quite nothing is seen."""
-    share = 0.08 + 0.92 * strength if strength > 0 else 0.0
-    red, green, blue = (round(255 - (255 - channel) * share) for channel in colour)
-    return red, green, blue
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, np.integer):
-        return f"{value:,}" if value < 100_000 else f"{value / 1000:,.0f}k"
-    return f"{value:.0%}" if value >= 0.9995 else f"{value:.1%}"
-
-
-def _sideways(image: Image.Image, text: str, middle: tuple[int, int]) -> None:
-    """Write a text from bottom to top, around a point."""
-    left, top, right, bottom = (round(x) for x in _font(12).getbbox(text))
-    strip = Image.new("L", (right - left + 2, bottom - top + 2), 0)
-    ImageDraw.Draw(strip).text((1 - left, 1 - top), text, fill=255, font=_font(12))
-    strip = strip.rotate(90, expand=True)
-    ink = Image.new("RGB", strip.size, _PALE)
-    image.paste(ink, (middle[0] - strip.width // 2, middle[1] - strip.height // 2), strip)
+def _shades() -> bytes:
+    """Return the palette of filters(): blue, through white, to red."""
+    fade = np.linspace(255, 40, _DEPTH + 1)[1:]
+    blue = np.stack([fade, fade, np.full(_DEPTH, 255)], axis=-1)
+    red = blue[:, ::-1]
+    return np.vstack([blue[::-1], [[255, 255, 255]], red]).astype(np.uint8).tobytes()

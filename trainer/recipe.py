@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh
 
-from trainer import datasets, model, step
+from trainer import datasets, eval_step, model, step
 from trainer.config import Config, DataConfig
 from trainer.datasets import Dataset
+from trainer.eval_step import EvalStep
 from trainer.functional import schedules
 from trainer.preemption import StopRequest
 from trainer.stream import Plan
@@ -28,7 +29,7 @@ class Recipe(NamedTuple):
     init_weights: Callable[[jax.Array], model.Weights]
     objective: step.Objective
     train_step: step.TrainStep
-    eval_step: step.EvalStep
+    eval_step: EvalStep
 
 
 def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
@@ -54,7 +55,7 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
         step.make_train_step(
             objective, optimizer, mesh, config.parallel.method, config.parallel.virtual_shards
         ),
-        step.make_eval_step(objective, mesh),
+        eval_step.make(objective, mesh, config.parallel.virtual_shards),
     )
 
 

@@ -39,7 +39,7 @@ class Start(NamedTuple):
     state: step.TrainState  # on every device
     step: int | None  # of the checkpoint; None: there was none
     progress: ProgressState | None
-    config: Mapping[str, Any] | None  # that the checkpoint was saved with; None: there was none
+    record: Mapping[str, Any]  # of the checkpoint, on process 0; else empty
 
 
 def meaning(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,14 +104,11 @@ def start(
                 "were, or begin another run with run.name=NAME"
             )
         restored = checkpoints.restore(template)
-        return restored and {
-            "step": restored.step,
-            **{name: restored.record[name] for name in ("progress", "config")},
-        }
+        return restored and {"step": restored.step, "progress": restored.record["progress"]}
 
     found = cluster.share(restore)[0]
     if found is None:
-        return Start(step.init_state(init_weights, key, devices), None, None, None)
+        return Start(step.init_state(init_weights, key, devices), None, None, {})
     if restored is not None:
         host = restored.state
     else:
@@ -119,4 +116,5 @@ def start(
     if jax.process_count() > 1:
         host = multihost_utils.broadcast_one_to_all(host)
     state = mesh.place(mesh.replicated(devices), host)
-    return Start(state, found["step"], found["progress"], found["config"])
+    record = restored.record if restored is not None else {}
+    return Start(state, found["step"], found["progress"], record)

@@ -13,9 +13,10 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from trainer import digest
+from trainer.committed import COMMIT_FILE as COMMIT_FILE
+from trainer.committed import steps as steps
 from trainer.digest import Damaged, Record
 
-COMMIT_FILE = "commit_success.txt"  # orbax writes it last
 RECORD_FILE = "_CHECKPOINT_METADATA"  # holds the record, as orbax's custom metadata
 TREE_FILE = "_METADATA"  # lists the arrays
 ASIDE = "bad-"  # begins the name of a damaged checkpoint that restore() met
@@ -32,12 +33,6 @@ def handler() -> Any:
 def reader() -> Any:
     """Return what reads checkpoints and cannot write any; a context manager."""
     return ocp.Checkpointer(handler(), multiprocessing_options=ALONE)
-
-
-def steps(directory: Path) -> list[int]:
-    """Return the steps that have a committed checkpoint in a folder of them, oldest first."""
-    names = [path.parent.name for path in directory.glob(f"*/{COMMIT_FILE}")]
-    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
 
 def record_of(folder: Path) -> tuple[Record, dict[str, str]]:

@@ -80,16 +80,7 @@ class Reduced(NamedTuple):
     stop_votes: jax.Array  # devices whose process was asked to stop
 
 
-class Examined(NamedTuple):
-    """What the evaluation of C batches found; every device holds it whole."""
-
-    sums: Sums  # scalars
-    predictions: jax.Array  # (C, batch) uint8; means nothing where the mask is 0
-    confidences: jax.Array  # (C, batch) float32: the predictions' probabilities
-
-
 TrainStep = Any  # jitted: (TrainState, Feed) -> (TrainState, Reduced)
-EvalStep = Callable[[model.Weights, Superbatch], Examined]
 
 
 def new_state(init_weights: Callable[[jax.Array], model.Weights], key: jax.Array) -> TrainState:
@@ -106,20 +97,20 @@ def init_state(
     return make(key)
 
 
-def _batch_outputs(
-    weights: model.Weights, batch: Superbatch, objective: Objective
-) -> tuple[Sums, jax.Array]:
-    """Return the sums over the rows of a batch, and the logits (rows, classes)."""
-    images, labels, mask = (jnp.asarray(part) for part in batch)
+def batch_logits(weights: model.Weights, images: jax.Array, objective: Objective) -> jax.Array:
+    """Return what the model makes of images (rows, pixels), uint8: logits (rows, classes)."""
     scale = jnp.float32(1 / objective.pixel_std)
     pixels = (images.astype(jnp.float32) - jnp.float32(objective.pixel_mean)) * scale
-    targets = jax.nn.one_hot(labels, objective.num_classes, dtype=jnp.float32)
-    valid = mask.astype(jnp.float32)
-    logits = jax.vmap(model.fwd, in_axes=(0, None))(pixels, weights)
-    losses = jax.vmap(model.LOSSES[objective.loss])(logits, targets)
-    loss = jnp.sum(losses * valid)
-    hits = (jnp.argmax(logits, axis=-1) == labels.astype(jnp.int32)).astype(jnp.float32)
-    return Sums(loss, jnp.sum(hits * valid), jnp.sum(valid)), logits
+    return jax.vmap(model.fwd, in_axes=(0, None))(pixels, weights)
+
+
+def answers(
+    weights: model.Weights, batch: Superbatch, objective: Objective
+) -> tuple[jax.Array, jax.Array]:
+    """Return the loss (rows,) and the logits (rows, classes) of each row, float32."""
+    targets = jax.nn.one_hot(batch.labels, objective.num_classes, dtype=jnp.float32)
+    logits = batch_logits(weights, jnp.asarray(batch.images), objective)
+    return jax.vmap(model.LOSSES[objective.loss])(logits, targets), logits
 
 
 def batch_sums(
@@ -129,8 +120,11 @@ def batch_sums(
 
     Returns the summed loss, to be differentiated, and all sums, scalars.
     """
-    sums, _ = _batch_outputs(weights, batch, objective)
-    return sums.loss, sums
+    losses, logits = answers(weights, batch, objective)
+    labels, valid = jnp.asarray(batch.labels), jnp.asarray(batch.mask).astype(jnp.float32)
+    loss = jnp.sum(losses * valid)
+    hits = (jnp.argmax(logits, axis=-1) == labels.astype(jnp.int32)).astype(jnp.float32)
+    return loss, Sums(loss, jnp.sum(hits * valid), jnp.sum(valid))
 
 
 def _sum_over_devices(tree: Any, shards: Shards) -> Any:
@@ -195,10 +189,12 @@ def _one_step(
         done = state.step + apply.astype(jnp.int32)
 
     # A branch, not a selection: it costs less, and leaves the rounding of the update as it is.
+    # The learning rate is divided by the number of examples, not every gradient: the velocity holds
+    # their product in any case, and the division would be a pass over memory of its own.
     def apply_update() -> tuple[model.Weights, sgd.State]:
-        means = jax.tree.map(lambda g: g / sums.examples, gradients)
+        lr = feed.lrs / sums.examples
         steps, optim_state = sgd.step(
-            means, state.optim_state, feed.lrs, optimizer.momentum, optimizer.nesterov
+            gradients, state.optim_state, lr, optimizer.momentum, optimizer.nesterov
         )
         return update.apply_gradients(steps, state.weights), optim_state
 
@@ -261,28 +257,3 @@ def make_train_step(
         return mapped(state, feed._replace(batch=batch, stop=stop))
 
     return jax.jit(split_rows, donate_argnums=0)
-
-
-def make_eval_step(objective: Objective, mesh: Mesh) -> EvalStep:
-    """Build the program that examines C batches: (weights, batch) -> Examined.
-
-    It takes images (C, batch, pixels), labels (C, batch), mask (C, batch), all uint8 and sharded
-    along dim 1, and reads the weights in C portions to bound the memory of the activations. Every
-    device ends up with the predictions of all, in the order of the batch.
-    """
-
-    def portion(weights: model.Weights, batch: Superbatch) -> Examined:
-        sums, logits = _batch_outputs(weights, batch, objective)
-        predictions = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
-        return Examined(sums, predictions, jnp.max(jax.nn.softmax(logits), axis=-1))
-
-    def examine(weights: model.Weights, batch: Superbatch) -> Examined:
-        _, each = lax.scan(lambda _, xs: (None, portion(weights, xs)), None, batch)
-        total = jax.tree.map(lambda x: jnp.sum(x, axis=0), each.sums)
-        return each._replace(sums=lax.psum(total, AXIS))
-
-    whole, rows = PartitionSpec(), PartitionSpec(None, AXIS)
-    sharded = jax.shard_map(
-        examine, mesh=mesh, in_specs=(whole, rows), out_specs=Examined._make([whole, rows, rows])
-    )
-    return jax.jit(sharded, out_shardings=replicated(mesh))

@@ -1,4 +1,4 @@
-"""What TensorBoard's event files hold besides scalars and texts: images, histograms, HParams."""
+"""What TensorBoard's event files hold besides curves: pictures, layouts, HParams, texts."""
 
 from __future__ import annotations
 
@@ -7,18 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from tensorboardX import summary
-from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
+from tensorboardX.proto.summary_pb2 import Summary
 
-BINS = 40  # of a histogram
 HParams = Mapping[str, str | bool | int | float]
-
-
-def scalars(values: Mapping[str, float]) -> Any:
-    """Return one point of each curve."""
-    return Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in values.items()])
 
 
 def image(tag: str, png: bytes, size: tuple[int, int]) -> Any:
@@ -28,29 +20,10 @@ def image(tag: str, png: bytes, size: tuple[int, int]) -> Any:
     return Summary(value=[Summary.Value(tag=tag, image=content)])
 
 
-def histogram(tag: str, values: npt.NDArray[np.floating[Any]]) -> Any | None:
-    """Return the distribution of some values, of any shape; None if any is not finite."""
-    flat = values.ravel()
-    if not flat.size or not np.isfinite(flat).all():
-        return None
-    counts, edges = np.histogram(flat, BINS)
-    content = HistogramProto(
-        min=float(flat.min()),
-        max=float(flat.max()),
-        num=flat.size,
-        sum=float(flat.sum(dtype=np.float64)),
-        sum_squares=float(np.square(flat, dtype=np.float64).sum()),
-        # TensorBoard takes the first bucket to begin at the smallest value.
-        bucket_limit=edges[1:].tolist(),
-        bucket=counts.tolist(),
-    )
-    return Summary(value=[Summary.Value(tag=tag, histo=content)])
-
-
 def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> Any:
-    """Return the layout of the page Custom Scalars: category -> chart -> tags, each in full.
+    """Return the layout of the page Custom Scalars: category -> chart -> tags.
 
-    TensorBoard takes tags for regular expressions; `*` stands for any text.
+    A tag is meant in full; `*` stands for any text. TensorBoard wants regular expressions.
     """
     categories = {
         category: {title: ["Multiline", list(map(_pattern, tags))] for title, tags in of.items()}

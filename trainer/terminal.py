@@ -175,6 +175,20 @@ class Terminal:
             if complete:
                 self.close()
 
+    def work(self, label: str, done: int, total: int, status: str) -> None:
+        """Show how much of some work is done, on a bar that close() ends."""
+        if self._quiet or not self._draws:
+            return
+        with self._writing():
+            if self._bar is None:
+                from rich.progress import BarColumn, TextColumn
+
+                name = TextColumn("{task.description}", markup=False)
+                text = TextColumn("{task.fields[status]}", markup=False)
+                self._open_bar(name, BarColumn(20), text)
+            if time.monotonic() >= self._next:
+                self._draw(label, done, total, status)
+
     def summary(self, rows: Sequence[tuple[str, str]]) -> None:
         """Write the closing table: (what, how much); also when quiet."""
         self.close()

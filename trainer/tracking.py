@@ -18,9 +18,9 @@ from typing import Any
 
 from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
-from trainer import summaries
 from trainer.errors import ConfigError
 from trainer.metrics_log import MetricsLog
 
@@ -81,17 +81,17 @@ class Tracker:
                 return False
         except OSError as error:
             self._lost_metrics(error)
-        curves = summaries.scalars({f"{split}/{name}": value for name, value in values.items()})
-        self._event(Event(step=step, wall_time=now, summary=curves))
+        curves = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
+        self._event(Event(step=step, wall_time=now, summary=Summary(value=curves)))
         return True
 
-    def summary(self, step: int, content: Any) -> None:
-        """Show something in TensorBoard alone, after `step` steps.
+    def curves(self, step: int, values: Mapping[str, float]) -> None:
+        """Add points to curves of TensorBoard alone, after `step` steps."""
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self.summary(step, Summary(value=points))
 
-        Args:
-            step: of the run.
-            content: a tensorboardX Summary, such as those of summaries.py.
-        """
+    def summary(self, step: int, content: Any) -> None:
+        """Show anything else in TensorBoard alone, after `step` steps; see summaries.py."""
         self._event(Event(step=step, wall_time=time.time(), summary=content))
 
     def text(self, tag: str, markdown: str) -> None:

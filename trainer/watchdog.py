@@ -50,8 +50,11 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self._seconds / 4)):
             if time.monotonic() - self._last > self._seconds:
-                with self._stacks.open("w") as file:
-                    faulthandler.dump_traceback(file, all_threads=True)
+                try:
+                    with self._stacks.open("w") as file:
+                        faulthandler.dump_traceback(file, all_threads=True)
+                except OSError:  # the run directory may be what hangs
+                    faulthandler.dump_traceback(all_threads=True)
                 self._on_hang(
                     f"no step was completed for {self._seconds:g} s "
                     f"(cluster.hang_timeout_seconds): the stacks are in {self._stacks}"

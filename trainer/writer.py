@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainer import description, environment, rundir
+from trainer import description, digest, environment, rundir
 from trainer.account import Account
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config
 from trainer.errors import SaveError
 from trainer.goodput import Ledger
 from trainer.progress import State as ProgressState
+from trainer.resume import differences
 from trainer.step import TrainState
 from trainer.terminal import Terminal
 from trainer.tracking import Tracker
@@ -62,8 +63,9 @@ class Writer:
     def begin(
         self,
         resume_step: int | None,
-        before: Mapping[str, Any] | None,
+        saved: Mapping[str, Any],
         meaning: Mapping[str, Any],
+        objective: Mapping[str, Any],
         record: Mapping[str, str],
         devices: list[str],
     ) -> None:
@@ -71,18 +73,27 @@ class Writer:
 
         Args:
             resume_step: where the run goes on; None: it is new.
-            before: the configuration of the checkpoint it goes on from; None: it is new.
+            saved: the record of the checkpoint there; empty: it is new.
             meaning: of the configuration (see resume.py), for the checkpoints.
+            objective: what a model is besides its weights (see step.py), for the checkpoints.
             record: file name -> text, for .hydra/.
             devices: a line for each.
         """
         self._meaning = meaning
+        self._objective = objective
         self._facts = environment.collect(devices, jax.process_count())
+        changed = differences(saved["versions"], self._facts["versions"]) if saved else []
+        if changed:
+            self._terminal.warn(
+                f"the run goes on with other versions ({', '.join(changed)}): its last digits may "
+                "differ from those of an unbroken run"
+            )
         rundir.describe(self._directory, record, self._facts)
         self.tracker = self._stack.enter_context(
             Tracker(self._directory, resume_step=resume_step, warn=self._terminal.warn)
         )
-        description.write(self.tracker, self._config, before, record["config.yaml"], self._facts)
+        yaml, before = record["config.yaml"], saved.get("config")
+        description.write(self.tracker, self._config, before, yaml, self._facts)
         self.ledger = Ledger(self._directory / "goodput.json", self._account, resume_step or 0)
 
     def save(
@@ -97,7 +108,9 @@ class Writer:
             host = jax.tree.map(np.array, jax.device_get(state))  # copied: the state is donated
             record = {
                 "meaning": dict(self._meaning),
+                "objective": dict(self._objective),
                 "config": dataclasses.asdict(self._config),
+                "config_sha256": digest.of_json(dataclasses.asdict(self._config)),
                 "versions": self._facts["versions"],
                 "progress": progress,
             }

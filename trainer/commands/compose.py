@@ -6,18 +6,20 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import hydra
+from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer import config as trainer_config
 from trainer.config import Config
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, TrainerError
 
 
 class Job(NamedTuple):
@@ -31,7 +33,7 @@ class Job(NamedTuple):
 def compose(arguments: Sequence[str]) -> list[Job]:
     """Compose what the arguments say, without touching a device.
 
-    Returns one job, several for --multirun, none when Hydra has answered by itself (--help).
+    Returns one job, none when Hydra has answered by itself (--help).
 
     Raises:
         ConfigError: an option is misspelt, missing, of the wrong type or out of range.
@@ -41,6 +43,36 @@ def compose(arguments: Sequence[str]) -> list[Job]:
     def task(cfg: DictConfig) -> None:
         composed.append((cfg, HydraConfig.get()))
 
+    with readable_errors():
+        run_hydra(arguments, task)
+        return [job_of(cfg, hydra_config) for cfg, hydra_config in composed]
+
+
+def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
+    """Compose several lists of overrides, in a quarter of the time that compose() takes for each.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
+    trainer_config.register()
+    directory = str(trainer_config.config_dir())
+    jobs = []
+    with readable_errors(), initialize_config_dir(directory, version_base="1.3"):
+        for overrides in lists:
+            cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
+            hydra_config = cfg.hydra
+            with open_dict(cfg):
+                del cfg["hydra"]
+            jobs.append(job_of(cfg, hydra_config))
+    return jobs
+
+
+def run_hydra(arguments: Sequence[str], task: Callable[[DictConfig], object]) -> None:
+    """Let Hydra read the command line and call the task, once or as its sweeper wants.
+
+    Raises:
+        Exception: whatever the task or Hydra raises; readable_errors() makes it readable.
+    """
     trainer_config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; the words are ours
     directory = str(trainer_config.config_dir())
@@ -48,18 +80,30 @@ def compose(arguments: Sequence[str]) -> list[Job]:
     program, sys.argv = sys.argv, ["trainer", *arguments]
     try:
         main(task)()
-        return [_job(cfg, hydra_config) for cfg, hydra_config in composed]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error)) from None
-    except SystemExit as stop:  # Hydra's parser has printed what it does not know
+    except SystemExit as stop:  # Hydra has answered, or has printed what it does not know
         if stop.code:
             raise ConfigError("see `python -m trainer --help`") from None
-        return []
     finally:
         sys.argv = program
 
 
-def _job(cfg: DictConfig, hydra_config: DictConfig) -> Job:
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn what Hydra raises into a ConfigError in readable words."""
+    try:
+        yield
+    except TrainerError:
+        raise
+    except Exception as error:  # Hydra does not always raise errors of its own
+        raise ConfigError(_explain(error)) from None
+
+
+def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
+    """Return a composed configuration typed and checked.
+
+    Raises:
+        Exception: it is wrong; readable_errors() makes it readable.
+    """
     # A plus adds any key to a composed configuration; merging into a fresh schema refuses it.
     typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(cfg))
     config = OmegaConf.to_object(typed)
@@ -74,7 +118,8 @@ def _job(cfg: DictConfig, hydra_config: DictConfig) -> Job:
 
 def _explain(error: Exception) -> str:
     """Say what Hydra or OmegaConf found wrong, with the nearest real name."""
-    causes = [e for e in _causes(error) if isinstance(e, HydraException | OmegaConfBaseException)]
+    known = (HydraException, OmegaConfBaseException)
+    causes = [e for e in _causes(error) if isinstance(e, known)] or [error]
     texts = [re.split(r"\n\s*full_key|\nConfig search path", str(e))[0].strip() for e in causes]
     text = "\n".join(dict.fromkeys(t for t in texts if t and t != "None" and "$VALUE" not in t))
     key = next((str(k) for e in causes if (k := getattr(e, "full_key", None))), "")

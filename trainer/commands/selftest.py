@@ -34,7 +34,6 @@ JOB = (
     "train.log_every_steps=10",
     "checkpoint.every_steps=30",
 )
-EVAL_ROUNDING = 1e-6  # of evaluated losses, only where the layout changes: see evaluate.py
 OWN = ("run.dir", "run.name", "run.root", "train.compilation_cache_dir", "parallel.devices")
 
 
@@ -57,7 +56,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     terminal = Terminal()
     began = time.monotonic()
     proof = Proof(options, folder, stop, terminal)
-    rounding = EVAL_ROUNDING if args.layouts else 0.0
     problems: list[str] = []
     kept, program = True, witness.program()
     try:
@@ -74,14 +72,14 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
                     "the trainer's own files were changed during the proof, so it proves nothing: "
                     "start it again, from a copy that nobody changes"
                 )
-            found = witness.differences(unbroken, broken, rounding)
+            found = witness.differences(unbroken, broken)
             problems = [f"{broken.name}: {line}" for line in found]
             verdict = "NOT equal" if problems else "equal"
             terminal.note(f"{broken.name} is completed and {verdict}")
         kept = bool(args.keep or problems)
         seconds = time.monotonic() - began
         told = folder if kept else None
-        result = report(proof.tally, expected, got, problems, seconds, told, rounding)
+        result = report(proof.tally, expected, got, problems, seconds, told)
         if args.json:
             print(json.dumps(result, indent=2))
         else:

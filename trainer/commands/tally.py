@@ -73,13 +73,11 @@ def report(
     problems: list[str],
     seconds: float,
     folder: Path | None,
-    rounding: float = 0.0,
 ) -> dict[str, Any]:
     """Return the result, as JSON. Pure."""
     return {
         "proven": not problems,
         "differences": problems,
-        "evaluation_rounding": rounding,
         **vars(tally),
         "wall_seconds": round(seconds, 1),
         "weights_sha256_unbroken": expected,
@@ -110,8 +108,6 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     if result["kept_in"]:
         table.append(("kept in", result["kept_in"]))
     verdict = "proven: every run ended with the bits and the log of the unbroken one"
-    if result["evaluation_rounding"]:
-        verdict += f"; evaluated losses to {result['evaluation_rounding']:g}, all else exactly"
     table.append(("verdict", verdict if result["proven"] else "NOT EQUAL"))
     return table
 

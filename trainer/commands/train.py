@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trainer.commands import plan
 from trainer.commands.compose import compose
+from trainer.errors import ConfigError
 from trainer.preemption import StopRequest
 
 
@@ -14,9 +16,16 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     Raises:
         TrainerError: of the kind that tells what went wrong.
     """
+    if plan.is_sweep(arguments):
+        from trainer.commands import multirun
+
+        return multirun.main(arguments, stop)
     jobs = compose(arguments)
     if not jobs:  # --help, --cfg and the like: Hydra has answered
         return 0
+    if len(jobs) > 1:
+        raise ConfigError("hydra.mode: a file asks for a sweep: start it with -m")
     from trainer.job import run  # jax only after the configuration is known to be good
 
-    return max(run(job.config, job.experiment, job.record, stop) for job in jobs)
+    (job,) = jobs
+    return run(job.config, job.experiment, job.record, stop)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import random
 import re
@@ -93,21 +92,18 @@ def resumed_from(log: str) -> int | None:
     return int(found[1].replace(",", "")) if found else None
 
 
-def differences(unbroken: Path, broken: Path, rounding: float = 0.0) -> list[str]:
+def differences(unbroken: Path, broken: Path) -> list[str]:
     """Say in a line each where two completed runs differ; none: they are equal to the bit.
 
     Args:
         unbroken: directory of the run to compare with.
         broken: directory of the other.
-        rounding: how far, relatively, the losses of evaluations may differ: on other devices their
-            terms are added in another order. All else, and all that trains, is compared exactly.
     """
     one, other = summary(unbroken), summary(broken)
     lines = [
         f"summary.json: {name} is {one.get(name)} unbroken, {other.get(name)} interrupted"
         for name in COMPARED
         if repr(one.get(name)) != repr(other.get(name))
-        and not (name == "test_loss" and _close(one.get(name), other.get(name), rounding))
     ]
     lines += repeated(points(broken))
     expected, got = _by_step(points(unbroken)), _by_step(points(broken))
@@ -116,8 +112,6 @@ def differences(unbroken: Path, broken: Path, rounding: float = 0.0) -> list[str
     for key in dict.fromkeys([*expected, *got]):
         was, is_ = expected.get(key), got.get(key)
         split, step = key
-        if split == "eval" and was and is_ and _close(was.get("loss"), is_.get("loss"), rounding):
-            is_ = {**is_, "loss": was["loss"]}
         if repr(was) != repr(is_):
             told = f"{was or 'missing'} unbroken, {is_ or 'missing'} interrupted"
             lines.append(f"metrics.jsonl: {split} {step}: {told}")
@@ -146,12 +140,6 @@ def flip_bit(run: Path, step: int, rng: random.Random) -> str:
         file.write(bytes([byte ^ 1 << bit]))
         os.fsync(file.fileno())
     return str(path.relative_to(run))
-
-
-def _close(one: object, other: object, rounding: float) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=rounding)
-    return False
 
 
 def _by_step(logged: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:

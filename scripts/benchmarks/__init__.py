@@ -1,0 +1,1 @@
+"""What `scripts/bench` measures; outside the wheel, and nothing of the trainer imports it."""

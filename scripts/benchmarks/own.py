@@ -1,0 +1,101 @@
+"""The trainer's own parts, put together as its loop does, for what is measured without the loop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from trainer import mesh as meshes
+from trainer import recipe, step
+from trainer.commands.compose import compose
+from trainer.config import Config
+from trainer.datasets import Dataset, Split
+from trainer.recipe import Recipe
+from trainer.stream import Superbatch
+
+NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def configuration(*overrides: str) -> Config:
+    """Return the options of `+experiment=mlp` with some of another value."""
+    return compose(["+experiment=mlp", *overrides])[0].config
+
+
+def load_arrays(folder: str) -> Dataset:
+    """Return the data set that the worker `machine` has laid out, mapped into memory."""
+    arrays = [np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in NAMES]
+    return Dataset("arrays", Split(*arrays[:2]), Split(*arrays[2:]), "")
+
+
+def empty_dataset(examples: int = 60_000, pixels: int = 784) -> Dataset:
+    """Return a data set of the right shape for what is compiled and never run."""
+    images, labels = np.zeros((1, pixels), np.uint8), np.zeros(1, np.uint8)
+    images, labels = np.broadcast_to(images, (examples, pixels)), np.broadcast_to(labels, examples)
+    return Dataset("empty", Split(images, labels), Split(images, labels), "")
+
+
+def make(config: Config, dataset: Dataset, devices: int | None) -> tuple[Mesh, Recipe]:
+    """Return the mesh and the programs that the trainer would use."""
+    mesh = meshes.make_mesh(devices)
+    return mesh, recipe.make(config, dataset, mesh)
+
+
+def first_state(made: Recipe, mesh: Mesh) -> step.TrainState:
+    """Return the state before the first step, on the devices."""
+    return step.init_state(made.init_weights, jax.random.key(0), mesh)
+
+
+def first_batches(dataset: Dataset, k: int, batch_size: int) -> Superbatch:
+    """Return K full batches in file order, from the start again where the set is too small."""
+    index = np.arange(k * batch_size).reshape(k, batch_size) % len(dataset.train.labels)
+    images, labels = dataset.train.images[index], dataset.train.labels[index]
+    return Superbatch(images, labels, np.ones(index.shape, np.uint8))
+
+
+def feed(mesh: Mesh, batch: Superbatch, lr: float, first_step: int) -> step.Feed:
+    """Copy what a dispatch consumes to the devices, and wait for it."""
+    k = len(batch.labels)
+    stop = np.zeros((k, mesh.local_mesh.size), np.uint8)
+    lrs, numbers = np.full(k, lr, np.float32), np.arange(first_step, first_step + k, dtype=np.int32)
+    batch, stop = meshes.place(meshes.batched(mesh), (batch, stop))
+    lrs, numbers = meshes.place(meshes.replicated(mesh), (lrs, numbers))
+    return jax.block_until_ready(step.Feed(batch, stop, lrs, numbers))
+
+
+def shapes(made: Recipe, mesh: Mesh, k: int, batch_size: int, pixels: int) -> tuple[Any, Any]:
+    """Return the shapes of a state and of a dispatch's feed, for compiling ahead of time."""
+
+    def described(tree: Any, sharding: Any) -> Any:
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+
+    def array(dtype: Any, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    state = jax.eval_shape(lambda key: step.new_state(made.init_weights, key), jax.random.key(0))
+    size = (k, batch_size)
+    batch = Superbatch(
+        array(np.uint8, *size, pixels), array(np.uint8, *size), array(np.uint8, *size)
+    )
+    rows, whole = meshes.batched(mesh), meshes.replicated(mesh)
+    batch, stop = described((batch, array(np.uint8, k, mesh.size)), rows)
+    lrs, numbers = described((array(np.float32, k), array(np.int32, k)), whole)
+    return described(state, whole), step.Feed(batch, stop, lrs, numbers)
+
+
+def flops(batch_size: int, sizes: Sequence[int]) -> float:
+    """Return the floating-point operations of one step's matrix products.
+
+    Three products a layer (forward, gradient of the kernel, gradient of the input), but the images
+    need no gradient.
+    """
+    layers = list(itertools.pairwise(sizes))
+    products = 3 * sum(a * b for a, b in layers) - layers[0][0] * layers[0][1]
+    return 2.0 * batch_size * products

@@ -1,0 +1,153 @@
+"""The tables of docs/scaling.md that follow from assumed constants of GPUs: rows of text."""
+
+from __future__ import annotations
+
+import math
+
+from benchmarks import scaling
+from benchmarks.scaling import Link, Machine, Net
+
+# Assumed, not measured here: a host of eight H100 with NVLink, and a 400 Gbit/s port for each GPU.
+# The launch time is what the goal of 50 epochs of MNIST in 3 s on one GPU leaves for a step.
+GPUS = Machine(
+    flops=200e12,
+    memory=3.0e12,
+    launch=60e-6,
+    jitter=2e-6,
+    collective=10e-6,
+    local=Link(1.5e-6, 370e9),
+    network=Link(5e-6, 45e9),
+    devices_per_host=8,
+    input_rate=2.0e6,
+    copy=25e9,
+    disk=1e9,
+)
+RESIDENT = GPUS._replace(input_rate=math.inf, copy=math.inf)  # nothing is streamed
+COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+MLP = Net((784, 512, 512, 10))
+NETS = {
+    "784-512-512-10": MLP,
+    "784-4096-4096-10": Net((784, 4096, 4096, 10)),
+    "784-16384-16384-10": Net((784, 16384, 16384, 10)),
+}
+LOCAL_BATCHES = (64, 512, 4096)
+GLOBAL_BATCHES = (1024, 8192, 65536)
+
+Table = list[tuple[str, ...]]
+
+
+def seconds(value: float) -> str:
+    """Write a duration in the unit that suits it."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if value >= scale or unit == "us":
+            return f"{value / scale:.3g} {unit}"
+    raise AssertionError
+
+
+def steps() -> Table:
+    """What a step of this MLP consists of, by number of GPUs, with 64 examples on each."""
+    table: Table = [("GPUs", "compute", "all-reduce", "straggler", "input", "step", "efficiency")]
+    for p in (1, *COUNTS):
+        step = scaling.step(MLP, 64, p, GPUS)
+        share = scaling.efficiency(MLP, 64, p, GPUS)
+        table.append((f"{p:,}", *map(seconds, (*step, step.seconds)), f"{share:.0%}"))
+    return table
+
+
+def ways() -> Table:
+    """The all-reduce of this MLP between hosts, by ring and by tree."""
+    part = MLP.message / GPUS.devices_per_host
+    table: Table = [("hosts of 8 GPUs", "ring", "tree")]
+    for p in COUNTS[1:]:
+        hosts = p // GPUS.devices_per_host
+        both = (scaling.ring(part, hosts, GPUS.network), scaling.tree(part, hosts, GPUS.network))
+        table.append((f"{hosts:,}", *map(seconds, both)))
+    return table
+
+
+def cases() -> dict[str, tuple[Net, Machine]]:
+    """All networks; and the small one without a stream, for which it is too fast."""
+    found = {name: (net, GPUS) for name, net in NETS.items()}
+    return {"784-512-512-10, data kept on the GPU": (MLP, RESIDENT), **found}
+
+
+def efficiencies() -> Table:
+    """Efficiency of every network with every local batch size."""
+    counts = (1, 8, 64, 512, 4096)
+    table: Table = [("network", "examples a GPU", *(f"{p:,} GPU{'s' * (p > 1)}" for p in counts))]
+    for name, (net, machine) in cases().items():
+        for batch in LOCAL_BATCHES:
+            shares = (scaling.efficiency(net, batch, p, machine) for p in counts)
+            table.append((name, f"{batch:,}", *(f"{share:.0%}" for share in shares)))
+    return table
+
+
+def best() -> Table:
+    """The number of GPUs that is fastest where the global batch may not grow."""
+    table: Table = [
+        ("network", "global batch", "fastest on", "step there", "step on one GPU", "gain")
+    ]
+    for name, (net, machine) in cases().items():
+        for batch in GLOBAL_BATCHES:
+            p = scaling.best_count(net, batch, (1, 2, 4, *COUNTS), machine)
+            there = scaling.step(net, batch // p, p, machine).seconds
+            alone = scaling.step(net, batch, 1, machine).seconds
+            row = (f"{p:,}", seconds(there), seconds(alone), f"{alone / there:.1f} x")
+            table.append((name, f"{batch:,}", *row))
+    return table
+
+
+def enough() -> Table:
+    """Examples that each GPU needs for an efficiency."""
+    wanted = [(share, p) for share in (0.5, 0.8) for p in (8, 64, 4096)]
+    table: Table = [("network", *(f"{share:.0%} on {p:,}" for share, p in wanted))]
+    for name, (net, machine) in cases().items():
+        found = (scaling.least_local_batch(net, p, machine, share) for share, p in wanted)
+        table.append((name, *("never" if n is None else f"{n:,}" for n in found)))
+    return table
+
+
+def feeding() -> Table:
+    """What each GPU takes in if it never waits, and what saving costs."""
+    table: Table = [
+        (
+            "network",
+            "images/s a GPU, batch 64",
+            "batch 4,096",
+            "state",
+            "a save holds up",
+            "written in",
+            "save at most every",
+        )
+    ]
+    for name, net in NETS.items():
+        rates = (b / scaling.step(net, b, 8, RESIDENT).seconds / 1e6 for b in (64, 4096))
+        held, written = scaling.checkpoint(net, GPUS)
+        table.append(
+            (
+                name,
+                *(f"{rate:,.2f} M" for rate in rates),
+                f"{net.state / 1e6:,.0f} MB",
+                seconds(held),
+                seconds(written),
+                seconds(max(written, 100 * held)),
+            )
+        )
+    return table
+
+
+TABLES = {
+    "steps": steps,
+    "ways": ways,
+    "efficiencies": efficiencies,
+    "best": best,
+    "enough": enough,
+    "feeding": feeding,
+}
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown; all columns but the first to the right."""
+    head, *rows = table
+    rule = ("---", *["---:"] * (len(head) - 1))
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))

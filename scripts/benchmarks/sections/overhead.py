@@ -1,0 +1,80 @@
+"""(d) What logging, evaluating and saving cost, and how much of the loop is not the program."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+
+from benchmarks.bench import Bench
+from benchmarks.lines import Line, Section, line
+from benchmarks.sections import rivals
+
+TITLE = "The cost of logging, evaluating and saving every epoch, batch 64"
+ALL, NO_LOG, NO_SAVE = "everything on", "no logging", "no saving"
+
+
+def measure(bench: Bench) -> Section:
+    """Compare the loop's own account, and runs with and without, in turn."""
+    epochs = 2 if bench.quick else 3
+    program = partial(
+        bench.worker,
+        "own_step",
+        arrays=bench.arrays,
+        batch_size=64,
+        k=rivals.OWN_K,
+        dispatches=4 if bench.quick else 14,
+        overrides=bench.overrides,
+    )
+    run = partial(rivals.train, bench, epochs)
+    found = bench.interleave(
+        {
+            ALL: run,
+            NO_LOG: partial(run, "train.log_every_steps=1000000"),
+            NO_SAVE: partial(run, "checkpoint.every_epochs=null"),
+            rivals.PROGRAM: program,
+        }
+    )
+    counts, sizes = bench.machine["dataset"], bench.machine["sizes"]
+    pairs = list(itertools.pairwise(sizes))
+    forward = sum(a * b for a, b in pairs)
+    ideal = counts["test_examples"] * forward
+    ideal /= counts["train_examples"] * (3 * forward - sizes[0] * sizes[1])
+
+    def share(phase: str, name: str, includes: str) -> Line:
+        results = [
+            r
+            if "left_out" in r
+            else {"share": r["summary"]["seconds"][phase] / r["summary"]["train_seconds"]}
+            for r in found[ALL]
+        ]
+        return line(name, includes, "% of training", results, "share", scale=100)
+
+    def difference(other: str, name: str) -> Line:
+        both = zip(found[ALL], found[other], strict=False)
+        values = [
+            100 * (a["everything_seconds"] / b["everything_seconds"] - 1)
+            for a, b in both
+            if "left_out" not in a and "left_out" not in b
+        ]
+        return Line(name, "wall clock with and without, in turn: noisy", "% of an epoch", values)
+
+    idle = [
+        100 * (1 - p["seconds_per_step"] * r["summary"]["steps"] / r["summary"]["train_seconds"])
+        for r, p in zip(found[ALL], found[rivals.PROGRAM], strict=False)
+        if "left_out" not in r and "left_out" not in p
+    ]
+    lines = [
+        share("save", "saving every epoch", "seconds that the loop was held up, by its account"),
+        difference(NO_SAVE, "saving every epoch, by difference"),
+        share("evaluate", "evaluating every epoch", f"its own arithmetic is {ideal:.1%}"),
+        difference(NO_LOG, "logging every 100 steps, by difference"),
+        share("data_wait", "waiting for data", "seconds that the loop waited, by its account"),
+        Line(
+            "not the program",
+            "1 - (steps x the program alone) / training time: waiting, saving "
+            "and whatever shares the cores with the program",
+            "% of training",
+            idle,
+        ),
+    ]
+    return Section(TITLE, lines, [], {"evaluation_arithmetic": ideal})

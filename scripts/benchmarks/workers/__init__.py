@@ -1,0 +1,1 @@
+"""One measurement each, run in a process of its own: `python -m benchmarks.workers.NAME JSON`."""

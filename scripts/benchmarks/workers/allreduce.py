@@ -1,0 +1,60 @@
+"""How long the processes of a run take to add up arrays: the constants of the model of scaling.
+
+Started in several processes at once, which find each other as those of the trainer do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from benchmarks import answer, own
+from trainer import cluster
+from trainer import mesh as meshes
+from trainer.preemption import StopRequest
+from trainer.topology import resolve
+
+
+def measure(sizes: list[list[int]], repeats: int) -> dict[str, Any]:
+    """Return the median seconds of an all-reduce of each list of float32 arrays.
+
+    Args:
+        sizes: lengths of the arrays of each all-reduce.
+        repeats: of each; all in one program, as in a scan of steps.
+    """
+    config = own.configuration()
+    cluster.connect(resolve(config.cluster, os.environ), config.cluster, StopRequest())
+    mesh = meshes.make_mesh(None)
+    whole = PartitionSpec()
+
+    def repeated(tree: Any) -> Any:
+        def body(carry: Any, _: Any) -> tuple[Any, None]:
+            carry = lax.pcast(carry, meshes.AXIS, to="varying")
+            summed = lax.psum(carry, meshes.AXIS)
+            return jax.tree.map(lambda x: x * np.float32(0.5), summed), None
+
+        return lax.scan(body, tree, None, length=repeats)[0]
+
+    program = jax.jit(jax.shard_map(repeated, mesh=mesh, in_specs=(whole,), out_specs=whole))
+    seconds = []
+    for lengths in sizes:
+        arrays = [np.full(n, 1e-30, np.float32) for n in lengths]
+        placed = meshes.place(meshes.replicated(mesh), arrays)
+        jax.block_until_ready(program(placed))
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            jax.block_until_ready(program(placed))
+            times.append((time.perf_counter() - began) / repeats)
+        seconds.append(float(np.median(times)))
+    return {"seconds": seconds}
+
+
+if __name__ == "__main__":
+    answer.serve(measure)

@@ -1,0 +1,57 @@
+"""The data path alone: the trainer's stream of superbatches, read as fast as it comes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import answer
+from trainer.datasets import Split
+from trainer.stream import Plan, Superbatches, iterate
+
+
+def measure(
+    images: str, labels: str, batch_size: int, k: int, steps: int, processes: int, cores: list[int]
+) -> dict[str, Any]:
+    """Return the images a second that this process gathers, from its first request on.
+
+    Args:
+        images: a .npy file of uint8 (N, pixels), mapped into memory.
+        labels: a .npy file of uint8 (N,).
+        batch_size: of a step, over all processes.
+        k: steps a dispatch.
+        steps: to read; epochs go on into each other, each with a new order.
+        processes: that share the rows of a batch.
+        cores: of the processor; every process is bound to one of them.
+    """
+    process = int(os.environ.get("JAX_PROCESS_ID", "0"))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cores[process % len(cores)]})
+    split = Split(np.load(Path(images), mmap_mode="r"), np.load(Path(labels)))
+    per_epoch = -(-len(split.labels) // batch_size)
+    rows = batch_size // processes
+    source = Superbatches(
+        split,
+        plan=Plan(per_epoch, k, steps),
+        global_batch_size=batch_size,
+        rows=slice(process * rows, (process + 1) * rows),
+        seed=0,
+        first_step=0,
+    )
+    examples = size = 0
+    began = time.perf_counter()
+    for batch in iterate(source, 0):
+        examples += int(batch.mask.sum())
+        size += len(batch.labels)
+        if size >= steps:
+            break
+    seconds = time.perf_counter() - began
+    return {"images_per_second": examples / seconds}
+
+
+if __name__ == "__main__":
+    answer.serve(measure)

@@ -1,0 +1,48 @@
+"""Loads the data set as the trainer does, lays it out for the rivals, and describes the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import answer, own
+from trainer import environment, recipe
+from trainer.preemption import StopRequest
+from trainer.terminal import Terminal
+
+
+def measure(folder: str, overrides: list[str]) -> dict[str, Any]:
+    """Write the four arrays to `folder`, and return the facts of environment.json and more."""
+    config = own.configuration(*overrides)
+    dataset = recipe.load_dataset(config.data, Terminal(quiet=True), StopRequest())
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    arrays = (*dataset.train, *dataset.test)
+    for name, array in zip(own.NAMES, arrays, strict=True):
+        np.save(Path(folder) / f"{name}.npy", array)
+    device, classes = jax.devices()[0], config.data.num_classes
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        **environment.collect([f"{d.platform} {d.device_kind}" for d in jax.devices()], 1),
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "device_count": jax.device_count(),
+        "usable_cores": sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1)),
+        "dataset": {
+            "name": dataset.name,
+            "train_examples": len(dataset.train.labels),
+            "test_examples": len(dataset.test.labels),
+            "pixels": dataset.train.images.shape[1],
+        },
+        "sizes": [dataset.train.images.shape[1], *config.model.hidden_sizes, classes],
+        "steps_per_dispatch": config.train.steps_per_dispatch,
+        "pixel_mean": config.data.pixel_mean,
+        "pixel_std": config.data.pixel_std,
+    }
+
+
+if __name__ == "__main__":
+    answer.serve(measure)

@@ -1,0 +1,56 @@
+"""The trainer's own program with its data on the device already: no stream, no metrics, no loop."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import answer, own
+
+
+def measure(
+    arrays: str, batch_size: int, k: int, dispatches: int, overrides: list[str]
+) -> dict[str, Any]:
+    """Run dispatches one after the other, and return the seconds of a step.
+
+    Args:
+        arrays: the folder of the data set.
+        batch_size: of a step.
+        k: steps a dispatch.
+        dispatches: that are timed, after one that is not.
+        overrides: options of another value.
+
+    Returns seconds_per_step, the median over the dispatches, and jitter_seconds: how much the time
+    of a single step would have to vary to make dispatches vary as they do.
+    """
+    config = own.configuration(
+        *overrides, f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
+    )
+    dataset = own.load_arrays(arrays)
+    mesh, made = own.make(config, dataset, 1)
+    state = own.first_state(made, mesh)
+    batch = own.first_batches(dataset, k, batch_size)
+    feeds = own.feed(mesh, batch, 0.01, 0)
+    numbers = [
+        jax.device_put(np.arange(i * k, (i + 1) * k, dtype=np.int32), feeds.steps.sharding)
+        for i in range(dispatches + 1)
+    ]
+    times = []
+    for steps in numbers:
+        began = time.perf_counter()
+        state, reduced = made.train_step(state, feeds._replace(steps=steps))
+        finite = jax.device_get(reduced).finite
+        times.append((time.perf_counter() - began) / k)
+        assert finite.all()
+    assert int(state.step) == k * (dispatches + 1)  # the guard would have stood still otherwise
+    return {
+        "seconds_per_step": float(np.median(times[1:])),
+        "jitter_seconds": float(np.std(times[1:]) * np.sqrt(k)),
+    }
+
+
+if __name__ == "__main__":
+    answer.serve(measure)

@@ -1,0 +1,93 @@
+"""What the machine can do: float32 matrix products and memory bandwidth, through jax."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from benchmarks import answer
+
+SIDE = 2048  # of the big square matrices
+COPIES = 16  # different left operands, so that nothing can be computed once for all
+LEAST_SECONDS = 0.15  # of timing a thing
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Return the median duration of a call, compiled before."""
+    jax.block_until_ready(call())
+    times: list[float] = []
+    while sum(times) < LEAST_SECONDS or len(times) < 5:
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+class Product(NamedTuple):
+    """A matrix product as the step does it: which dim of either side is summed over."""
+
+    left: tuple[int, int]
+    right: tuple[int, int]
+    dims: tuple[int, int]
+
+    @property
+    def flops(self) -> int:
+        """Operations."""
+        rows, columns = self.left[1 - self.dims[0]], self.right[1 - self.dims[1]]
+        return 2 * rows * columns * self.left[self.dims[0]]
+
+
+def products(batch_size: int, sizes: list[int]) -> dict[str, Product]:
+    """Return the matrix products of a step."""
+    named = {}
+    for number, (a, b) in enumerate(itertools.pairwise(sizes), 1):
+        inputs, kernel, outputs = (batch_size, a), (a, b), (batch_size, b)
+        named[f"layer {number} forward"] = Product(inputs, kernel, (1, 0))
+        named[f"layer {number} kernel gradient"] = Product(inputs, outputs, (0, 0))
+        if number > 1:
+            named[f"layer {number} input gradient"] = Product(outputs, kernel, (1, 1))
+    return named
+
+
+def product_seconds(product: Product) -> float:
+    """Return the seconds of one product, among many in one program."""
+    left = jax.random.normal(jax.random.key(0), (COPIES, *product.left))
+    right = jax.random.normal(jax.random.key(1), product.right)
+
+    def multiply(x: jax.Array, right: jax.Array) -> jax.Array:
+        return lax.dot_general(x, right, (((product.dims[0],), (product.dims[1],)), ((), ())))
+
+    @jax.jit
+    def all_of_them(left: jax.Array, right: jax.Array) -> jax.Array:
+        first = jnp.zeros_like(multiply(left[0], right))
+        return lax.scan(lambda _, x: (multiply(x, right), None), first, left)[0]
+
+    return seconds_of(lambda: all_of_them(left, right)) / COPIES
+
+
+def measure(batch_size: int, sizes: list[int]) -> dict[str, Any]:
+    """Return rates in operations and bytes a second, and the seconds of the step's products."""
+    big = jax.random.normal(jax.random.key(0), (SIDE, SIDE))
+    square = jax.jit(lambda a: a @ a)
+    each = {name: product_seconds(shape) for name, shape in products(batch_size, sizes).items()}
+    operations = sum(product.flops for product in products(batch_size, sizes).values())
+    long, other = jnp.zeros(64 << 20, jnp.float32), jnp.ones(64 << 20, jnp.float32)
+    triad = jax.jit(lambda x, y: x + 0.5 * y)
+    return {
+        "matrix_flops": 2 * SIDE**3 / seconds_of(lambda: square(big)),
+        "bytes_per_second": 3 * long.nbytes / seconds_of(lambda: triad(long, other)),
+        "products_seconds": sum(each.values()),
+        "products_flops": operations / sum(each.values()),
+        "each_product_seconds": each,
+    }
+
+
+if __name__ == "__main__":
+    answer.serve(measure)

@@ -1,0 +1,338 @@
+"""An exported model is the run's model, needs no trainer, and notices what was changed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from trained_runs import copy, damage, everything, flip_a_bit
+
+from trainer import bundle, exporting, idx, onnx_file, trained
+from trainer.commands import export, exported_files
+from trainer.errors import (
+    EXIT_CONFIG,
+    EXIT_INTERNAL,
+    ConfigError,
+    DataError,
+    Preempted,
+    TrainerError,
+)
+from trainer.preemption import StopRequest
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+FILES = {
+    "MODEL_CARD.md",
+    "model.json",
+    "model.onnx",
+    "model.stablehlo",
+    "predict.py",
+    "weights.safetensors",
+}
+# What a user of an export may write, where no trainer is installed.
+USE = """
+import sys, runpy, pathlib, importlib.util
+import numpy as np
+assert importlib.util.find_spec("trainer") is None
+folder = pathlib.Path(sys.argv[1])
+model = runpy.run_path(str(folder / "predict.py"))["load_model"](folder)
+images = np.load(sys.argv[2])
+whole = model(images)
+parts = [model(images[lo : lo + 64]) for lo in range(0, len(images), 64)]
+joined = [np.concatenate(part) for part in zip(*parts)]
+np.savez(sys.argv[3], *whole, *joined)
+"""
+
+
+def elsewhere(folder, *arguments):
+    """Run python where no trainer can be imported."""
+    return subprocess.run(
+        [sys.executable, "-I", *map(str, arguments)],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def mnist_export(mnist_run, tmp_path_factory):
+    """An export of the run on MNIST."""
+    folder = tmp_path_factory.mktemp("exported") / "digits"
+    assert export.main([str(mnist_run), str(folder)], StopRequest()) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smoke_export(smoke_run, tmp_path_factory):
+    """An export of the small run: not to be changed."""
+    folder = tmp_path_factory.mktemp("exported") / "digits"
+    assert export.main([str(smoke_run), str(folder)], StopRequest()) == 0
+    return folder
+
+
+@pytest.fixture
+def exported(smoke_export, tmp_path):
+    """A copy of it, to do harm to."""
+    return copy(smoke_export, tmp_path / "digits")
+
+
+@pytest.fixture(scope="module")
+def images(mnist_dir):
+    """The test images of MNIST, (10000, 28, 28)."""
+    return idx.read_images(mnist_dir / "t10k-images-idx3-ubyte.gz")
+
+
+def test_without_the_trainer_it_agrees_on_all_test_images(
+    mnist_run, mnist_export, images, mnist_dir, tmp_path
+):
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "use.py").write_text(USE)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = elsewhere(
+        empty, tmp_path / "use.py", mnist_export, tmp_path / "images.npy", tmp_path / "out.npz"
+    )
+    assert done.returncode == 0, done.stderr
+    logits, probabilities, *in_parts = np.load(tmp_path / "out.npz").values()
+    live = trained.run_on(trained.load(mnist_run, None, print), images)
+    assert logits.shape == (10_000, 10)
+    size = np.abs(live.logits).max(axis=1, keepdims=True)
+    for got, expected in ((logits, live.logits), (in_parts[0], live.logits)):
+        assert (np.abs(got - expected) / size).max() <= 1e-6
+    for got in (probabilities, in_parts[1]):
+        assert np.abs(got - live.probabilities).max() <= 1e-6
+    labels = idx.read_labels(mnist_dir / "t10k-labels-idx1-ubyte.gz", 10)
+    summary = json.loads((mnist_run / "summary.json").read_text())
+    assert np.mean(probabilities.argmax(axis=1) == labels) == summary["test_accuracy"]
+    told = elsewhere(empty, mnist_export / "predict.py", tmp_path / "images.npy")
+    assert told.stdout.split() == [str(digit) for digit in live.logits.argmax(axis=1)]
+
+
+def test_onnxruntime_agrees_on_all_test_images(mnist_run, mnist_export, images):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(
+        (mnist_export / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"]
+    )
+    live = trained.run_on(trained.load(mnist_run, None, print), images)
+    for count in (10_000, 1):  # of any batch size
+        logits, probabilities = session.run(["logits", "probabilities"], {"images": images[:count]})
+        size = np.abs(live.logits[:count]).max(axis=1, keepdims=True)
+        assert (np.abs(logits - live.logits[:count]) / size).max() <= 1e-5
+        assert np.abs(probabilities - live.probabilities[:count]).max() <= 1e-5
+
+
+def test_what_is_in_the_folder(smoke_run, smoke_export):
+    assert {path.name for path in smoke_export.iterdir()} == FILES
+    assert [path.name for path in smoke_export.parent.iterdir()] == ["digits"]
+    index = json.loads((smoke_export / "model.json").read_text())
+    assert set(index["sha256"]) == FILES - {"model.json"}
+    summary = json.loads((smoke_run / "summary.json").read_text())
+    assert index["weights_sha256"] == summary["weights_sha256"]
+    assert index["input"]["images"] == {"dtype": "uint8", "shape": ["batch", 28, 28]}
+    assert (index["step"], index["platforms"]) == (126, ["cpu", "cuda"])
+    weights = load_file(smoke_export / "weights.safetensors")
+    model = trained.load(smoke_run, None, print)
+    assert set(weights) == {f"layer{i}.{kind}" for i in (0, 1) for kind in ("kernel", "bias")}
+    for i, layer in enumerate(model.weights):
+        np.testing.assert_array_equal(weights[f"layer{i}.kernel"], layer.kernel)
+        np.testing.assert_array_equal(weights[f"layer{i}.bias"], layer.bias)
+
+
+def test_the_card(smoke_run, smoke_export):
+    card = (smoke_export / "MODEL_CARD.md").read_text()
+    summary = json.loads((smoke_run / "summary.json").read_text())
+    accuracy, loss = summary["test_accuracy"], summary["test_loss"]
+    index = json.loads((smoke_export / "model.json").read_text())
+    for told in (
+        "784-64-10, 50,890 parameters",
+        f"| mnist_5k, 1,000 test images, at the export | {accuracy:.2%} | {loss:.4f} |",
+        f"| mnist_5k, 1,000 test images, by the run | {accuracy:.2%} |",
+        summary["dataset"]["sha256"],
+        summary["weights_sha256"],
+        f"| `weights.safetensors` | `{index['sha256']['weights.safetensors']}` |",
+        '"global_batch_size": 64',
+        "| jax | ",
+        "## Limits",
+    ):
+        assert told in card
+
+
+def test_nothing_tells_of_this_machine(smoke_run, smoke_export):
+    for path in smoke_export.iterdir():
+        data = path.read_bytes()
+        for told in (str(smoke_run), str(smoke_run.parent), str(Path.cwd()), trained.__file__):
+            assert told.encode() not in data, f"{told} in {path.name}"
+
+
+def test_the_program_is_for_gpus_too(smoke_export):
+    import jax.export
+
+    program = jax.export.deserialize(bytearray((smoke_export / "model.stablehlo").read_bytes()))
+    assert program.platforms == ("cpu", "cuda")
+    assert str(program.in_avals[-1]) == "uint8[batch,28,28]"
+
+
+def test_the_same_model_gives_the_same_files(smoke_run, exported, smoke_export):
+    again = exported.parent / "again"
+    assert export.main([str(smoke_run), str(again)], StopRequest()) == 0
+    for name in FILES:
+        assert (again / name).read_bytes() == (smoke_export / name).read_bytes(), name
+
+
+def tampered(folder):
+    weights = load_file(folder / "weights.safetensors")
+    weights["layer1.bias"][3] += 0.5
+    save_file(weights, folder / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (tampered, "weights.safetensors was changed"),
+        (lambda folder: flip_a_bit(folder / "weights.safetensors"), "weights.safetensors was"),
+        (lambda folder: flip_a_bit(folder / "model.stablehlo"), "model.stablehlo was changed"),
+    ],
+    ids=["weights", "a bit of them", "program"],
+)
+def test_changed_files_are_noticed(exported, tmp_path, change, named):
+    np.save(tmp_path / "images.npy", np.zeros((3, 28, 28), np.uint8))
+    change(exported)
+    done = elsewhere(tmp_path, exported / "predict.py", tmp_path / "images.npy")
+    assert done.returncode == 1
+    assert named in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_export_that_does_not_agree_is_not_put_in_place(smoke_run, tmp_path, monkeypatch):
+    right = exporting.named
+
+    def wrong(weights):
+        arrays = right(weights)
+        arrays["layer1.bias"] = arrays["layer1.bias"] + np.float32(1e-3) * np.arange(10, dtype="f4")
+        return arrays
+
+    monkeypatch.setattr(exporting, "named", wrong)
+    with pytest.raises(TrainerError, match=r"model\.stablehlo differ .* nothing was put") as raised:
+        export.main([str(smoke_run), str(tmp_path / "digits")], StopRequest())
+    assert raised.value.exit_code == EXIT_INTERNAL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_package_onnx(smoke_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)  # what import finds where it is not installed
+    assert export.main([str(smoke_run), str(tmp_path / "digits")], StopRequest()) == 0
+    assert {path.name for path in (tmp_path / "digits").iterdir()} == FILES - {"model.onnx"}
+    told = capsys.readouterr()
+    assert "model.onnx was left out: it needs the extra, pip install 'trainer[onnx]'" in told.err
+    assert "model.onnx was left out" in (tmp_path / "digits" / "MODEL_CARD.md").read_text()
+
+
+def test_only_an_export_is_replaced_and_only_when_asked(smoke_run, exported, tmp_path):
+    def run(target, *options):
+        return export.main([str(smoke_run), str(target), *options], StopRequest())
+
+    before = everything(exported)
+    with pytest.raises(ConfigError, match="holds an export: add --replace"):
+        run(exported)
+    (exported / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"others' files \(notes\.txt\)"):
+        run(exported, "--replace")
+    (exported / "notes.txt").unlink()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "model.json").write_text('{"sha256": {}}')
+    (tmp_path / "file").write_text("")
+    for other in (mine, tmp_path / "file", smoke_run, tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="DIR="):
+            run(other, "--replace")
+    del before["."]
+    after = everything(exported)
+    assert {name: after[name] for name in before} == before
+    assert run(exported, "--replace", "--step", "63") == 0
+    assert json.loads((exported / "model.json").read_text())["step"] == 63
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"digits", "mine", "file", "empty"}
+
+
+def test_a_failed_replacement_leaves_the_old_one(exported, monkeypatch):
+    before = everything(exported)
+    rename = type(exported).rename
+
+    def fail(self, target):
+        if self.name.endswith(".tmp"):
+            raise PermissionError(1, "not today")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(exported), "rename", fail)
+    with (
+        pytest.raises(ConfigError, match="cannot be written \\(not today\\)"),
+        bundle.making(exported, replace=True) as folder,
+    ):
+        bundle.write_index(folder, {})
+    assert everything(exported) == before
+    assert [path.name for path in exported.parent.iterdir()] == ["digits"]
+
+
+def test_damaged_checkpoints(smoke_run, tmp_path, capsys):
+    run = copy(smoke_run, tmp_path / "run")
+    damage(run, 126)
+    before = everything(run)
+    assert export.main([str(run), str(tmp_path / "digits")], StopRequest()) == 0
+    assert json.loads((tmp_path / "digits" / "model.json").read_text())["step"] == 63
+    assert "checkpoint 126 of" in capsys.readouterr().err
+    assert everything(run) == before
+    damage(run, 63)
+    with pytest.raises(DataError, match="none of its checkpoints is intact"):
+        export.main([str(run), str(tmp_path / "other")], StopRequest())
+    assert not (tmp_path / "other").exists()
+
+
+def test_where_the_test_images_are_not_to_be_had(smoke_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("trainer.digits.FILE", "data/none.csv.gz")
+    assert export.main([str(smoke_run), str(tmp_path / "digits")], StopRequest()) == 0
+    assert "the card will have no metrics, and noise is compared" in capsys.readouterr().err
+    card = (tmp_path / "digits" / "MODEL_CARD.md").read_text()
+    assert "on 1,000 images of noise" in card
+    assert "at the export |" not in card
+    with pytest.raises(DataError, match="put these files there"):
+        export.main(
+            [str(smoke_run), str(tmp_path / "other"), "--data", str(tmp_path)], StopRequest()
+        )
+
+
+def test_asked_to_stop(smoke_run, tmp_path):
+    stop = StopRequest()
+    stop.signal_name = "SIGTERM"
+    with pytest.raises(Preempted):
+        export.main([str(smoke_run), str(tmp_path / "digits")], stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_are_not_square(smoke_run):
+    model = trained.load(smoke_run, None, print)
+    layer = model.weights[0]
+    odd = model._replace(weights=[layer._replace(kernel=layer.kernel[:783]), *model.weights[1:]])
+    assert exporting.image_shape(odd.weights) == (783,)
+    images = np.random.default_rng(0).integers(0, 256, (5, 783), np.uint8)
+    live = trained.run_on(odd, images)
+    _, probabilities = onnx_file.run(onnx_file.build(odd.weights, odd.objective), images)
+    np.testing.assert_allclose(probabilities, live.probabilities, atol=1e-5)
+    assert exporting.stablehlo(odd)
+
+
+def test_the_command_line(trainer, smoke_run):
+    done = trainer("export", str(smoke_run), "digits")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"in {trainer.folder / 'digits'}"
+    assert "checkpoint 126 of" in done.stderr
+    assert trainer("export", str(smoke_run), "digits").returncode == EXIT_CONFIG
+    shutil.rmtree(trainer.folder / "digits")
+    assert exported_files.TOLERANCE <= 1e-6

@@ -1,0 +1,211 @@
+"""scripts/slurm/train.sbatch on a real SLURM of two nodes: it ends, goes on, or stays dead."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SLURM = ROOT / "tests" / "slurm"
+SCRIPT = ROOT / "scripts" / "slurm" / "train.sbatch"
+JOB = (
+    "+experiment=smoke",
+    "train.epochs=20",
+    "train.steps_per_dispatch=7",
+    "checkpoint.every_steps=50",
+)
+STEPS = 20 * 63
+
+pytestmark = pytest.mark.slow
+
+
+class Cluster:
+    """A running cluster, and the jobs submitted to it."""
+
+    def __init__(self, folder, work):
+        self.folder, self.work = folder, work
+
+    def login(self, *command):
+        done = subprocess.run(
+            [SLURM / "login", self.folder, *command],
+            cwd=self.work,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.work),
+                "JAX_PLATFORMS": "cpu",
+                "TRAINER_VENV": sys.prefix,
+                "TRAINER_CACHE_DIR": str(self.work / "cache"),
+            },
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def submit(self, *overrides, options=(), nodes=2):
+        runs = f"run.root={self.work / 'runs'}"
+        command = ("sbatch", "--parsable", f"--nodes={nodes}", *options, SCRIPT, runs, *overrides)
+        return self.login(*command).strip()
+
+    def show(self, job):
+        """Return the fields of a job as SLURM knows them."""
+        text = self.login("scontrol", "show", "job", "--oneliner", job)
+        return dict(re.findall(r"(\w+)=(\S*)", text))
+
+    def log(self, job):
+        path = self.work / f"slurm-{job}.out"
+        return path.read_text() if path.exists() else ""
+
+    def wait_for(self, job, condition, seconds=120):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"{self.show(job)}\n{self.log(job)[-3000:]}"
+            time.sleep(0.2)
+
+    def wait_for_checkpoint(self, job):
+        checkpoints = self.work / "runs" / "smoke" / job / "checkpoints"
+        self.wait_for(job, lambda: any(p.name.isdigit() for p in checkpoints.glob("*")))
+        assert self.show(job)["JobState"] == "RUNNING", "it ended before it was interrupted"
+
+    def wait_for_end(self, job):
+        ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+        self.wait_for(job, lambda: self.show(job)["JobState"] in ended)
+        return self.show(job)
+
+    def summary(self, job):
+        return json.loads((self.work / "runs" / "smoke" / job / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    # A short path: sockets lie in it.
+    folder, work = Path(tempfile.mkdtemp(prefix="slurm-")), Path(tempfile.mkdtemp(prefix="jobs-"))
+    told = work / "up.log"
+    with told.open("w") as log:
+        command = [SLURM / "up", folder, "--leash"]
+        up = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+    code = up.wait(60)
+    if code == 69:
+        pytest.skip(told.read_text().strip())
+    assert code == 0, told.read_text()
+    yield Cluster(folder, work)
+    up.stdin.close()
+    subprocess.run([SLURM / "down", folder], check=True)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The same job in two processes on one host, by scripts/local."""
+    folder = tmp_path_factory.mktemp("local")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "JAX_PLATFORMS": "cpu"}
+    subprocess.run(
+        [ROOT / "scripts" / "local", "2", *JOB, "run.dir=run"],
+        cwd=folder,
+        env={**environ, "TRAINER_VENV": sys.prefix},
+        check=True,
+        capture_output=True,
+        timeout=180,
+    )
+    return json.loads((folder / "run" / "summary.json").read_text())
+
+
+def check_equal(cluster, job, local):
+    summary = cluster.summary(job)
+    assert summary["status"] == "completed", cluster.log(job)[-3000:]
+    assert (summary["processes"], summary["steps"]) == (2, STEPS)
+    assert summary["weights_sha256"] == local["weights_sha256"]
+
+
+def test_a_job_on_two_nodes_ends_with_the_bits_of_two_local_processes(cluster, local):
+    job = cluster.submit(
+        *JOB, options=["--gpus-per-node=8"]
+    )  # GPUs that JAX_PLATFORMS leaves alone
+    done = cluster.wait_for_end(job)
+    assert (done["JobState"], done["ExitCode"], done["Restarts"]) == ("COMPLETED", "0:0", "0")
+    assert "SLURM_PROCID=0 of 2" in cluster.log(job)
+    check_equal(cluster, job, local)
+
+
+def test_interrupted_jobs_go_on_by_themselves_to_the_same_bits(cluster, local):
+    commands = {
+        cluster.submit(*JOB): ("scontrol", "requeue"),
+        cluster.submit(*JOB): ("scancel", "--signal=TERM"),
+        cluster.submit(*JOB): ("scancel", "--signal=USR1", "--batch"),  # as near the time limit
+    }
+    for job, command in commands.items():
+        cluster.wait_for_checkpoint(job)
+        cluster.login(*command, job)
+    for job, command in commands.items():
+        done = cluster.wait_for_end(job)
+        told = f"{command}: {cluster.log(job)[-3000:]}"
+        assert (done["JobState"], done["Restarts"]) == ("COMPLETED", "1"), told
+        assert cluster.summary(job)["resumed_from_step"] > 0
+        check_equal(cluster, job, local)
+
+
+def test_a_preempted_job_goes_on_afterwards(cluster, local):
+    job = cluster.submit(*JOB)
+    cluster.wait_for_checkpoint(job)
+    urgent = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=urgent.out")
+    cluster.login("sbatch", *urgent, "--wrap=sleep 1")
+    done = cluster.wait_for_end(job)
+    assert (done["JobState"], done["Restarts"]) == ("COMPLETED", "1"), cluster.log(job)[-3000:]
+    check_equal(cluster, job, local)
+
+
+def test_a_power_cut_of_one_node_is_survived(cluster, local):
+    job = cluster.submit(*JOB)
+    cluster.wait_for_checkpoint(job)
+    cluster.login(SLURM / "node", "cut", "n2")
+    down = ("sinfo", "--noheader", "--nodes=n2", "--partition=main", "--format=%T")
+    cluster.wait_for(job, lambda: cluster.login(*down).startswith("down"))
+    cluster.login(SLURM / "node", "start", "n2", "-b")
+
+    def resumed():  # only once it has registered
+        cluster.login("scontrol", "update", "nodename=n2", "state=resume")
+        time.sleep(1)
+        return cluster.login(*down).strip() in ("idle", "mixed", "allocated", "completing")
+
+    cluster.wait_for(job, resumed)
+    done = cluster.wait_for_end(job)
+    assert done["JobState"] == "COMPLETED", cluster.log(job)[-3000:]
+    assert int(done["Restarts"]) >= 1
+    check_equal(cluster, job, local)
+
+
+def test_what_must_not_be_retried_is_not(cluster):
+    wrong = cluster.submit(*JOB, "optim.lr=-1")
+    no_retry = cluster.submit(*JOB, "train.epochs=100000", options=["--export=ALL,MAX_RESTARTS=0"])
+    dead = cluster.submit(*JOB, "train.epochs=100000")
+    done = cluster.wait_for_end(wrong)
+    assert (done["JobState"], done["ExitCode"], done["Restarts"]) == ("FAILED", "78:0", "0")
+    assert "optim.lr=-1" in cluster.log(wrong)
+    for job in (no_retry, dead):
+        cluster.wait_for_checkpoint(job)
+    cluster.login("scancel", "--signal=TERM", no_retry)
+    cluster.login("scancel", dead)
+    done = cluster.wait_for_end(no_retry)
+    assert (done["JobState"], done["ExitCode"], done["Restarts"]) == ("FAILED", "75:0", "0")
+    assert "MAX_RESTARTS=0" in cluster.log(no_retry)
+    assert cluster.wait_for_end(dead)["JobState"] == "CANCELLED"
+    time.sleep(8)  # a job that comes back does so after its credential has expired
+    assert cluster.show(dead)["JobState"] == "CANCELLED"
+
+
+def test_submit_hands_the_job_over(cluster):
+    command = (sys.executable, "-m", "trainer", "submit", "slurm", "--nodes", "2")
+    runs = f"run.root={cluster.work / 'runs'}"
+    environ = f"PYTHONPATH={ROOT}"
+    out = cluster.login("env", environ, *command, "+experiment=smoke", "train.epochs=1", runs)
+    job = re.search(r"SLURM job (\d+)", out).group(1)
+    assert f"{cluster.work}/runs/smoke/{job}" in out
+    assert cluster.wait_for_end(job)["JobState"] == "COMPLETED", cluster.log(job)[-2000:]
+    assert cluster.summary(job)["processes"] == 2

@@ -1,0 +1,79 @@
+"""Processes that do not find each other at the start end in time, and say why."""
+
+import socket
+
+CLUSTER = ("+experiment=smoke", "run.dir=run", "cluster.startup_timeout_seconds=4")
+
+
+def variables(count, index, address):
+    return {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(count),
+        "JAX_PROCESS_ID": str(index),
+    }
+
+
+def address():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def ends(processes):
+    told = [process.communicate(timeout=60)[1] for process in processes]
+    return list(zip([process.returncode for process in processes], told, strict=True))
+
+
+def test_a_peer_that_never_comes_is_named_by_all(trainer, tmp_path):
+    where = address()
+    started = [trainer.start(*CLUSTER, **variables(3, i, where)) for i in (0, 2)]
+    for code, err in ends(started):
+        assert code == 75, err
+        assert "process 1 of 3 did not come" in err
+        assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_first_process_that_never_comes_is_named(trainer):
+    ((code, err),) = ends([trainer.start(*CLUSTER, **variables(2, 1, address()))])
+    assert code == 75, err
+    assert "process 0 at 127.0.0.1 did not come" in err
+
+
+def test_one_number_given_twice_is_refused(trainer):
+    where = address()
+    started = [trainer.start(*CLUSTER, **variables(3, i, where)) for i in (0, 1, 1)]
+    for code, err in ends(started):
+        assert code == 78, err
+        assert "say they are the same process" in err
+
+
+def test_processes_with_other_options_are_refused(trainer, tmp_path):
+    where = address()
+    options = [f"optim.lr={lr}" for lr in (0.1, 0.2)]
+    started = [trainer.start(*CLUSTER, options[i], **variables(2, i, where)) for i in (0, 1)]
+    for code, err in ends(started):
+        assert code == 78, err
+        assert "process 1 was started with other options" in err
+
+
+def test_gpus_that_are_not_there_are_refused(trainer):
+    done = trainer("+experiment=smoke", "run.dir=run", "cluster.gpus_per_process=2")
+    assert done.returncode == 78
+    assert "cluster.gpus_per_process=2" in done.stderr
+    assert "jax sees 0" in done.stderr
+
+
+def test_the_coordinator_is_reached_past_a_proxy(trainer, tmp_path):
+    where = address()
+    processes = [
+        trainer.start(
+            "+experiment=smoke",
+            "run.dir=run",
+            "train.epochs=1",
+            **variables(2, i, where),
+            http_proxy="http://127.0.0.1:9",
+        )
+        for i in (0, 1)
+    ]
+    assert [code for code, _ in ends(processes)] == [0, 0]

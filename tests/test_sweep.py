@@ -1,0 +1,347 @@
+"""Naming, enumerating and ranking the members of a sweep; what is refused; the plot."""
+
+import csv
+import io
+import json
+import random
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import chart, ranking, sweep, sweep_folder
+from trainer.commands import multirun, plan
+from trainer.commands import sweep as command
+from trainer.commands.compose import compose_each
+from trainer.errors import ConfigError
+from trainer.preemption import StopRequest
+from trainer.ranking import Result
+
+keys = st.sampled_from(["optim.lr", "model.hidden_sizes", "+experiment", "data.root", "run.seed"])
+texts = st.text(max_size=12) | st.sampled_from(["[1,2]", "a,b=c", "../x", "a/b", "'q'", "%2F", ""])
+value_dicts = st.dictionaries(keys, texts | st.integers(60, 300).map("w".__mul__), min_size=1)
+
+
+@given(value_dicts)
+def test_a_name_is_a_plain_folder_name_whatever_the_values_are(values):
+    name = sweep.member_of(values, []).name
+    assert name.isascii()
+    assert len(name) <= 120
+    assert not set(name) & set("/\\\0 '\"$`*?{}()<>|;&!#")
+    assert not name.startswith((".", "-"))
+
+
+@given(st.lists(keys, min_size=1, unique=True).flatmap(
+    lambda chosen: st.tuples(*[st.fixed_dictionaries(dict.fromkeys(chosen, texts))] * 2)
+))  # fmt: skip
+def test_no_two_combinations_of_values_have_one_name(pair):
+    one, other = (sweep.member_of(values, []).name for values in pair)
+    assert (one == other) == (pair[0] == pair[1])
+
+
+@given(value_dicts, st.randoms())
+def test_a_name_does_not_depend_on_the_order_of_the_options(values, rng):
+    items = list(values.items())
+    rng.shuffle(items)
+    assert sweep.member_of(dict(items), []) == sweep.member_of(values, [])
+
+
+@given(st.lists(st.text(max_size=8), max_size=6), st.randoms())
+def test_the_folder_does_not_depend_on_the_order_of_the_overrides(overrides, rng):
+    shuffled = list(overrides)
+    rng.shuffle(shuffled)
+    assert sweep.folder_name(shuffled) == sweep.folder_name(overrides)
+    assert sweep.folder_name([*overrides, "one more"]) != sweep.folder_name(overrides)
+
+
+@given(st.dictionaries(keys, st.lists(texts, min_size=1, max_size=4, unique=True), min_size=1))
+def test_every_combination_is_there_once(swept):
+    members = sweep.combine(swept, ["train.epochs=1"])
+    count = 1
+    for values in swept.values():
+        count *= len(values)
+    assert len(members) == len({member.name for member in members}) == count
+    assert len({tuple(sorted(member.values.items())) for member in members}) == count
+    assert all(member.overrides[0] == "train.epochs=1" for member in members)
+
+
+def test_the_names_of_a_usual_sweep():
+    members = sweep.combine({"run.seed": ["0", "1"], "optim.lr": ["0.02"]}, [])
+    assert [m.name for m in members] == ["optim.lr=0.02,run.seed=0", "optim.lr=0.02,run.seed=1"]
+    assert sweep.name_of({"data.root": "/a b"}) == "data.root=%2Fa%20b"
+    assert sweep.name_of({"model.hidden_sizes": "[16,8]"}) == "model.hidden_sizes=[16,8]"
+
+
+accuracies = st.floats(0, 1)
+made_results = st.lists(
+    st.builds(
+        lambda lr, seed, status, accuracy, loss: Result(
+            f"{lr},{seed}", {"optim.lr": lr, "run.seed": seed}, status, accuracy, loss
+        ),
+        st.sampled_from(["0.1", "0.2"]),
+        st.sampled_from("0123"),
+        st.sampled_from(ranking._ORDER),
+        accuracies,
+        st.floats(0, 10) | st.just(float("nan")),
+    ),
+    max_size=12,
+)
+
+
+@given(made_results)
+def test_completed_members_come_first_and_best_first(results):
+    ranked = ranking.rank(results)
+    assert sorted(map(id, ranked)) == sorted(map(id, results))
+    completed = [r.test_accuracy for r in ranked if r.status == "completed"]
+    assert completed == sorted(completed, reverse=True)
+    assert all(r.status == "completed" for r in ranked[: len(completed)])
+
+
+@given(made_results)
+def test_a_group_is_the_completed_members_that_differ_only_in_the_seed(results):
+    for group in ranking.groups(results):
+        own = [
+            r.test_accuracy
+            for r in results
+            if r.status == "completed" and r.values["optim.lr"] == group.values["optim.lr"]
+        ]
+        assert group.seeds == len(own)
+        assert group.mean == pytest.approx(statistics.fmean(own))
+        assert (group.spread is None) == (len(own) == 1)
+        if len(own) > 1:
+            assert group.spread == pytest.approx(statistics.stdev(own))
+        assert (group.lowest, group.highest) == (min(own), max(own))
+    counted = sum(group.seeds for group in ranking.groups(results))
+    assert counted == sum(r.status == "completed" for r in results)
+
+
+@given(made_results)
+def test_the_csv_reads_back(results):
+    rows = ranking.member_rows(results)
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    assert list(csv.reader(io.StringIO(text.getvalue(), newline=""))) == rows
+    assert len(rows) == len(results) + 1
+
+
+# What the command line means.
+
+
+def make(*overrides):
+    return plan.make(["+experiment=smoke", *overrides])
+
+
+def test_a_command_names_its_members_and_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = make("optim.lr=0.02,5e-2", "run.seed=range(0,3)", "train.epochs=1")
+    assert len(made.members) == 6
+    assert made.members[4].name == "optim.lr=0.05,run.seed=1"
+    assert made.fixed == ["+experiment=smoke", "train.epochs=1"]
+    assert made.folder.parent == tmp_path / "runs" / "smoke"
+    again = make("run.seed=range(0,3)", "train.epochs=1", "optim.lr=0.02,0.05", "run.quiet=true")
+    assert again.folder == made.folder
+    assert {m.name for m in again.members} == {m.name for m in made.members}
+    assert make("optim.lr=0.02,0.05", "run.seed=range(0,3)").folder != made.folder
+    assert make("optim.lr=1,2", "run.name=mine").folder == tmp_path / "runs" / "smoke" / "mine"
+    assert make("optim.lr=1,2", "run.root=a").folder.parent == tmp_path / "a" / "smoke"
+    assert make("optim.lr=1,2", "run.dir=here").folder == tmp_path / "here"
+    both = plan.make(["+experiment=mlp,smoke", "run.name=both"])
+    assert both.folder == tmp_path / "runs" / "several" / "both"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_member_is_told_its_folder_whatever_it_is_called():
+    made = make("model.hidden_sizes=[16],[16,8]", "run.dir='/it\\'s a/dir, [x]'")
+    assert made.folder == Path("/it's a/dir, [x]")
+    jobs = compose_each([plan.arguments(made.folder, member) for member in made.members])
+    assert [job.config.model.hidden_sizes for job in jobs] == [[16], [16, 8]]
+    assert jobs[1].config.run.dir == "/it's a/dir, [x]/model.hidden_sizes=[16,8]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train.epochs=1"], "no option has several values"),
+        (["optim.lr=0.1,1e-1"], "optim.lr=0.1 comes twice"),
+        (["optim.lr=0.1,-1"], "optim.lr=-1.0: use a finite number above 0"),
+        (["optim.lrr=0.1,0.2"], "did you mean optim.lr?"),
+        (["optim.lr=["], "optim.lr=["),
+        (["optim.lr=interval(0.1,0.2)"], "hydra/sweeper=search"),
+        (["optim.lr=shuffle(0.1,0.2)"], "shuffling"),
+        (["run.name=a,b"], "members cannot differ in run.name"),
+        (["run.dir=a,b"], "members cannot differ in run.dir"),
+        (["run.quiet=true,false"], "members cannot differ in run.quiet"),
+        (["optim.lr=1,2", "hydra.sweep.dir=x"], "run.dir=DIR"),
+        (["optim.lr=1,2", "hydra/launcher=joblib"], "one after the other"),
+        (["optim.lr=1,2", "hydra/sweeper=optuna"], "hydra/sweeper=search"),
+        (["optim.lr=1,2", "--cfg", "job"], "python -m trainer -m --help"),
+        (["optim.lr=1,2", "--member", "2"], "--member 2: the sweep has 2 members: use 0 to 1"),
+        (["optim.lr=1,2", "--member", "-1"], "--member -1"),
+        (["optim.lr=1,2", "--member", "x"], "--help"),
+        (["hydra/sweeper=search", "--member", "0", "optim.lr=1,2"], "results before it"),
+    ],
+)
+def test_what_is_wrong_is_refused_at_once(arguments, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        multirun.main(["-m", "+experiment=smoke", *arguments], StopRequest())
+    assert told in str(raised.value)
+    assert raised.value.exit_code == 78
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (["-m", "optim.lr=1,2"], True),
+        (["optim.lr=1,2", "--multirun"], True),
+        (["--multi", "optim.lr=1,2"], True),
+        (["hydra.mode=MULTIRUN", "optim.lr=1,2"], True),
+        (["optim.lr=1"], False),
+        (["--mode", "optim.lr=1"], False),
+    ],
+)
+def test_when_a_command_line_asks_for_a_sweep(arguments, asked):
+    assert plan.is_sweep(arguments) == asked
+
+
+def test_a_sweep_of_several_processes_is_refused(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "1")
+    with pytest.raises(ConfigError, match=r"2 processes were started.*--member"):
+        multirun.main(["-m", "+experiment=smoke", "optim.lr=1,2"], StopRequest())
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_sweep_itself_does_not_import_jax():
+    names = "multirun, conductor, leash, sweep, search"
+    code = f"import sys; from trainer.commands import {names}; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_members_are_listed(capsys):
+    code = multirun.main(["--members", "-m", "optim.lr=1,2", "run.seed=0"], StopRequest())
+    assert code == 0
+    assert capsys.readouterr().out == "0  optim.lr=1\n1  optim.lr=2\n"
+
+
+@pytest.mark.parametrize("arguments", [["-m", "--help"], ["sweep", "--help"]])
+def test_help(arguments, trainer):
+    done = trainer(*arguments)
+    assert done.returncode == 0
+    assert "sweep.csv" in done.stdout
+    assert "exit codes" in done.stdout
+
+
+# The folder of a sweep, whatever state it was left in.
+
+
+def write(path, **content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_a_named_folder_takes_more_values_but_no_other_sweep(tmp_path):
+    first, more = make("optim.lr=1,2"), make("optim.lr=2,3")
+    sweep_folder.write_plan(tmp_path, first.fixed, first.members)
+    sweep_folder.write_plan(tmp_path, more.fixed, more.members)
+    names = ["optim.lr=1", "optim.lr=2", "optim.lr=3"]
+    assert list(sweep_folder.read_members(tmp_path)) == names
+    other = make("optim.lr=1,2", "train.epochs=9")
+    with pytest.raises(ConfigError, match=r"train\.epochs=9: here only"):
+        sweep_folder.write_plan(tmp_path, other.fixed, other.members)
+    other = make("optim.momentum=0.1,0.2")
+    with pytest.raises(ConfigError, match="other options are swept"):
+        sweep_folder.write_plan(tmp_path, other.fixed, other.members)
+    assert list(sweep_folder.read_members(tmp_path)) == names
+
+
+def test_how_a_member_stands_is_told_from_its_folder(tmp_path):
+    def status(name):
+        return sweep_folder.result(tmp_path, name, {}).status
+
+    assert status("none") == "waiting"
+    (tmp_path / "killed" / "checkpoints").mkdir(parents=True)
+    assert status("killed") == "interrupted"
+    write(tmp_path / "done" / "summary.json", status="completed", test_accuracy=0.5)
+    assert status("done") == "completed"
+    write(tmp_path / "stopped" / "member.json", begun=1.0, exit_code=75, error="SIGTERM")
+    assert status("stopped") == "preempted"
+    write(tmp_path / "bad" / "member.json", begun=1.0, exit_code=70, error="not finite")
+    assert sweep_folder.result(tmp_path, "bad", {}).error == "not finite"
+    # A process of several leaves at once when another is lost: only its summary tells.
+    write(tmp_path / "lost" / "member.json", begun=1.0, exit_code=None, error=None)
+    write(tmp_path / "lost" / "summary.json", status="failed", error="lost", started=2.0)
+    assert status("lost") == "failed"
+    write(tmp_path / "again" / "member.json", begun=3.0, exit_code=None, error=None)
+    write(tmp_path / "again" / "summary.json", status="preempted", started=2.0)
+    (tmp_path / "again" / "checkpoints").mkdir()
+    assert status("again") == "interrupted"
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "summary.json").write_text('{"status": "comp')
+    assert status("torn") == "waiting"
+
+
+def test_a_folder_without_a_sweep_is_named(tmp_path):
+    (tmp_path / "sweep.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"no sweep\.json|is no sweep"):
+        command.main([str(tmp_path)], StopRequest())
+
+
+# The plot.
+
+
+def some_results(values):
+    rng = random.Random(0)
+    return [
+        Result(str(i), {**v, "run.seed": str(s)}, "completed", rng.uniform(0.8, 0.9), 0.1)
+        for i, v in enumerate(values)
+        for s in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [{"optim.lr": "0.01"}, {"optim.lr": "0.1"}],
+        [{"optim.lr": lr, "optim.momentum": m} for lr in ("0.1", "0.2") for m in ("0.8", "0.9")],
+        [{"optim.schedule": "constant"}, {"optim.schedule": "warmup_linear"}],
+        [{"optim.lr": "0.1", "optim.momentum": str(m / 20)} for m in range(20)],
+        [{"a": str(a), "b": f"b{b}"} for a in range(2) for b in range(12)],
+        [{}],
+    ],
+)
+def test_the_plot_is_drawn(values, tmp_path):
+    pytest.importorskip("matplotlib")
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "sweep.png"
+    assert chart.draw(path, some_results(values))
+    with image.open(path) as drawn:
+        assert drawn.format == "PNG"
+        assert len(drawn.convert("RGB").getcolors(1 << 24)) > 10
+    assert [p.name for p in tmp_path.iterdir()] == ["sweep.png"]
+
+
+def test_nothing_is_drawn_of_nothing(tmp_path):
+    waiting = Result("a", {"optim.lr": "1"}, "waiting")
+    assert not chart.draw(tmp_path / "sweep.png", [waiting])
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_the_rest_is_there_and_one_line_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    (member,) = make("run.seed=choice(0)").members
+    sweep_folder.write_plan(tmp_path, [], [member])
+    write(tmp_path / member.name / "summary.json", status="completed", test_accuracy=0.5)
+    assert command.main([str(tmp_path)], StopRequest()) == 0
+    told = capsys.readouterr()
+    assert "50.00%" in told.out
+    assert told.err.count("matplotlib is not installed") == len(told.err.splitlines()) == 1
+    assert (tmp_path / "sweep.csv").exists()
+    assert not (tmp_path / "sweep.png").exists()

@@ -1,0 +1,1 @@
+"""What `doctor` looks at before a job is submitted; each check returns what it found."""

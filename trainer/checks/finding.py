@@ -1,0 +1,52 @@
+"""The result of one check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from trainer.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, ConfigError, TrainerError
+
+OK, WARNING, FAILURE = "ok", "warning", "failure"
+RANK = {OK: 0, WARNING: 1, FAILURE: 2}
+
+
+class Finding(NamedTuple):
+    """What one check found on one process; JSON when made a dict."""
+
+    check: str
+    level: str  # ok, warning or failure
+    told: str
+    fix: str = ""
+    code: int = EXIT_UNAVAILABLE  # of a failure
+
+
+def attempt(check: str, look: Callable[[], Finding]) -> Finding:
+    """Look, and make a finding of whatever goes wrong: later checks are still done."""
+    try:
+        return look()
+    except TrainerError as error:
+        code = EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_UNAVAILABLE
+        told, _, fix = str(error).partition(": ")
+        return Finding(check, FAILURE, told, fix, code)
+    except Exception as error:  # a check may meet anything: that is what it is for
+        told = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0]}"
+        return Finding(check, FAILURE, told)
+
+
+def merge(of_processes: list[list[Finding]]) -> list[Finding]:
+    """Return one finding a check: the worst of all processes, which it names."""
+    merged: dict[str, Finding] = {}
+    for index, findings in enumerate(of_processes):
+        for found in findings:
+            if index and found.level != OK:
+                found = found._replace(told=f"process {index}: {found.told}")
+            known = merged.get(found.check)
+            if known is None or RANK[found.level] > RANK[known.level]:
+                merged[found.check] = found
+    return list(merged.values())
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """Return 0, or the code of the failures: 78 where a configuration is wrong, else 69."""
+    return max((found.code for found in findings if found.level == FAILURE), default=0)

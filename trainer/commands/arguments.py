@@ -1,0 +1,77 @@
+"""What the commands share: their arguments read by argparse, and the run directory they name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer import committed
+from trainer.errors import ConfigError
+
+
+def parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Return the parser of one command; the texts are printed as they are."""
+    return argparse.ArgumentParser(
+        prog=f"python -m trainer {command}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add RUN and --step, which say whose model to use."""
+    parser.add_argument(
+        "run", metavar="RUN", type=Path, help="the directory of a run, runs/<experiment>/<run.name>"
+    )
+    parser.add_argument(
+        "--step",
+        metavar="N",
+        type=int,
+        help="use the checkpoint after N steps; left out: the newest that is intact",
+    )
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add --data, which says what to test on."""
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        type=Path,
+        help="test on the images t10k-images-idx3-ubyte and labels t10k-labels-idx1-ubyte, packed "
+        "or not, in this folder; left out: on the data set of the run",
+    )
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace | None:
+    """Return the arguments; None where --help has answered.
+
+    Raises:
+        ConfigError: an option is wrong; argparse has told which.
+    """
+    try:
+        return parser.parse_args(arguments)
+    except SystemExit as ended:
+        if ended.code:
+            raise ConfigError(f"see `{parser.prog} --help`") from None
+        return None
+
+
+def run_directory(given: Path) -> Path:
+    """Return the run directory that RUN names, absolute.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    fix = "give the directory of a run, such as runs/mlp/NAME (`python -m trainer runs` lists them)"
+    directory = given.expanduser().absolute()
+    try:
+        if not directory.exists():
+            raise ConfigError(f"RUN={given} does not exist: {fix}")
+        if not directory.is_dir() or not committed.is_run(directory):
+            raise ConfigError(f"RUN={given} is not a run directory: {fix}")
+    except OSError as error:
+        raise ConfigError(f"RUN={given} cannot be read ({error.strerror}): {fix}") from None
+    return directory

@@ -1,0 +1,161 @@
+"""`python -m trainer evaluate RUN`: how good a trained model is, and what it mistakes for what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.commands import arguments as command_line
+from trainer.commands.printing import printable, show, table
+from trainer.errors import EXIT_COMPLETED, ConfigError, Preempted
+from trainer.preemption import StopRequest
+from trainer.terminal import Terminal
+
+if TYPE_CHECKING:
+    from trainer.assess import Assessment
+    from trainer.trained import Trained
+
+DESCRIPTION = """\
+Tests the model of a run, by its newest intact checkpoint, on the test images of its data set or on
+those of a folder: accuracy, loss, a line a class, and the confusion matrix, of which a picture and
+a JSON file are kept in the folder evaluation/ of the run.
+
+It runs on the CPU, also while the run goes on, and never touches the checkpoints.
+"""
+EPILOG = """\
+exit codes:
+  0   the model was tested
+  65  the run has no intact checkpoint, or the test images are missing or wrong
+  78  RUN is not a run directory, the results cannot be written, or an option is wrong
+
+examples:
+  python -m trainer evaluate runs/mlp/first
+  python -m trainer evaluate runs/mlp/first --step 938
+  python -m trainer evaluate runs/mlp/first --data ~/my-digits --out /tmp/my-digits
+  python -m trainer evaluate runs/mlp/first --json | jq .accuracy
+"""
+
+
+def main(arguments: Sequence[str], stop: StopRequest) -> int:
+    """Test the model of a run and print what was found, as tables or JSON; return exit code 0.
+
+    Raises:
+        ConfigError: an option is wrong, there is no such run, or the results cannot be written.
+        DataError: the run has no intact checkpoint, or the test images are missing or wrong.
+        Preempted: asked to stop.
+    """
+    parser = command_line.parser("evaluate", DESCRIPTION, EPILOG)
+    command_line.add_run(parser)
+    command_line.add_data(parser)
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        type=Path,
+        help="where to keep the picture and the JSON file; left out: RUN/evaluation",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    args = command_line.parse(parser, arguments)
+    if args is None:
+        return EXIT_COMPLETED
+    run = command_line.run_directory(args.run)
+    terminal = Terminal()
+    from trainer.commands import testdata
+    from trainer.commands.opened import open_run
+
+    trained = open_run(run, args.step, terminal)
+    test = testdata.load(trained, args.data, terminal, stop, download=True)
+    if stop():
+        raise Preempted("asked to stop before the model was tested")
+    from trainer.assess import assess
+    from trainer.trained import run_on
+
+    logits = run_on(trained, test.split.images).logits
+    found = assess(logits, test.split.labels, trained.objective)
+    report = _report(trained, test.name, found)
+    out = (args.out or run / "evaluation").expanduser().absolute()
+    stem = f"step-{trained.step}" + (f"-{args.data.resolve().name}" if args.data else "")
+    picture = _keep(out, stem, report, found)
+    if args.json:
+        show(json.dumps(report, indent=2))
+    else:
+        show("\n".join(_told(trained, report, picture)))
+    return EXIT_COMPLETED
+
+
+def _report(trained: Trained, data: str, found: Assessment) -> dict[str, Any]:
+    """Return what was found as JSON; a class that is in no image has no accuracy."""
+    confusion = found.confusion
+    right, are, taken = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    return {
+        "run": str(trained.run),
+        "step": trained.step,
+        "data": data,
+        "examples": found.examples,
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        "classes": [
+            {
+                "class": index,
+                "examples": int(are[index]),
+                "accuracy": float(right[index] / are[index]) if are[index] else None,
+                "precision": float(right[index] / taken[index]) if taken[index] else None,
+            }
+            for index in range(len(confusion))
+        ],
+        "confusion": confusion.tolist(),
+    }
+
+
+def _keep(out: Path, stem: str, report: dict[str, Any], found: Assessment) -> Path:
+    """Write the JSON file and the picture; return where the picture is."""
+    from trainer import confusion_picture
+    from trainer.atomic import write_bytes, write_json
+
+    title = f"step {report['step']:,}: {found.accuracy:.2%} of {found.examples:,}"
+    picture = out / f"{stem}-confusion.png"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / f"{stem}.json", report)
+        write_bytes(picture, confusion_picture.png(found.confusion, title))
+    except OSError as error:
+        raise ConfigError(
+            f"{out} cannot be written ({error.strerror}): name a folder with --out FOLDER"
+        ) from None
+    return picture
+
+
+def _told(trained: Trained, report: dict[str, Any], picture: Path) -> Iterator[str]:
+    yield f"model      {printable(report['run'])}, step {report['step']:,}"
+    yield f"data       {printable(report['data'])}, {report['examples']:,} test images"
+    yield f"accuracy   {report['accuracy']:.2%}"
+    yield f"loss       {report['loss']:.4f}"
+    yield ""
+    yield from table(
+        [("class", "images", "accuracy", "precision", "taken for"), *_rows(report)], ()
+    )
+    yield ""
+    yield "confusion matrix: an image of the row's class was taken for the column's"
+    confusion = report["confusion"]
+    header = ["", *map(str, range(len(confusion)))]
+    body = [[str(i), *(str(n or ".") for n in row)] for i, row in enumerate(confusion)]
+    yield from table([header, *body], ())
+    yield ""
+    yield f"picture    {printable(str(picture))}"
+
+
+def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield a row a class; the last column names what it is taken for most often, if anything."""
+    for one, counts in zip(report["classes"], report["confusion"], strict=True):
+        others = [(count, i) for i, count in enumerate(counts) if i != one["class"]]
+        count, other = max(others, key=lambda pair: pair[0])
+        yield (
+            str(one["class"]),
+            f"{one['examples']:,}",
+            "-" if one["accuracy"] is None else f"{one['accuracy']:.2%}",
+            "-" if one["precision"] is None else f"{one['precision']:.2%}",
+            f"{other} ({count:,} times)" if count else "-",
+        )

@@ -1,0 +1,143 @@
+"""The files of an export, written and compared with the live model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from trainer import bundle, card, environment, exporting, onnx_file, standalone
+from trainer.assess import assess
+from trainer.checkpoint import weights_sha256
+from trainer.commands.testdata import TestData
+from trainer.errors import TrainerError
+from trainer.terminal import Terminal
+from trainer.trained import Outputs, Trained, run_on
+
+PROGRAM, WEIGHTS, ONNX = "model.stablehlo", "weights.safetensors", "model.onnx"
+TOLERANCE = 1e-6
+ONNX_TOLERANCE = 1e-5  # where another library multiplies the matrices
+CHECKED_IMAGES = 1000  # of noise, and by ONNX's reference implementation, which is slow
+PACKAGES = ("python", "trainer", "jax", "jaxlib", "numpy", "safetensors", "onnx")
+
+
+def write(folder: Path, trained: Trained, test: TestData | None, terminal: Terminal) -> list[str]:
+    """Write all files of an export; return what was found out, in a sentence each.
+
+    Args:
+        folder: an empty one.
+        trained: the model.
+        test: the images to compare on; None: compare on noise.
+        terminal: told of the progress.
+
+    Raises:
+        TrainerError: a file does not agree with the model.
+    """
+    weights = trained.weights
+    shape, classes = exporting.image_shape(weights), trained.objective.num_classes
+    (folder / PROGRAM).write_bytes(exporting.stablehlo(trained))
+    (folder / WEIGHTS).write_bytes(save(exporting.named(weights)))
+    shutil.copyfile(standalone.__file__, folder / "predict.py")
+    description: dict[str, Any] = {
+        "run": f"{trained.run.parent.name}/{trained.run.name}",
+        "step": trained.step,
+        "weights_sha256": weights_sha256(weights),
+        "platforms": exporting.PLATFORMS,
+        "input": {"images": {"dtype": "uint8", "shape": ["batch", *shape]}},
+        "outputs": {
+            name: {"dtype": "float32", "shape": ["batch", classes]}
+            for name in ("logits", "probabilities")
+        },
+    }
+    digests = bundle.write_index(folder, description)
+    terminal.note("the program and the weights are written")
+
+    if test is None:
+        noise = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, *shape), np.uint8)
+        images, kind = noise, "images of noise"
+    else:
+        images, kind = test.split.images.reshape(-1, *shape), f"test images of {test.name}"
+    live = run_on(trained, images)
+    got = standalone.load_model(folder)(images)
+    told = [_compare(PROGRAM, got, live, TOLERANCE, kind)]
+    terminal.note(told[-1])
+    onnx = _onnx(trained)
+    if onnx is None:
+        told.append(f"{ONNX} was left out: it needs the extra, pip install 'trainer[onnx]'")
+        terminal.warn(told[-1])
+    else:
+        (folder / ONNX).write_bytes(onnx)
+        got = onnx_file.run(onnx, images[:CHECKED_IMAGES])
+        told.append(_compare(ONNX, got, live, ONNX_TOLERANCE, kind))
+        terminal.note(told[-1])
+
+    measured = None
+    if test is not None:
+        found = assess(live.logits, test.split.labels, trained.objective)
+        measured = card.Measured(test.name, found.examples, found.accuracy, found.loss)
+        told.append(f"accuracy on {found.examples:,} {kind}: {found.accuracy:.2%}")
+    digests = bundle.write_index(folder, description)
+    text = card.write(
+        name=description["run"],
+        step=trained.step,
+        record=trained.record,
+        weights_sha256=description["weights_sha256"],
+        shape=shape,
+        classes=classes,
+        parameters=sum(array.size for layer in weights for array in layer),
+        measured=measured,
+        checks=told,
+        digests=digests,
+        revision=_revision(trained.run),
+        versions=environment.versions(PACKAGES),
+    )
+    (folder / "MODEL_CARD.md").write_text(text)
+    bundle.write_index(folder, description)
+    return told
+
+
+def _onnx(trained: Trained) -> bytes | None:
+    """Return the model as an ONNX file; None where the package is not installed."""
+    try:
+        return onnx_file.build(trained.weights, trained.objective)
+    except ModuleNotFoundError:
+        return None
+
+
+def _compare(file: str, got: Any, live: Outputs, tolerance: float, kind: str) -> str:
+    """Compare a file's outputs for the first images with the live model's; say how far they are.
+
+    Args:
+        file: its name.
+        got: its logits and probabilities (N, classes).
+        live: those of the model.
+        tolerance: of probabilities, and of logits by the size of an image's largest.
+        kind: of the images, in words.
+
+    Raises:
+        TrainerError: they are further away than the tolerance.
+    """
+    count = len(got[0])
+    off = []
+    for outputs, expected in zip(got, (part[:count] for part in live), strict=True):
+        size = np.maximum(np.abs(expected).max(axis=-1, keepdims=True), 1)
+        off.append(float((np.abs(np.asarray(outputs) - expected) / size).max()))
+    told = (
+        f"on {count:,} {kind} the probabilities of {file} differ from the live model's by at most "
+        f"{off[1]:.1g}, its logits by {off[0]:.1g} of their size"
+    )
+    if not max(off) <= tolerance:
+        raise TrainerError(f"{told}: at most {tolerance:.0e} is borne; nothing was put in place")
+    return told
+
+
+def _revision(run: Path) -> str | None:
+    """Return the revision of the trainer that the run's latest start has noted."""
+    try:
+        return str(json.loads((run / "environment.json").read_text())["git"]["revision"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,115 @@
+"""`python -m trainer -m ...`: trains every combination of values, goes on where it was ended."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from trainer import topology
+from trainer.commands import arguments as command_line
+from trainer.commands import plan
+from trainer.commands.compose import Job, compose_each
+from trainer.commands.conductor import Conductor
+from trainer.commands.printing import show
+from trainer.errors import EXIT_COMPLETED, ConfigError
+from trainer.preemption import StopRequest
+from trainer.terminal import Terminal
+
+DESCRIPTION = """\
+Trains every combination of the values given, one after the other, each in a folder of its own below
+the sweep's. The same command again goes on: what is finished stays as it is, what is half done is
+resumed, what has failed is tried again. At the end it prints the ranked table, and the mean and the
+spread over the seeds, and writes them to sweep.csv and sweep.png.
+"""
+EPILOG = """\
+OPTION=A,B,C        tries these values; so do range(0,5), choice(a,b) and glob(*)
+run.name=NAME       the sweep lies in <run.root>/<experiment>/NAME; left out, a digest of the
+                    command names it. The same name takes more values of the same options later
+run.dir=DIR         the folder of the sweep itself
+
+exit codes:
+  0   all members are completed
+  75  asked to stop: the member at work has saved, the same command goes on
+  78  a member has wrong options: none is trained; or another job is at this sweep
+  else the code of the members that failed, 70 if they failed with several; the others are done
+
+examples:
+  python -m trainer -m +experiment=mlp optim.lr=0.02,0.05,0.1 run.seed=0,1,2
+  python -m trainer -m --members +experiment=mlp optim.lr=0.02,0.05     list, train nothing
+  python -m trainer -m --member 1 +experiment=mlp optim.lr=0.02,0.05    one task of a job array
+  python -m trainer sweep runs/mlp/sweep-0123456789                     how far it is
+"""
+
+
+def main(arguments: Sequence[str], stop: StopRequest) -> int:
+    """Train the members of a sweep as the arguments say; return the exit code.
+
+    Raises:
+        ConfigError: something is wrong with the command line, or another job is at the sweep.
+        Preempted: asked to stop; the member at work has saved.
+    """
+    parser = _parser()
+    try:
+        args = parser.parse_intermixed_args(arguments)
+    except SystemExit as ended:  # argparse has told
+        if ended.code:
+            raise ConfigError("see `python -m trainer -m --help`") from None
+        return EXIT_COMPLETED
+    if any(text.startswith("hydra/sweeper=") for text in args.overrides):
+        if args.members or args.member is not None:
+            raise ConfigError("hydra/sweeper: what a trial is depends on the results before it")
+        from trainer.commands import search
+
+        return search.main(args.overrides, stop)
+    planned = plan.make(args.overrides)
+    if args.members:
+        show("\n".join(f"{i}  {member.name}" for i, member in enumerate(planned.members)))
+        return EXIT_COMPLETED
+    if args.member is not None:
+        from trainer.commands import array
+
+        return array.main(planned, args.member, stop)
+    jobs = compose_each([plan.arguments(planned.folder, member) for member in planned.members])
+    refuse_several_processes(jobs[0])
+    terminal = Terminal(quiet=jobs[0].config.run.quiet)
+    members = planned.members
+    with Conductor(planned.folder, planned.fixed, len(members), terminal, stop) as conductor:
+        conductor.add(members)
+        for member in members:
+            conductor.train(member)
+    return conductor.code
+
+
+def refuse_several_processes(job: Job) -> None:
+    """Refuse a sweep that several processes were started with.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    found = topology.resolve(job.config.cluster, os.environ)
+    if found.num_processes > 1:
+        raise ConfigError(
+            f"-m: {found.num_processes} processes were started ({found.evidence}), and a sweep is "
+            "one process that starts the others: start it once, or start each member as a job of "
+            "its own with --member I"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_line.parser("-m", DESCRIPTION, EPILOG)
+    parser.add_argument("-m", "--multirun", action="store_true", help="train a sweep")
+    parser.add_argument(
+        "--members", action="store_true", help="print the members, numbered from 0; train nothing"
+    )
+    parser.add_argument(
+        "--member",
+        metavar="I",
+        type=int,
+        help="train only member I, in this process: for a task of a job array, which may have "
+        "several processes and runs beside the tasks of the other members",
+    )
+    parser.add_argument(
+        "overrides", metavar="OPTION=VALUE", nargs="*", help="as `python -m trainer --help` tells"
+    )
+    return parser

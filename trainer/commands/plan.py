@@ -1,0 +1,134 @@
+"""`-m` and its overrides -> the members of a sweep and the folder it belongs into."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from trainer import config as trainer_config
+from trainer import rundir
+from trainer.commands.compose import compose_each, readable_errors
+from trainer.errors import ConfigError
+from trainer.sweep import Member, combine, folder_name
+
+PLACES = ("run.dir", "run.name", "run.root")  # where a sweep lies, not its members
+INDIFFERENT = ("run.quiet", "train.compilation_cache_dir", "cluster")  # make no other sweep
+
+
+class Plan(NamedTuple):
+    """A sweep: its members and where they go."""
+
+    folder: Path
+    fixed: list[str]  # overrides that all members have in common and that matter
+    members: list[Member]
+
+
+def arguments(folder: Path, member: Member) -> list[str]:
+    """Return the command line that trains a member, in its folder within the sweep's."""
+    return [*member.overrides, f"run.dir={quoted(folder / member.name)}"]
+
+
+def quoted(path: Path) -> str:
+    """Return a path as Hydra's grammar reads it back."""
+    text = str(path).replace("'", "\\'")
+    return f"'{text}'"
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Return whether a command line asks for a sweep."""
+    return any(
+        a in ("-m", "hydra.mode=MULTIRUN") or (a.startswith("--m") and "--multirun".startswith(a))
+        for a in arguments
+    )
+
+
+def make(overrides: Sequence[str]) -> Plan:
+    """Tell the members of a sweep, in a second or so; they are not checked.
+
+    Args:
+        overrides: of the command line, without `-m` and other flags.
+
+    Raises:
+        ConfigError: an override cannot be read, or must not be swept.
+    """
+    swept: dict[str, list[str]] = {}
+    fixed: dict[str, str] = {}
+    places: list[str] = []
+    for override in parse(overrides):
+        key, text = override.get_key_element(), str(override.input_line)
+        swept.pop(key, None)
+        fixed.pop(key, None)
+        if override.is_hydra_override():
+            if text != "hydra.mode=MULTIRUN":
+                raise ConfigError(
+                    f"{text}: members are trained one after the other, by no launcher of Hydra's; "
+                    "run.name=NAME or run.dir=DIR says where the sweep lies, and "
+                    "hydra/sweeper=search is for the extra `optuna`"
+                )
+        elif override.is_sweep_override():
+            swept[key] = _values(override)
+        elif key.lstrip("+") in PLACES:
+            places.append(text)
+        else:
+            fixed[key] = text
+    members = combine(swept, list(fixed.values()))
+    common = [text for key, text in fixed.items() if matters(key)]
+    lines = [*common, *(f"{key}={','.join(values)}" for key, values in swept.items())]
+    experiments = swept.get("+experiment", [])
+    folder = folder_of([*members[0].overrides, *places], experiments, folder_name(lines))
+    return Plan(folder, common, members)
+
+
+def folder_of(overrides: Sequence[str], experiments: Sequence[str], name: str) -> Path:
+    """Return where a sweep lies: run.dir, or <run.root>/<experiment>/<run.name, or `name`>.
+
+    Args:
+        overrides: of a member, and those that say where the sweep lies.
+        experiments: that are swept.
+        name: where run.name is not given.
+
+    Raises:
+        ConfigError: the overrides are wrong.
+    """
+    (job,) = compose_each([overrides])
+    run = job.config.run
+    experiment = job.experiment if len(experiments) < 2 else "several"
+    return rundir.choose(dataclasses.replace(run, name=run.name or name), experiment)
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Read overrides by Hydra's grammar.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    directory = str(trainer_config.config_dir())
+    with readable_errors(), initialize_config_dir(directory, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+
+
+def _values(override: Override) -> list[str]:
+    key, text = override.get_key_element(), override.input_line
+    name = key.lstrip("+")
+    if name in PLACES or not matters(key):
+        raise ConfigError(f"{text}: members cannot differ in {name}: give it one value")
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{text}: name the values, or let Optuna search: hydra/sweeper=search")
+    if getattr(override.value(), "shuffle", False):
+        raise ConfigError(f"{text}: the members have an order that stays: leave out the shuffling")
+    with readable_errors():
+        return [str(value) for value in override.sweep_string_iterator()]
+
+
+def matters(key: str) -> bool:
+    """Return whether an option makes a sweep another one."""
+    name = key.lstrip("+~")
+    return not any(name == other or name.startswith(f"{other}.") for other in INDIFFERENT)

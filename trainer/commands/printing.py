@@ -1,0 +1,31 @@
+"""What the commands print on standard output: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Iterator, Sequence
+
+
+def show(text: str) -> None:
+    """Print a text and flush; somebody who reads no further, as `| head` does, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # and what Python flushes at its exit goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def table(rows: Sequence[Sequence[str]], left: Collection[int]) -> Iterator[str]:
+    """Yield the lines of a table; columns are aligned to the right but for those in `left`."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def printable(text: str) -> str:
+    """Return a text that no terminal takes for a command to it, and that can be encoded."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,63 @@
+"""The test images to judge a trained model by: those of its run, or a folder's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer import datasets
+from trainer.config import DataConfig
+from trainer.datasets import Split
+from trainer.errors import DataError
+from trainer.preemption import StopRequest
+from trainer.recipe import load_dataset
+from trainer.terminal import Terminal
+from trainer.trained import Trained
+
+
+class TestData(NamedTuple):
+    """A split and where it is from."""
+
+    name: str
+    split: Split
+
+
+def load(
+    trained: Trained, folder: Path | None, terminal: Terminal, stop: StopRequest, *, download: bool
+) -> TestData:
+    """Return the test images and labels in `folder`; None: those of the data set of the run.
+
+    Args:
+        trained: the model and what its run has recorded.
+        folder: of IDX files named as MNIST's.
+        terminal: is warned when the data set is not the one that the run saw.
+        stop: whether somebody asked for a stop during a download.
+        download: whether MNIST may be downloaded, if the run might.
+
+    Raises:
+        DataError: the images are missing or wrong.
+        Preempted: asked to stop.
+    """
+    if folder is not None:
+        classes = trained.objective.num_classes
+        return TestData(str(folder), datasets.load_test(folder, classes))
+    seen = trained.record["meaning"]["data set"]
+    options = trained.record["config"]["data"]
+    try:
+        data = DataConfig(**{f.name: options[f.name] for f in dataclasses.fields(DataConfig)})
+    except KeyError as error:
+        raise DataError(
+            f"{trained.run} was trained by another version of the trainer, which had no "
+            f"data.{error.args[0]}: name the folder of the test images with --data DIR"
+        ) from None
+    if seen["name"] == "mnist_5k":  # perhaps because MNIST could not be had
+        data = dataclasses.replace(data, name="mnist_5k", root=None)
+    data = dataclasses.replace(data, download=data.download and download, offline_fallback=False)
+    try:
+        dataset = load_dataset(data, terminal, stop)
+    except DataError as error:
+        raise DataError(f"{error}\nOr name the folder of the test images: --data DIR") from None
+    if dataset.sha256 != seen["sha256"]:
+        terminal.warn(f"{data.name} is not, bit by bit, the data set that the run was trained on")
+    return TestData(dataset.name, dataset.test)

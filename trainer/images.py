@@ -1,0 +1,159 @@
+"""Pictures of a digit -> MNIST's form: 28 x 28, bright on black, centred by mass in 20 x 20.
+
+MNIST's own digits were made this way: scaled so that the longer side is 20 pixels, then placed so
+that the centre of their mass is the centre of 28 x 28 pixels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+
+from trainer.errors import DataError
+
+SIDE = 28
+CENTRE = 14  # the index of the pixel that MNIST's digits have their mass around
+BOX = 20  # pixels of the digit's longer side
+FORMATS = ("PNG", "JPEG")
+MAX_PIXELS = 50_000_000  # what a picture's header may claim before anything is unpacked
+WORKING_SIDE = 400  # pixels; larger pictures are reduced first: it is plenty for 20
+FAINT = 0.2  # of full brightness: less may be grain or a JPEG's ripples, no part of the digit
+CONTRAST = 16  # of 255: less is taken for an empty picture
+ONE_COLOUR = 64  # of 255: the opaque part of a picture that varies less is a digit, no background
+BLUR_SIDE = 100  # pixels: a picture this large is smoothed by one pixel, against grain
+NOISE = 6  # median deviations of the background that count as background still
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def read(path: Path) -> Bytes:
+    """Return the digit in a PNG or JPEG file in MNIST's form, uint8 (28, 28).
+
+    Raises:
+        DataError: it cannot be read, is neither, is too large, or is empty.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what pillow warns of is refused or harmless here
+            with Image.open(path, formats=FORMATS) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise DataError(
+                        f"{path}: {picture.width:,} x {picture.height:,} pixels, expected at most "
+                        f"{MAX_PIXELS:,} in all: crop or reduce the picture"
+                    )
+                picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # a JPEG is unpacked smaller
+                return to_mnist(ImageOps.exif_transpose(picture))
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: too large ({error}): crop or reduce the picture") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: not a PNG, JPEG or IDX file: convert it to one") from None
+    except EmptyPictureError as error:
+        raise DataError(f"{path}: {error}") from None
+    except Exception as error:  # pillow raises anything on broken files
+        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{path}: cannot be read ({told}): correct or replace the file") from None
+
+
+class EmptyPictureError(ValueError):
+    """There is nothing on the picture that differs from its background."""
+
+
+def to_mnist(picture: Image.Image) -> Bytes:
+    """Return a picture of one digit in MNIST's form, uint8 (28, 28).
+
+    The picture may be of any mode and size, transparent, of any two colours that differ.
+
+    Raises:
+        EmptyPictureError: it is of one colour.
+    """
+    ink = _ink(_reduced(picture))
+    rows, cols = (np.flatnonzero((ink > FAINT).any(axis=axis)) for axis in (1, 0))
+    digit = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+    return _centred(_fitted(digit))
+
+
+def _reduced(picture: Image.Image) -> Floats:
+    """Return the colours (rows, cols, 3), 0 to 255, on an opaque background."""
+    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "F"):  # which pillow would cut off at 255
+        values = np.asarray(picture, np.float64)
+        span = max(float(np.ptp(values)), 1.0)
+        picture = Image.fromarray(((values - values.min()) / span * 255).astype(np.uint8))
+    picture = picture.convert("RGBA")
+    if max(picture.size) > WORKING_SIDE:
+        picture.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX, reducing_gap=3.0)
+    values = np.asarray(picture, np.float32)
+    colours, alpha = values[..., :3], values[..., 3:] / 255
+    opaque = colours[alpha[..., 0] > 0.5]
+    if len(opaque) == 0 or alpha.min() == 1:
+        return colours
+    # What is transparent gets the colour that is commonest in the opaque part; where that has only
+    # one colour, it is the digit itself, and the background becomes the opposite.
+    background = np.median(opaque, axis=0)
+    if _distance(opaque, background).max() < ONE_COLOUR:
+        background = np.full(3, 0.0 if background.mean() > 127 else 255.0)
+    return (colours * alpha + background * (1 - alpha)).astype(np.float32)
+
+
+def _ink(colours: Floats) -> Floats:
+    """Return how much each pixel differs from the background, 0 to 1: bright on black.
+
+    It does not matter which of the two is darker, nor that they differ in hue only.
+    """
+    border = np.concatenate([colours[0], colours[-1], colours[1:-1, 0], colours[1:-1, -1]])
+    background = np.median(border, axis=0)
+    distance = _distance(colours, background)
+    if grain := min(distance.shape) // BLUR_SIDE:
+        smooth = Image.fromarray(distance).convert("L").filter(ImageFilter.BoxBlur(grain / 2))
+        distance = np.asarray(smooth, np.float32)
+    limit = _otsu(distance)
+    paper, digit = distance[distance < limit], distance[distance >= limit]
+    if len(digit) == 0 or np.median(digit) - np.median(paper) < CONTRAST:
+        raise EmptyPictureError("it is of one colour: there is no digit on it")
+    deviation = np.median(np.abs(paper - np.median(paper)))
+    low = min(np.median(paper) + NOISE * deviation, limit)
+    return np.clip((distance - low) / (np.median(digit) - low), 0, 1)
+
+
+def _distance(colours: Floats, background: Floats) -> Floats:
+    """Return how far colours (..., 3) are from one, 0 to 255."""
+    return np.sqrt(((colours - background) ** 2).mean(axis=-1)).astype(np.float32)
+
+
+def _otsu(values: Floats) -> float:
+    """Return the limit, of 0 to 255, that parts values best into two kinds (Otsu's method)."""
+    counts = np.bincount(values.astype(np.int64).ravel(), minlength=256).astype(np.float64)
+    below, total = np.cumsum(counts), counts.sum()
+    sums = np.cumsum(counts * np.arange(256))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = (sums[-1] * below - sums * total) ** 2 / (below * (total - below))
+    return float(np.argmax(np.nan_to_num(between, nan=0.0, posinf=0.0))) + 1.0
+
+
+def _fitted(digit: Floats) -> Floats:
+    """Scale so that the longer side is 20 pixels; a stroke keeps its full brightness."""
+    rows, cols = digit.shape
+    scale = BOX / max(rows, cols)
+    size = max(round(cols * scale), 1), max(round(rows * scale), 1)
+    small = np.asarray(Image.fromarray(digit).resize(size, Image.Resampling.BILINEAR))
+    return np.clip(small / max(float(small.max()), 1e-6), 0, 1)
+
+
+def _centred(digit: Floats) -> Bytes:
+    """Place it on 28 x 28 pixels so that its centre of mass is as near the centre as it can be."""
+    field = np.zeros((SIDE, SIDE), np.float32)
+    corner = []
+    for axis, length in enumerate(digit.shape):
+        mass = digit.sum(axis=1 - axis)
+        centre = float(mass @ np.arange(length) / mass.sum())
+        corner.append(int(np.clip(round(CENTRE - centre), 0, SIDE - length)))
+    row, col = corner
+    field[row : row + digit.shape[0], col : col + digit.shape[1]] = digit
+    return np.rint(field * 255).astype(np.uint8)

@@ -1,0 +1,148 @@
+"""All processes of a run find each other before jax connects them.
+
+jax ends a process with an abort when a peer does not come, without naming it. So the processes
+first meet at process 0: late peers, names that do not resolve yet and used ports are waited for
+within one time-out, and whoever does not come is named.
+
+The protocol is lines of JSON. A guest says who it is and keeps saying that it is there; the host
+answers at once, so that the guest knows it is not some other program, and again when all have come
+or when it is clear that they will not.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+
+from trainer.errors import ConfigError, PeerLost, TrainerError
+from trainer.reception import LONGEST, SILENT, TICK, Clock, Host, Json, me
+from trainer.topology import Topology
+
+BEAT = 1.0  # seconds between a guest's words
+ANSWER = 2.0  # seconds until the host's first word
+
+
+def meet(topology: Topology, timeout: float, stop: Callable[[], bool]) -> tuple[str, int]:
+    """Wait until every process is there; return the address to connect jax to.
+
+    Args:
+        topology: of this process; of several processes.
+        timeout: seconds until those that have not come are given up.
+        stop: whether this process was asked to stop.
+
+    Raises:
+        PeerLost: somebody did not come in time; says who.
+        ConfigError: two processes say they are the same, or do not agree on their number.
+        Preempted: asked to stop.
+    """
+    clock = Clock(timeout, stop)
+    if topology.process_id == 0:
+        listener, ip = _listen(topology, clock)
+        with listener:
+            Host(topology, listener, clock).wait()
+            return ip, listener.getsockname()[1]
+    return _visit(topology, clock)
+
+
+def _listen(topology: Topology, clock: Clock) -> tuple[socket.socket, str]:
+    """As process 0: take the first port that is free at the address that the others know."""
+    assert topology.host is not None
+    while True:
+        reason = ""
+        try:
+            ip = _resolve(topology.host)
+            if ip.startswith("127.") and any(h != topology.host for h in topology.hosts):
+                raise ConfigError(
+                    f"{topology.host} is {ip} on {socket.gethostname()} itself, where processes of "
+                    "other hosts cannot reach it: mend the line in /etc/hosts, or the name service"
+                )
+            for port in topology.ports:
+                try:
+                    return _bind(ip, port), ip
+                except OSError as error:
+                    reason = f"port {port}: {error.strerror}"
+        except socket.gaierror as error:
+            reason = f"the name {topology.host} is not known: {error.strerror}"
+        if clock.over():
+            raise ConfigError(
+                f"process 0 cannot listen at {topology.host}: {reason}. Choose another port with "
+                "cluster.coordinator_port, or end the program that has it"
+            )
+        time.sleep(TICK)
+
+
+def _bind(ip: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    return socket.create_server((ip, port), family=family, backlog=1024)  # with SO_REUSEADDR
+
+
+def _resolve(host: str) -> str:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    found.sort(key=lambda one: one[0] != socket.AF_INET)
+    return str(found[0][4][0])
+
+
+def _visit(topology: Topology, clock: Clock) -> tuple[str, int]:
+    """As another process: find process 0, and wait for its word."""
+    assert topology.host is not None
+    reason = "nobody answered"
+    while not clock.over(grace=2 * SILENT):  # process 0 knows better who is missing
+        for port in topology.ports:
+            try:
+                ip = _resolve(topology.host)
+                with socket.create_connection((ip, port), timeout=2) as connection:
+                    answer = _converse(topology, connection, clock)
+            except (OSError, ValueError) as error:  # ValueError: not JSON
+                reason = f"{topology.host}:{port}: {getattr(error, 'strerror', None) or error}"
+                continue
+            if answer.get("go") is True:
+                return ip, port
+            if "error" in answer and not answer.get("stranger"):
+                told = TrainerError(answer["error"])
+                told.exit_code = int(answer.get("code", PeerLost.exit_code))
+                told.everywhere = False
+                raise told
+            reason = f"{topology.host}:{port}: {answer.get('error', 'it left again')}"
+        time.sleep(TICK)
+    raise PeerLost(
+        f"process 0 at {topology.host} did not come within "
+        f"cluster.startup_timeout_seconds={clock.timeout:g} ({reason}): look at its log"
+    )
+
+
+def _converse(topology: Topology, connection: socket.socket, clock: Clock) -> Json:
+    """Say who this is until process 0 answers; return an empty answer when it left."""
+    hello = {
+        "token": topology.attempt,
+        "process": topology.process_id,
+        "processes": topology.num_processes,
+        "who": me(topology),
+    }
+    connection.sendall(json.dumps(hello).encode() + b"\n")
+    connection.settimeout(TICK)
+    began = said = time.monotonic()
+    welcome, unread = False, b""
+    while not clock.over(grace=2 * SILENT):
+        now = time.monotonic()
+        if not welcome and now - began > ANSWER:
+            return {"error": "another program has this port", "stranger": True}
+        if now - said > BEAT:
+            connection.sendall(b"{}\n")
+            said = now
+        try:
+            data = connection.recv(LONGEST)
+        except TimeoutError:
+            continue
+        if not data:
+            break
+        *lines, unread = (unread + data).split(b"\n")
+        for line in lines:
+            answer = json.loads(line)
+            if answer != {"welcome": True}:
+                return answer if isinstance(answer, dict) else {}
+            welcome = True
+        if len(unread) > LONGEST:
+            break
+    return {}

@@ -1,0 +1,137 @@
+"""Which process of how many is this? Read from the options and the environment; touches nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from trainer import slurm
+from trainer.config import ClusterConfig
+from trainer.errors import ConfigError
+
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+INDEX = "JOB_COMPLETION_INDEX"  # which Kubernetes sets in the pods of an Indexed Job
+
+
+class Topology(NamedTuple):
+    """The processes of a run, and which one this is."""
+
+    kind: str  # single, explicit, slurm or kubernetes
+    num_processes: int
+    process_id: int
+    host: str | None  # where process 0 is; None for a single process
+    ports: tuple[int, ...]  # at which the processes meet: the first that is free there
+    evidence: str  # what told us, to be shown
+    attempt: str = ""  # the same in all processes of this attempt, and in no other job
+    hosts: tuple[str, ...] = ()  # of each process, where known
+    local_device_ids: tuple[int, ...] | None = None  # the GPUs of this process; None: all it sees
+    gpus: int | None = None  # that this process ought to see; None: nothing is expected
+    gpus_evidence: str = ""
+
+
+def resolve(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:
+    """Tell from the options and the environment which process this is.
+
+    Raises:
+        ConfigError: what is given is incomplete or contradicts itself.
+    """
+    topology = _find(cluster, environ)
+    if cluster.coordinator_port is not None and topology.ports:
+        topology = topology._replace(ports=(cluster.coordinator_port,))
+    if cluster.gpus_per_process is not None:
+        told = f"cluster.gpus_per_process={cluster.gpus_per_process}"
+        topology = topology._replace(gpus=cluster.gpus_per_process, gpus_evidence=told)
+    elif environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        topology = topology._replace(gpus=None, local_device_ids=None)
+    return topology
+
+
+def _find(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:
+    kind = cluster.kind
+    if kind == "single":
+        return Topology("single", 1, 0, None, (), "cluster=single")
+    if kind == "explicit":
+        names = ("coordinator_address", "num_processes", "process_id")
+        options = {f"cluster.{name}": getattr(cluster, name) for name in names}
+        return _explicit(options, "the options cluster.*")
+    step = slurm.read(environ)
+    if kind == "auto" and any(environ.get(name) for name in VARIABLES):
+        if not environ.get("JAX_PROCESS_ID") and environ.get(INDEX):
+            return _kubernetes(environ)
+        topology = _explicit({name: environ.get(name) for name in VARIABLES}, "the variables JAX_*")
+        if step is not None and step.tasks not in (1, topology.num_processes):
+            raise ConfigError(
+                f"JAX_NUM_PROCESSES={topology.num_processes}, but SLURM started {step.tasks} tasks "
+                "(SLURM_STEP_NUM_TASKS): unset the variables JAX_*, or make the two agree"
+            )
+        return topology if step is None or step.tasks == 1 else _with_gpus(topology, step)
+    if kind == "kubernetes" or (kind == "auto" and environ.get(INDEX)):
+        return _kubernetes(environ)
+    if step is not None:
+        return _slurm(step)
+    if kind == "slurm":
+        raise ConfigError("cluster=slurm: there is no SLURM_JOB_ID here: start it with srun")
+    return Topology("single", 1, 0, None, (), "no cluster variables")
+
+
+def _explicit(given: Mapping[str, str | int | None], source: str) -> Topology:
+    missing = [name for name, value in given.items() if value in (None, "")]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} missing: {source} go together: {', '.join(given)}")
+    (address_name, address), (number_name, number), (id_name, process_id) = given.items()
+    count, index = _whole(number_name, number), _whole(id_name, process_id)
+    if not 0 <= index < count:
+        raise ConfigError(f"{id_name}={index}: with {number_name}={count} use 0 to {count - 1}")
+    host, port = _address(address_name, str(address))
+    return Topology("explicit", count, index, host, (port,), source, attempt="explicit")
+
+
+def _kubernetes(environ: Mapping[str, str]) -> Topology:
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", INDEX)
+    given = {name: environ.get(name) for name in names}
+    found = _explicit(given, "in a pod of an Indexed Job the variables")
+    # Pod i is NAME-i: with pod 0's name the names of all are known.
+    parts = re.fullmatch(r"(.*-)0(\..*)?", found.host or "")
+    hosts: tuple[str, ...] = ()
+    if parts:
+        rest = parts.group(2) or ""
+        hosts = tuple(f"{parts.group(1)}{i}{rest}" for i in range(found.num_processes))
+    return found._replace(kind="kubernetes", evidence=", ".join(names), hosts=hosts)
+
+
+def _slurm(step: slurm.Step) -> Topology:
+    told = f"SLURM_JOB_ID={step.job_id}, SLURM_PROCID={step.task} of {step.tasks}"
+    host = step.hosts[0] if step.tasks > 1 else None
+    found = Topology(
+        "slurm" if step.tasks > 1 else "single",
+        step.tasks,
+        step.task,
+        host,
+        step.ports() if host else (),
+        told,
+        attempt=step.attempt,
+        hosts=step.hosts,
+    )
+    return _with_gpus(found, step)
+
+
+def _with_gpus(topology: Topology, step: slurm.Step) -> Topology:
+    return topology._replace(
+        local_device_ids=step.local_device_ids, gpus=step.gpus, gpus_evidence=step.gpus_evidence
+    )
+
+
+def _address(name: str, address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")  # of an IPv6 address
+    if not (host and colon and port.isdigit() and 0 < int(port) < 2**16):
+        raise ConfigError(f"{name}={address}: use HOST:PORT of process 0, like node1:8476")
+    return host, int(port)
+
+
+def _whole(name: str, value: str | int | None) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise ConfigError(f"{name}={value}: use a whole number") from None

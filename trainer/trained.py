@@ -1,0 +1,122 @@
+"""A trained model, read back from a run directory that another job may be writing to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+from trainer import committed, model, saved, step
+from trainer.digest import Damaged, Record
+from trainer.errors import DataError
+from trainer.functional import linear
+
+ROWS_AT_ONCE = 10_000  # to bound the memory of the activations
+
+
+class Trained(NamedTuple):
+    """A checkpoint that was found intact, as far as it concerns the model."""
+
+    run: Path
+    step: int
+    weights: model.Weights  # numpy, float32
+    objective: step.Objective
+    record: Record  # what the run kept beside the arrays
+
+
+class Outputs(NamedTuple):
+    """What a model makes of N images; float32 (N, classes) both."""
+
+    logits: Any
+    probabilities: Any
+
+
+def load(run: Path, number: int | None, warn: Callable[[str], None]) -> Trained:
+    """Read the newest intact checkpoint of a run; nothing is written or renamed.
+
+    Args:
+        run: the run directory.
+        number: the step of the checkpoint to read instead; None: the newest.
+        warn: told of every damaged checkpoint that is passed over.
+
+    Raises:
+        DataError: there is no such checkpoint, or it is damaged, or all are.
+    """
+    directory = run / committed.CHECKPOINTS
+    steps = saved.steps(directory)
+    if not steps:
+        raise DataError(f"{run} has no checkpoint yet: a run saves the first after an epoch")
+    if number is not None and number not in steps:
+        raise DataError(
+            f"--step {number}: {run} has no checkpoint of that step: use one of "
+            f"{', '.join(map(str, steps))} (older ones are deleted: checkpoint.keep_last)"
+        )
+    damage = []
+    with saved.reader() as reader:
+        for one in reversed(steps if number is None else [number]):
+            folder = directory / str(one)
+            try:
+                state, record = saved.read(reader, folder)
+                return Trained(run, one, *_model_of(state, record), record)
+            except Exception as error:  # orbax raises anything on damaged files
+                if not (folder / saved.COMMIT_FILE).exists():
+                    continue  # its job has deleted it meanwhile, as it should be
+                damage.append(f"checkpoint {one} of {run} is damaged")
+                reason = saved.explain(folder, error)
+                if number is None:
+                    warn(f"{damage[-1]} ({reason}): an older one is looked for")
+    if number is not None and damage:
+        raise DataError(f"{damage[0]} ({reason}): leave --step out to use the newest intact one")
+    if damage:
+        raise DataError(f"{run}: none of its checkpoints is intact; see `python -m trainer verify`")
+    return load(run, number, warn)  # those deleted have made room for newer ones
+
+
+def outputs(weights: Any, images: jax.Array, objective: step.Objective) -> Outputs:
+    """Return what the model makes of images, uint8 (N, rows, cols) or (N, pixels); traceable."""
+    flat = images.reshape(images.shape[0], -1)
+    logits = step.batch_logits(weights, flat, objective)
+    return Outputs(logits, jax.nn.softmax(logits))
+
+
+def run_on(trained: Trained, images: npt.NDArray[np.uint8]) -> Outputs:
+    """Return what a trained model makes of images, uint8 (N, rows, cols) or (N, pixels), as numpy.
+
+    Raises:
+        DataError: the images have another number of pixels than those it was trained on.
+    """
+    pixels, expected = int(np.prod(images.shape[1:])), trained.weights[0].kernel.shape[0]
+    if pixels != expected:
+        raise DataError(f"images of {pixels} pixels, but the model was trained on {expected}")
+    program = jax.jit(partial(outputs, objective=trained.objective))
+    weights = jax.device_put(trained.weights)
+    parts = [
+        jax.device_get(program(weights, jax.device_put(images[lo : lo + ROWS_AT_ONCE])))
+        for lo in range(0, len(images), ROWS_AT_ONCE)
+    ]
+    return Outputs._make(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _model_of(state: Any, record: Record) -> tuple[model.Weights, step.Objective]:
+    """Return the weights and the objective in a checkpoint.
+
+    Raises:
+        Damaged: it holds something else than this version of the trainer saves.
+    """
+    try:
+        weights = [linear.Weights(layer["kernel"], layer["bias"]) for layer in state["weights"]]
+        if found := record.get("objective"):
+            return weights, step.Objective(**found)
+        # Saved by version 0.1.0, which kept the configuration only.
+        data, network = record["config"]["data"], record["config"]["model"]
+        mean, std = (
+            (0.0, 1.0) if network["pixels"] == "raw" else (data["pixel_mean"], data["pixel_std"])
+        )
+        return weights, step.Objective(network["loss"], data["num_classes"], mean * 1.0, std * 1.0)
+    except (KeyError, TypeError, AttributeError):
+        raise Damaged("it is not a model that this version of the trainer knows") from None
