@@ -88,7 +88,7 @@ def test_the_layout_names_each_curve_in_one_chart():
 
     assert shown("train/loss") == shown("eval/loss") == ["loss"]
     assert shown("eval/accuracy") == ["accuracy"]
-    assert shown("class_accuracy/3") == ["accuracy by class"]
+    assert shown("eval_class_accuracy/3") == ["accuracy by class"]
     assert shown("gradient_norm/layer/0/kernel") == ["gradient norms"]
     assert shown("time/compute_ms") == shown("time/rest_ms") == ["milliseconds a step"]
     assert shown("time/goodput") == ["goodput"]
@@ -97,13 +97,16 @@ def test_the_layout_names_each_curve_in_one_chart():
 
 
 def test_hyperparameters_keep_their_types():
-    begun, completed = summaries.hparams({"a": True, "b": 2, "c": "512-512"}, ["eval/loss"])
+    values = {"a": True, "b": 2, "c": "512-512"}
+    begun, completed = summaries.hparams(values, ["eval/loss"], first=["c"])
     content = {value.tag: value.metadata.plugin_data.content for value in begun.value}
     start = metadata.parse_session_start_info_plugin_data(content["_hparams_/session_start_info"])
     assert start.hparams["a"].bool_value is True
     assert start.hparams["b"].number_value == 2
     assert start.hparams["c"].string_value == "512-512"
     experiment = metadata.parse_experiment_plugin_data(content["_hparams_/experiment"])
+    infos = {info.name: info.differs for info in experiment.hparam_infos}
+    assert infos == {"a": False, "b": False, "c": True}
     assert [metric.name.tag for metric in experiment.metric_infos] == ["eval/loss"]
     assert [value.tag for value in completed.value] == ["_hparams_/session_end_info"]
 

@@ -12,7 +12,7 @@ CHARTS = {
         "loss": ["train/loss", "eval/loss"],
         "accuracy": ["train/accuracy", "eval/accuracy"],
         "learning rate": ["train/lr"],
-        "accuracy by class": ["class_accuracy/*"],
+        "accuracy by class": ["eval_class_accuracy/*"],
     },
     "Speed": {
         "examples per second": ["train/examples_per_second"],
@@ -26,6 +26,13 @@ CHARTS = {
     },
 }
 METRICS = ("eval/accuracy", "eval/loss")
+FIRST = (  # of the hyperparameters; the table has five columns, unless others are ticked
+    "model.hidden_sizes",
+    "optim.lr",
+    "run.seed",
+    "train.epochs",
+    "train.global_batch_size",
+)
 
 _COMPARED = (
     "run.seed",

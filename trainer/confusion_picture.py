@@ -29,7 +29,7 @@ def draw(confusion: npt.NDArray[np.int64], title: str, normalized: bool = False)
     """Draw counts (classes, classes): the diagonal blue, mistakes red, darker where more.
 
     A cell's colour is its share of its row; mistakes are drawn twenty times as strong, because they
-    are few. In the cells stand the counts, or the shares if `normalized`.
+    are few. In the cells stand the counts, or percents of the row if `normalized`.
     """
     classes = len(confusion)
     cell = CELL if classes <= MOST_WITH_COUNTS else SMALL_CELL
@@ -46,18 +46,18 @@ def draw(confusion: npt.NDArray[np.int64], title: str, normalized: bool = False)
             pen.rectangle((x, y, x + cell - 2, y + cell - 2), fill=shade)
             if cell == CELL and confusion[row, col]:
                 ink = PAPER if strength > 0.5 else INK
-                share = f"{100 * shares[row, col]:.3g}%" if normalized else None
+                share = f"{100 * shares[row, col]:.3g}" if normalized else None
                 figure = share or str(confusion[row, col])
-                _text(pen, (x + cell // 2, y + cell // 2), figure, 13, ink)
+                _text(pen, (x + cell // 2, y + cell // 2), figure, 17, ink)
     step = 1 if cell == CELL else 10
     for index in range(0, classes, step):
         place = MARGIN + index * cell + cell // 2
-        _text(pen, (place, MARGIN - 12), str(index), 14)
-        _text(pen, (MARGIN - 14, place), str(index), 14)
-    _text(pen, (side // 2 + MARGIN // 2, 16), title, 14)
-    _text(pen, (side // 2 + MARGIN // 2, side + 12), "taken for", 13)
+        _text(pen, (place, MARGIN - 12), str(index), 17)
+        _text(pen, (MARGIN - 14, place), str(index), 17)
+    _text(pen, (side // 2 + MARGIN // 2, 16), title, 17)
+    _text(pen, (side // 2 + MARGIN // 2, side + 12), "taken for", 16)
     upright = Image.new("RGB", (120, 20), PAPER)
-    _text(ImageDraw.Draw(upright), (60, 10), "is", 13)
+    _text(ImageDraw.Draw(upright), (60, 10), "is", 16)
     picture.paste(upright.rotate(90, expand=True), (4, side // 2 - 40))
     return picture
 

@@ -90,7 +90,7 @@ class Dashboard:
         counts = confusion.count(self._dataset.test.labels, found.predictions, self._classes)
         accuracies = confusion.class_accuracies(counts)
         curves = {
-            f"class_accuracy/{i}": float(share)
+            f"eval_class_accuracy/{i}": float(share)
             for i, share in enumerate(accuracies)
             if not np.isnan(share)
         }

@@ -31,7 +31,8 @@ def write(
     """
     if before is None:
         devices = len(environment["devices"])
-        begun, _ = summaries.hparams(charts.hparams(config, devices), charts.METRICS)
+        values = charts.hparams(config, devices)
+        begun, _ = summaries.hparams(values, charts.METRICS, charts.FIRST)
         tracker.summary(0, begun)
         tracker.summary(0, summaries.layout(charts.CHARTS))
     if before != json.loads(json.dumps(dataclasses.asdict(config))):

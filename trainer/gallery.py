@@ -13,8 +13,8 @@ from trainer.confusion import Counts
 from trainer.datasets import Dataset
 from trainer.evaluate import Outcome
 
-SAMPLES = 24  # images of the training split that are shown
-WRONG = 24  # mistakes that are shown
+SAMPLES = 16  # images of the training split that are shown
+WRONG = 20  # mistakes that are shown
 FILTERS = 36  # units of the first layer that are shown, the first ones
 BINS = 64  # of a histogram
 
@@ -41,9 +41,9 @@ def evaluation(step: int, dataset: Dataset, found: Outcome, counts: Counts) -> l
         captions,
         f"most confidently wrong of {wrong:,} mistakes {title}",
     )
-    shares = confusion_picture.draw(counts, f"shares {title}", normalized=True)
+    shares = confusion_picture.draw(counts, f"percent of each label, {title}", normalized=True)
     return [
-        _image("confusion/counts", confusion_picture.draw(counts, f"counts {title}")),
+        _image("confusion/counts", confusion_picture.draw(counts, f"examples, {title}")),
         _image("confusion/normalized", shares),
         _image("most_wrong", digits),
     ]

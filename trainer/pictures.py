@@ -16,23 +16,24 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 _DEPTH = 7  # shades of each colour: with white they fit four bits
-_COLOURS = 16  # of all other pictures, for the same reason
+_GREYS, _COLOURS = 16, 64  # of all other pictures
 
 
 def png(image: Image.Image) -> bytes:
-    """Return the image as the bytes of a small PNG file, in 16 colours.
+    """Return the image as the bytes of a small PNG file, in few colours.
 
     Small, because tensorboardX computes a checksum of each byte in Python.
     """
     if image.mode != "P":
-        image = image.quantize(_COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        colours = _GREYS if image.mode == "L" else _COLOURS
+        image = image.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", bits=4)
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def digits(
-    images: npt.NDArray[np.uint8], captions: Sequence[str], title: str, columns: int = 6
+    images: npt.NDArray[np.uint8], captions: Sequence[str], title: str, columns: int = 4
 ) -> Image.Image:
     """Draw images in a grid, with a caption below each.
 
@@ -40,7 +41,7 @@ def digits(
         images: (N, rows, cols), 0 to 255.
         captions: N texts, of one or two short lines each.
         title: written above.
-        columns: of the grid.
+        columns: of the grid; four are about as wide as TensorBoard shows a picture.
 
     Returns:
         an image in 256 greys.

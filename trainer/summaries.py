@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tensorboardX import summary
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import Summary
+
+# HParamInfo.differs = true, which tensorboardX's copy of TensorBoard's messages does not know yet.
+_DIFFERS = b"\x38\x01"
 
 HParams = Mapping[str, str | bool | int | float]
 
@@ -32,14 +36,23 @@ def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> Any:
     return summary.custom_scalars(categories)
 
 
-def hparams(values: HParams, metrics: Sequence[str]) -> tuple[Any, Any]:
+def hparams(
+    values: HParams, metrics: Sequence[str], first: Collection[str] = ()
+) -> tuple[Any, Any]:
     """Return what HParams shows of a run: what begins it, and what marks it as completed.
 
     Args:
         values: name -> value; TensorBoard passes over anything but texts, booleans and numbers.
         metrics: the tags of the curves whose last values are shown.
+        first: the names to show first: TensorBoard shows the others when they are ticked.
     """
     experiment, begun, completed = summary.hparams(dict(values), dict.fromkeys(metrics))
+    plugin = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for info in content.experiment.hparam_infos:
+        if info.name in first:
+            info.MergeFromString(_DIFFERS)
+    plugin.content = content.SerializeToString()
     return Summary(value=[*experiment.value, *begun.value]), completed
 
 
