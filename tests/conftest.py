@@ -135,6 +135,15 @@ def mnist_run(tmp_path_factory, mnist_dir):
     return train(tmp_path_factory.mktemp("runs"), *MNIST[:-1], f"data.root={mnist_dir}", MNIST[-1])
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    """A SLURM cluster of two emulated nodes."""
+    from slurm_cluster import running
+
+    with running() as started:
+        yield started
+
+
 def pytest_collection_modifyitems(items):
     """The slow ones first: of several workers, none is left alone with them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

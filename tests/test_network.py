@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 HEARTBEAT = 5
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.timed,
     pytest.mark.skipif(
         os.geteuid() != 0 or shutil.which("ip") is None,
         reason="network namespaces need root and iproute2",

@@ -9,6 +9,8 @@ import time
 import pytest
 from conftest import Trainer
 
+pytestmark = pytest.mark.timed
+
 JOB = (
     "+experiment=smoke",
     "run.dir=run",
@@ -70,7 +72,7 @@ PHASES = {
 }
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_signal_in_every_phase(trainer, tmp_path, unbroken, phase, count):
     processes = trainer.start_all(count, *JOB)

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.timed
+
 LONG = ("+experiment=smoke", "train.epochs=400", "train.steps_per_dispatch=1", "run.dir=run")
 FAST = (
     "train.global_batch_size=48",
