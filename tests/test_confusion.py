@@ -39,12 +39,6 @@ def test_classes_beyond_128_do_not_overflow():
     assert counts.sum() == 3
 
 
-def test_the_most_frequent_mistakes_come_first():
-    counts = np.array([[900, 3, 0], [7, 5, 0], [0, 1, 2]])
-    assert confusion.most_confused(counts, 2) == [(1, 0, 7), (0, 1, 3)]
-    assert confusion.most_confused(counts, 100) == [(1, 0, 7), (0, 1, 3), (2, 1, 1)]
-
-
 @pytest.mark.parametrize(
     ("labels", "predictions"), [([1, 2], [1]), ([3], [0]), ([0], [3]), ([-1], [0])]
 )

@@ -3,20 +3,16 @@ draws its pages. It reads while the second run is still being written.
 """
 
 import io
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.parse
-import urllib.request
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
+from board import ROOT, fetch, get, hparams, tensorboard
 from browser import Browser, wait_until
 from conftest import CACHE
 from PIL import Image
@@ -24,7 +20,6 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from trainer import metrics_log
 
-ROOT = Path(__file__).parent.parent
 RUNS = ("finished", "resumed")
 EPOCHS, STEPS = 12, 63  # STEPS an epoch
 SAVED = 5 * STEPS  # the checkpoint that the resumed run goes on from
@@ -71,45 +66,16 @@ def folder(tmp_path_factory):
         second.kill()
 
 
-@contextmanager
-def tensorboard(folder, *options):
-    """Serve the folder, yield the address as soon as the resumed run is there to its end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    told = folder / f"tensorboard-{port}.txt"
-    command = [ROOT / "scripts" / "dashboard", folder / "runs", "--port", str(port), *options]
-    with told.open("w") as file:
-        process = subprocess.Popen(
-            command, env={**os.environ, "TRAINER_VENV": sys.prefix}, stdout=file, stderr=file
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 90
-        while not _is_there(address):
-            assert process.poll() is None, told.read_text()
-            assert time.monotonic() < deadline, told.read_text()
-            time.sleep(0.3)
-        assert f"{address} " in told.read_text()
-        assert f"ssh -N -L {port}:127.0.0.1:{port} " in told.read_text()
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _is_there(address):
-    try:
-        run = "resumed/tensorboard"
-        ends = {
-            "scalars/scalars": "eval/loss",
-            "images/images": "confusion/counts",
-            "histograms/histograms": "weights/layer/1/bias",
-        }
-        steps = [_steps(get(address, route, run=run, tag=tag)) for route, tag in ends.items()]
-        return all(each and each[-1] == EPOCHS * STEPS for each in steps)
-    except OSError:
-        return False  # not up yet, or without this run
+def is_there(address):
+    """Return whether all of the resumed run is there, to its end."""
+    run = "resumed/tensorboard"
+    ends = {
+        "scalars/scalars": "eval/loss",
+        "images/images": "pictures/confusion_counts",
+        "histograms/histograms": "weights/layer/1/bias",
+    }
+    steps = [_steps(get(address, route, run=run, tag=tag)) for route, tag in ends.items()]
+    return all(each and each[-1] == EPOCHS * STEPS for each in steps)
 
 
 def _steps(points):
@@ -118,7 +84,7 @@ def _steps(points):
 
 @pytest.fixture(scope="module")
 def board(folder):
-    with tensorboard(folder) as address:
+    with tensorboard(folder / "runs", folder / "board.txt", is_there) as address:
         yield address
 
 
@@ -128,7 +94,8 @@ def any_board(request, folder):
     if request.param == "fast":
         yield request.getfixturevalue("board")
     else:
-        with tensorboard(folder, "--load_fast=false") as address:
+        slow = (folder / "slow.txt", is_there, "--load_fast=false")
+        with tensorboard(folder / "runs", *slow) as address:
             yield address
 
 
@@ -137,16 +104,6 @@ def browser(tmp_path_factory):
     browser = Browser(tmp_path_factory.mktemp("browser") / "profile")
     yield browser
     browser.close()
-
-
-def fetch(address, route, **query):
-    url = f"{address}/data/plugin/{route}?{urllib.parse.urlencode(query)}"
-    with urllib.request.urlopen(url, timeout=20) as answer:
-        return answer.read()
-
-
-def get(address, route, **query):
-    return json.loads(fetch(address, route, **query))
 
 
 def logged(folder, run, split):
@@ -162,7 +119,7 @@ def test_the_killed_start_left_points_that_are_done_again(folder):
     first = min((folder / "runs" / "resumed" / "tensorboard").iterdir())
     events = EventFileLoader(str(first)).Load()
     tags = {value.tag for event in events if event.step > SAVED for value in event.summary.value}
-    assert {"train/loss", "eval/loss", "confusion/counts", "weights/layer/0/kernel"} <= tags
+    assert {"train/loss", "eval/loss", "pictures/filters", "weights/layer/0/kernel"} <= tags
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -187,11 +144,13 @@ def test_what_comes_with_an_evaluation_is_there_once_for_each(any_board, run):
         assert _steps(norms) == expected_steps(run)
         assert all(value > 0 for _, _, value in norms)
     drawn = expected_steps(run) if run == "resumed" else [2 * STEPS]
-    for tag in ("confusion/counts", "confusion/normalized", "filters", "most_wrong"):
-        assert _steps(get(any_board, "images/images", tag=tag, sample=0, **one)) == drawn
+    for tag in ("confusion_counts", "confusion_normalized", "filters", "most_wrong"):
+        assert (
+            _steps(get(any_board, "images/images", tag=f"pictures/{tag}", sample=0, **one)) == drawn
+        )
     histograms = get(any_board, "histograms/histograms", tag="weights/layer/0/kernel", **one)
     assert _steps(histograms) == drawn
-    assert _steps(get(any_board, "images/images", tag="inputs", sample=0, **one)) == [0]
+    assert _steps(get(any_board, "images/images", tag="pictures/inputs", sample=0, **one)) == [0]
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -199,7 +158,8 @@ def test_classes_add_up_to_the_accuracy(folder, board, run):
     """There are as many examples of each to test on."""
     one = {"run": f"{run}/tensorboard"}
     classes = [
-        get(board, "scalars/scalars", tag=f"eval_class_accuracy/{digit}", **one) for digit in range(10)
+        get(board, "scalars/scalars", tag=f"eval_class_accuracy/{digit}", **one)
+        for digit in range(10)
     ]
     for points, whole in zip(zip(*classes, strict=True), logged(folder, run, "eval"), strict=True):
         assert {step for _, step, _ in points} == {whole["step"]}
@@ -232,38 +192,27 @@ def test_texts_are_written_once_each(board, run):
 
 
 def test_hyperparameters_stand_in_the_run_s_own_row(folder, board):
-    url = f"{board}/data/plugin/hparams/session_groups"
-    wanted = {
-        "startIndex": 0,
-        "sliceSize": 10,
-        "colParams": [{"metric": {"tag": "eval/accuracy"}, "order": "ORDER_ASC"}],
-        "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_FAILURE", "STATUS_UNKNOWN"],
-    }
-    kind = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(wanted).encode(), kind, method="POST")
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        groups = json.load(answer)["sessionGroups"]
-    found = {group["sessions"][0]["name"]: group for group in groups}
+    found = hparams(board)
     assert set(found) == {f"{run}/tensorboard" for run in RUNS}
     for run in RUNS:
-        group = found[f"{run}/tensorboard"]
-        (session,) = group["sessions"]
-        assert session["status"] == "STATUS_SUCCESS"
-        values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+        _, metrics, status = found[f"{run}/tensorboard"]
+        assert status == "STATUS_SUCCESS"
         last = logged(folder, run, "eval")[-1]
         for name in ("accuracy", "loss"):
-            assert values[f"eval/{name}"] == pytest.approx(last[name], rel=1e-6)
-    options = found["finished/tensorboard"]["hparams"]
+            assert metrics[f"eval/{name}"] == pytest.approx(last[name], rel=1e-6)
+    options, *_ = found["finished/tensorboard"]
     assert options["optim.lr"] == 0.02
     assert options["optim.nesterov"] is True
     assert options["model.hidden_sizes"] == "32-16"
-    assert found["resumed/tensorboard"]["hparams"]["train.epochs"] == EPOCHS
+    assert found["resumed/tensorboard"][0]["train.epochs"] == EPOCHS
     assert set(get(board, "scalars/tags")) == set(found)  # and there is no run besides
 
 
 def test_pictures_are_pictures(board):
-    for tag in ("inputs", "confusion/counts", "confusion/normalized", "most_wrong", "filters"):
-        shown = get(board, "images/images", run="resumed/tensorboard", tag=tag, sample=0)
+    for tag in ("inputs", "confusion_counts", "confusion_normalized", "most_wrong", "filters"):
+        shown = get(
+            board, "images/images", run="resumed/tensorboard", tag=f"pictures/{tag}", sample=0
+        )
         query = dict(urllib.parse.parse_qsl(shown[-1]["query"]))
         with Image.open(io.BytesIO(fetch(board, "images/individualImage", **query))) as picture:
             assert min(picture.size) > 200
@@ -273,7 +222,8 @@ def test_pictures_are_pictures(board):
 @pytest.mark.parametrize(
     ("page", "wanted", "pictures"),
     [
-        ("images", ("confusion/counts", "confusion/normalized", "most_wrong", "inputs"), 4),
+        ("scalars", ("eval/accuracy", "eval_class_accuracy/9", "train/lr"), 0),
+        ("images", ("pictures/confusion_normalized", "pictures/most_wrong"), 10),
         ("custom_scalars", ("Training", "Speed", "Layers", "train/loss (resumed/tensorboard)"), 0),
         ("text", ("configuration/text_summary", "log_every_steps: 21", "versions.jax"), 0),
     ],

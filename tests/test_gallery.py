@@ -49,11 +49,15 @@ def test_an_evaluation_is_drawn_whatever_was_wrong(dataset, wrong):
     found = Outcome(1.0, 1 - wrong / 50, 50, predictions, RNG.random(50).astype(np.float32))
     counts = confusion.count(dataset.test.labels, predictions, 5)
     drawn = values(gallery.evaluation(7, dataset, found, counts))
-    assert set(drawn) == {"confusion/counts", "confusion/normalized", "most_wrong"}
-    counted, shares = pixels(drawn["confusion/counts"]), pixels(drawn["confusion/normalized"])
+    assert set(drawn) == {
+        f"pictures/{name}" for name in ("confusion_counts", "confusion_normalized", "most_wrong")
+    }
+    counted, shares = (
+        pixels(drawn[f"pictures/confusion_{name}"]) for name in ("counts", "normalized")
+    )
     assert counted.shape == shares.shape
     assert (counted != shares).any()
-    assert set(values(gallery.inputs(dataset))) == {"inputs"}
+    assert set(values(gallery.inputs(dataset))) == {"pictures/inputs"}
 
 
 def test_weights_are_counted_into_histograms_and_what_is_not_finite_is_left_out(dataset):
@@ -63,13 +67,13 @@ def test_weights_are_counted_into_histograms_and_what_is_not_finite_is_left_out(
     ]
     found = values(gallery.weights(layers, dataset))
     assert set(found) == {
-        "filters",
+        "pictures/filters",
         *(f"weights/layer/{name}" for name in ("0/kernel", "0/bias", "1/kernel")),
     }
     histogram = found["weights/layer/0/kernel"].histo
     assert sum(histogram.bucket) == histogram.num == 54 * 40
     assert histogram.min == layers[0].kernel.min()
-    assert pixels(found["filters"]).shape == (4 * (6 * 6 + 4), 9 * (6 * 9 + 4))
+    assert pixels(found["pictures/filters"]).shape == (4 * (6 * 6 + 4), 9 * (6 * 9 + 4))
     layers[0].kernel[0, 0] = np.inf
     assert set(values(gallery.weights(layers, dataset))) == {
         f"weights/layer/{name}" for name in ("0/bias", "1/kernel")

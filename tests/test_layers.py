@@ -20,7 +20,6 @@ LAYERS = [
         "card",
         "committed",
         "confusion",
-        "confusion_picture",
         "pictures",
         "digest",
         "meter",
@@ -30,7 +29,7 @@ LAYERS = [
         "slurm",
         "sweep",
     },
-    {"topology"},
+    {"topology", "confusion_picture"},
     {"reception"},
     {"meeting"},
     {

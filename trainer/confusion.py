@@ -51,12 +51,3 @@ def class_accuracies(counts: Counts) -> Shares:
     examples = counts.sum(axis=1)
     right = np.diagonal(counts).astype(np.float64)
     return np.divide(right, examples, out=np.full(len(counts), np.nan), where=examples > 0)
-
-
-def most_confused(counts: Counts, most: int) -> list[tuple[int, int, int]]:
-    """Return at most `most` (label, prediction, count) of mistakes, the most frequent first."""
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    found = ((*divmod(int(place), len(counts)), int(wrong.flat[place])) for place in order)
-    return [mistake for mistake in found if mistake[2]]

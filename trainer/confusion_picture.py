@@ -7,8 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+
+from trainer import confusion
 
 CELL = 44  # pixels, where the counts are written in the cells
 SMALL_CELL = 8  # and where there are too many classes for that
@@ -18,25 +19,25 @@ INK, PAPER = (20, 20, 30), (255, 255, 255)
 RIGHT, WRONG = (33, 102, 172), (178, 24, 43)  # told apart by the colour-blind, too
 
 
-def png(confusion: npt.NDArray[np.int64], title: str) -> bytes:
+def png(counts: confusion.Counts, title: str) -> bytes:
     """Return the drawing of counts as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    draw(confusion, title).save(buffer, "PNG", optimize=True)
+    draw(counts, title).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def draw(confusion: npt.NDArray[np.int64], title: str, normalized: bool = False) -> Image.Image:
+def draw(counts: confusion.Counts, title: str, normalized: bool = False) -> Image.Image:
     """Draw counts (classes, classes): the diagonal blue, mistakes red, darker where more.
 
     A cell's colour is its share of its row; mistakes are drawn twenty times as strong, because they
     are few. In the cells stand the counts, or percents of the row if `normalized`.
     """
-    classes = len(confusion)
+    classes = len(counts)
     cell = CELL if classes <= MOST_WITH_COUNTS else SMALL_CELL
     side = MARGIN + classes * cell
     picture = Image.new("RGB", (side + MARGIN // 2, side + MARGIN // 2), PAPER)
     pen = ImageDraw.Draw(picture)
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    shares = confusion.normalized(counts)
     for row in range(classes):
         for col in range(classes):
             strength = shares[row, col] if row == col else min(20 * shares[row, col], 1)
@@ -44,10 +45,10 @@ def draw(confusion: npt.NDArray[np.int64], title: str, normalized: bool = False)
             shade = tuple(int(c) for c in 255 - (255 - colour) * strength)
             x, y = MARGIN + col * cell, MARGIN + row * cell
             pen.rectangle((x, y, x + cell - 2, y + cell - 2), fill=shade)
-            if cell == CELL and confusion[row, col]:
+            if cell == CELL and counts[row, col]:
                 ink = PAPER if strength > 0.5 else INK
                 share = f"{100 * shares[row, col]:.3g}" if normalized else None
-                figure = share or str(confusion[row, col])
+                figure = share or str(counts[row, col])
                 _text(pen, (x + cell // 2, y + cell // 2), figure, 17, ink)
     step = 1 if cell == CELL else 10
     for index in range(0, classes, step):

@@ -43,8 +43,8 @@ def evaluation(step: int, dataset: Dataset, found: Outcome, counts: Counts) -> l
     )
     shares = confusion_picture.draw(counts, f"percent of each label, {title}", normalized=True)
     return [
-        _image("confusion/counts", confusion_picture.draw(counts, f"examples, {title}")),
-        _image("confusion/normalized", shares),
+        _image("confusion_counts", confusion_picture.draw(counts, f"examples, {title}")),
+        _image("confusion_normalized", shares),
         _image("most_wrong", digits),
     ]
 
@@ -77,5 +77,5 @@ def confidently_wrong(
     return wrong[order[:most]]
 
 
-def _image(tag: str, drawn: Any) -> Any:
-    return summaries.image(tag, pictures.png(drawn), drawn.size)
+def _image(name: str, drawn: Any) -> Any:
+    return summaries.image(f"pictures/{name}", pictures.png(drawn), drawn.size)
