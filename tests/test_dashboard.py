@@ -222,7 +222,7 @@ def test_pictures_are_pictures(board):
 @pytest.mark.parametrize(
     ("page", "wanted", "pictures"),
     [
-        ("scalars", ("eval/accuracy", "eval_class_accuracy/9", "train/lr"), 0),
+        ("scalars", ("eval/accuracy", "eval/loss", "eval_class_accuracy/9"), 0),
         ("images", ("pictures/confusion_normalized", "pictures/most_wrong"), 10),
         ("custom_scalars", ("Training", "Speed", "Layers", "train/loss (resumed/tensorboard)"), 0),
         ("text", ("configuration/text_summary", "log_every_steps: 21", "versions.jax"), 0),
