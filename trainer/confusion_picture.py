@@ -47,8 +47,8 @@ def draw(counts: confusion.Counts, title: str, normalized: bool = False) -> Imag
             pen.rectangle((x, y, x + cell - 2, y + cell - 2), fill=shade)
             if cell == CELL and counts[row, col]:
                 ink = PAPER if strength > 0.5 else INK
-                share = f"{100 * shares[row, col]:.3g}" if normalized else None
-                figure = share or str(counts[row, col])
+                percent = f"{100 * shares[row, col]:.1f}".removesuffix(".0")  # a cell's width
+                figure = percent if normalized else str(counts[row, col])
                 _text(pen, (x + cell // 2, y + cell // 2), figure, 17, ink)
     step = 1 if cell == CELL else 10
     for index in range(0, classes, step):

@@ -39,7 +39,7 @@ def evaluation(step: int, dataset: Dataset, found: Outcome, counts: Counts) -> l
     digits = pictures.digits(
         test.images[index].reshape(-1, *dataset.shape),
         captions,
-        f"most confidently wrong of {wrong:,} mistakes {title}",
+        f"surest of {wrong:,} mistakes {title}",
     )
     shares = confusion_picture.draw(counts, f"percent of each label, {title}", normalized=True)
     return [
