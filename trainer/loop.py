@@ -130,7 +130,7 @@ class Run:
             fresh = begin.step is None
             self.dashboard = Dashboard(*shown, account, fresh, terminal.warn)
             stack.enter_context(self.dashboard)
-        self.batches = stream.iterate(self.source, self.plan.dispatch_of(self.first_step))
+        self.batches = stream.iterate(self.source)
         stack.callback(self.batches.close)
         self.pending: tuple[range, step.Reduced] | None = None
         self.watchdog = stack.enter_context(watchdog)
