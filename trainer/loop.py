@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,14 +12,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from trainer import cluster, feed, pace, recipe, resume, step, stream, summary
+from trainer import cluster, description, feed, pace, recipe, resume, step, stream, summary
 from trainer.account import Account
 from trainer.atomic import write_json
 from trainer.checkpoint import weights_sha256
 from trainer.config import Config
+from trainer.dashboard import Dashboard
 from trainer.datasets import Dataset
 from trainer.errors import NonFinite, Preempted
-from trainer.evaluate import Outcome, evaluate
+from trainer.evaluate import evaluate
 from trainer.nonfinite import diagnose
 from trainer.preemption import StopRequest
 from trainer.program import Program
@@ -107,10 +107,7 @@ class Run:
         if self.writer is not None:
             devices = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
             objective = self.recipe.objective._asdict()
-            versions = begin.versions
-            self.writer.begin(
-                begin.step, versions, meaning, objective, record, devices, self.dataset
-            )
+            self.writer.begin(begin.step, begin.record, meaning, objective, record, devices)
             stack.callback(self._close_ledger)
         self.progress = Progress(
             log_every_steps=config.train.log_every_steps,
@@ -127,6 +124,12 @@ class Run:
             seed=config.run.seed if config.data.shuffle else None,
             first_step=self.first_step,
         )
+        self.dashboard: Dashboard | None = None
+        if self.writer is not None:
+            shown = (config, self.dataset, self.recipe, self.source, self.writer)
+            fresh = begin.step is None
+            self.dashboard = Dashboard(*shown, account, fresh, terminal.warn)
+            stack.enter_context(self.dashboard)
         self.batches = stream.iterate(self.source)
         stack.callback(self.batches.close)
         self.pending: tuple[range, step.Reduced] | None = None
@@ -183,8 +186,8 @@ class Run:
                 self._stop()
         if self.report["test_accuracy"] is None:
             self.test()
-        if self.writer is not None:
-            self.writer.dashboard.end(dataclasses.asdict(self.config))
+        if self.writer is not None and self.done > self.first_step:
+            description.complete(self.writer.tracker, self.done)
         cluster.share(self._finish_saves)
         self.report["weights_sha256"] = weights_sha256(jax.device_get(self.state.weights))
 
@@ -231,6 +234,8 @@ class Run:
         self._count(steps.start + good)
         if self.writer is not None:
             self.writer.ledger.write(steps.start + good)
+        if self.dashboard is not None:
+            self.dashboard.settled(steps.start + good)
         if good < len(steps):
             self._end_nonfinite(steps[good])
         return bool(reduced.stop_votes.any())
@@ -243,13 +248,10 @@ class Run:
             split, mesh = self.dataset.test, self.place.mesh
             shards = self.config.parallel.virtual_shards
             tested = evaluate(self.eval_step, self.state.weights, split, mesh, size, shards)
+            if self.dashboard is not None:
+                self.dashboard.evaluated(self.done, self.state.weights, tested)
         self.watchdog.beat()
         self.report["test_loss"], self.report["test_accuracy"] = tested.loss, tested.accuracy
-        if self.writer is not None:
-            values = {"loss": tested.loss, "accuracy": tested.accuracy}
-            self.writer.tracker.scalars("eval", self.done, values)
-            with self.account.phase("evaluate"):
-                self._show(tested)
         self.terminal.evaluation(
             self.done // self.plan.steps_per_epoch,
             self.done,
@@ -259,18 +261,6 @@ class Run:
             time.perf_counter() - began,
         )
         return tested.accuracy
-
-    def _show(self, tested: Outcome) -> None:
-        """Show an evaluation in TensorBoard; every few epochs also what takes longer to draw."""
-        assert self.writer is not None
-        epoch = self.done // self.plan.steps_per_epoch
-        every, last = self.config.train.pictures_every_epochs, self.done == self.plan.total_steps
-        norms, weights = {}, []
-        if every is not None and (last or epoch % every == 0):
-            state, number = jax.device_get(self.state), min(self.done, self.plan.total_steps - 1)
-            told = diagnose(state, self.recipe.objective, self.source, number)
-            norms, weights = told["gradient_norms"], state.weights
-        self.writer.show(self.done, tested, norms, weights)
 
     def save(self, accuracy: float | None) -> None:
         """Start writing a checkpoint of the steps done."""
