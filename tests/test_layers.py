@@ -14,6 +14,7 @@ LAYERS = [
         "functional",
         "config",
         "preemption",
+        "profiling",
         "account",
         "atomic",
         "background",

@@ -136,6 +136,7 @@ class TrainConfig:
     eval_batch_size: int
     log_every_steps: int
     pictures_every_epochs: int | None
+    profile_steps: list[int] | None
     on_nonfinite: str
     deterministic: bool
     compilation_cache_dir: str | None
@@ -153,6 +154,11 @@ class TrainConfig:
         ok = k == "auto" or (type(k) is int and k >= 1)
         _check(ok, "train.steps_per_dispatch", k, "use a whole number from 1 up, or auto")
         _check_at_least("train.pictures_every_epochs", self.pictures_every_epochs, 1)
+        if self.profile_steps is not None:
+            first, last = (*self.profile_steps, 0, 0)[:2]
+            ok = len(self.profile_steps) == 2 and 1 <= first <= last
+            rule = "use the first and the last step, counted from 1, like [101,200]; or null"
+            _check(ok, "train.profile_steps", self.profile_steps, rule)
         _check_choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
 
 

@@ -23,9 +23,11 @@ from trainer.errors import NonFinite, Preempted
 from trainer.evaluate import evaluate
 from trainer.nonfinite import diagnose
 from trainer.preemption import StopRequest
+from trainer.profiling import Profile
 from trainer.program import Program
 from trainer.progress import Progress
 from trainer.terminal import Terminal
+from trainer.tracking import TENSORBOARD
 from trainer.watchdog import Watchdog
 from trainer.writer import Writer
 
@@ -130,6 +132,8 @@ class Run:
             fresh = begin.step is None
             self.dashboard = Dashboard(*shown, account, fresh, terminal.warn)
             stack.enter_context(self.dashboard)
+        profiled = config.train.profile_steps if place.chief else None
+        self.profile = stack.enter_context(Profile(place.directory / TENSORBOARD, profiled))
         self.batches = stream.iterate(self.source)
         stack.callback(self.batches.close)
         self.pending: tuple[range, step.Reduced] | None = None
@@ -201,6 +205,7 @@ class Run:
         with self.account.phase("step"):
             steps = range(self.done, self.done + len(batch.labels))
             asked = self.stop() or (self.writer is not None and self.writer.failure is not None)
+            self.profile.starting(steps)
             fed = feed.start(self.place.mesh, self.recipe.schedule, batch, steps, asked)
             self.state, reduced = self.train_step(self.state, fed)
         stopping = self.settle()
@@ -218,6 +223,7 @@ class Run:
         with self.account.phase("step"):
             reduced = jax.device_get(reduced)
         self.watchdog.beat()
+        self.profile.settled(steps.stop)
         good = len(steps)
         if not reduced.finite.all():
             bad = int(np.argmin(reduced.finite))

@@ -24,6 +24,7 @@ from tensorboardX.record_writer import RecordWriter
 from trainer.errors import ConfigError
 from trainer.metrics_log import MetricsLog
 
+TENSORBOARD = "tensorboard"  # the folder of the event files in a run directory
 _FLUSH_SECONDS = 10.0  # how far TensorBoard lags behind at most; a flush waits on the disk
 
 
@@ -49,7 +50,7 @@ class Tracker:
         self._warned_metrics = self._closed = False
         self._first_step = 0 if resume_step is None else resume_step + 1
         self._events: Any = None
-        folder = run_dir / "tensorboard"
+        folder = run_dir / TENSORBOARD
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
