@@ -1,11 +1,16 @@
 """Bad configurations: code 78, one readable message, no traceback, no device touched."""
 
+import importlib
+import re
+
 import pytest
 from omegaconf import OmegaConf
 
 from trainer import config
+from trainer.commands import COMMANDS
 from trainer.commands.compose import compose
 from trainer.errors import ConfigError
+from trainer.preemption import StopRequest
 
 EXPERIMENTS = sorted(path.stem for path in (config.config_dir() / "experiment").glob("*.yaml"))
 
@@ -61,6 +66,8 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("parallel.method=ddp", "shard_map, pmap"),
         ("run.seed=-1", "run.seed=-1"),
         ("run.name=a/b", "run.name=a/b"),
+        ("evalute", "neither a command nor OPTION=VALUE: did you mean evaluate?"),
+        ("mlp", "`python -m trainer --help` lists both"),
         ("data=idx", "data.root=DIR"),
         ("data.name=cifar", "data.name=cifar"),
         ("checkpoint.keep_last=0", "checkpoint.keep_last=0"),
@@ -75,7 +82,7 @@ def test_a_bad_override_is_named(override, told):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["optim.lr=-1"], ["--bogus"], ["optim.lrr=1"], ["optim.lr=["]]
+    "arguments", [["optim.lr=-1"], ["evalute"], ["--bogus"], ["optim.lrr=1"], ["optim.lr=["]]
 )
 def test_the_command_line_ends_with_78_and_no_traceback(arguments, trainer, tmp_path):
     done = trainer("+experiment=mlp", *arguments)
@@ -100,7 +107,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(trainer, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        (["--help"], "python -m trainer +experiment=mlp"),
+        (["train", "--help"], "python -m trainer +experiment=mlp"),
         (["--cfg", "job", "+experiment=mlp_notebook"], "loss: clipped_crossentropy"),
     ],
 )
@@ -109,3 +116,23 @@ def test_help_and_cfg_print_and_train_nothing(arguments, shown, trainer, tmp_pat
     assert done.returncode == 0
     assert shown in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_help_names_every_command(trainer):
+    done = trainer("--help")
+    assert done.returncode == 0
+    listed = re.findall(r"^  (\w+) .* {3,}\w.*$", done.stdout.split("Commands (")[1], re.MULTILINE)
+    assert listed[: len(COMMANDS)] == list(COMMANDS)
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_says_how_it_is_called_and_how_it_ends(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    main = importlib.import_module(f"trainer.commands.{command}").main
+    assert main(["--help"], StopRequest()) == 0
+    told = capsys.readouterr().out
+    assert re.search(rf"python -m trainer (\[|{command} )", told)
+    assert "exit codes:" in told.lower()
+    assert re.search(r"^ +python -m trainer ", told, re.MULTILINE), "no example"
+    assert max(map(len, told.splitlines())) <= 100

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.commands import selftest, witness
+from trainer.commands import selftest, selftest_options, witness
 from trainer.commands.children import Layout, environment
 from trainer.commands.tally import Tally, allowed_codes, report, rows
 from trainer.errors import ConfigError, TrainerError
@@ -24,7 +24,7 @@ SHORT = "train.epochs=2"
 
 
 def parse(*arguments):
-    return selftest.options_of(selftest._parser().parse_args(arguments))
+    return selftest_options.read(selftest_options.parser().parse_args(arguments))
 
 
 def test_the_parent_does_not_import_jax():
@@ -70,7 +70,7 @@ def test_help_and_bad_options_on_the_command_line(trainer, tmp_path):
 
 
 def test_an_experiment_of_the_user_replaces_the_short_job():
-    assert parse("optim.lr=0.1").overrides == [*selftest.JOB, "optim.lr=0.1"]
+    assert parse("optim.lr=0.1").overrides == [*selftest_options.JOB, "optim.lr=0.1"]
     assert parse("+experiment=mlp").overrides == ["+experiment=mlp"]
 
 

@@ -2,6 +2,12 @@
 
 import socket
 
+import pytest
+from test_topology import cluster
+
+from trainer.meeting import meet
+from trainer.topology import resolve
+
 CLUSTER = ("+experiment=smoke", "run.dir=run", "cluster.startup_timeout_seconds=4")
 
 
@@ -77,3 +83,15 @@ def test_the_coordinator_is_reached_past_a_proxy(trainer, tmp_path):
         for i in (0, 1)
     ]
     assert [code for code, _ in ends(processes)] == [0, 0]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_dies_between_meeting_and_connecting_ends_the_other(trainer, lost):
+    where = address()
+    other = trainer.start(*CLUSTER, **variables(2, 1 - lost, where))
+    topology = resolve(cluster(), variables(2, lost, where))
+    meet(topology, timeout=60, stop=lambda: False)  # and does nothing more
+    ((code, err),) = ends([other])
+    assert code == 75, err
+    assert "a process that had met the others did not connect within 4 s" in err
+    assert "Traceback" not in err

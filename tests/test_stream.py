@@ -29,10 +29,10 @@ def make(size=50, batch=8, k=3, epochs=2, rows=None, seed=0, first_step=0) -> Su
     )
 
 
-def steps_of(source, first_dispatch=0):
+def steps_of(source):
     """Return per step the indices of the examples loaded, None where the batch is short."""
     steps = []
-    for batch in iterate(source, first_dispatch):
+    for batch in iterate(source):
         for images, labels, mask in zip(*batch, strict=True):
             index = images.copy().view(">u4").ravel().astype(int)
             assert (labels == index % 10).all()
@@ -79,9 +79,8 @@ def test_the_union_over_processes_is_what_one_process_loads(size, per_process, p
 def test_a_restart_at_any_step_with_any_k_shows_the_same(size, k, other_k, data):
     whole = steps_of(make(size, k=k))
     first_step = data.draw(st.integers(0, len(whole)))
-    plan = Plan(-(-size // 8), other_k, len(whole))
     source = make(size, k=other_k, first_step=first_step)
-    assert steps_of(source, plan.dispatch_of(first_step)) == whole[first_step:]
+    assert steps_of(source) == whole[first_step:]
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 3))

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from board import get, hparams, tensorboard
 
 from trainer import lock
 
@@ -122,6 +123,20 @@ def test_nine_members_killed_and_finished_by_the_same_command(trainer, tmp_path)
     assert third.returncode == 0
     assert third.stderr.count("finished before") == 9
     assert [state_of(path) for path in finished(folder)] == everything
+
+    def completed(address):
+        statuses = [status for *_, status in hparams(address).values()]
+        return statuses == ["STATUS_SUCCESS"] * 9
+
+    with tensorboard(folder, tmp_path / "board.txt", completed) as address:
+        shown = hparams(address)
+        assert len(get(address, "scalars/tags")) == 9  # no run besides those of the members
+    for row in table(folder):
+        options, metrics, _ = shown[f"{row['member']}/tensorboard"]
+        assert options["optim.lr"] == float(row["optim.lr"])
+        assert options["run.seed"] == float(row["run.seed"])
+        for name in ("accuracy", "loss"):
+            assert metrics[f"eval/{name}"] == pytest.approx(float(row[f"test_{name}"]), rel=1e-6)
 
 
 def test_a_failing_member_does_not_end_the_rest(trainer, tmp_path):

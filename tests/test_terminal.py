@@ -257,6 +257,29 @@ def test_a_download_of_unknown_size_and_a_second_try(screen, clock):
     assert stream.getvalue() == "downloading a\ndownloading b (1.5 MB)\n"
 
 
+def test_a_long_download_says_every_ten_seconds_how_far_it_is(clock):
+    stream = io.StringIO()
+    terminal = Terminal(stream)
+    for second in range(26):
+        terminal.download("images.gz", second * 100_000, 9_900_000)
+        clock[0] += 1
+    assert stream.getvalue().splitlines() == [
+        "downloading images.gz (9.9 MB)",
+        "downloading images.gz (9.9 MB): 1.0 MB are here",
+        "downloading images.gz (9.9 MB): 2.0 MB are here",
+    ]
+
+
+def test_a_quiet_run_tells_how_it_ended_and_no_more(trainer):
+    done = trainer("+experiment=smoke", "train.epochs=1", "run.quiet=true")
+    assert done.returncode == 0
+    assert done.stdout == ""
+    names = [re.split(r"  +", line)[0] for line in done.stderr.splitlines()]
+    assert names[0] == "status"
+    assert {"test accuracy", "run", "follow it with"} <= set(names)
+    assert not any(name.startswith(("epoch", "1 process")) for name in names)
+
+
 def test_a_closed_stream_is_no_failure(clock):
     stream = io.StringIO()
     stream.close()

@@ -6,21 +6,9 @@ import logging
 import sys
 from importlib import import_module
 
+from trainer.commands import COMMANDS
 from trainer.errors import TrainerError
 from trainer.preemption import StopRequest
-
-COMMANDS = (
-    "doctor",
-    "evaluate",
-    "export",
-    "predict",
-    "runs",
-    "selftest",
-    "submit",
-    "sweep",
-    "verify",
-)
-# Each a module of trainer.commands with main(arguments, stop)
 
 
 def main() -> None:

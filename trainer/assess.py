@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from trainer import model
+from trainer import confusion, model
 from trainer.datasets import Bytes
 from trainer.step import Objective
 
@@ -31,8 +31,6 @@ def assess(logits: npt.NDArray[np.float32], labels: Bytes, objective: Objective)
         return jax.vmap(model.LOSSES[objective.loss])(logits, targets)
 
     each = jax.device_get(jax.jit(losses)(*jax.device_put((logits, labels))))
-    classes = objective.num_classes
-    pairs = labels.astype(np.int64) * classes + np.argmax(logits, axis=-1)
-    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    accuracy = float(np.trace(confusion) / len(labels))
-    return Assessment(accuracy, float(np.mean(each, dtype=np.float64)), len(labels), confusion)
+    counts = confusion.count(labels, np.argmax(logits, axis=-1), objective.num_classes)
+    accuracy = float(np.trace(counts) / len(labels))
+    return Assessment(accuracy, float(np.mean(each, dtype=np.float64)), len(labels), counts)

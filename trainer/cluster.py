@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from trainer.config import ClusterConfig, RunConfig
-from trainer.errors import ConfigError, TrainerError
+from trainer.errors import EXIT_RETRY, ConfigError, TrainerError
 from trainer.meeting import meet
 from trainer.topology import Topology
 
@@ -59,17 +62,36 @@ def connect(topology: Topology, cluster: ClusterConfig, stop: Callable[[], bool]
         _bypass_proxies(ip)
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.config.update("jax_enable_preemption_service", False)  # the signals are ours
-        jax.distributed.initialize(
-            coordinator_address=f"{bound}:{port}",
-            coordinator_bind_address=f"{bound}:{port}",
-            num_processes=topology.num_processes,
-            process_id=topology.process_id,
-            cluster_detection_method="deactivate",  # it would give one GPU to each process
-            initialization_timeout=60,  # all are there
-            # jax aborts the process without a word of ours: only if peers.py has not before. It
-            # does so after half the time already when the last heartbeat came long before a loss.
-            heartbeat_timeout_seconds=2 * (cluster.heartbeat_timeout_seconds + 8),
-        )
+        limit = min(60, cluster.startup_timeout_seconds)  # all are there
+        with _ending_after(limit, "a process that had met the others did not connect"):
+            jax.distributed.initialize(
+                coordinator_address=f"{bound}:{port}",
+                coordinator_bind_address=f"{bound}:{port}",
+                num_processes=topology.num_processes,
+                process_id=topology.process_id,
+                cluster_detection_method="deactivate",  # it would give one GPU to each process
+                # jax aborts the process without a word of ours: only if we have not before. It
+                # does so after half the time when the last heartbeat came long before a loss.
+                initialization_timeout=limit + 60,
+                heartbeat_timeout_seconds=2 * (cluster.heartbeat_timeout_seconds + 8),
+            )
+
+
+@contextmanager
+def _ending_after(seconds: float, why: str) -> Iterator[None]:
+    """End this process with code 75 when the block, which cannot be interrupted, takes longer."""
+
+    def end() -> None:
+        print(f"error: {why} within {seconds:g} s: look at their logs", file=sys.stderr, flush=True)
+        os._exit(EXIT_RETRY)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _bypass_proxies(ip: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
@@ -86,6 +87,7 @@ class ModelConfig:
     kernel_initializer: str
     pixels: str
     loss: str
+    precision: str
 
     def __post_init__(self) -> None:
         _check_choice("model.name", self.name, ("mlp",))
@@ -97,6 +99,7 @@ class ModelConfig:
         _check_choice("model.pixels", self.pixels, ("standardized", "raw"))
         losses = ("softmax_crossentropy", "clipped_crossentropy")
         _check_choice("model.loss", self.loss, losses)
+        _check_choice("model.precision", self.precision, ("float32", "tf32", "bfloat16"))
 
 
 @dataclass
@@ -128,25 +131,34 @@ class TrainConfig:
 
     epochs: int
     global_batch_size: int
-    steps_per_dispatch: int
+    steps_per_dispatch: Any  # int or "auto"; OmegaConf 2.3 cannot merge a union
     eval_every_epochs: int
     eval_batch_size: int
     log_every_steps: int
     pictures_every_epochs: int | None
+    profile_steps: list[int] | None
     on_nonfinite: str
+    deterministic: bool
     compilation_cache_dir: str | None
 
     def __post_init__(self) -> None:
         for name in (
             "epochs",
             "global_batch_size",
-            "steps_per_dispatch",
             "eval_every_epochs",
             "eval_batch_size",
             "log_every_steps",
         ):
             _check_at_least(f"train.{name}", getattr(self, name), 1)
+        k = self.steps_per_dispatch
+        ok = k == "auto" or (type(k) is int and k >= 1)
+        _check(ok, "train.steps_per_dispatch", k, "use a whole number from 1 up, or auto")
         _check_at_least("train.pictures_every_epochs", self.pictures_every_epochs, 1)
+        if self.profile_steps is not None:
+            first, last = (*self.profile_steps, 0, 0)[:2]
+            ok = len(self.profile_steps) == 2 and 1 <= first <= last
+            rule = "use the first and the last step, counted from 1, like [101,200]; or null"
+            _check(ok, "train.profile_steps", self.profile_steps, rule)
         _check_choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+
+from trainer import confusion
 
 CELL = 44  # pixels, where the counts are written in the cells
 SMALL_CELL = 8  # and where there are too many classes for that
@@ -16,41 +19,48 @@ INK, PAPER = (20, 20, 30), (255, 255, 255)
 RIGHT, WRONG = (33, 102, 172), (178, 24, 43)  # told apart by the colour-blind, too
 
 
-def png(confusion: npt.NDArray[np.int64], title: str) -> bytes:
+def png(counts: confusion.Counts, title: str) -> bytes:
+    """Return the drawing of counts as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    draw(counts, title).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def draw(counts: confusion.Counts, title: str, normalized: bool = False) -> Image.Image:
     """Draw counts (classes, classes): the diagonal blue, mistakes red, darker where more.
 
     A cell's colour is its share of its row; mistakes are drawn twenty times as strong, because they
-    are few.
+    are few. In the cells stand the counts, or percents of the row if `normalized`.
     """
-    classes = len(confusion)
+    classes = len(counts)
     cell = CELL if classes <= MOST_WITH_COUNTS else SMALL_CELL
     side = MARGIN + classes * cell
     picture = Image.new("RGB", (side + MARGIN // 2, side + MARGIN // 2), PAPER)
-    draw = ImageDraw.Draw(picture)
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    pen = ImageDraw.Draw(picture)
+    shares = confusion.normalized(counts)
     for row in range(classes):
         for col in range(classes):
             strength = shares[row, col] if row == col else min(20 * shares[row, col], 1)
             colour = np.array(RIGHT if row == col else WRONG)
             shade = tuple(int(c) for c in 255 - (255 - colour) * strength)
             x, y = MARGIN + col * cell, MARGIN + row * cell
-            draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=shade)
-            if cell == CELL and confusion[row, col]:
+            pen.rectangle((x, y, x + cell - 2, y + cell - 2), fill=shade)
+            if cell == CELL and counts[row, col]:
                 ink = PAPER if strength > 0.5 else INK
-                _text(draw, (x + cell // 2, y + cell // 2), str(confusion[row, col]), 13, ink)
+                percent = f"{100 * shares[row, col]:.1f}".removesuffix(".0")  # a cell's width
+                figure = percent if normalized else str(counts[row, col])
+                _text(pen, (x + cell // 2, y + cell // 2), figure, 17, ink)
     step = 1 if cell == CELL else 10
     for index in range(0, classes, step):
         place = MARGIN + index * cell + cell // 2
-        _text(draw, (place, MARGIN - 12), str(index), 14)
-        _text(draw, (MARGIN - 14, place), str(index), 14)
-    _text(draw, (side // 2 + MARGIN // 2, 16), title, 14)
-    _text(draw, (side // 2 + MARGIN // 2, side + 12), "taken for", 13)
+        _text(pen, (place, MARGIN - 12), str(index), 17)
+        _text(pen, (MARGIN - 14, place), str(index), 17)
+    _text(pen, (side // 2 + MARGIN // 2, 16), title, 17)
+    _text(pen, (side // 2 + MARGIN // 2, side + 12), "taken for", 16)
     upright = Image.new("RGB", (120, 20), PAPER)
-    _text(ImageDraw.Draw(upright), (60, 10), "is", 13)
+    _text(ImageDraw.Draw(upright), (60, 10), "is", 16)
     picture.paste(upright.rotate(90, expand=True), (4, side // 2 - 40))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return picture
 
 
 def _text(
@@ -60,7 +70,12 @@ def _text(
     size: int,
     ink: tuple[int, int, int] = INK,
 ) -> None:
-    font = ImageFont.load_default(size)
+    font = _font(size)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     place = (centre[0] - (left + right) / 2, centre[1] - (top + bottom) / 2)
     draw.text(place, text, font=font, fill=ink)
+
+
+@lru_cache(8)
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)  # parsed anew by each call

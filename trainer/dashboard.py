@@ -1,165 +1,161 @@
-"""What TensorBoard shows of a run besides its curves: layout, texts, pictures, histograms."""
+"""How a run develops, for TensorBoard: layers, classes, time, memory; process 0 only.
+
+Curves are written at once, so that none that comes before a checkpoint gets lost. Pictures and
+histograms are drawn by a thread and written when they are ready: what is killed in the moments
+after an evaluation leaves them out.
+"""
 
 from __future__ import annotations
 
-import io
-import json
-import math
-import resource
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
 from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
-from tensorboardX import summary
 
-from trainer import confusion_picture, pictures
+from trainer import confusion, laps, memory, model, norms
+from trainer.account import Account
+from trainer.background import Background
+from trainer.config import Config
 from trainer.datasets import Dataset
 from trainer.evaluate import Outcome
-from trainer.model import Weights
-from trainer.tracking import Tracker
+from trainer.program import Program
+from trainer.recipe import Recipe
+from trainer.stream import Superbatch, Superbatches
+from trainer.writer import Writer
 
-SAMPLES, WRONG = 16, 32  # digits shown
-LAYOUT = {
-    "Training": {
-        "loss": ["Multiline", ["train/loss", "eval/loss"]],
-        "accuracy": ["Multiline", ["train/accuracy", "eval/accuracy"]],
-        "learning rate": ["Multiline", ["train/lr"]],
-        "accuracy by class": ["Multiline", ["class_accuracy/.*"]],
-    },
-    "Speed": {
-        "examples per second": ["Multiline", ["train/examples_per_second"]],
-        "milliseconds a step": ["Multiline", ["time/step_ms", "time/data_wait_ms", "time/rest_ms"]],
-        "goodput": ["Multiline", ["time/goodput"]],
-        "memory, MB": ["Multiline", ["memory/.*"]],
-    },
-    "Layers": {
-        "weight norms": ["Multiline", ["weight_norm/.*"]],
-        "gradient norms": ["Multiline", ["gradient_norm/.*"]],
-    },
-}
+Drawn = tuple[int, list[Any]]  # after how many steps, and the summaries
 
 
 class Dashboard:
-    """Shows a run as it goes on; process 0 alone."""
+    """Follows one start of a run; the tracker writes what it finds."""
 
-    def __init__(self, tracker: Tracker, dataset: Dataset) -> None:
-        """Describe it; nothing is written yet.
-
-        Args:
-            tracker: writes the event files.
-            dataset: whose test split is evaluated.
-        """
-        self._tracker, self._dataset = tracker, dataset
-        pixels = dataset.test.images.shape[1]
-        self._square = math.isqrt(pixels) ** 2 == pixels  # else they are not drawn
-        self._before = dict.fromkeys(("steps", "step", "data_wait", "all"), 0.0)
-
-    def begin(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Show what does not change, once for all starts of a run."""
-        tracker, train = self._tracker, self._dataset.train
-        tracker.summary(0, summary.custom_scalars(LAYOUT))
-        for tag, facts in (("configuration", config), ("environment", environment)):
-            told = json.dumps(facts, indent=2, default=str)
-            tracker.text(tag, "\n".join("    " + line for line in told.splitlines()))
-        captions = [str(label) for label in train.labels[:SAMPLES]]
-        if self._square:
-            self._picture(0, "inputs", pictures.digits(train.images[:SAMPLES], captions))
-        experiment, start, _ = summary.hparams(_hparams(config), dict.fromkeys(METRICS, 0.0))
-        tracker.summary(0, experiment)
-        tracker.summary(0, start)
-
-    def end(self, config: Mapping[str, Any]) -> None:
-        """Say that the run is completed, to the table of hyperparameters."""
-        *_, end = summary.hparams(_hparams(config), dict.fromkeys(METRICS, 0.0))
-        self._tracker.summary(0, end)
-
-    def evaluation(
+    def __init__(
         self,
-        step: int,
-        outcome: Outcome,
-        seconds: Mapping[str, float],
-        goodput: float,
-        gradient_norms: Mapping[str, float],
+        config: Config,
+        dataset: Dataset,
+        recipe: Recipe,
+        source: Superbatches,
+        writer: Writer,
+        account: Account,
+        fresh: bool,
+        warn: Callable[[str], None],
     ) -> None:
-        """Add a point to the curves of an evaluation after `step` steps.
+        """Begin; a fresh run shows what it learns from.
 
         Args:
-            step: optimizer steps done.
-            outcome: of the evaluation.
-            seconds: of each phase, of this start so far.
-            goodput: fraction of all seconds that went into steps that were kept.
-            gradient_norms: by layer.
+            config: every option.
+            dataset: what is trained and tested on.
+            recipe: of the training.
+            source: of its batches.
+            writer: of the files of the run; it has begun.
+            account: of this process's time.
+            fresh: whether this is the first start.
+            warn: shows one line to the user.
         """
-        confusion = self._confusion(outcome)
-        right = np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)
-        values = {f"class_accuracy/{name}": float(x) for name, x in enumerate(right)}
-        norms = gradient_norms.items()
-        values |= {f"gradient_norm/{name.replace(' ', '/')}": x for name, x in norms}
-        values |= self._times(step, seconds) | {"time/goodput": goodput}
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        values["memory/host_peak"] = host
-        for device in jax.local_devices()[:1]:
-            if stats := device.memory_stats():
-                values["memory/device_peak"] = stats.get("peak_bytes_in_use", 0) / 2**20
-        self._tracker.curves(step, values)
+        self._dataset, self._source, self._plan = dataset, source, recipe.plan
+        self._tracker, self._ledger = writer.tracker, writer.ledger
+        self._account, self._warn = account, warn
+        self._every_steps = config.train.log_every_steps
+        self._classes = config.data.num_classes
+        self._draw_every_epochs = config.train.pictures_every_epochs
+        self._measure = Program(norms.make(recipe.objective), account)
+        self._laps: laps.Laps | None = None
+        self._looked = 0  # the step of the last lap
+        self._background: Background[Drawn] | None = Background()
+        if fresh and self._draw_every_epochs is not None:
+            self._draw(0, partial(_inputs, dataset))
 
-    def look(self, step: int, outcome: Outcome, weights: Weights) -> None:
-        """Show what takes longer to draw: pictures and histograms; `weights` are on the host."""
-        confusion = self._confusion(outcome)
-        png = confusion_picture.png(confusion, f"after {step:,} steps")
-        self._picture(step, "confusion", np.asarray(Image.open(io.BytesIO(png))))
-        test = self._dataset.test
-        wrong = np.flatnonzero(outcome.predictions != test.labels)
-        worst = wrong[np.argsort(-outcome.confidences[wrong], kind="stable")[:WRONG]]
-        if len(worst) and self._square:
-            captions = [f"{test.labels[i]} as {outcome.predictions[i]}" for i in worst]
-            self._picture(step, "most_wrong", pictures.digits(test.images[worst], captions))
-        if self._square:
-            self._picture(step, "filters", pictures.filters(np.asarray(weights[0].kernel)))
-        norms = {}
-        for index, layer in enumerate(weights):
-            for name, leaf in layer._asdict().items():
-                label = f"layer/{index}/{name}"
-                self._tracker.summary(step, summary.histogram(f"weights/{label}", leaf.ravel(), 64))
-                norms[f"weight_norm/{label}"] = float(np.linalg.norm(leaf))
-        self._tracker.curves(step, norms)
+    def settled(self, step: int) -> None:
+        """Go on: `step` steps are done, and their results are here."""
+        self._collect()
+        if self._laps is None:  # not from the start on: the first steps wait for the compiler
+            self._laps, self._looked = laps.Laps(self._account), step
+        elif step // self._every_steps > self._looked // self._every_steps:
+            split = self._laps.lap(step - self._looked)
+            self._looked = step
+            curves = {f"time/{name}_ms": value for name, value in split.items()}
+            curves["time/goodput"] = self._ledger.totals()["goodput"]
+            sizes = {"host": memory.host_mib(), **memory.device_mib()}
+            curves |= {f"memory/{name}": mib for name, mib in sizes.items()}
+            self._tracker.curves(step, curves)
 
-    def _confusion(self, outcome: Outcome) -> npt.NDArray[np.int64]:
-        labels = self._dataset.test.labels.astype(np.int64)
-        classes = 1 + max(int(labels.max()), int(outcome.predictions.max()))
-        pairs = labels * classes + outcome.predictions
-        return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    def evaluated(self, step: int, weights: model.Weights, found: Outcome) -> None:
+        """Show what an evaluation of the weights after `step` steps found, and the weights."""
+        values = {"loss": found.loss, "accuracy": found.accuracy}
+        if not self._tracker.scalars("eval", step, values):
+            return  # a run that was completed is started again: all is there already
+        counts = confusion.count(self._dataset.test.labels, found.predictions, self._classes)
+        accuracies = confusion.class_accuracies(counts)
+        curves = {
+            f"eval_class_accuracy/{i}": float(share)
+            for i, share in enumerate(accuracies)
+            if not np.isnan(share)
+        }
+        mine = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
+        self._tracker.curves(step, curves | self._norms(mine, step))
+        epoch, every = step // self._plan.steps_per_epoch, self._draw_every_epochs
+        if every is not None and (epoch % every == 0 or step == self._plan.total_steps):
+            host = jax.tree.map(np.array, jax.device_get(mine))  # copied: the state is donated
+            self._draw(step, partial(_evaluation, self._dataset, step, found, counts, host))
 
-    def _times(self, step: int, seconds: Mapping[str, float]) -> dict[str, float]:
-        """Split the time since the last evaluation by what each step of it took."""
-        now = {"steps": float(step), "all": sum(seconds.values())}
-        now |= {name: seconds[name] for name in ("step", "data_wait")}
-        last, self._before = self._before, now
-        steps = now["steps"] - last["steps"]
-        if steps <= 0 or not last["steps"]:
-            return {}  # the first covers start-up and compilation as well
-        spent = {name: 1e3 * (now[name] - last[name]) / steps for name in ("step", "data_wait")}
-        rest = 1e3 * (now["all"] - last["all"]) / steps - sum(spent.values())
-        return {f"time/{name}_ms": value for name, value in spent.items()} | {"time/rest_ms": rest}
+    def close(self) -> None:
+        """Write what is still being drawn."""
+        self._collect(wait=True)
+        if self._background is not None:
+            self._background.close()
 
-    def _picture(self, step: int, tag: str, picture: pictures.Picture) -> None:
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "PNG")
-        self._tracker.image(step, tag, buffer.getvalue(), picture.shape[:2])
+    def __enter__(self) -> Dashboard:
+        """Return the dashboard itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _norms(self, weights: model.Weights, step: int) -> dict[str, float]:
+        """Return the norms of the weights, and of the gradient with which the next step begins."""
+        batch, _ = self._source.global_batch(step)
+        rows = Superbatch(*(part[: norms.MOST_EXAMPLES] for part in batch))
+        (device,) = weights[0].kernel.devices()
+        found = jax.device_get(self._measure(weights, jax.device_put(rows, device)))
+        return {name: float(norm) for name, norm in found.items()}
+
+    def _draw(self, step: int, draw: Callable[[], list[Any]]) -> None:
+        if self._background is not None:
+            self._background.submit(lambda: (step, draw()))
+
+    def _collect(self, *, wait: bool = False) -> None:
+        if self._background is None:
+            return
+        try:
+            drawn = self._background.collect(wait=wait)
+        except Exception as error:  # whatever a drawing raises, training goes on
+            self._background.close()
+            self._background = None
+            self._warn(f"TensorBoard's pictures stop here, training goes on: {error}")
+        else:
+            for step, found in drawn:
+                for summary in found:
+                    self._tracker.summary(step, summary)
 
 
-METRICS = ("eval/accuracy", "eval/loss")  # columns of the table of hyperparameters
+def _inputs(dataset: Dataset) -> list[Any]:
+    from trainer import gallery  # in the thread: pillow takes its time to load
+
+    return gallery.inputs(dataset)
 
 
-def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that a sweep varies, as the table takes them."""
-    chosen = {f"optim.{name}": value for name, value in config["optim"].items()}
-    chosen |= {f"model.{name}": value for name, value in config["model"].items()}
-    chosen["run.seed"] = config["run"]["seed"]
-    for name in ("epochs", "global_batch_size"):
-        chosen[f"train.{name}"] = config["train"][name]
-    simple = (bool, int, float, str)
-    return {k: v if isinstance(v, simple) else str(v) for k, v in chosen.items() if v is not None}
+def _evaluation(
+    dataset: Dataset, step: int, found: Outcome, counts: confusion.Counts, weights: model.Weights
+) -> list[Any]:
+    from trainer import gallery
+
+    return gallery.evaluation(step, dataset, found, counts) + gallery.weights(weights, dataset)

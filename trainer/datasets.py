@@ -44,6 +44,7 @@ class Dataset(NamedTuple):
     train: Split
     test: Split
     sha256: str  # of the concatenated hex SHA-256 of the four plain IDX files, in order of FILES
+    shape: tuple[int, int]  # rows and columns of an image
 
 
 class Missing(DataError):
@@ -233,6 +234,7 @@ def _assemble(name: str, arrays: Sequence[Bytes]) -> Dataset:
         Split(train_images.reshape(len(train_images), -1), train_labels),
         Split(test_images.reshape(len(test_images), -1), test_labels),
         hashlib.sha256(digests.encode()).hexdigest(),
+        (test_images.shape[1], test_images.shape[2]),
     )
 
 

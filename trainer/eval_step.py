@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from trainer import model, step
+from trainer import compiler, model, step
 from trainer.mesh import AXIS, replicated
 from trainer.stream import Superbatch
 
@@ -26,7 +26,12 @@ class Answers(NamedTuple):
 EvalStep = Callable[[model.Weights, Superbatch], Answers]
 
 
-def make(objective: step.Objective, mesh: Mesh, virtual_shards: int | None = None) -> EvalStep:
+def make(
+    objective: step.Objective,
+    mesh: Mesh,
+    virtual_shards: int | None = None,
+    compiler_options: compiler.Options | None = None,
+) -> EvalStep:
     """Build the program that answers C batches: (weights, batch) -> answers.
 
     It takes images (C, batch, pixels), labels (C, batch), mask (C, batch), all uint8 and sharded
@@ -37,6 +42,7 @@ def make(objective: step.Objective, mesh: Mesh, virtual_shards: int | None = Non
         mesh: the devices.
         virtual_shards: compute so many parts of each batch one by one, for the same bits on any
             number of devices that divides it; None: one part a device.
+        compiler_options: of XLA.
     """
     parts = (virtual_shards or mesh.size) // mesh.size
 
@@ -55,4 +61,4 @@ def make(objective: step.Objective, mesh: Mesh, virtual_shards: int | None = Non
 
     rows = PartitionSpec(None, AXIS)
     sharded = jax.shard_map(portions, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows)
-    return jax.jit(sharded, out_shardings=replicated(mesh))
+    return jax.jit(sharded, out_shardings=replicated(mesh), compiler_options=compiler_options)

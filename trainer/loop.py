@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,20 +12,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from trainer import cluster, recipe, resume, step, stream, summary
-from trainer import mesh as meshes
+from trainer import cluster, description, feed, pace, recipe, resume, step, stream, summary
 from trainer.account import Account
 from trainer.atomic import write_json
 from trainer.checkpoint import weights_sha256
 from trainer.config import Config
+from trainer.dashboard import Dashboard
 from trainer.datasets import Dataset
 from trainer.errors import NonFinite, Preempted
-from trainer.evaluate import Outcome, evaluate
+from trainer.evaluate import evaluate
 from trainer.nonfinite import diagnose
 from trainer.preemption import StopRequest
+from trainer.profiling import Profile
 from trainer.program import Program
 from trainer.progress import Progress
 from trainer.terminal import Terminal
+from trainer.tracking import TENSORBOARD
 from trainer.watchdog import Watchdog
 from trainer.writer import Writer
 
@@ -80,7 +81,6 @@ class Run:
             self._check("the data was loaded")
             self.dataset = self._load_dataset()
             self.recipe = recipe.make(config, self.dataset, place.mesh)
-        self.plan = self.recipe.plan
         self.train_step = Program(self.recipe.train_step, account)
         self.eval_step = Program(self.recipe.eval_step, account)
         report["dataset"] = summary.describe(self.dataset)
@@ -101,16 +101,15 @@ class Run:
         self.state = begin.state
         self.done = self.first_step = begin.step or 0  # optimizer steps
         report["resumed_from_step"] = begin.step
+        self.plan = self._plan()
+        report["steps_per_dispatch"] = self.plan.steps_per_dispatch
         self._count(self.done)
         if begin.step is not None:
             terminal.note(f"resuming after step {begin.step:,}")
         if self.writer is not None:
             devices = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
             objective = self.recipe.objective._asdict()
-            versions = begin.versions
-            self.writer.begin(
-                begin.step, versions, meaning, objective, record, devices, self.dataset
-            )
+            self.writer.begin(begin.step, begin.record, meaning, objective, record, devices)
             stack.callback(self._close_ledger)
         self.progress = Progress(
             log_every_steps=config.train.log_every_steps,
@@ -127,10 +126,35 @@ class Run:
             seed=config.run.seed if config.data.shuffle else None,
             first_step=self.first_step,
         )
-        self.batches = stream.iterate(self.source, self.plan.dispatch_of(self.first_step))
+        self.dashboard: Dashboard | None = None
+        if self.writer is not None:
+            shown = (config, self.dataset, self.recipe, self.source, self.writer)
+            fresh = begin.step is None
+            self.dashboard = Dashboard(*shown, account, fresh, terminal.warn)
+            stack.enter_context(self.dashboard)
+        profiled = config.train.profile_steps if place.chief else None
+        self.profile = stack.enter_context(Profile(place.directory / TENSORBOARD, profiled))
+        self.batches = stream.iterate(self.source)
         stack.callback(self.batches.close)
         self.pending: tuple[range, step.Reduced] | None = None
         self.watchdog = stack.enter_context(watchdog)
+
+    def _plan(self) -> stream.Plan:
+        """Return the recipe's plan, with K measured where it is left to the trainer."""
+        plan = self.recipe.plan
+        if self.config.train.steps_per_dispatch != "auto" or self.done >= plan.total_steps:
+            return plan
+        with self.account.phase("startup"):
+            k = pace.steps_per_dispatch(
+                self.train_step,
+                self.state,
+                mesh=self.place.mesh,
+                first_step=self.done,
+                steps_per_epoch=plan.steps_per_epoch,
+                local_batch=self.place.rows.stop - self.place.rows.start,
+                pixels=self.dataset.train.images.shape[1],
+            )
+        return plan._replace(steps_per_dispatch=k)
 
     def fit(self) -> None:
         """Train until done.
@@ -166,8 +190,8 @@ class Run:
                 self._stop()
         if self.report["test_accuracy"] is None:
             self.test()
-        if self.writer is not None:
-            self.writer.dashboard.end(dataclasses.asdict(self.config))
+        if self.writer is not None and self.done > self.first_step:
+            description.complete(self.writer.tracker, self.done)
         cluster.share(self._finish_saves)
         self.report["weights_sha256"] = weights_sha256(jax.device_get(self.state.weights))
 
@@ -180,7 +204,10 @@ class Run:
             batch = next(self.batches)
         with self.account.phase("step"):
             steps = range(self.done, self.done + len(batch.labels))
-            self.state, reduced = self.train_step(self.state, self._feed(batch, steps))
+            asked = self.stop() or (self.writer is not None and self.writer.failure is not None)
+            self.profile.starting(steps)
+            fed = feed.start(self.place.mesh, self.recipe.schedule, batch, steps, asked)
+            self.state, reduced = self.train_step(self.state, fed)
         stopping = self.settle()
         self.pending, self.done = (steps, reduced), steps.stop
         return stopping
@@ -196,6 +223,7 @@ class Run:
         with self.account.phase("step"):
             reduced = jax.device_get(reduced)
         self.watchdog.beat()
+        self.profile.settled(steps.stop)
         good = len(steps)
         if not reduced.finite.all():
             bad = int(np.argmin(reduced.finite))
@@ -212,6 +240,8 @@ class Run:
         self._count(steps.start + good)
         if self.writer is not None:
             self.writer.ledger.write(steps.start + good)
+        if self.dashboard is not None:
+            self.dashboard.settled(steps.start + good)
         if good < len(steps):
             self._end_nonfinite(steps[good])
         return bool(reduced.stop_votes.any())
@@ -224,13 +254,10 @@ class Run:
             split, mesh = self.dataset.test, self.place.mesh
             shards = self.config.parallel.virtual_shards
             tested = evaluate(self.eval_step, self.state.weights, split, mesh, size, shards)
+            if self.dashboard is not None:
+                self.dashboard.evaluated(self.done, self.state.weights, tested)
         self.watchdog.beat()
         self.report["test_loss"], self.report["test_accuracy"] = tested.loss, tested.accuracy
-        if self.writer is not None:
-            values = {"loss": tested.loss, "accuracy": tested.accuracy}
-            self.writer.tracker.scalars("eval", self.done, values)
-            with self.account.phase("evaluate"):
-                self._show(tested)
         self.terminal.evaluation(
             self.done // self.plan.steps_per_epoch,
             self.done,
@@ -240,18 +267,6 @@ class Run:
             time.perf_counter() - began,
         )
         return tested.accuracy
-
-    def _show(self, tested: Outcome) -> None:
-        """Show an evaluation in TensorBoard; every few epochs also what takes longer to draw."""
-        assert self.writer is not None
-        epoch = self.done // self.plan.steps_per_epoch
-        every, last = self.config.train.pictures_every_epochs, self.done == self.plan.total_steps
-        norms, weights = {}, []
-        if every is not None and (last or epoch % every == 0):
-            state, number = jax.device_get(self.state), min(self.done, self.plan.total_steps - 1)
-            told = diagnose(state, self.recipe.objective, self.source, number)
-            norms, weights = told["gradient_norms"], state.weights
-        self.writer.show(self.done, tested, norms, weights)
 
     def save(self, accuracy: float | None) -> None:
         """Start writing a checkpoint of the steps done."""
@@ -275,17 +290,6 @@ class Run:
     def _finish_saves(self) -> None:
         if self.writer is not None:
             self.writer.finish_saves()
-
-    def _feed(self, batch: stream.Superbatch, steps: range) -> step.Feed:
-        """Start copying to the devices what a dispatch consumes."""
-        asked = self.stop() or (self.writer is not None and self.writer.failure is not None)
-        stop = np.full((len(steps), jax.local_device_count()), asked, np.uint8)
-        numbers = np.array(steps)
-        lrs, counts = self.recipe.schedule(numbers), numbers.astype(np.int32)
-        mesh = self.place.mesh
-        batch, stop = meshes.place(meshes.batched(mesh), (batch, stop))
-        lrs, counts = meshes.place(meshes.replicated(mesh), (lrs, counts))
-        return step.Feed(batch, stop, lrs, counts)
 
     def _count(self, steps: int) -> None:
         self.report["steps"], self.report["epochs"] = steps, steps / self.plan.steps_per_epoch

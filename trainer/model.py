@@ -7,11 +7,20 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.nn.initializers import glorot_uniform, he_normal
 
 from trainer.functional import linear, losses
 
 INITIALIZERS = {"he_normal": he_normal, "glorot_uniform": glorot_uniform}
+
+# How the float32 factors of a matrix product are multiplied; the sums are float32 in any case. By
+# default a GPU would round them to TensorFloat-32.
+PRECISIONS: dict[str, lax.PrecisionLike] = {
+    "float32": lax.Precision.HIGHEST,
+    "tf32": lax.DotAlgorithmPreset.TF32_TF32_F32,
+    "bfloat16": lax.DotAlgorithmPreset.BF16_BF16_F32,
+}
 
 Weights = list[linear.Weights]
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -38,12 +47,15 @@ def init(
     ]
 
 
-def fwd(x: jax.Array, weights: Weights) -> jax.Array:
-    """Map one image (pixels,), float32, to logits (classes,), float32."""
+def fwd(x: jax.Array, weights: Weights, precision: str = "float32") -> jax.Array:
+    """Map one image (pixels,), float32, to logits (classes,), float32.
+
+    The precision is a key of PRECISIONS.
+    """
     *hidden, last = weights
     for layer in hidden:
-        x = linear.fwd(x, layer, activation_fn=jax.nn.relu)
-    return linear.fwd(x, last)
+        x = linear.fwd(x, layer, jax.nn.relu, PRECISIONS[precision])
+    return linear.fwd(x, last, precision=PRECISIONS[precision])
 
 
 def softmax_crossentropy(logits: jax.Array, targets: jax.Array) -> jax.Array:

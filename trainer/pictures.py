@@ -1,45 +1,105 @@
-"""Pictures for TensorBoard: uint8 arrays (height, width, 3), drawn on the host."""
+"""Drawings for people: digits with captions, and the filters of a layer.
+
+Each function returns a PIL image and touches no file; png() turns it into bytes. Pillow brings
+the font.
+"""
 
 from __future__ import annotations
 
-import math
+import io
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-Picture = npt.NDArray[np.uint8]
-
-SCALE, CAPTION, GAP = 2, 14, 4  # of a digit: magnification; pixels below and beside it
-
-
-def digits(images: npt.NDArray[np.uint8], captions: Sequence[str], columns: int = 8) -> Picture:
-    """Draw square images (N, pixels), each with a caption below it, in rows of `columns`."""
-    side = math.isqrt(images.shape[1])
-    cell = side * SCALE + GAP
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * cell, rows * (cell + CAPTION)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for index, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
-        x, y = index % columns * cell, index // columns * (cell + CAPTION)
-        digit = Image.fromarray(pixels[: side * side].reshape(side, side))
-        sheet.paste(digit.resize((side * SCALE, side * SCALE), Image.Resampling.NEAREST), (x, y))
-        draw.text((x, y + side * SCALE), caption, fill="black", font=font)
-    return np.asarray(sheet)
+_DEPTH = 7  # shades of each colour: with white they fit four bits
+_GREYS, _COLOURS = 16, 64  # of all other pictures
 
 
-def filters(kernel: npt.NDArray[np.float32], count: int = 64, columns: int = 16) -> Picture:
-    """Draw the first columns of a kernel (pixels, units) as images: blue below zero, red above."""
-    side = math.isqrt(kernel.shape[0])
-    shown = kernel[: side * side, :count].T
-    scale = np.abs(shown).max(axis=1, keepdims=True)
-    values = (shown / np.maximum(scale, 1e-12)).reshape(-1, side, side)
-    rows = -(-len(values) // columns)
-    sheet = np.full((rows * (side + 1), columns * (side + 1), 3), 255, np.uint8)
-    for index, value in enumerate(values):
-        y, x = index // columns * (side + 1), index % columns * (side + 1)
-        fade = (255 * (1 - np.abs(value))).astype(np.uint8)
-        red, blue = np.where(value >= 0, 255, fade), np.where(value <= 0, 255, fade)
-        sheet[y : y + side, x : x + side] = np.stack([red, fade, blue], axis=-1)
-    return np.repeat(np.repeat(sheet, SCALE, axis=0), SCALE, axis=1)
+def png(image: Image.Image) -> bytes:
+    """Return the image as the bytes of a small PNG file, in few colours.
+
+    Small, because tensorboardX computes a checksum of each byte in Python.
+    """
+    if image.mode != "P":
+        colours = _GREYS if image.mode == "L" else _COLOURS
+        image = image.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def digits(
+    images: npt.NDArray[np.uint8], captions: Sequence[str], title: str, columns: int = 4
+) -> Image.Image:
+    """Draw images in a grid, with a caption below each.
+
+    Args:
+        images: (N, rows, cols), 0 to 255.
+        captions: N texts, of one or two short lines each.
+        title: written above.
+        columns: of the grid; four are about as wide as TensorBoard shows a picture.
+
+    Returns:
+        an image in 256 greys.
+    """
+    count, height, width = images.shape
+    if count != len(captions):
+        raise ValueError(f"{count} images but {len(captions)} captions")
+    scale = max(1, 64 // max(height, width))
+    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
+    cell_w, cell_h = max(scale * width, 76) + 12, scale * height + 15 * lines + 12
+    rows = -(-count // columns)
+    image = Image.new("L", (10 + columns * cell_w, 36 + max(rows, 1) * cell_h), 255)
+    draw = ImageDraw.Draw(image)
+    draw.text((10, 8), title, fill=34, font=_font(15))
+    if not count:
+        draw.text((10, 40), "none", fill=34, font=_font(12))
+    for i, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = 10 + i % columns * cell_w, 36 + i // columns * cell_h
+        large = np.repeat(np.repeat(pixels, scale, axis=0), scale, axis=1)
+        image.paste(Image.fromarray(large), (x + (cell_w - 12 - scale * width) // 2, y))
+        below = (x + (cell_w - 12) / 2, y + scale * height + 3)
+        draw.multiline_text(
+            below, caption, fill=34, font=_font(12), anchor="ma", align="center", spacing=2
+        )
+    return image
+
+
+def filters(kernels: npt.NDArray[np.floating[Any]], columns: int = 9) -> Image.Image:
+    """Draw weights as little images, side by side: blue below zero, red above, white at zero.
+
+    Args:
+        kernels: (N, rows, cols), finite; each is scaled by its own largest weight.
+        columns: of the grid.
+
+    Returns:
+        an image in 15 colours.
+    """
+    count, height, width = kernels.shape
+    largest = np.abs(kernels).max(axis=(1, 2), keepdims=True, initial=1e-12)
+    values = np.rint(kernels / largest * _DEPTH).astype(np.int8) + _DEPTH
+    scale = max(1, 56 // max(height, width))
+    rows = -(-count // columns)
+    canvas = np.full((rows * columns, scale * height + 4, scale * width + 4), _DEPTH, np.uint8)
+    canvas[:count, 2:-2, 2:-2] = np.repeat(np.repeat(values, scale, axis=1), scale, axis=2)
+    grid = canvas.reshape(rows, columns, *canvas.shape[1:]).swapaxes(1, 2)
+    image = Image.fromarray(grid.reshape(rows * canvas.shape[1], columns * canvas.shape[2]))
+    image.putpalette(_shades(), "RGB")
+    return image
+
+
+@lru_cache(8)
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _shades() -> bytes:
+    """Return the palette of filters(): blue, through white, to red."""
+    fade = np.linspace(255, 40, _DEPTH + 1)[1:]
+    blue = np.stack([fade, fade, np.full(_DEPTH, 255)], axis=-1)
+    red = blue[:, ::-1]
+    return np.vstack([blue[::-1], [[255, 255, 255]], red]).astype(np.uint8).tobytes()

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh
 
-from trainer import datasets, eval_step, model, step
+from trainer import compiler, datasets, eval_step, model, step
 from trainer.config import Config, DataConfig
 from trainer.datasets import Dataset
+from trainer.errors import ConfigError
 from trainer.eval_step import EvalStep
 from trainer.functional import schedules
 from trainer.preemption import StopRequest
@@ -24,7 +25,7 @@ from trainer.terminal import Terminal
 class Recipe(NamedTuple):
     """All that follows from the configuration and the data set alone."""
 
-    plan: Plan
+    plan: Plan  # of one step a dispatch, where train.steps_per_dispatch=auto
     schedule: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
     init_weights: Callable[[jax.Array], model.Weights]
     objective: step.Objective
@@ -33,7 +34,11 @@ class Recipe(NamedTuple):
 
 
 def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
-    """Build the recipe of a run; nothing is computed yet."""
+    """Build the recipe of a run; nothing is computed yet.
+
+    Raises:
+        ConfigError: these devices do not have model.precision.
+    """
     steps_per_epoch = -(-len(dataset.train.labels) // config.train.global_batch_size)
     total_steps = config.train.epochs * steps_per_epoch
     optim = config.optim
@@ -45,17 +50,29 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
         return model.init(key, pixels, sizes, classes, config.model.kernel_initializer)
 
     mean, std = _pixel_statistics(config, dataset)
-    objective = step.Objective(config.model.loss, config.data.num_classes, mean, std)
+    precision, platform = config.model.precision, mesh.devices.flat[0].platform
+    if precision != "float32" and platform == "cpu":
+        raise ConfigError(
+            f"model.precision={precision}: a CPU multiplies float32 only: leave it at float32"
+        )
+    compiler_options = compiler.options(platform, config.train.deterministic)
+    objective = step.Objective(config.model.loss, config.data.num_classes, mean, std, precision)
     optimizer = step.Optimizer(optim.momentum, optim.nesterov, config.train.on_nonfinite == "skip")
+    k = config.train.steps_per_dispatch
     return Recipe(
-        Plan(steps_per_epoch, config.train.steps_per_dispatch, total_steps),
+        Plan(steps_per_epoch, k if isinstance(k, int) else 1, total_steps),
         schedules.make(optim.schedule, optim.lr, warmup_steps, total_steps),
         init_weights,
         objective,
         step.make_train_step(
-            objective, optimizer, mesh, config.parallel.method, config.parallel.virtual_shards
+            objective,
+            optimizer,
+            mesh,
+            config.parallel.method,
+            config.parallel.virtual_shards,
+            compiler_options,
         ),
-        eval_step.make(objective, mesh, config.parallel.virtual_shards),
+        eval_step.make(objective, mesh, config.parallel.virtual_shards, compiler_options),
     )
 
 

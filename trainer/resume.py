@@ -39,7 +39,7 @@ class Start(NamedTuple):
     state: step.TrainState  # on every device
     step: int | None  # of the checkpoint; None: there was none
     progress: ProgressState | None
-    versions: Mapping[str, Any]  # that the checkpoint was written with; on process 0
+    record: Mapping[str, Any]  # of the checkpoint, on process 0; else empty
 
 
 def meaning(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,5 +116,5 @@ def start(
     if jax.process_count() > 1:
         host = multihost_utils.broadcast_one_to_all(host)
     state = mesh.place(mesh.replicated(devices), host)
-    versions = restored.record["versions"] if restored is not None else {}
-    return Start(state, found["step"], found["progress"], versions)
+    record = restored.record if restored is not None else {}
+    return Start(state, found["step"], found["progress"], record)

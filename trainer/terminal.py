@@ -158,9 +158,14 @@ class Terminal:
         fresh = filename != self._filename
         self._filename = filename
         if not self._draws:
+            size = f" ({total / 1e6:.1f} MB)" if total else ""
             if fresh:
-                size = f" ({total / 1e6:.1f} MB)" if total else ""
                 self._line(f"downloading {filename}{size}")
+            elif time.monotonic() >= self._next:
+                self._line(f"downloading {filename}{size}: {done / 1e6:.1f} MB are here")
+            else:
+                return
+            self._next = time.monotonic() + _LINE_SECONDS
             return
         complete = done == total
         with self._writing():

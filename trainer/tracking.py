@@ -24,6 +24,7 @@ from tensorboardX.record_writer import RecordWriter
 from trainer.errors import ConfigError
 from trainer.metrics_log import MetricsLog
 
+TENSORBOARD = "tensorboard"  # the folder of the event files in a run directory
 _FLUSH_SECONDS = 10.0  # how far TensorBoard lags behind at most; a flush waits on the disk
 
 
@@ -49,7 +50,7 @@ class Tracker:
         self._warned_metrics = self._closed = False
         self._first_step = 0 if resume_step is None else resume_step + 1
         self._events: Any = None
-        folder = run_dir / "tensorboard"
+        folder = run_dir / TENSORBOARD
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
@@ -69,40 +70,34 @@ class Tracker:
             ) from error
         self._flushed = time.monotonic()
 
-    def scalars(self, split: str, step: int, values: Mapping[str, float]) -> None:
+    def scalars(self, split: str, step: int, values: Mapping[str, float]) -> bool:
         """Record the values of one split ("train" or "eval") after `step` steps.
 
         They become the curves `<split>/<name>` and one line of metrics.jsonl. A point that is
-        there since before a resume stays as it is.
+        there since before a resume stays as it is; then False is returned.
         """
         now = time.time()
         try:
             if not self._metrics.append(split, step, values, now):
-                return
+                return False
         except OSError as error:
             self._lost_metrics(error)
         curves = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
         self._event(Event(step=step, wall_time=now, summary=Summary(value=curves)))
+        return True
 
     def curves(self, step: int, values: Mapping[str, float]) -> None:
         """Add points to curves of TensorBoard alone, after `step` steps."""
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self.summary(step, Summary(value=points))
 
-    def image(self, step: int, tag: str, png: bytes, size: tuple[int, ...]) -> None:
-        """Show a PNG of (height, width) pixels in TensorBoard."""
-        height, width = size
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-        self.summary(step, Summary(value=[Summary.Value(tag=tag, image=image)]))
-
     def summary(self, step: int, content: Any) -> None:
-        """Write a summary of any other kind into the event files."""
+        """Show anything else in TensorBoard alone, after `step` steps; see summaries.py."""
         self._event(Event(step=step, wall_time=time.time(), summary=content))
 
     def text(self, tag: str, markdown: str) -> None:
         """Show a text in TensorBoard, at the step where this start of the run began."""
-        content = summary.text(tag, markdown)
-        self._event(Event(step=self._first_step, wall_time=time.time(), summary=content))
+        self.summary(self._first_step, summary.text(tag, markdown))
 
     def flush(self) -> None:
         """Wait until all points are on the disk; before a checkpoint, so that none gets lost."""

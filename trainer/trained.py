@@ -111,7 +111,8 @@ def _model_of(state: Any, record: Record) -> tuple[model.Weights, step.Objective
     try:
         weights = [linear.Weights(layer["kernel"], layer["bias"]) for layer in state["weights"]]
         if found := record.get("objective"):
-            return weights, step.Objective(**found)
+            # Whatever it was trained with: this may be another platform.
+            return weights, step.Objective(**found)._replace(precision="float32")
         # Saved by version 0.1.0, which kept the configuration only.
         data, network = record["config"]["data"], record["config"]["model"]
         mean, std = (

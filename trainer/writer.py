@@ -11,16 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainer import digest, environment, rundir
+from trainer import description, digest, environment, rundir
 from trainer.account import Account
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config
-from trainer.dashboard import Dashboard
-from trainer.datasets import Dataset
 from trainer.errors import SaveError
-from trainer.evaluate import Outcome
 from trainer.goodput import Ledger
-from trainer.model import Weights
 from trainer.progress import State as ProgressState
 from trainer.resume import differences
 from trainer.step import TrainState
@@ -67,28 +63,26 @@ class Writer:
     def begin(
         self,
         resume_step: int | None,
-        versions: Mapping[str, Any],
+        saved: Mapping[str, Any],
         meaning: Mapping[str, Any],
         objective: Mapping[str, Any],
         record: Mapping[str, str],
         devices: list[str],
-        dataset: Dataset,
     ) -> None:
         """Say what the run stands on, and open what it will log to.
 
         Args:
             resume_step: where the run goes on; None: it is new.
-            versions: that it was saved with there; empty: it is new.
+            saved: the record of the checkpoint there; empty: it is new.
             meaning: of the configuration (see resume.py), for the checkpoints.
             objective: what a model is besides its weights (see step.py), for the checkpoints.
             record: file name -> text, for .hydra/.
             devices: a line for each.
-            dataset: to be shown.
         """
         self._meaning = meaning
         self._objective = objective
         self._facts = environment.collect(devices, jax.process_count())
-        changed = differences(versions, self._facts["versions"]) if versions else []
+        changed = differences(saved["versions"], self._facts["versions"]) if saved else []
         if changed:
             self._terminal.warn(
                 f"the run goes on with other versions ({', '.join(changed)}): its last digits may "
@@ -98,9 +92,8 @@ class Writer:
         self.tracker = self._stack.enter_context(
             Tracker(self._directory, resume_step=resume_step, warn=self._terminal.warn)
         )
-        self.dashboard = Dashboard(self.tracker, dataset)
-        if resume_step is None:
-            self.dashboard.begin(dataclasses.asdict(self._config), self._facts)
+        yaml, before = record["config.yaml"], saved.get("config")
+        description.write(self.tracker, self._config, before, yaml, self._facts)
         self.ledger = Ledger(self._directory / "goodput.json", self._account, resume_step or 0)
 
     def save(
@@ -127,22 +120,6 @@ class Writer:
                 self._save_failed(error)
             else:
                 self._failed_saves = 0
-
-    def show(
-        self, step: int, outcome: Outcome, gradient_norms: Mapping[str, float], weights: Weights
-    ) -> None:
-        """Show an evaluation after `step` steps.
-
-        Args:
-            step: optimizer steps done.
-            outcome: of the evaluation.
-            gradient_norms: by layer; empty: not known this time.
-            weights: on the host, to be drawn; empty: not this time.
-        """
-        seconds, goodput = self._account.seconds, self.ledger.totals()["goodput"]
-        self.dashboard.evaluation(step, outcome, seconds, goodput, gradient_norms)
-        if weights:
-            self.dashboard.look(step, outcome, weights)
 
     def finish_saves(self) -> None:
         """Wait until the last checkpoint is written.

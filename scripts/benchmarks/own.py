@@ -30,14 +30,14 @@ def configuration(*overrides: str) -> Config:
 def load_arrays(folder: str) -> Dataset:
     """Return the data set that the worker `machine` has laid out, mapped into memory."""
     arrays = [np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in NAMES]
-    return Dataset("arrays", Split(*arrays[:2]), Split(*arrays[2:]), "")
+    return Dataset("arrays", Split(*arrays[:2]), Split(*arrays[2:]), "", (1, arrays[0].shape[1]))
 
 
 def empty_dataset(examples: int = 60_000, pixels: int = 784) -> Dataset:
     """Return a data set of the right shape for what is compiled and never run."""
     images, labels = np.zeros((1, pixels), np.uint8), np.zeros(1, np.uint8)
     images, labels = np.broadcast_to(images, (examples, pixels)), np.broadcast_to(labels, examples)
-    return Dataset("empty", Split(images, labels), Split(images, labels), "")
+    return Dataset("empty", Split(images, labels), Split(images, labels), "", (1, pixels))
 
 
 def make(config: Config, dataset: Dataset, devices: int | None) -> tuple[Mesh, Recipe]:

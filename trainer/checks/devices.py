@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from trainer import cluster, mesh, recipe, step, stream
+from trainer import cluster, feed, mesh, recipe, step, stream
 from trainer.checks.finding import OK, WARNING, Finding
 from trainer.config import Config
 from trainer.datasets import Dataset
@@ -93,17 +93,14 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> Finding:
         seed=config.run.seed,
         first_step=0,
     )
-    stop = np.zeros((1, jax.local_device_count()), np.uint8)
-    scalars = made.schedule(np.zeros(1, np.int64)), np.zeros(1, np.int32)
-    fed = mesh.place(mesh.batched(devices), (source[0], stop))
-    feed = step.Feed(*fed, *mesh.place(mesh.replicated(devices), scalars))
+    fed = feed.start(devices, made.schedule, source[0], range(1), False)
     key = jax.random.PRNGKey(config.run.seed)
     state = step.init_state(made.init_weights, key, devices)
     began = time.perf_counter()
-    compiled = made.train_step.lower(state, feed).compile()
+    compiled = made.train_step.lower(state, fed).compile()
     compiling = time.perf_counter() - began
     began = time.perf_counter()
-    _, reduced = jax.block_until_ready(compiled(state, feed))
+    _, reduced = jax.block_until_ready(compiled(state, fed))
     seconds = time.perf_counter() - began
     sums = jax.device_get(reduced.sums)
     loss = float(sums.loss[0] / sums.examples[0])

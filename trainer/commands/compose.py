@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer import config as trainer_config
+from trainer.commands import COMMANDS
 from trainer.config import Config
 from trainer.errors import ConfigError, TrainerError
 
@@ -123,6 +124,8 @@ def _explain(error: Exception) -> str:
     texts = [re.split(r"\n\s*full_key|\nConfig search path", str(e))[0].strip() for e in causes]
     text = "\n".join(dict.fromkeys(t for t in texts if t and t != "None" and "$VALUE" not in t))
     key = next((str(k) for e in causes if (k := getattr(e, "full_key", None))), "")
+    if word := re.match(r"Error parsing override '([^'=]+)'\nmissing EQUAL", text):
+        return _unknown_word(word.group(1))
     override = re.search(r"Could not override '([^']+)'", text)
     if override or re.search(r"Key '[^']+' (?:is )?not in", text):
         return _unknown_option(override.group(1) if override else key)
@@ -136,6 +139,12 @@ def _unknown_option(name: str) -> str:
     near = difflib.get_close_matches(name, _option_names(), n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "`python -m trainer --cfg job` lists them all"
     return f"{name} is not an option: {hint}"
+
+
+def _unknown_word(word: str) -> str:
+    near = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else "`python -m trainer --help` lists both"
+    return f"{word} is neither a command nor OPTION=VALUE: {hint}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

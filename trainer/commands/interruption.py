@@ -50,7 +50,12 @@ class Proof:
         """
         run = self.folder / "unbroken"
         with self._start(run, self.options.reference) as children:
-            ended = children.wait(RUN_SECONDS, lambda: self._note_checkpoint(run, children))
+
+            def look() -> None:
+                self._note_checkpoint(run, children)
+                self._show(run, children)
+
+            ended = children.wait(RUN_SECONDS, look)
             self._duration = children.seconds
         codes = [code for code in children.codes if code]
         if not ended or codes:
@@ -104,7 +109,7 @@ class Proof:
         expected = self._intact(run)
         children = self._start(run, layout)
         with children:
-            hit = not children.wait(delay)
+            hit = not children.wait(delay, lambda: self._show(run, children))
             if last and hit:
                 raise Broken(f"{run}: not completed after {RUN_SECONDS:g} s:\n{self._tail()}")
             if hit:
@@ -237,6 +242,11 @@ class Proof:
     def _note_checkpoint(self, run: Path, children: Children) -> None:
         if not self._first_checkpoint and witness.committed(run):
             self._first_checkpoint = children.seconds
+
+    def _show(self, run: Path, children: Children) -> None:
+        done, kills = self.tally.interruptions, self.options.kills
+        status = f"{done}/{kills} interruptions, this start {children.seconds:.0f} s"
+        self._terminal.work(run.name, done, kills, status)
 
     def _tail(self, process_id: int = 0) -> str:
         """Return the last lines that a process of this start printed, and where the rest is."""

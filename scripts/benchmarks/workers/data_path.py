@@ -44,7 +44,7 @@ def measure(
     )
     examples = size = 0
     began = time.perf_counter()
-    for batch in iterate(source, 0):
+    for batch in iterate(source):
         examples += int(batch.mask.sum())
         size += len(batch.labels)
         if size >= steps:

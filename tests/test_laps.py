@@ -1,0 +1,43 @@
+import os
+import time
+
+import numpy as np
+import pytest
+
+from trainer import memory
+from trainer.account import Account
+from trainer.laps import Laps
+
+
+def test_the_parts_of_a_step_add_up_to_the_time_by_the_clock():
+    account = Account()
+    with account.phase("step"):
+        time.sleep(0.01)  # before the first lap: it does not count
+    laps, began = Laps(account), time.perf_counter()
+    for _ in range(2):
+        with account.phase("data_wait"):
+            time.sleep(0.02)
+        with account.phase("step"):
+            time.sleep(0.03)
+        with account.phase("evaluate"):
+            time.sleep(0.01)
+    found = laps.lap(4)
+    wall = 1000 * (time.perf_counter() - began) / 4
+    assert found["data_wait"] >= 10
+    assert found["compute"] >= 15
+    assert found["rest"] >= 5
+    assert sum(found.values()) <= wall
+    account.seconds["step"] += 0.5  # now of the second lap alone
+    assert laps.lap(10)["compute"] == pytest.approx(50)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc")  # noqa: PTH110
+def test_memory_that_is_taken_is_seen():
+    before = memory.host_mib()
+    taken = np.ones(100 * 2**20, np.uint8)
+    assert 90 < memory.host_mib() - before < 150
+    del taken
+
+
+def test_cpus_do_not_tell_of_device_memory():
+    assert memory.device_mib() == {}

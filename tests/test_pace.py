@@ -1,0 +1,62 @@
+"""The steps of a dispatch, chosen from a measurement."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import pace
+from trainer.pace import Costs, choose
+
+MNIST = {"steps_per_epoch": 938, "bytes_per_step": 64 * 784}
+
+
+def test_a_slow_step_needs_few_a_dispatch_and_a_fast_one_many():
+    assert choose(Costs(0, 1e-3), **MNIST) == 1
+    assert choose(Costs(1e-3, 1.4e-3), **MNIST) == 67  # beside 36; it divides 938
+    assert choose(Costs(1e-3, 2e-5), **MNIST) == 938
+
+
+@given(
+    costs=st.builds(Costs, st.floats(0, 1), st.floats(1e-7, 10)),
+    steps_per_epoch=st.integers(1, 5000),
+    bytes_per_step=st.integers(1, 1 << 30),
+)
+def test_it_stays_within_bounds(costs, steps_per_epoch, bytes_per_step):
+    k = choose(costs, steps_per_epoch, bytes_per_step)
+    assert 1 <= k <= steps_per_epoch
+    assert k == 1 or k * costs.step <= pace.LONGEST_SECONDS
+    assert k == 1 or k * bytes_per_step <= pace.LARGEST_BYTES
+
+
+def test_what_is_measured_is_the_time_of_a_dispatch_and_of_a_step():
+    clock, lengths = 0.0, []
+
+    def dispatch(k: int) -> None:
+        nonlocal clock
+        lengths.append(k)
+        clock += 0.5 + 2 * k
+
+    costs = pace.measure(dispatch, lambda: clock)
+    assert costs == Costs(0.5, 2.0)
+    assert set(lengths) == set(pace.PROBES)
+
+
+def test_auto_changes_no_result(trainer):
+    def train(k: str) -> dict:
+        done = trainer("+experiment=smoke", f"train.steps_per_dispatch={k}", f"run.dir={k}")
+        assert done.returncode == 0, done.stderr
+        return json.loads((trainer.folder / k / "summary.json").read_text())
+
+    chosen, fixed = train("auto"), train("5")
+    assert chosen["weights_sha256"] == fixed["weights_sha256"]
+    assert 1 <= chosen["steps_per_dispatch"] <= 79
+
+
+def test_all_processes_take_the_same(trainer):
+    arguments = ("+experiment=smoke", "train.steps_per_dispatch=auto", "run.dir=run")
+    for process in trainer.start_all(2, *arguments):
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    summary = json.loads((trainer.folder / "run" / "summary.json").read_text())
+    assert summary["status"] == "completed"

@@ -1,0 +1,38 @@
+"""How large the weights and the gradients of each layer are, measured beside the training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from trainer import model, step
+from trainer.stream import Superbatch
+
+MOST_EXAMPLES = 1024  # of a batch that are looked at: one device does it, while others wait
+
+Norms = dict[str, jax.Array]  # "weight_norm/layer/0/kernel", "gradient_norm/...": scalars, float32
+
+
+def make(objective: step.Objective) -> Callable[[model.Weights, Superbatch], Norms]:
+    """Build the program that measures: (weights, batch) -> norms, on one device.
+
+    It takes images (rows, pixels), labels and mask (rows,), all uint8. The gradient is that of the
+    mean loss over the batch; a norm is the root of the sum of squares.
+
+    A program of its own: norms inside the training step would read every gradient once more at
+    every step, and could change how it rounds.
+    """
+
+    def measure(weights: model.Weights, batch: Superbatch) -> Norms:
+        gradients, sums = jax.grad(step.batch_sums, has_aux=True)(weights, batch, objective)
+        means = jax.tree.map(lambda g: g / sums.examples, gradients)
+        return {
+            f"{kind}/layer/{i}/{name}": jnp.sqrt(jnp.sum(jnp.square(leaf)))
+            for kind, layers in (("weight_norm", weights), ("gradient_norm", means))
+            for i, layer in enumerate(layers)
+            for name, leaf in layer._asdict().items()
+        }
+
+    return jax.jit(measure)

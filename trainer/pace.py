@@ -1,0 +1,114 @@
+"""K, the steps of a dispatch, from a short measurement: train.steps_per_dispatch=auto.
+
+A dispatch costs the host some time, however many steps it holds. K makes this about a fiftieth of
+the steps' own time, of which most goes on beside them; results do not depend on it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax.sharding import Mesh
+
+from trainer import cluster, feed
+from trainer.program import Program
+from trainer.step import TrainState
+from trainer.stream import Superbatch
+
+SHARE = 0.02  # of the steps' time, that dispatches may cost
+LONGEST_SECONDS = 0.5  # of a dispatch: a signal to stop waits for its end
+LARGEST_BYTES = 64 << 20  # of the images of a dispatch on one process; three are in memory
+PROBES = (1, 8)  # K
+TIMES = (16, 6)
+
+
+class Costs(NamedTuple):
+    """Seconds."""
+
+    dispatch: float  # of each, besides its steps
+    step: float
+
+
+def choose(costs: Costs, steps_per_epoch: int, bytes_per_step: int) -> int:
+    """Return K.
+
+    Preferably one near by that divides an epoch: a shorter last dispatch is compiled separately.
+    """
+    wanted = max(1, round(costs.dispatch / (SHARE * costs.step)))
+    most = min(LONGEST_SECONDS / costs.step, LARGEST_BYTES / bytes_per_step, steps_per_epoch)
+    most = max(1, int(most))
+    wanted = min(wanted, most)
+    near = range(-(-wanted // 2), min(4 * wanted, most) + 1)
+    divisors = [k for k in near if steps_per_epoch % k == 0]
+    return min(divisors, key=lambda k: abs(math.log(k / wanted)), default=wanted)
+
+
+def measure(
+    dispatch: Callable[[int], None], clock: Callable[[], float] = time.perf_counter
+) -> Costs:
+    """Time dispatches of a few lengths; `dispatch(K)` does one and waits for its end."""
+    found = []
+    for k, times in zip(PROBES, TIMES, strict=True):
+        dispatch(k)  # compiles it
+        seconds = []
+        for _ in range(times):
+            began = clock()
+            dispatch(k)
+            seconds.append(clock() - began)
+        found.append(statistics.median(seconds))
+    short, long = found
+    step = max((long - short) / (PROBES[1] - PROBES[0]), 0.1 * long / PROBES[1])
+    return Costs(max(short - step, 0), step)
+
+
+def steps_per_dispatch(
+    train_step: Program,
+    state: TrainState,
+    *,
+    mesh: Mesh,
+    first_step: int,
+    steps_per_epoch: int,
+    local_batch: int,
+    pixels: int,
+) -> int:
+    """Measure, and return the same K on all processes; the state stays as it is.
+
+    Args:
+        train_step: is compiled for the lengths that are tried.
+        state: as training begins, on every device.
+        mesh: the devices.
+        first_step: optimizer steps done, as the state has them.
+        steps_per_epoch: of the whole data set.
+        local_batch: rows of every global batch that this process loads.
+        pixels: of an image.
+    """
+    copy, done = jax.tree.map(jnp.copy, state), first_step
+
+    def dispatch(k: int) -> None:
+        nonlocal copy, done
+        batch = Superbatch(
+            np.zeros((k, local_batch, pixels), np.uint8),
+            np.zeros((k, local_batch), np.uint8),
+            np.ones((k, local_batch), np.uint8),
+        )
+        steps = range(done, done + k)
+        fed = feed.start(mesh, _no_learning, batch, steps, False)
+        copy, reduced = train_step(copy, fed)
+        jax.device_get(reduced)
+        done += k
+
+    costs = measure(dispatch)
+    chosen = choose(costs, steps_per_epoch, local_batch * pixels)
+    return int(cluster.share(lambda: chosen)[0])
+
+
+def _no_learning(steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    return np.zeros(len(steps), np.float32)
