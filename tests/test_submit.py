@@ -84,12 +84,39 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
         (("slurm", "--nodes", "2", "-m", "train.global_batch_size=8,9"), "use a multiple of 2"),
         (("slurm", "-m", "+experiment=mlp"), "no option has several values"),
         (("k8s", "-m", "optim.lr=1,2"), "only SLURM has"),
+        (("slurm", "--gpus-per-node", "4", "parallel.devices=8"), "use at most 4"),
+        (("slurm", "parallel.virtual_shards=6"), "use a multiple of 6"),
+        (("slurm", "optim.lr=1,2"), "--multirun"),
     ],
 )
 def test_a_wrong_job_is_refused_here(arguments, told, capsys):
     with pytest.raises(ConfigError) as error:
         submit.main([*arguments, "--dry-run"], StopRequest())
     assert told in str(error.value)
+
+
+def test_a_wrong_number_is_told_in_words(capsys):
+    for option in ("--nodes", "--at-once"):
+        with pytest.raises(ConfigError):
+            submit.main(["slurm", option, "0"], StopRequest())
+        assert f"argument {option}: 0: use a whole number from 1 on" in capsys.readouterr().err
+    with pytest.raises(ConfigError):
+        submit.main(["slurm", "--gpus-per-node", "eight"], StopRequest())
+    assert "eight: use a whole number from 0 on" in capsys.readouterr().err
+
+
+def test_fewer_devices_than_are_there_are_counted(capsys):
+    job = ("parallel.devices=6", "train.global_batch_size=96")
+    assert "--gpus-per-node=8" in shown(capsys, "slurm", "--gpus-per-node", "8", *job)
+
+
+def test_what_a_sweep_of_kubernetes_jobs_needs_is_not_there(trainer):
+    done = trainer("submit", "k8s", "-m", "+experiment=smoke", "optim.lr=0.1,0.2")
+    assert done.returncode == 78
+    assert done.stderr.strip() == (
+        "error: submit k8s -m: a sweep is a job array, which only SLURM has: submit its members "
+        "one by one"
+    )
 
 
 def test_a_missing_scheduler_is_told(monkeypatch, tmp_path):
@@ -114,5 +141,15 @@ def test_a_cluster_that_does_not_answer_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
+    job = ["k8s", "--name", "a", "+experiment=smoke"]
+    with pytest.raises(ConfigError, match="--image: the overlay names a placeholder"):
+        submit.main(job, StopRequest())
     with pytest.raises(UnavailableError, match="refused"):
-        submit.main(["k8s", "--name", "a", "+experiment=smoke"], StopRequest())
+        submit.main([*job, "--image", "localhost/trainer"], StopRequest())
+
+
+def test_kubectl_is_needed_to_show_manifests_too(monkeypatch):
+    monkeypatch.setattr("trainer.commands.kubernetes_job.kubectl", lambda: "/nowhere/kubectl")
+    with pytest.raises(UnavailableError, match="/nowhere/kubectl: No such file") as error:
+        submit.main(["k8s", "--dry-run", "+experiment=smoke"], StopRequest())
+    assert "--dry-run" not in str(error.value)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer import committed
 from trainer.errors import ConfigError
 
 
-def parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+def parser(
+    command: str, description: str, epilog: str, usage: str | None = None
+) -> argparse.ArgumentParser:
     """Return the parser of one command; the texts are printed as they are."""
     return argparse.ArgumentParser(
         prog=f"python -m trainer {command}",
+        usage=usage and f"%(prog)s {usage}",
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -45,18 +48,43 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace | None:
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Return what reads an argument that is a whole number of at least `minimum`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text}: use a whole number from {minimum} on")
+        return int(text)
+
+    return read
+
+
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], *, overrides: bool = False
+) -> argparse.Namespace | None:
     """Return the arguments; None where --help has answered.
+
+    Args:
+        parser: of the command.
+        arguments: behind the command.
+        overrides: those that the parser does not know are options of a job, in `overrides`.
 
     Raises:
         ConfigError: an option is wrong; argparse has told which.
     """
+    see = f"see `{parser.prog} --help`"
     try:
-        return parser.parse_args(arguments)
+        if not overrides:
+            return parser.parse_args(arguments)
+        args, unknown = parser.parse_known_args(arguments)
     except SystemExit as ended:
         if ended.code:
-            raise ConfigError(f"see `{parser.prog} --help`") from None
+            raise ConfigError(see) from None
         return None
+    if dashed := [text for text in unknown if text.startswith("-")]:
+        raise ConfigError(f"{dashed[0]} is not an option: {see}")
+    args.overrides = unknown
+    return args
 
 
 def run_directory(given: Path) -> Path:

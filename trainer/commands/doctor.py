@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trainer.checks.finding import Finding, attempt, exit_code, merge
+from trainer.commands import arguments as command_line
 from trainer.commands.compose import compose
 from trainer.config import Config
 from trainer.errors import EXIT_COMPLETED, ConfigError
@@ -42,15 +43,10 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     Raises:
         ConfigError: an option is wrong.
     """
-    try:
-        args, overrides = _parser().parse_known_args(arguments)
-    except SystemExit as ended:  # argparse has told
-        if ended.code:
-            raise ConfigError("see `python -m trainer doctor --help`") from None
+    args = command_line.parse(_parser(), arguments, overrides=True)
+    if args is None:
         return EXIT_COMPLETED
-    if unknown := [text for text in overrides if text.startswith("-")]:
-        raise ConfigError(f"{unknown[0]} is not an option: see `python -m trainer doctor --help`")
-    jobs = compose(overrides)
+    jobs = compose(args.overrides)
     if len(jobs) != 1:
         raise ConfigError("doctor looks at one job: leave out lists of values such as a=1,2")
     config = jobs[0].config
@@ -60,14 +56,8 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m trainer doctor",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [options] [+experiment=NAME] [OPTION=VALUE ...]",
-        allow_abbrev=False,
-    )
+    usage = "[options] [+experiment=NAME] [OPTION=VALUE ...]"
+    parser = command_line.parser("doctor", DESCRIPTION, EPILOG, usage)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--download", action="store_true", help="download data that is missing")
     return parser

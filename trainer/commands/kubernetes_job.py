@@ -16,6 +16,7 @@ import yaml
 
 from trainer.errors import ConfigError
 
+PLACEHOLDER = "registry.example.com/"  # what the overlays say, to be replaced
 Run = Callable[[Sequence[str]], str]
 
 

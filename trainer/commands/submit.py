@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.commands import arguments as command_line
 from trainer.commands import kubernetes_job, plan
 from trainer.commands.compose import Job, compose, compose_each
 from trainer.errors import EXIT_COMPLETED, ConfigError, UnavailableError
@@ -42,14 +43,10 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         ConfigError: an option is wrong.
         UnavailableError: the scheduler's program is missing, or refused the job.
     """
-    try:
-        args, overrides = _parser().parse_known_args(arguments)
-    except SystemExit as ended:  # argparse has told
-        if ended.code:
-            raise ConfigError("see `python -m trainer submit --help`") from None
+    args = command_line.parse(_parser(), arguments, overrides=True)
+    if args is None:
         return EXIT_COMPLETED
-    if unknown := [text for text in overrides if text.startswith("-")]:
-        raise ConfigError(f"{unknown[0]} is not an option: see `python -m trainer submit --help`")
+    overrides = args.overrides
     if args.multirun:
         planned = plan.make(overrides)
         jobs = compose_each([plan.arguments(planned.folder, m) for m in planned.members])
@@ -67,7 +64,10 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         )
     if args.multirun:
         if args.scheduler != "slurm":
-            raise ConfigError("submit k8s -m: a sweep is a job array, which only SLURM has")
+            raise ConfigError(
+                "submit k8s -m: a sweep is a job array, which only SLURM has: submit its members "
+                "one by one"
+            )
         _array(args, checkout, planned, overrides)
     elif args.scheduler == "slurm":
         _slurm(args, checkout, jobs[0], overrides)
@@ -77,18 +77,13 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m trainer submit",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s slurm|k8s [options] +experiment=NAME [OPTION=VALUE ...]",
-        allow_abbrev=False,
-    )
+    usage = "slurm|k8s [options] +experiment=NAME [OPTION=VALUE ...]"
+    parser = command_line.parser("submit", DESCRIPTION, EPILOG, usage)
+    from_one, from_zero = command_line.at_least(1), command_line.at_least(0)
     parser.add_argument("scheduler", choices=("slurm", "k8s"))
-    parser.add_argument("--nodes", type=_from_one, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--nodes", type=from_one, default=1, metavar="N", help="default: 1")
     parser.add_argument(
-        "--gpus-per-node", type=_from_zero, default=0, metavar="G", help="default: 0, the CPUs"
+        "--gpus-per-node", type=from_zero, default=0, metavar="G", help="default: 0, the CPUs"
     )
     parser.add_argument("--name", help="of the job (k8s: behind `train-`; default: the time)")
     parser.add_argument("--dry-run", action="store_true", help="show what would be submitted")
@@ -101,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "`python -m trainer -m --help`",
     )
     slurm.add_argument(
-        "--at-once", type=_from_one, metavar="N", help="tasks of the array; default: no limit"
+        "--at-once", type=from_one, metavar="N", help="tasks of the array; default: no limit"
     )
     slurm.add_argument(
         "--scheduler-option",
@@ -116,20 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _from_one(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
-
-
-def _from_zero(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise ValueError
-    return value
-
-
 def _check(job: Job, nodes: int, gpus: int) -> None:
-    devices = nodes * max(gpus, 1)
+    of_node = job.config.parallel.devices or max(gpus, 1)
+    if of_node > gpus > 0:
+        raise ConfigError(
+            f"parallel.devices={of_node}: each node is to have {gpus} GPUs: use at most {gpus}, or "
+            "leave it out to use all"
+        )
+    devices = nodes * of_node
     size, shards = job.config.train.global_batch_size, job.config.parallel.virtual_shards
     if size % devices:
         raise ConfigError(
@@ -140,6 +129,11 @@ def _check(job: Job, nodes: int, gpus: int) -> None:
         raise ConfigError(
             f"parallel.virtual_shards={shards}: the {devices} devices of {nodes} nodes do not "
             f"divide it: use a multiple of {devices}"
+        )
+    if shards is not None and size % shards:
+        raise ConfigError(
+            f"train.global_batch_size={size} does not divide into "
+            f"parallel.virtual_shards={shards}: use a multiple of {shards}"
         )
 
 
@@ -198,11 +192,17 @@ def _kubernetes(
     if args.dry_run:
         sys.stdout.write(manifest)
         return
+    if kubernetes_job.PLACEHOLDER in manifest:
+        raise ConfigError(
+            "--image: the overlay names a placeholder: give your own image, as pushed to a "
+            "registry, or write it into scripts/k8s/overlays"
+        )
     run([kubernetes_job.kubectl(), "apply", "--filename=-"], manifest)
     label = f"batch.kubernetes.io/job-name={name}"
+    where = job.config.run.dir or f"/runs/{job.experiment}/{job.config.run.name or name}"
     print(
         f"submitted      Kubernetes job {name} in namespace {namespace}\n"
-        f"run            /runs/{job.experiment}/{name} on the claim trainer-runs\n"
+        f"run            {where} on the claim trainer-runs\n"
         f"follow         kubectl -n {namespace} logs -f job/{name} --all-pods --prefix\n"
         f"state          kubectl -n {namespace} get job,pods -l {label}\n"
         f"cancel         kubectl -n {namespace} delete job/{name}"
@@ -218,9 +218,10 @@ def run(command: Sequence[str], given: str = "") -> str:
     try:
         done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     except OSError as error:
+        other = "" if "kustomize" in command else ", or see with --dry-run what would be submitted"
         raise UnavailableError(
-            f"{command[0]}: {error.strerror}: run this where the scheduler's programs are "
-            "installed, or see with --dry-run what would be submitted"
+            f"{command[0]}: {error.strerror}: run this where the scheduler's programs are installed"
+            f"{other}"
         ) from None
     if done.returncode:
         told = (done.stderr or done.stdout).strip()

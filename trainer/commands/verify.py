@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from trainer.commands import arguments as command_line
 from trainer.errors import EXIT_COMPLETED, ConfigError, DataError, Preempted
 from trainer.preemption import StopRequest
 
@@ -54,11 +55,8 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         DataError: a checkpoint is damaged, or there is none.
         Preempted: asked to stop.
     """
-    try:
-        args = _parser().parse_args(arguments)
-    except SystemExit as ended:  # argparse has told
-        if ended.code:
-            raise ConfigError("see `python -m trainer verify --help`") from None
+    args = command_line.parse(_parser(), arguments)
+    if args is None:
         return EXIT_COMPLETED
     directory = _checkpoints_of(args.run)
     sys.excepthook = _excepthook
