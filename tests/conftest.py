@@ -137,7 +137,7 @@ def mnist_run(tmp_path_factory, mnist_dir):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A SLURM cluster of two emulated nodes."""
+    """A SLURM cluster of three emulated nodes; most jobs take two."""
     from slurm_cluster import running
 
     with running() as started:

@@ -25,8 +25,9 @@ class Cluster:
     def __init__(self, folder, work):
         self.folder, self.work = folder, work
 
-    def login(self, *command):
-        done = subprocess.run(
+    def ask(self, *command):
+        """Run a command on the login node; return how it ended."""
+        return subprocess.run(
             [SLURM / "login", self.folder, *command],
             cwd=self.work,
             env={
@@ -39,6 +40,10 @@ class Cluster:
             capture_output=True,
             text=True,
         )
+
+    def login(self, *command):
+        """Run a command that has to succeed; return what it printed."""
+        done = self.ask(*command)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -67,6 +72,19 @@ class Cluster:
         self.wait_for(job, lambda: any(p.name.isdigit() for p in checkpoints.glob("*")))
         assert self.show(job)["JobState"] == "RUNNING", "it ended before it was interrupted"
 
+    def power_on(self, job, node):
+        """Power a node on that was lost, and wait until SLURM uses it again."""
+        state = ("sinfo", "--noheader", f"--nodes={node}", "--partition=main", "--format=%T")
+        self.wait_for(job, lambda: self.login(*state).startswith("down"))
+        self.login(SLURM / "node", "start", node, "-b")
+
+        def resumed():  # refused when it is no longer down; undone when it was too early
+            self.ask("scontrol", "update", f"nodename={node}", "state=resume")
+            time.sleep(1)
+            return self.login(*state).strip() in ("idle", "mixed", "allocated", "completing")
+
+        self.wait_for(job, resumed)
+
     def wait_for_end(self, job):
         self.wait_for(job, lambda: self.show(job)["JobState"] in ENDED)
         return self.show(job)
@@ -77,13 +95,14 @@ class Cluster:
 
 @contextmanager
 def running():
-    """Start a cluster of two nodes; skip the test where this machine cannot."""
+    """Start a cluster of three nodes; skip the test where this machine cannot."""
     # A short path: sockets lie in it.
     folder, work = Path(tempfile.mkdtemp(prefix="slurm-")), Path(tempfile.mkdtemp(prefix="jobs-"))
     told = work / "up.log"
     with told.open("w") as log:
         command = [SLURM / "up", folder, "--leash"]
-        up = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        environ = {**os.environ, "NODES": "3"}
+        up = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=log, stderr=log)
     code = up.wait(60)
     if code == 69:
         reason = told.read_text().strip()

@@ -98,6 +98,10 @@ def test_a_table_for_people(trainer):
     assert done.returncode == 0, done.stderr
     assert "warning  data" in done.stdout
     assert "fix: run doctor with --download" in done.stdout
+    missing = ("data=mnist", "data.cache_dir=none", "data.download=false")
+    done = trainer("doctor", "+experiment=smoke", *missing)
+    assert done.returncode == 69
+    assert f"\n{'':33}Three ways out:" in done.stdout
 
 
 def test_a_typo_is_told_as_everywhere(trainer):

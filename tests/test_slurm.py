@@ -1,4 +1,4 @@
-"""scripts/slurm/train.sbatch on a real SLURM of two nodes: it ends, goes on, or stays dead."""
+"""scripts/slurm/train.sbatch on two nodes of a real SLURM: it ends, goes on, or stays dead."""
 
 import json
 import os
@@ -74,31 +74,33 @@ def test_interrupted_jobs_go_on_by_themselves_to_the_same_bits(cluster, local):
 def test_a_preempted_job_goes_on_afterwards(cluster, local):
     job = cluster.submit(*JOB)
     cluster.wait_for_checkpoint(job)
-    urgent = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=urgent.out")
+    urgent = ("--partition=urgent", "--nodes=3", "--exclusive", "--output=urgent.out")
     cluster.login("sbatch", *urgent, "--wrap=sleep 1")
     done = cluster.wait_for_end(job)
     assert (done["JobState"], done["Restarts"]) == ("COMPLETED", "1"), cluster.log(job)[-3000:]
     check_equal(cluster, job, local)
 
 
-def test_a_power_cut_of_one_node_is_survived(cluster, local):
-    job = cluster.submit(*JOB)
+def test_a_power_cut_and_a_pulled_cable_are_survived(cluster, local):
+    other = cluster.submit(*JOB, nodes=1, options=["--ntasks-per-node=2"])
+    cluster.wait_for_checkpoint(other)
+    assert cluster.show(other)["NodeList"] == "n1"
+    cluster.login("scancel", "--signal=STOP", other)  # alive, and it keeps the run directory
+    cluster.login("ip", "link", "set", "vn1", "down")
+    job = cluster.submit(*JOB, options=["--exclude=n1"])
     cluster.wait_for_checkpoint(job)
-    cluster.login(SLURM / "node", "cut", "n2")
-    down = ("sinfo", "--noheader", "--nodes=n2", "--partition=main", "--format=%T")
-    cluster.wait_for(job, lambda: cluster.login(*down).startswith("down"))
-    cluster.login(SLURM / "node", "start", "n2", "-b")
-
-    def resumed():  # only once it has registered
-        cluster.login("scontrol", "update", "nodename=n2", "state=resume")
-        time.sleep(1)
-        return cluster.login(*down).strip() in ("idle", "mixed", "allocated", "completing")
-
-    cluster.wait_for(job, resumed)
-    done = cluster.wait_for_end(job)
-    assert done["JobState"] == "COMPLETED", cluster.log(job)[-3000:]
-    assert int(done["Restarts"]) >= 1
-    check_equal(cluster, job, local)
+    cluster.login(SLURM / "node", "cut", "n3")
+    cluster.wait_for(other, lambda: "waiting for its end" in cluster.log(other))
+    assert f"an earlier attempt of SLURM job {other}" in cluster.log(other)
+    cluster.login(SLURM / "node", "cut", "n1")
+    for node in ("n3", "n1"):
+        cluster.power_on(job, node)
+    for restarted in (job, other):
+        done = cluster.wait_for_end(restarted)
+        assert done["JobState"] == "COMPLETED", cluster.log(restarted)[-3000:]
+        assert int(done["Restarts"]) >= 1
+        assert cluster.summary(restarted)["resumed_from_step"] > 0
+        check_equal(cluster, restarted, local)
 
 
 def test_what_must_not_be_retried_is_not(cluster):

@@ -1,10 +1,16 @@
-"""How a job ends on a real SLURM: its time limit, a killed task, and what its tasks' codes mean."""
+"""How a job ends on a real SLURM: its time limit, a killed task, and what its tasks' codes mean.
 
+While the job with a time limit waits for its end, `doctor` looks at the cluster.
+"""
+
+import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
+from slurm_cluster import ROOT
 
 JOB = (
     "+experiment=smoke",
@@ -83,6 +89,47 @@ def check_equal(cluster, job, unbroken):
     assert found["resumed_from_step"] > 0
     for key in ("status", "steps", "processes", "weights_sha256"):
         assert found[key] == whole[key], cluster.log(job)[-3000:]
+
+
+DOCTOR = f"env PYTHONPATH={ROOT} {sys.executable} -m trainer doctor +experiment=smoke --json"
+
+
+def findings(done):
+    text = done.stdout[done.stdout.index("[\n") :]  # behind what gloo says
+    return {one["check"]: one for one in json.loads(text)}
+
+
+def test_doctor_finds_an_allocation_well(cluster, jobs):
+    runs = f"run.root={cluster.work}/looked"
+    done = cluster.ask("srun", "--nodes=2", *DOCTOR.split(), runs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = findings(done)
+    assert {one["level"] for one in found.values()} == {"ok"}, found
+    assert "process 0 of 2 (slurm): SLURM_JOB_ID=" in found["topology"]["told"]
+    assert "2 processes at n" in found["meeting"]["told"]
+    assert "1 x cpu here, 2 in all" in found["devices"]["told"]
+    assert "2.7 MB" in found["all-reduce"]["told"]
+
+
+def test_doctor_finds_what_is_wrong_with_an_allocation(cluster, jobs):
+    done = cluster.ask("salloc", "--nodes=2", *DOCTOR.split())
+    assert done.returncode == 78, done.stdout + done.stderr
+    assert "start it with srun" in findings(done)["topology"]["fix"]
+
+    # A run directory that the nodes do not share, and GPUs that jax does not see.
+    own = cluster.work / "own"
+    script = f"mount -t tmpfs tmpfs {own} && {DOCTOR} run.root={own}; c=$?; umount {own}; exit $c"
+    own.mkdir()
+    options = ("--nodes=2", "--gpus-per-node=2")
+    done = cluster.ask("env", "-u", "JAX_PLATFORMS", "srun", *options, "bash", "-c", script)
+    assert done.returncode == 78, done.stdout + done.stderr
+    found = findings(done)
+    failed = {name for name, one in found.items() if one["level"] == "failure"}
+    assert failed == {"devices", "run directory"}, found
+    told = "2 GPUs expected (SLURM_GPUS_ON_NODE=2 for 1 tasks a node), but jax sees 0"
+    assert told in found["devices"]["told"]
+    assert "process 1: " in found["run directory"]["told"]
+    assert "all hosts share" in found["run directory"]["fix"]
 
 
 def test_a_job_is_warned_of_its_time_limit_saves_and_goes_on(cluster, jobs):

@@ -161,4 +161,5 @@ def _print(findings: Sequence[Finding]) -> None:
         line = Text(f"{found.level:<8}", colors[found.level])
         console.print(line, Text(f"{found.check:<18} {found.told}"))
         if found.fix:
-            console.print(Text(f"{'':28}fix: {found.fix}"))
+            fix = found.fix.replace("\n", f"\n{'':33}")
+            console.print(Text(f"{'':28}fix: {fix}"))
