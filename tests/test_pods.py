@@ -65,7 +65,10 @@ def start(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def late(start):
-    """The job without a failure, whose pods come late; it goes on beside the other tests."""
+    """The job without a failure, whose pods come late; it goes on beside the other tests.
+
+    Those that need its result come last.
+    """
     with start("late", "cpu", late={0: 5, 1: 60}) as begun:
         yield begun
 
@@ -96,19 +99,6 @@ def ends(run, what):
     return {index: code for index, code, done in run.ended if done == what}
 
 
-def test_a_killed_pod_is_replaced_and_the_run_resumes(start, late, weights):
-    with start("killed", "cpu") as run:
-        run.wait(180, lambda: run.step() >= 40)
-        run.pods[3].process.kill()
-        run.wait(60, lambda: len(run.ended) == 4)
-        codes = ends(run, "Count")
-        assert codes.pop(3) == 137
-        # A peer that vanishes between two messages can make gloo itself abort.
-        assert {*codes.values()} <= {75, 134}, run.told()
-        assert len(codes) == 3
-        check_resumed(run, weights)
-
-
 def test_a_preempted_pod_uses_nothing_up_and_all_save(start, late):
     with start("preempted", "cpu", pods=2) as run:
         run.wait(180, lambda: run.step() >= 40)
@@ -118,6 +108,15 @@ def test_a_preempted_pod_uses_nothing_up_and_all_save(start, late):
         assert ends(run, "Ignore") == {1: 75}
         assert run.summary()["status"] == "preempted"
         assert run.summary()["steps"] >= 40
+
+
+def test_pods_without_their_gpus_fail_the_job_for_good(start, late):
+    with start("gpus", "gpu") as run:
+        run.wait(90)
+        assert run.status == "failed", run.told()
+        assert 78 in ends(run, "FailJob").values(), run.told()
+        assert not ends(run, "Count")
+        assert "8 GPUs expected (cluster.gpus_per_process=8)" in run.told()
 
 
 def test_a_cut_link_ends_the_others_and_the_run_resumes(start, late, weights):
@@ -131,13 +130,17 @@ def test_a_cut_link_ends_the_others_and_the_run_resumes(start, late, weights):
         check_resumed(run, weights)
 
 
-def test_pods_without_their_gpus_fail_the_job_for_good(start):
-    with start("gpus", "gpu") as run:
-        run.wait(90)
-        assert run.status == "failed", run.told()
-        assert 78 in ends(run, "FailJob").values(), run.told()
-        assert not ends(run, "Count")
-        assert "8 GPUs expected (cluster.gpus_per_process=8)" in run.told()
+def test_a_killed_pod_is_replaced_and_the_run_resumes(start, late, weights):
+    with start("killed", "cpu") as run:
+        run.wait(180, lambda: run.step() >= 40)
+        run.pods[3].process.kill()
+        run.wait(60, lambda: len(run.ended) == 4)
+        codes = ends(run, "Count")
+        assert codes.pop(3) == 137
+        # A peer that vanishes between two messages can make gloo itself abort.
+        assert {*codes.values()} <= {75, 134}, run.told()
+        assert len(codes) == 3
+        check_resumed(run, weights)
 
 
 def test_four_pods_train_to_the_end_though_the_second_is_a_minute_late(late, weights):

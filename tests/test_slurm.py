@@ -22,8 +22,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory):
-    """The same job in two processes on one host, by scripts/local."""
+def whole(cluster):
+    """A job that nothing happens to, just submitted."""
+    return cluster.submit(*JOB, options=["--gpus-per-node=8"])  # which JAX_PLATFORMS leaves alone
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory, whole):
+    """The same job in two processes on one host, by scripts/local, while the other runs."""
     folder = tmp_path_factory.mktemp("local")
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "JAX_PLATFORMS": "cpu"}
     subprocess.run(
@@ -44,14 +50,11 @@ def check_equal(cluster, job, local):
     assert summary["weights_sha256"] == local["weights_sha256"]
 
 
-def test_a_job_on_two_nodes_ends_with_the_bits_of_two_local_processes(cluster, local):
-    job = cluster.submit(
-        *JOB, options=["--gpus-per-node=8"]
-    )  # GPUs that JAX_PLATFORMS leaves alone
-    done = cluster.wait_for_end(job)
+def test_a_job_on_two_nodes_ends_with_the_bits_of_two_local_processes(cluster, whole, local):
+    done = cluster.wait_for_end(whole)
     assert (done["JobState"], done["ExitCode"], done["Restarts"]) == ("COMPLETED", "0:0", "0")
-    assert "SLURM_PROCID=0 of 2" in cluster.log(job)
-    check_equal(cluster, job, local)
+    assert "SLURM_PROCID=0 of 2" in cluster.log(whole)
+    check_equal(cluster, whole, local)
 
 
 def test_interrupted_jobs_go_on_by_themselves_to_the_same_bits(cluster, local):

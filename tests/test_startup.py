@@ -41,7 +41,8 @@ def test_a_peer_that_never_comes_is_named_by_all(trainer, tmp_path):
 
 
 def test_a_first_process_that_never_comes_is_named(trainer):
-    ((code, err),) = ends([trainer.start(*CLUSTER, **variables(2, 1, address()))])
+    at_once = "cluster.startup_timeout_seconds=1"
+    ((code, err),) = ends([trainer.start(*CLUSTER, at_once, **variables(2, 1, address()))])
     assert code == 75, err
     assert "process 0 at 127.0.0.1 did not come" in err
 
