@@ -47,7 +47,7 @@ def stand_in(folder, *tasks):
     cases = "\n".join(f"  {index}) {task} ;;" for index, task in enumerate(tasks))
     python.write_text(
         '#!/bin/bash\ntrap "" TERM\nhere="$0.${SLURM_RESTART_COUNT:-0}"\ntouch "$here.$SLURM_PROCID"\n'
-        'until [[ -e $here.0 && -e $here.1 ]]; do sleep 0.1; done\n'
+        "until [[ -e $here.0 && -e $here.1 ]]; do sleep 0.1; done\n"
         f"case $SLURM_PROCID in\n{cases}\nesac\n"
     )
     python.chmod(0o755)

@@ -46,7 +46,7 @@ def choose(costs: Costs, steps_per_epoch: int, bytes_per_step: int) -> int:
     most = min(LONGEST_SECONDS / costs.step, LARGEST_BYTES / bytes_per_step, steps_per_epoch)
     most = max(1, int(most))
     wanted = min(wanted, most)
-    near = range(-(-wanted // 2), min(4 * wanted, most) + 1)
+    near = range(-(-wanted // 4), min(4 * wanted, most) + 1)
     divisors = [k for k in near if steps_per_epoch % k == 0]
     return min(divisors, key=lambda k: abs(math.log(k / wanted)), default=wanted)
 
