@@ -46,7 +46,8 @@ def stand_in(folder, *tasks):
     python.parent.mkdir(parents=True)
     cases = "\n".join(f"  {index}) {task} ;;" for index, task in enumerate(tasks))
     python.write_text(
-        '#!/bin/bash\ntrap "" TERM\nhere="$0.${SLURM_RESTART_COUNT:-0}"\ntouch "$here.$SLURM_PROCID"\n'
+        '#!/bin/bash\ntrap "" TERM\n'
+        'here="$0.${SLURM_RESTART_COUNT:-0}"\ntouch "$here.$SLURM_PROCID"\n'
         "until [[ -e $here.0 && -e $here.1 ]]; do sleep 0.1; done\n"
         f"case $SLURM_PROCID in\n{cases}\nesac\n"
     )
