@@ -210,6 +210,14 @@ def test_changed_files_are_noticed(exported, tmp_path, change, named):
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("arguments", [(), ("absent.npy",)], ids=["none", "no file"])
+def test_without_images_it_says_how_it_is_used(smoke_export, tmp_path, arguments):
+    done = elsewhere(tmp_path, smoke_export / "predict.py", *arguments)
+    assert done.returncode == 1
+    assert "python predict.py IMAGES.npy" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_export_that_does_not_agree_is_not_put_in_place(smoke_run, tmp_path, monkeypatch):
     right = exporting.named
 

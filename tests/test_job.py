@@ -136,13 +136,18 @@ def test_checkpoints_all_damaged_end_with_65_and_nothing_is_overwritten(
     assert names == {f"bad-{folder.name}.0" for folder in folders}
 
 
+def small_files(folder, *options):
+    """Mount a file system of its own on a folder, or skip."""
+    mount = ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this sandbox does not let root mount a file system")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_full_disk_is_told_and_the_checkpoint_before_it_stays_intact(trainer, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(run)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this sandbox does not let root mount a file system")
+    small_files(run, "-o", "size=3m")
     try:
         big = ("+experiment=smoke", "run.dir=run", "model.hidden_sizes=[128]", "train.epochs=300")
         done = trainer(*big, "checkpoint.max_failed_saves=1", "checkpoint.keep_last=100")
@@ -154,3 +159,32 @@ def test_a_full_disk_is_told_and_the_checkpoint_before_it_stays_intact(trainer, 
         subprocess.run(["umount", str(run)], check=True)
     assert good
     assert np.isfinite(json.loads((tmp_path / "copy" / "goodput.json").read_text())["goodput"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only file system needs root")
+def test_a_read_only_run_directory_is_told(trainer, tmp_path):
+    root = tmp_path / "runs"
+    root.mkdir()
+    small_files(root, "-o", "ro")
+    try:
+        done = trainer("+experiment=smoke", "run.root=runs", "run.name=first")
+    finally:
+        subprocess.run(["umount", str(root)], check=True)
+    assert done.returncode == 78, done.stderr
+    assert "Read-only file system" in done.stderr
+    assert str(root) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["moved", "replaced by a file"])
+def test_a_run_directory_that_vanishes_ends_the_run(trainer, tmp_path, replaced):
+    process = trainer.start(*SMOKE, "train.epochs=100000", "checkpoint.max_failed_saves=1")
+    trainer.wait_for_step(4 * 63)
+    shutil.move(tmp_path / "run", tmp_path / "away")
+    if replaced:
+        (tmp_path / "run").write_text("a file in its place")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 74, err
+    assert "a checkpoint cannot be written" in err
+    assert "Traceback" not in err
+    assert any(p.name.isdecimal() for p in (tmp_path / "away" / "checkpoints").iterdir())

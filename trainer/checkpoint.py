@@ -49,6 +49,7 @@ class Checkpoints:
         """
         self.directory = directory.absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._identity = self._look()
         self._keep_last = keep_last
         self._keep_best = keep_best
         self._warn = warn
@@ -86,8 +87,15 @@ class Checkpoints:
             state: a pytree of numpy arrays, not to be changed before the write ends.
             record: what to know beside the arrays; JSON.
             accuracy: on the test split, where it is known for these weights.
+
+        Raises:
+            OSError: the folder is not the one that was opened; orbax would make a new one, which
+                no lock of this run protects.
+        Raises anything else that made the save before it fail.
         """
         self.wait()
+        if self._look() != self._identity:
+            raise FileNotFoundError(None, "the folder has been moved or deleted")
         sealed = seal({**record, "step": step, "test_accuracy": accuracy}, state)
         self._checkpointer.save(
             self.directory / str(step),
@@ -167,6 +175,11 @@ class Checkpoints:
                     f"not {want.dtype}{want.shape}"
                 )
         return Restored(step, state, record)
+
+    def _look(self) -> tuple[int, int]:
+        """Return what tells the folder from another of the same name."""
+        found = self.directory.stat()
+        return found.st_dev, found.st_ino
 
     def _sweep(self) -> None:
         """Remove what a killed process or a failed save left half done."""

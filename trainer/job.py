@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -113,11 +114,14 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
             terminal.summary(summary.rows(place.directory, report))
         if not together and jax.process_count() > 1:
             _leave(code)
+        if any(not t.daemon for t in threading.enumerate() if t is not threading.main_thread()):
+            jax.distributed.shutdown()
+            _leave(code)  # a failed save leaves threads of orbax behind that end 20 minutes later
     return code
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: an orderly end would wait for processes that do not know that this one ends."""
+    """End at once: an orderly end would wait for processes or threads that know nothing of it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -27,5 +27,7 @@ def load_model(folder: Path) -> Callable[[Any], Any]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+        sys.exit(f"{__doc__}\nIMAGES.npy is a file of uint8 images, as numpy.save writes it.")
     logits, probabilities = load_model(Path(__file__).parent)(np.load(sys.argv[1]))
     print(*np.argmax(probabilities, axis=-1), sep="\n")
