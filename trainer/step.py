@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from trainer import compiler, model
@@ -151,8 +152,14 @@ def _flip_state(state: TrainState) -> TrainState:
 
 
 def _sum_over_devices(tree: Any, shards: Shards) -> Any:
-    """Add up over the devices. XLA would copy all of it for a single one: there, do nothing."""
-    return tree if shards.axis is None else lax.psum(tree, shards.axis)
+    """Add up over the devices, as one array: gloo sends each of several in turn.
+
+    XLA would copy all of it for a single device: there, do nothing.
+    """
+    if shards.axis is None:
+        return tree
+    flat, unravel = ravel_pytree(tree)
+    return unravel(lax.psum(flat, shards.axis))
 
 
 def _reduced_gradients(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import IO, NamedTuple
 
 POLL_SECONDS = 0.002
+LOOK_SECONDS = 0.05  # between looks at a process's memory
 
 
 class Failed(Exception):
@@ -24,7 +27,7 @@ class Ended(NamedTuple):
     output: str  # stdout and stderr
     began: float  # unix seconds
     seconds: float  # from its start to its end
-    peak_bytes: int  # of its resident memory
+    peak_bytes: int  # of its resident memory, as seen every LOOK_SECONDS; 0 where there is no /proc
 
 
 class _Child:
@@ -43,17 +46,28 @@ class _Child:
         )
         self.seconds: float | None = None
         self.peak_bytes = 0
+        self._next_look = 0.0
         stack.callback(self.end)
 
     def poll(self) -> bool:
         """Return whether it has ended; the first time, note how long it took and its memory."""
         if self.seconds is None:
-            pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+            self._look_at_memory()
+            pid, status, _ = os.wait4(self.process.pid, os.WNOHANG)
             if pid:
                 self.seconds = time.perf_counter() - self._clock
-                self.peak_bytes = usage.ru_maxrss * 1024
                 self.process.returncode = os.waitstatus_to_exitcode(status)
         return self.seconds is not None
+
+    def _look_at_memory(self) -> None:
+        """Note the peak so far; what wait4 tells at the end is at least the peak of the parent."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        with suppress(OSError):  # it has just ended
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            if found := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
+                self.peak_bytes = int(found[1]) * 1024
 
     def output(self) -> str:
         self.log.seek(0)

@@ -50,10 +50,9 @@ def measured(bench: Mapping[str, Any]) -> dict[str, Table]:
         if not name.startswith("predicted") and f"predicted (ring): {name}" not in steps:
             alone.append((name, f"{figure(value)} ms"))
     sums: Table = [("all-reduce of", *(f"{p} processes" for p in facts["all_reduce_seconds"]))]
-    for index, arrays in enumerate(facts["messages"]):
-        what = f"{arrays[0]:,} floats" if len(arrays) == 1 else f"the step's {len(arrays)} arrays"
+    for index, size in enumerate(facts["messages"]):
         each = (found[index] for found in facts["all_reduce_seconds"].values())
-        sums.append((what, *(scaling_tables.seconds(value) for value in each)))
+        sums.append((f"{size:,} floats", *(scaling_tables.seconds(value) for value in each)))
     constants: Table = [
         ("constant", "measured"),
         ("latency of a message", scaling_tables.seconds(facts["latency"])),

@@ -15,7 +15,7 @@ ALL, NO_LOG, NO_SAVE = "everything on", "no logging", "no saving"
 
 def measure(bench: Bench) -> Section:
     """Compare the loop's own account, and runs with and without, in turn."""
-    epochs = 2 if bench.quick else 3
+    epochs = 2 if bench.quick else 10  # as the experiment has: the last save is waited for
     program = partial(
         bench.worker,
         "own_step",
@@ -25,7 +25,8 @@ def measure(bench: Bench) -> Section:
         dispatches=4 if bench.quick else 14,
         overrides=bench.overrides,
     )
-    run = partial(rivals.train, bench, epochs)
+    # The same K in all, which `auto` would choose anew each time.
+    run = partial(rivals.train, bench, epochs, f"train.steps_per_dispatch={rivals.OWN_K}")
     found = bench.interleave(
         {
             ALL: run,

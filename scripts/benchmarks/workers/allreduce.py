@@ -21,11 +21,11 @@ from trainer.preemption import StopRequest
 from trainer.topology import resolve
 
 
-def measure(sizes: list[list[int]], repeats: int) -> dict[str, Any]:
-    """Return the median seconds of an all-reduce of each list of float32 arrays.
+def measure(sizes: list[int], repeats: int) -> dict[str, Any]:
+    """Return the median seconds of an all-reduce of float32 arrays of these sizes.
 
     Args:
-        sizes: lengths of the arrays of each all-reduce.
+        sizes: numbers of elements.
         repeats: of each; all in one program, as in a scan of steps.
     """
     config = own.configuration()
@@ -33,19 +33,17 @@ def measure(sizes: list[list[int]], repeats: int) -> dict[str, Any]:
     mesh = meshes.make_mesh(None)
     whole = PartitionSpec()
 
-    def repeated(tree: Any) -> Any:
-        def body(carry: Any, _: Any) -> tuple[Any, None]:
+    def repeated(array: jax.Array) -> jax.Array:
+        def body(carry: jax.Array, _: None) -> tuple[jax.Array, None]:
             carry = lax.pcast(carry, meshes.AXIS, to="varying")
-            summed = lax.psum(carry, meshes.AXIS)
-            return jax.tree.map(lambda x: x * np.float32(0.5), summed), None
+            return lax.psum(carry, meshes.AXIS) * np.float32(0.5), None
 
-        return lax.scan(body, tree, None, length=repeats)[0]
+        return lax.scan(body, array, None, length=repeats)[0]
 
     program = jax.jit(jax.shard_map(repeated, mesh=mesh, in_specs=(whole,), out_specs=whole))
     seconds = []
-    for lengths in sizes:
-        arrays = [np.full(n, 1e-30, np.float32) for n in lengths]
-        placed = meshes.place(meshes.replicated(mesh), arrays)
+    for size in sizes:
+        placed = meshes.place(meshes.replicated(mesh), np.full(size, 1e-30, np.float32))
         jax.block_until_ready(program(placed))
         times = []
         for _ in range(5):
