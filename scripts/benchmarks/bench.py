@@ -158,12 +158,13 @@ class Bench:
     ) -> dict[str, list[Result]]:
         """Do all jobs in turn, as many rounds as asked for; a job that fails is left out from then.
 
-        In turn, because a shared machine is now fast and now slow: ratios hold all the same.
+        In turn, because a shared machine is now fast and now slow: ratios hold all the same. Every
+        other round goes backwards, so that no job always follows the same one.
         """
         rounds = self.rounds if rounds is None else rounds
         results: dict[str, list[Result]] = {name: [] for name in jobs}
         for number in range(rounds):
-            for name, job in jobs.items():
+            for name, job in list(jobs.items())[:: -1 if number % 2 else 1]:
                 if results[name] and "left_out" in results[name][-1]:
                     continue
                 with self.progress.job(name, number + 1, rounds):
