@@ -100,7 +100,8 @@ def check_equal(cluster, job, unbroken):
         assert found[key] == whole[key], cluster.log(job)[-3000:]
 
 
-DOCTOR = f"env PYTHONPATH={ROOT} {sys.executable} -m trainer doctor +experiment=smoke --json"
+TRAINER = f"env PYTHONPATH={ROOT} {sys.executable} -m trainer"
+DOCTOR = f"{TRAINER} doctor +experiment=smoke --json"
 
 
 def findings(done):
@@ -139,6 +140,15 @@ def test_doctor_finds_what_is_wrong_with_an_allocation(cluster, jobs):
     assert told in found["devices"]["told"]
     assert "process 1: " in found["run directory"]["told"]
     assert "all hosts share" in found["run directory"]["fix"]
+
+
+def test_selftest_proves_itself_in_an_allocation(cluster, jobs):
+    done = cluster.ask(
+        *("salloc", "--nodes=1", *TRAINER.split(), "selftest", "--json"),
+        *("--kills", "1", "--seed", "5", "+experiment=smoke"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"proven": true' in done.stdout
 
 
 def test_a_job_is_warned_of_its_time_limit_saves_and_goes_on(cluster, jobs):
