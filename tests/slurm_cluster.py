@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer import committed
+
 ROOT = Path(__file__).parent.parent
 SLURM = ROOT / "tests" / "slurm"
 SCRIPT = ROOT / "scripts" / "slurm" / "train.sbatch"
@@ -69,7 +71,7 @@ class Cluster:
 
     def wait_for_checkpoint(self, job):
         checkpoints = self.work / "runs" / "smoke" / job / "checkpoints"
-        self.wait_for(job, lambda: any(p.name.isdigit() for p in checkpoints.glob("*")))
+        self.wait_for(job, lambda: committed.steps(checkpoints))
         assert self.show(job)["JobState"] == "RUNNING", "it ended before it was interrupted"
 
     def power_on(self, job, node):
