@@ -23,9 +23,10 @@ class TrainerError(Exception):
 
         Args:
             told: names the option or file, the value and the rule.
-            fix: what to do about it; empty where `told` says that too.
+            fix: what to do about it, in a line or several; empty where `told` says that too.
         """
-        super().__init__(f"{told}: {fix}" if fix else told)
+        between = "\n" if "\n" in fix else ": "
+        super().__init__(f"{told}{between}{fix}" if fix else told)
         self.told, self.fix = told, fix
 
     @classmethod
