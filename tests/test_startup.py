@@ -1,7 +1,10 @@
 """Processes that do not find each other at the start end in time, and say why."""
 
+import os
 import socket
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from test_topology import cluster
@@ -79,6 +82,22 @@ def test_gpus_that_are_not_there_are_refused(trainer):
     assert done.returncode == 78
     assert "cluster.gpus_per_process=2" in done.stderr
     assert "jax sees 0" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another /etc/hosts needs root")
+def test_a_name_that_is_known_late_is_waited_for(trainer, tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text(Path("/etc/hosts").read_text())
+    enter = f'mount --bind {hosts} /etc/hosts && exec "$0" -m trainer "$@"'
+    program = ("unshare", "--mount", "bash", "-c", enter, sys.executable)
+    where = address().replace("127.0.0.1", "late-0.train")
+    options = ("+experiment=smoke", "run.dir=run", "train.epochs=1")
+    started = [trainer.start(*options, program=program, **variables(2, i, where)) for i in (0, 1)]
+    time.sleep(6)
+    assert [process.poll() for process in started] == [None, None]
+    with hosts.open("a") as file:
+        file.write("\n127.0.0.1 late-0.train\n")
+    assert [code for code, _ in ends(started)] == [0, 0]
 
 
 def test_a_process_that_connects_and_then_stands_still_ends_the_other(trainer):
