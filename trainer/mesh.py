@@ -22,8 +22,8 @@ def make_mesh(local_devices: int | None) -> Mesh:
     there = jax.local_device_count()
     if local_devices is not None and local_devices > there:
         raise ConfigError(
-            f"parallel.devices={local_devices}: this process has {there} local devices: "
-            f"use at most {there}, or leave it out to use all"
+            f"parallel.devices={local_devices}: this process has {there} local devices",
+            f"use at most {there}, or leave it out to use all",
         )
     of_process: dict[int, list[jax.Device]] = {}
     for device in jax.devices():
@@ -50,8 +50,8 @@ def local_rows(mesh: Mesh, global_batch_size: int, option: str) -> slice:
     """
     if global_batch_size % mesh.size:
         raise ConfigError(
-            f"{option}={global_batch_size} does not divide over {mesh.size} devices: "
-            f"use a multiple of {mesh.size}"
+            f"{option}={global_batch_size} does not divide over {mesh.size} devices",
+            f"use a multiple of {mesh.size}",
         )
     rows = global_batch_size // mesh.size
     mine = [i for i, d in enumerate(mesh.devices.flat) if d.process_index == jax.process_index()]
@@ -68,13 +68,14 @@ def check_shards(mesh: Mesh, global_batch_size: int, virtual_shards: int | None)
         return
     if virtual_shards % mesh.size:
         raise ConfigError(
-            f"parallel.virtual_shards={virtual_shards} does not divide over {mesh.size} devices: "
-            f"use a multiple of {mesh.size}"
+            f"parallel.virtual_shards={virtual_shards} does not divide over {mesh.size} devices",
+            f"use a multiple of {mesh.size}",
         )
     if global_batch_size % virtual_shards:
         raise ConfigError(
             f"train.global_batch_size={global_batch_size} does not divide into "
-            f"parallel.virtual_shards={virtual_shards}: use a multiple of {virtual_shards}"
+            f"parallel.virtual_shards={virtual_shards}",
+            f"use a multiple of {virtual_shards}",
         )
 
 

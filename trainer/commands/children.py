@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer import gpus
 from trainer.errors import Preempted
 from trainer.preemption import StopRequest
 
@@ -61,9 +62,9 @@ def environment(
         env["JAX_NUM_PROCESSES"] = str(layout.processes)
         env["JAX_PROCESS_ID"] = str(process_id)
         first, last = process_id * layout.devices, (process_id + 1) * layout.devices
-        visible = env.get("CUDA_VISIBLE_DEVICES", "")
-        gpus = visible.split(",") if visible else [str(number) for number in range(last)]
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first:last])  # no two share one
+        visible = gpus.visible(env)
+        mine = range(first, last) if visible is None else visible[first:last]
+        env[gpus.VARIABLE] = ",".join(map(str, mine))  # no two share one
     return env
 
 
