@@ -126,14 +126,23 @@ def test_checkpoints_all_damaged_end_with_65_and_nothing_is_overwritten(
     trainer, tmp_path, finished
 ):
     shutil.copytree(finished, tmp_path / "run")
-    folders = [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdecimal()]
-    for folder in folders:
-        (folder / "_METADATA").write_text("{")
-    done = trainer(*SMOKE, *CONSTANT, "train.epochs=3")
-    assert done.returncode == 65
-    assert "none of the checkpoints" in done.stderr
-    names = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert names == {f"bad-{folder.name}.0" for folder in folders}
+    run = tmp_path / "run"
+    older, newer = sorted((run / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+    (older / "record.json").unlink()
+    (newer / "commit_success.txt").unlink()
+    kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    moved = {folder: folder.with_name(f"bad-{folder.name}.0") for folder in (older, newer)}
+    for _ in range(2):  # a second start does not begin anew either
+        done = trainer(*SMOKE, *CONSTANT, "train.epochs=3")
+        assert done.returncode == 65
+        assert "none of the checkpoints" in done.stderr
+        assert set((run / "checkpoints").iterdir()) == set(moved.values())
+    for path, data in kept.items():
+        if path.name not in ("run.lock", "summary.json"):
+            for before, after in moved.items():
+                if path.is_relative_to(before):
+                    path = after / path.relative_to(before)
+            assert path.read_bytes() == data, path
 
 
 def small_files(folder, *options):

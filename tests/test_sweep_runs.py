@@ -62,8 +62,8 @@ def half_done(folder, number):
     """Return the member at work when it is the given one and has saved, else None."""
     if len(finished(folder)) != number - 1:
         return None
-    for saved in folder.glob("*/checkpoints/*/commit_success.txt"):
-        member = saved.parents[2]
+    for saved in folder.glob("*/checkpoints/[0-9]*"):
+        member = saved.parents[1]
         if not (member / "summary.json").exists():
             return member
     return None

@@ -9,12 +9,10 @@ import pytest
 from trainer import saved
 from trainer.checkpoint import Checkpoints
 from trainer.commands import verify
-from trainer.errors import EXIT_CONFIG, EXIT_DATA, ConfigError, DataError
+from trainer.errors import EXIT_CONFIG, EXIT_DATA, EXIT_SAVE, TrainerError
 from trainer.functional import sgd
 from trainer.preemption import StopRequest
 from trainer.step import TrainState
-
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def make_state(seed):
@@ -39,14 +37,13 @@ def run(pristine, tmp_path):
 
 
 @pytest.fixture
-def called(capsys, monkeypatch):
+def called(capsys):
     """Runs the command in this process; returns (exit code, what it printed, its error)."""
-    monkeypatch.setattr("sys.excepthook", lambda *_: None)  # restored after the test
 
     def call(*arguments):
         try:
             code, error = verify.main([str(a) for a in arguments], StopRequest()), ""
-        except (ConfigError, DataError) as raised:
+        except TrainerError as raised:
             code, error = raised.exit_code, str(raised)
         return code, capsys.readouterr().out, error
 
@@ -102,15 +99,25 @@ def test_the_checkpoints_folder_does_as_well(called, run):
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (lambda folder: flip_a_bit(largest_file(folder)), "array "),
-        (lambda folder: (folder / "_METADATA").write_text("{"), "file _METADATA"),
+        (lambda folder: flip_a_bit(largest_file(folder)), "file ocdbt.process_0/d/"),
+        (lambda folder: (folder / "_METADATA").write_text("{"), "file _METADATA does not match"),
         (lambda folder: (folder / "_METADATA").unlink(), "file _METADATA is missing"),
         (lambda folder: flip_a_bit(folder / "_CHECKPOINT_METADATA"), "file _CHECKPOINT_METADATA"),
         (lambda folder: (folder / "manifest.ocdbt").unlink(), "file manifest.ocdbt is missing"),
-        (lambda folder: flip_a_bit(folder / "manifest.ocdbt"), "file manifest.ocdbt: Error"),
+        (
+            lambda folder: flip_a_bit(folder / "manifest.ocdbt"),
+            "file manifest.ocdbt does not match",
+        ),
         (lambda folder: [p.unlink() for p in (folder / "d").iterdir()], "is missing"),
+        (lambda folder: shutil.rmtree(folder / "d"), "is missing"),
+        (lambda folder: (folder / "commit_success.txt").unlink(), "commit_success.txt is missing"),
+        (lambda folder: flip_a_bit(folder / "record.json"), "file record.json"),
+        (lambda folder: (folder / "record.json").unlink(), "file record.json is missing"),
     ],
-    ids=["array", "tree", "no tree", "record", "no manifest", "manifest", "no index"],
+    ids=[
+        *("array", "tree", "no tree", "metadata", "no manifest", "manifest", "no index"),
+        *("no folder", "no mark", "record", "no record"),
+    ],
 )
 def test_a_damaged_checkpoint_is_named_with_what_is_wrong(called, run, damage, named):
     damage(run / "checkpoints" / "100")
@@ -153,18 +160,35 @@ def test_json(called, run):
     assert (intact["step"], intact["ok"], intact["damage"]) == (100, True, None)
     assert intact["test_accuracy"] == 0.98765
     assert (damaged["step"], damaged["ok"]) == (10, False)
-    assert "array" in damaged["damage"]
+    assert "does not match its digest" in damaged["damage"]
 
 
 def test_what_was_left_over_is_told_and_harms_nothing(called, run):
     checkpoints = run / "checkpoints"
     shutil.copytree(checkpoints / "9", checkpoints / "bad-9.0")
     (checkpoints / "9").rename(checkpoints / "trash-9")
-    (checkpoints / "10" / "commit_success.txt").unlink()
+    (checkpoints / "10").rename(checkpoints / "saving-10")
     code, out, _ = called(run)
     assert code == 0
     assert out.splitlines()[-2].endswith(": bad-9.0")
-    assert out.splitlines()[-1].endswith(": 10, trash-9")
+    assert out.splitlines()[-1].endswith(": saving-10, trash-9")
+
+
+def test_only_checkpoints_set_aside(called, run):
+    for step in (9, 10, 100):
+        (run / "checkpoints" / str(step)).rename(run / "checkpoints" / f"bad-{step}.0")
+    code, _, error = called(run)
+    assert code == EXIT_DATA
+    assert "has only checkpoints found damaged before" in error
+
+
+def test_a_file_that_the_storage_does_not_give_is_not_called_damaged(called, run):
+    path = run / "checkpoints" / "100" / "manifest.ocdbt"
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # reading its beginning is an input/output error
+    code, _, error = called(run)
+    assert code == EXIT_SAVE
+    assert f"{path} cannot be read (Input/output error)" in error
 
 
 def test_nothing_is_touched(called, run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
 from trainer.commands import COMMANDS
@@ -17,7 +18,8 @@ def main() -> None:
     stop.install()  # before the imports below, which take a second
     for name in ("absl", "asyncio"):  # through which orbax logs what it raises as well
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = _tell
+    sys.unraisablehook = lambda told: _tell(sys.__unraisablehook__, told.exc_value, told)
+    sys.excepthook = lambda *told: _tell(sys.__excepthook__, told[1], *told)
     command, arguments = "train", sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:
         command, *arguments = arguments
@@ -30,14 +32,14 @@ def main() -> None:
     sys.exit(code)
 
 
-def _tell(unraisable: sys.UnraisableHookArgs) -> None:
+def _tell(hook: Callable[..., object], error: BaseException | None, *told: object) -> None:
     """Print an error that nobody can catch, unless it only echoes one that orbax has raised.
 
     After a read or write has failed, other threads still report to the event loop that orbax ran
     it on, and each finds the loop closed.
     """
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
+    if str(error) != "Event loop is closed":
+        hook(*told)
 
 
 if __name__ == "__main__":

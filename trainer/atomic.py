@@ -57,13 +57,32 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    # Some network file systems cannot sync a folder; the file is in place all the same.
+    sync_folder(path.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring a folder and all that is in it to disk.
+
+    Raises:
+        OSError: a file could not be.
+    """
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            _sync(path)
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to disk, where its file system can."""
+    # Some network file systems cannot; the files are in place all the same.
     with contextlib.suppress(OSError):
-        _sync_folder(path.parent)
+        _sync(folder)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

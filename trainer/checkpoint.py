@@ -2,7 +2,10 @@
 
 The state is the same on every device, so process 0 alone writes and reads it: no other process
 needs the disk, and none can hang in a save. Orbax restores flipped bits without a word; therefore
-the record beside the arrays holds a SHA-256 of each, and one of itself.
+the record beside the arrays holds a SHA-256 of each, of every file, and one of itself.
+
+A checkpoint is written under another name and brought to disk before it gets its own: then it is
+committed, and no crash of the process or the machine leaves half of one under that name.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from trainer import saved
-from trainer.digest import Damaged, Record, leaves_of, seal
-from trainer.errors import DataError
+from trainer import atomic, saved
+from trainer.committed import ASIDE, TRASH, WRITING
+from trainer.digest import Damaged, Record, leaves_of
+from trainer.errors import DataError, ReadError, SaveError
 
 Tree = TypeVar("Tree")  # a pytree of arrays
 
@@ -46,33 +50,31 @@ class Checkpoints:
             keep_last: how many of the newest to keep.
             keep_best: how many of the most accurate to keep besides.
             warn: told of every checkpoint that is set aside.
+
+        Raises:
+            SaveError: the folder cannot be made or read.
         """
         self.directory = directory.absolute()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._identity = self._look()
         self._keep_last = keep_last
         self._keep_best = keep_best
         self._warn = warn
         self._accuracies: dict[int, float] = {}
-        # A checkpoint counts once its commit file is there, so that a killed save never does.
-        committed = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
-        self._checkpointer = ocp.AsyncCheckpointer(
-            saved.handler(),
-            multiprocessing_options=saved.ALONE,
-            atomicity_options=committed,
-        )
-        self._sweep()
+        self._checkpointer = saved.checkpointer()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._identity = self._look()
+            self._sweep()
+        except OSError as error:
+            raise SaveError(
+                f"{self.directory} cannot be opened ({error.strerror}): mend the folder or its "
+                "permissions, then run the same command again"
+            ) from None
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            self.wait()
-            self._checkpointer.close()
-        except Exception:
-            if kind is None:  # otherwise what ended the block is the better news
-                raise
+    def __exit__(self, *_: object) -> None:
+        self._checkpointer.close()
 
     @property
     def steps(self) -> list[int]:
@@ -80,70 +82,67 @@ class Checkpoints:
         return saved.steps(self.directory)
 
     def save(self, step: int, state: Tree, record: Record, accuracy: float | None = None) -> None:
-        """Start writing a checkpoint and return; a save still under way is waited for first.
+        """Write a checkpoint, unless the step has one, and delete what is no longer to be kept.
+
+        When this returns, the checkpoint is on disk; when it raises, those before it are intact.
 
         Args:
             step: optimizer steps done.
-            state: a pytree of numpy arrays, not to be changed before the write ends.
+            state: a pytree of numpy arrays.
             record: what to know beside the arrays; JSON.
             accuracy: on the test split, where it is known for these weights.
 
         Raises:
             OSError: the folder is not the one that was opened; orbax would make a new one, which
                 no lock of this run protects.
-        Raises anything else that made the save before it fail.
+            Exception: orbax raises anything when it cannot write.
         """
-        self.wait()
         if self._look() != self._identity:
             raise FileNotFoundError(None, "the folder has been moved or deleted")
-        sealed = seal({**record, "step": step, "test_accuracy": accuracy}, state)
-        self._checkpointer.save(
-            self.directory / str(step),
-            args=ocp.args.StandardSave(state),
-            custom_metadata=sealed,
-            force=True,
-        )
-        if accuracy is not None:
-            self._accuracies[step] = accuracy
-
-    def wait(self) -> None:
-        """Wait for the save under way and drop what is no longer to be kept.
-
-        Raises what made the save fail.
-        """
+        if step in self.steps:
+            return
+        written = self.directory / f"{WRITING}{step}"
         try:
-            self._checkpointer.wait_until_finished()
+            self._checkpointer.save(written, args=ocp.args.StandardSave(state))
+            about = {**record, "step": step, "test_accuracy": accuracy}
+            saved.write_record(written, about, state)
+            atomic.sync_tree(written)
+            written.rename(self.directory / str(step))
+            atomic.sync_folder(self.directory)
         except BaseException:
             self._sweep()
             raise
+        if accuracy is not None:
+            self._accuracies[step] = accuracy
         self._retire()
 
     def restore(self, template: Tree) -> Restored | None:
         """Read the newest intact checkpoint; None if there has never been one.
 
-        A checkpoint that cannot be read, or whose contents do not match their digests, is renamed
-        away with a warning, and the next older one is tried.
+        A checkpoint whose files or contents do not match their digests is renamed away with a
+        warning, and the next older one is tried.
 
         Args:
             template: a pytree of arrays or shapes, as it was saved.
 
         Raises:
             DataError: there are checkpoints, and none is intact.
+            ReadError: one may be intact, but the storage does not give it; nothing is renamed.
         """
-        steps = self.steps
-        for step in reversed(steps):
+        for step in reversed(self.steps):
             try:
                 restored = self.load(step, template)
-            except Exception as error:  # orbax raises anything on damaged files
-                self._set_aside(step, error)
+            except Damaged as damage:
+                self._set_aside(step, damage)
             else:
                 self._accuracies = self._recorded_accuracies()
                 return restored
-        if steps:
+        # Also those set aside by an earlier start: beginning anew would write over their run.
+        if aside := sorted(path.name for path in self.directory.glob(f"{ASIDE}*")):
             raise DataError(
-                f"{self.directory}: none of the checkpoints {steps} is intact; they are renamed "
-                "to bad-*, nothing is deleted: start again with another run.name, or put an "
-                "intact copy back"
+                f"{self.directory}: none of the checkpoints is intact; they are renamed to "
+                f"{', '.join(aside)}, nothing is deleted: put an intact copy back, or begin "
+                "another run with run.name=NAME"
             )
         return None
 
@@ -151,20 +150,24 @@ class Checkpoints:
         """Return the record of the newest checkpoint whose record is intact; None without one.
 
         Unlike restore() it reads no arrays and sets nothing aside.
+
+        Raises:
+            ReadError: the storage does not give it.
         """
         for step in reversed(self.steps):
             try:
-                return saved.record_of(self.directory / str(step))[0]
+                return saved.record_of(self.directory / str(step))
             except Damaged:  # restore() tells of it
                 continue
         return None
 
     def load(self, step: int, template: Tree) -> Restored:
-        """Read one checkpoint and check it against its digests; a save under way is waited for.
+        """Read one checkpoint and check it against its digests.
 
-        Raises anything: Damaged where a digest does not match, what orbax raises otherwise.
+        Raises:
+            Damaged: it is not what was saved, or not what the template describes.
+            ReadError: the storage does not give it.
         """
-        self._checkpointer.wait_until_finished()
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
         state, record = saved.read(self._checkpointer, self.directory / str(step), shapes)
         got = leaves_of(state)
@@ -184,13 +187,13 @@ class Checkpoints:
     def _sweep(self) -> None:
         """Remove what a killed process or a failed save left half done."""
         for path in self.directory.iterdir():
-            if path.name.startswith(saved.TRASH) or saved.WRITING in path.name:
+            if path.name.startswith((TRASH, WRITING)):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _retire(self) -> None:
         """Delete what is neither among the newest nor among the best.
 
-        Renamed first, so that a process killed half-way leaves nothing that looks like a
+        Renamed first, on disk too, so that no crash leaves half of one that looks like a
         checkpoint.
         """
         steps = self.steps
@@ -198,28 +201,28 @@ class Checkpoints:
             (step for step in steps if step in self._accuracies), key=self._accuracies.__getitem__
         )
         keep = {*steps[-self._keep_last :], *best[len(best) - self._keep_best :]}
-        for step in set(steps) - keep:
-            trash = self.directory / f"{saved.TRASH}{step}"
-            (self.directory / str(step)).rename(trash)
-            shutil.rmtree(trash, ignore_errors=True)
+        if old := set(steps) - keep:
+            for step in old:
+                (self.directory / str(step)).rename(self.directory / f"{TRASH}{step}")
+            atomic.sync_folder(self.directory)
+            self._sweep()
 
     def _recorded_accuracies(self) -> dict[int, float]:
         accuracies = {}
         for step in self.steps:
-            with suppress(Damaged):  # an older one, that nobody needs now
-                record, _ = saved.record_of(self.directory / str(step))
+            with suppress(Damaged, ReadError):  # an older one, that nobody needs now
+                record = saved.record_of(self.directory / str(step))
                 if isinstance(record.get("test_accuracy"), float):
                     accuracies[step] = record["test_accuracy"]
         return accuracies
 
-    def _set_aside(self, step: int, error: Exception) -> None:
+    def _set_aside(self, step: int, damage: Damaged) -> None:
         folder = self.directory / str(step)
-        reason = saved.explain(folder, error)
         number = 0
-        while (aside := self.directory / f"{saved.ASIDE}{step}.{number}").exists():
+        while (aside := self.directory / f"{ASIDE}{step}.{number}").exists():
             number += 1
         folder.rename(aside)
-        self._warn(f"checkpoint {folder} is damaged ({reason}): renamed to {aside.name}")
+        self._warn(f"checkpoint {folder} is damaged ({damage}): renamed to {aside.name}")
 
 
 def weights_sha256(weights: Any) -> str:

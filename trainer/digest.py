@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,14 +28,23 @@ def leaves_of(tree: Any) -> dict[str, Any]:
     }
 
 
-def seal(record: Record, state: Any) -> Record:
-    """Return the record with the digests of all arrays of a pytree, and its own digest."""
-    sealed = {**record, "leaves": {path: _of_array(x) for path, x in leaves_of(state).items()}}
+class Sealed(NamedTuple):
+    """What was given to seal()."""
+
+    record: Record
+    leaves: dict[str, str]  # digests of the arrays, by path
+    files: dict[str, str] | None  # of the files, by name; None: sealed when there were none yet
+
+
+def seal(record: Record, state: Any, files: dict[str, str]) -> Record:
+    """Return the record with the digests of files and of all arrays of a pytree, and its own."""
+    leaves = {path: _of_array(leaf) for path, leaf in leaves_of(state).items()}
+    sealed = {**record, "leaves": leaves, "files": files}
     return {**sealed, "sha256": of_json(sealed)}
 
 
-def unseal(sealed: Record) -> tuple[Record, dict[str, str]]:
-    """Return the record as it was given to seal(), and the digests of the arrays by path.
+def unseal(sealed: Record) -> Sealed:
+    """Return what was given to seal().
 
     Raises:
         Damaged: the record does not match its own digest.
@@ -45,7 +54,8 @@ def unseal(sealed: Record) -> tuple[Record, dict[str, str]]:
         raise Damaged("its record of digests is missing")
     if of_json(record) != sealed.get("sha256"):
         raise Damaged("its record does not match the record's own digest")
-    return record, record.pop("leaves")
+    leaves, files = record.pop("leaves"), record.pop("files", None)
+    return Sealed(record, leaves, files)
 
 
 def check(state: Any, digests: dict[str, str]) -> None:

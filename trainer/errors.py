@@ -7,7 +7,7 @@ EXIT_DATA = 65  # bad data or no readable checkpoint: never retry
 EXIT_UNAVAILABLE = 69  # something the preflight check needs is missing
 EXIT_NONFINITE = 70  # training became non-finite: never retry
 EXIT_INTERNAL = 70  # an error of the trainer itself: never retry
-EXIT_SAVE = 74  # checkpoints cannot be written: mend the storage first
+EXIT_SAVE = 74  # checkpoints cannot be written or read: mend the storage first
 EXIT_RETRY = 75  # preempted and saved, or a peer was lost: run me again
 EXIT_CONFIG = 78  # bad configuration: never retry
 
@@ -73,6 +73,12 @@ class NonFinite(TrainerError):
 
 class SaveError(TrainerError):
     """Checkpoints cannot be written any more."""
+
+    exit_code = EXIT_SAVE
+
+
+class ReadError(TrainerError):
+    """A checkpoint is there, and the storage does not let it be read."""
 
     exit_code = EXIT_SAVE
 

@@ -204,7 +204,7 @@ class Run:
             batch = next(self.batches)
         with self.account.phase("step"):
             steps = range(self.done, self.done + len(batch.labels))
-            asked = self.stop() or (self.writer is not None and self.writer.failure is not None)
+            asked = self.stop() or (self.writer is not None and self.writer.failing())
             self.profile.starting(steps)
             fed = feed.start(self.place.mesh, self.recipe.schedule, batch, steps, asked)
             self.state, reduced = self.train_step(self.state, fed)

@@ -1,65 +1,76 @@
-"""Reads checkpoints that checkpoint.py wrote and tells what is wrong with a damaged one.
+"""The files of one checkpoint: sealed when written, checked whenever they are read.
 
-Nothing here writes, renames or makes a folder: it may look at a run that another job is writing.
+Reading changes nothing: it may look at a run that another job is writing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
 
-from trainer import digest
-from trainer.committed import COMMIT_FILE as COMMIT_FILE
-from trainer.committed import steps as steps
-from trainer.digest import Damaged, Record
+from trainer import committed, digest
+from trainer.digest import Damaged, Record, Sealed
+from trainer.errors import ReadError
 
-RECORD_FILE = "_CHECKPOINT_METADATA"  # holds the record, as orbax's custom metadata
-TREE_FILE = "_METADATA"  # lists the arrays
-ASIDE = "bad-"  # begins the name of a damaged checkpoint that restore() met
-TRASH = "trash-"  # and this that of one that is being deleted
-WRITING = ".orbax-checkpoint-tmp"  # is in the name of one that orbax is writing
+RECORD_FILE = "record.json"  # the record and the digests of all arrays and all other files
+OLD_RECORD_FILE = "_CHECKPOINT_METADATA"  # where orbax kept the record before we had that file
 ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
-def handler() -> Any:
-    """Return what orbax needs to read and write a checkpoint, in this process alone."""
-    return ocp.StandardCheckpointHandler(multiprocessing_options=ALONE)
+def checkpointer() -> ocp.Checkpointer:
+    """Return what reads and writes the arrays, in this process alone; a context manager."""
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=ALONE)
+    return ocp.Checkpointer(handler, multiprocessing_options=ALONE)
 
 
-def reader() -> Any:
-    """Return what reads checkpoints and cannot write any; a context manager."""
-    return ocp.Checkpointer(handler(), multiprocessing_options=ALONE)
-
-
-def record_of(folder: Path) -> tuple[Record, dict[str, str]]:
-    """Return the record of one checkpoint, and the digests of its arrays by path.
+def steps(directory: Path) -> list[int]:
+    """Return the steps that have a committed checkpoint in a folder of them, oldest first.
 
     Raises:
-        Damaged: it cannot be read, or does not match its own digest, or is of another step.
+        ReadError: the folder cannot be read.
     """
     try:
-        sealed = json.loads((folder / RECORD_FILE).read_text("utf-8"))["custom_metadata"]
-        record, digests = digest.unseal(sealed)
-    except FileNotFoundError:
-        raise Damaged(f"file {RECORD_FILE} is missing") from None
-    except Damaged as error:
-        raise Damaged(f"file {RECORD_FILE}: {error}") from None
-    except Exception as error:  # whatever wrong bytes lead to
-        raise Damaged(f"file {RECORD_FILE} is unreadable: {_first_line(error)}") from None
-    if record["step"] != int(folder.name):
-        raise Damaged(f"file {RECORD_FILE}: it was saved as step {record['step']}")
-    return record, digests
+        return committed.steps(directory)
+    except OSError as error:
+        raise refused(directory, error) from None
+
+
+def refused(path: Path, error: OSError) -> ReadError:
+    """Return the error for a file or folder that is there, but that the storage does not give."""
+    return ReadError(
+        f"{path} cannot be read ({error.strerror}). That does not make it damaged: nothing is "
+        "renamed or deleted. Mend the storage or its permissions, then run the same command again"
+    )
+
+
+def write_record(folder: Path, record: Record, state: Any) -> None:
+    """Seal the files of a checkpoint that orbax has written; whoever calls brings them to disk."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    files = {name: _sha256(folder, name) for name in names}
+    (folder / RECORD_FILE).write_text(json.dumps(digest.seal(record, state, files)), "utf-8")
+
+
+def record_of(folder: Path) -> Record:
+    """Return the record of one checkpoint.
+
+    Raises:
+        Damaged: it is missing, or does not match its own digest, or is of another step.
+        ReadError: the storage does not give it.
+    """
+    return _sealed(folder).record
 
 
 def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[Any, Record]:
-    """Read one checkpoint and check it against its digests.
+    """Read one checkpoint and check every file and every array against its digest.
 
     Args:
-        reader: what reader() returns, or another made with handler().
+        reader: what checkpointer() returns.
         folder: of the checkpoint.
         template: a pytree of numpy arrays of the shapes and dtypes that were saved; None: restore
             dicts and lists as they are found.
@@ -68,36 +79,76 @@ def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[
         the arrays, a pytree, and the record.
 
     Raises:
-        Exception: Damaged where the record or a digest does not match, what orbax raises otherwise.
+        Damaged: it is not what was saved; the file or array is named.
+        ReadError: the storage does not give it, or orbax cannot read what is as it was written.
     """
-    record, digests = record_of(folder)
-    state = reader.restore(folder, args=ocp.args.StandardRestore(template))
-    digest.check(state, digests)
-    return state, record
+    sealed = _sealed(folder)
+    for name, wanted in (sealed.files or {}).items():
+        if _sha256(folder, name) != wanted:
+            raise Damaged(f"file {name} does not match its digest")
+    try:
+        state = reader.restore(folder, args=ocp.args.StandardRestore(template))
+    except Exception as error:  # orbax raises anything
+        told = f"it cannot be read: {_first_line(error)}"
+        if sealed.files is None or not folder.exists():  # by an older version; retired meanwhile
+            raise Damaged(told) from None
+        raise ReadError(
+            f"{folder}: every file is as it was written, but {told}. Nothing is renamed or "
+            "deleted: mend the storage, or use the version of orbax-checkpoint that wrote it"
+        ) from None
+    digest.check(state, sealed.leaves)
+    return state, sealed.record
 
 
-def explain(folder: Path, error: Exception) -> str:
-    """Say in one line what is wrong with a checkpoint that read() failed on.
+def _sealed(folder: Path) -> Sealed:
+    name = RECORD_FILE
+    try:
+        text = _text(folder, name)
+    except Damaged:
+        if (sealed := _of_old(folder)) is None:
+            raise
+    else:
+        try:
+            found = json.loads(text)
+            if json.dumps(found) != text:  # it means the same, and is not what was written
+                raise Damaged("its text is not what was written")
+            sealed = digest.unseal(found)
+        except Damaged as error:
+            raise Damaged(f"file {name}: {error}") from None
+        except Exception as error:  # whatever wrong bytes lead to
+            raise Damaged(f"file {name} is unreadable: {_first_line(error)}") from None
+    if sealed.record["step"] != int(folder.name):
+        raise Damaged(f"it was saved as step {sealed.record['step']}")
+    return sealed
 
-    It names the array or the file within the folder, as well as the error lets it be told.
-    """
-    if isinstance(error, Damaged):
-        return str(error)
-    for name in (TREE_FILE, "manifest.ocdbt"):
-        if not (folder / name).exists():
-            return f"file {name} is missing"
-    told = re.split(r" \[(?:tensorstore_spec|source)", str(error))[0].strip()
-    # Tensorstore tells the whole way down to the file, which comes last if it got that far.
-    root = re.escape(f"{folder}/")
-    if found := re.search(rf'.*{root}([^"\']*[^"\'/:])["\']?:? ?(.*)', told):
-        name, why = found.groups()
-        if not (folder / name).exists():
-            return f"file {name} is missing"
-        return f"file {name}: {why or _first_line(error)}"
-    if found := re.search(rf'"([^"]+)/[^"/]+" in [^:]*"{root}": (.*)', told):
-        array, why = found.groups()
-        return f"array {array.replace('.', '/')}: {why}"
-    return f"file {TREE_FILE} does not lead to the arrays: {_first_line(error)}"
+
+def _of_old(folder: Path) -> Sealed | None:
+    """Return what a version without a record file wrote; None: it was another, or is damaged."""
+    try:
+        return digest.unseal(json.loads(_text(folder, OLD_RECORD_FILE))["custom_metadata"])
+    except (Damaged, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _text(folder: Path, name: str) -> str:
+    try:
+        return (folder / name).read_text("utf-8")
+    except _MISSING:
+        raise Damaged(f"file {name} is missing") from None
+    except OSError as error:
+        raise refused(folder / name, error) from None
+    except UnicodeDecodeError as error:
+        raise Damaged(f"file {name} is unreadable: {error}") from None
+
+
+def _sha256(folder: Path, name: str) -> str:
+    try:
+        with (folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except _MISSING:
+        raise Damaged(f"file {name} is missing") from None
+    except OSError as error:
+        raise refused(folder / name, error) from None
 
 
 def _first_line(error: Exception) -> str:

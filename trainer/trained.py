@@ -46,6 +46,7 @@ def load(run: Path, number: int | None, warn: Callable[[str], None]) -> Trained:
 
     Raises:
         DataError: there is no such checkpoint, or it is damaged, or all are.
+        ReadError: the storage does not give it.
     """
     directory = run / committed.CHECKPOINTS
     steps = saved.steps(directory)
@@ -57,17 +58,17 @@ def load(run: Path, number: int | None, warn: Callable[[str], None]) -> Trained:
             f"{', '.join(map(str, steps))} (older ones are deleted: checkpoint.keep_last)"
         )
     damage = []
-    with saved.reader() as reader:
+    with saved.checkpointer() as reader:
         for one in reversed(steps if number is None else [number]):
             folder = directory / str(one)
             try:
                 state, record = saved.read(reader, folder)
                 return Trained(run, one, *_model_of(state, record), record)
-            except Exception as error:  # orbax raises anything on damaged files
-                if not (folder / saved.COMMIT_FILE).exists():
+            except Damaged as error:
+                if not folder.exists():
                     continue  # its job has deleted it meanwhile, as it should be
                 damage.append(f"checkpoint {one} of {run} is damaged")
-                reason = saved.explain(folder, error)
+                reason = str(error)
                 if number is None:
                     warn(f"{damage[-1]} ({reason}): an older one is looked for")
     if number is not None and damage:

@@ -13,6 +13,7 @@ import numpy as np
 
 from trainer import description, digest, environment, rundir
 from trainer.account import Account
+from trainer.background import Background
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config
 from trainer.errors import SaveError
@@ -49,8 +50,8 @@ class Writer:
         self._terminal = terminal
         self._account = account
         self._stack = stack
-        self._failed_saves = 0
-        self.failure: SaveError | None = None  # set when no more failed saves are borne
+        self._failed: list[str] = []  # why the last saves in a row could not be made
+        self._failure: SaveError | None = None  # set when no more failed saves are borne
         self.checkpoints = stack.enter_context(
             Checkpoints(
                 directory / "checkpoints",
@@ -59,6 +60,8 @@ class Writer:
                 warn=terminal.warn,
             )
         )
+        self._saving: Background[None] = Background()
+        stack.callback(self._close)
 
     def begin(
         self,
@@ -99,11 +102,12 @@ class Writer:
     def save(
         self, step: int, state: TrainState, progress: ProgressState, accuracy: float | None
     ) -> None:
-        """Start writing a checkpoint; the state is on the devices and may be donated afterwards.
+        """Begin to write a checkpoint; the state is on the devices and may be donated afterwards.
 
-        A save that fails is told and counted; `failure` is set when it was one too many.
+        The save before it is waited for.
         """
         with self._account.phase("save"):
+            self._settle(wait=True)
             self.tracker.flush()  # no point that comes before the checkpoint may get lost after it
             host = jax.tree.map(np.array, jax.device_get(state))  # copied: the state is donated
             record = {
@@ -114,12 +118,12 @@ class Writer:
                 "versions": self._facts["versions"],
                 "progress": progress,
             }
-            try:
-                self.checkpoints.save(step, host, record, accuracy)
-            except Exception as error:  # orbax raises anything when it cannot write
-                self._save_failed(error)
-            else:
-                self._failed_saves = 0
+            self._saving.submit(lambda: self.checkpoints.save(step, host, record, accuracy))
+
+    def failing(self) -> bool:
+        """Return whether more saves in a row have failed than are borne."""
+        self._settle(wait=False)
+        return self._failure is not None
 
     def finish_saves(self) -> None:
         """Wait until the last checkpoint is written.
@@ -128,22 +132,30 @@ class Writer:
             SaveError: it could not be, or too many before it.
         """
         with self._account.phase("save"):
-            try:
-                self.checkpoints.wait()
-            except Exception as error:  # orbax raises anything when it cannot write
-                self._save_failed(error)
-                raise SaveError(f"the last checkpoint is not written: {error}") from None
-        if self.failure is not None:
-            raise self.failure
+            self._settle(wait=True)
+        if self._failure is not None:
+            raise self._failure
+        if self._failed:
+            raise SaveError(f"the last checkpoint is not written: {self._failed[-1]}")
 
-    def _save_failed(self, error: Exception) -> None:
-        self._failed_saves += 1
-        limit = self._config.checkpoint.max_failed_saves
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        told = f"a checkpoint cannot be written to {self._directory}: {reason}"
-        self._terminal.warn(f"{told} (failure {self._failed_saves}, at most {limit} are borne)")
-        if self._failed_saves > limit:
-            self.failure = SaveError(
+    def _settle(self, *, wait: bool) -> None:
+        """Count in the save under way if it is over: one that fails is told."""
+        try:
+            if self._saving.collect(wait=wait):
+                self._failed.clear()
+            return
+        except Exception as error:  # orbax raises anything when it cannot write
+            self._failed.append((str(error) or type(error).__name__).splitlines()[0])
+        count, limit = len(self._failed), self._config.checkpoint.max_failed_saves
+        told = f"a checkpoint cannot be written to {self._directory}: {self._failed[-1]}"
+        self._terminal.warn(f"{told} (failure {count}, at most {limit} are borne)")
+        if count > limit:
+            self._failure = SaveError(
                 f"{told}. Those before it are intact: make room or mend the folder, then run the "
                 "same command again (checkpoint.max_failed_saves says how many failures are borne)"
             )
+
+    def _close(self) -> None:
+        """Let the save under way come to its end, whatever ends the run."""
+        self._settle(wait=True)
+        self._saving.close()

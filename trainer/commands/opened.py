@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import run_directory
@@ -20,21 +18,13 @@ def open_run(given: Path, step: int | None, terminal: Terminal) -> Trained:
     Raises:
         ConfigError: there is no such run.
         DataError: there is no such checkpoint, or no intact one.
+        ReadError: the storage does not give it.
     """
     directory = run_directory(given)
     import jax  # which takes a second, so only when the arguments are known to be good
 
     # Before anything asks for the devices: a GPU belongs to the job that trains on it.
     jax.config.update("jax_platforms", "cpu")
-    sys.excepthook = _excepthook
     from trainer import trained
 
     return trained.load(directory, step, terminal.warn)
-
-
-def _excepthook(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Say nothing of the reads that tensorstore still has under way when another one has failed."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)

@@ -8,28 +8,30 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
+from trainer import committed
 from trainer.commands import arguments as command_line
 from trainer.errors import EXIT_COMPLETED, ConfigError, DataError, Preempted
 from trainer.preemption import StopRequest
 
 DESCRIPTION = """\
-Reads every checkpoint of a run and compares each array with the SHA-256 that was saved with it.
+Reads every checkpoint of a run and compares every file, and each array read from them, with the
+SHA-256 that was saved with it.
 
 Nothing is written, renamed or deleted, and no configuration, data or GPU is needed: it may run at
 any time, also while the run goes on or in a folder that cannot be written.
 """
 EPILOG = """\
 results:
-  ok         every array and the record beside them are, bit for bit, what was saved
+  ok         all files and arrays are, bit for bit, what was saved
   damaged    not so; what is wrong is told. Starting the run again renames a damaged checkpoint to
              bad-STEP.NUMBER and goes on at the newest intact one; nothing is deleted
 
 exit codes:
   0   there are checkpoints, and all are intact
   65  one is damaged, or there is none
+  74  the storage does not let a file be read: nothing is known of it
   78  RUN is not a run directory, or an option is wrong
 
 example:
@@ -44,7 +46,7 @@ class Checked(NamedTuple):
     damage: str | None  # what is wrong with it; None: it is intact
     test_accuracy: float | None  # 0 to 1; None: not known, or the record is damaged
     bytes: int  # of all its files
-    saved_at: float  # seconds since 1970; the time of its commit file
+    saved_at: float  # seconds since 1970
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
@@ -53,13 +55,13 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     Raises:
         ConfigError: an option is wrong, or there is no such run.
         DataError: a checkpoint is damaged, or there is none.
+        ReadError: the storage does not let a file be read.
         Preempted: asked to stop.
     """
     args = command_line.parse(_parser(), arguments)
     if args is None:
         return EXIT_COMPLETED
     directory = _checkpoints_of(args.run)
-    sys.excepthook = _excepthook
     checked = []
     for one in _check(directory):
         checked.append(one)
@@ -72,16 +74,8 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     else:
         print("\n".join(_table(checked, aside, unfinished)))
     sys.stdout.flush()
-    _judge(directory, checked)
+    _judge(directory, checked, aside)
     return EXIT_COMPLETED
-
-
-def _excepthook(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Say nothing of the reads that tensorstore still has under way when another one has failed."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,10 +106,9 @@ def _checkpoints_of(run: Path) -> Path:
     given = run.expanduser().absolute().resolve()
     if not given.exists():
         raise ConfigError(f"RUN={run} does not exist: {fix}")
-    marks = (".hydra", "environment.json", "metrics.jsonl", "summary.json")
-    if (given / "checkpoints").is_dir() or any((given / mark).exists() for mark in marks):
-        return given / "checkpoints"
-    if given.is_dir() and (given.name == "checkpoints" or list(given.glob("*/_METADATA"))):
+    if committed.is_run(given):
+        return given / committed.CHECKPOINTS
+    if given.is_dir() and (given.name == committed.CHECKPOINTS or [*given.glob("*/_METADATA")]):
         return given
     raise ConfigError(f"RUN={run} is not a run directory (it has no checkpoints folder): {fix}")
 
@@ -127,18 +120,19 @@ def _check(directory: Path) -> Iterator[Checked]:
     # Before orbax asks for the devices: a GPU belongs to the job that trains on it.
     jax.config.update("jax_platforms", "cpu")
     from trainer import saved
+    from trainer.digest import Damaged
 
-    with saved.reader() as reader:
+    with saved.checkpointer() as reader:
         for step in reversed(saved.steps(directory)):
             folder = directory / str(step)
             damage, accuracy = None, None
             try:
                 _, record = saved.read(reader, folder)
                 accuracy = record.get("test_accuracy")
-            except Exception as error:  # orbax raises anything on damaged files
-                damage = saved.explain(folder, error)
+            except Damaged as error:
+                damage = str(error)
             try:
-                saved_at = (folder / saved.COMMIT_FILE).stat().st_mtime
+                saved_at = folder.stat().st_mtime  # nothing is added to it afterwards
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             except FileNotFoundError:
                 continue  # deleted meanwhile by the job that writes it, as it should be
@@ -147,13 +141,11 @@ def _check(directory: Path) -> Iterator[Checked]:
 
 def _others(directory: Path) -> tuple[list[str], list[str]]:
     """Return the names of what was set aside, and of what is half written or half deleted."""
-    from trainer import saved
-
     if not directory.is_dir():
         return [], []
-    committed = {str(step) for step in saved.steps(directory)}
-    names = {path.name for path in directory.iterdir() if path.is_dir()} - committed
-    aside = {name for name in names if name.startswith(saved.ASIDE)}
+    steps = {str(step) for step in committed.steps(directory)}
+    names = {path.name for path in directory.iterdir() if path.is_dir()} - steps
+    aside = {name for name in names if name.startswith(committed.ASIDE)}
     return sorted(aside), sorted(names - aside)
 
 
@@ -190,8 +182,13 @@ def _report(
     }
 
 
-def _judge(directory: Path, checked: list[Checked]) -> None:
+def _judge(directory: Path, checked: list[Checked], aside: list[str]) -> None:
     """Raise DataError unless there are checkpoints and all are intact."""
+    if not checked and aside:
+        raise DataError(
+            f"{directory} has only checkpoints found damaged before: put an intact copy back or "
+            "begin another run"
+        )
     if not checked:
         raise DataError(
             f"{directory} has no checkpoint: a run started there begins at step 0; "

@@ -14,9 +14,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from trainer import committed as checkpoints
 from trainer import metrics_log
 
-COMMIT_FILE = "commit_success.txt"  # orbax writes it last
 COMPARED = ("steps", "test_loss", "test_accuracy", "weights_sha256")
 CLOCKED = ("time", "examples_per_second")  # what may differ between two runs of the same bits
 PHASES = ("start-up", "restore", "compile", "training", "saving")
@@ -34,14 +34,13 @@ def program() -> str:
 
 def committed(run: Path) -> list[int]:
     """Return the steps that have a committed checkpoint, oldest first."""
-    names = [path.parent.name for path in (run / "checkpoints").glob(f"*/{COMMIT_FILE}")]
-    return sorted(int(name) for name in names if name.isdecimal())
+    return checkpoints.steps(run / checkpoints.CHECKPOINTS)
 
 
 def set_aside(run: Path) -> Counter[int]:
     """Return how often a checkpoint of each step was set aside as damaged."""
-    names = [path.name for path in (run / "checkpoints").glob("bad-*")]
-    return Counter(int(found[1]) for name in names if (found := re.match(r"bad-(\d+)", name)))
+    paths = (run / checkpoints.CHECKPOINTS).glob(f"{checkpoints.ASIDE}*")
+    return Counter(int(found[1]) for path in paths if (found := re.match(r"\D*(\d+)", path.name)))
 
 
 def points(run: Path) -> list[dict[str, Any]]:
@@ -78,12 +77,9 @@ def phase(run: Path, since: float) -> str:
         return "restore"
     if step_reached(run, since) is None:
         return "compile"
-    folders = {path.name: path for path in (run / "checkpoints").glob("*")}
-    for name, path in folders.items():
-        under_way = name.isdecimal() and not (path / COMMIT_FILE).exists()
-        if under_way or name.startswith("trash-") or "tmp" in name:
-            return "saving"
-    return "training"
+    half_done = (checkpoints.WRITING, checkpoints.TRASH)
+    names = [path.name for path in (run / checkpoints.CHECKPOINTS).glob("*")]
+    return "saving" if any(name.startswith(half_done) for name in names) else "training"
 
 
 def resumed_from(log: str) -> int | None:

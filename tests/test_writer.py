@@ -1,0 +1,108 @@
+"""What process 0 writes: how saves that fail are counted, told and got over."""
+
+import dataclasses
+import json
+import re
+import resource
+import time
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import pytest
+
+from trainer import digest, saved
+from trainer.account import Account
+from trainer.commands.compose import compose
+from trainer.errors import SaveError
+from trainer.terminal import Terminal
+from trainer.writer import Writer
+
+STATE = {"weights": np.random.default_rng(0).normal(size=500_000)}  # 4 MB, that do not compress
+
+
+@pytest.fixture
+def opened(tmp_path):
+    @contextmanager
+    def opener(limit):
+        (job,) = compose(["+experiment=smoke", f"checkpoint.max_failed_saves={limit}"])
+        with ExitStack() as stack:
+            writer = Writer(job.config, tmp_path, Terminal(), Account(), stack)
+            writer.begin(None, {}, {}, {}, job.record, [])
+            yield writer
+
+    return opener
+
+
+@contextmanager
+def full_disk():
+    """Let no file grow beyond 1 MB: the arrays cannot be written, which only the thread learns."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def failures(capsys):
+    return re.findall(r"\(failure (\d+), at most (\d+) are borne\)", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2])
+def test_failed_saves_in_a_row_are_counted_and_each_is_tried(opened, capsys, limit):
+    with opened(limit) as writer:
+        writer.save(1, STATE, {}, None)
+        writer.finish_saves()
+        with full_disk():
+            for step in range(2, limit + 3):
+                assert not writer.failing()
+                writer.save(step, STATE, {}, None)
+            with pytest.raises(SaveError, match="File too large"):
+                writer.finish_saves()
+        assert writer.failing()
+        assert failures(capsys) == [(str(n + 1), str(limit)) for n in range(limit + 1)]
+        assert writer.checkpoints.steps == [1]
+
+
+def test_a_failure_is_noticed_without_another_save(opened):
+    with opened(0) as writer, full_disk():
+        writer.save(1, STATE, {}, None)
+        deadline = time.monotonic() + 60
+        while not writer.failing():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_save_that_succeeds_ends_the_count(opened, capsys):
+    with opened(1) as writer:
+        for step in (1, 3):
+            with full_disk():
+                writer.save(step, STATE, {}, None)
+                with pytest.raises(SaveError, match="the last checkpoint is not written"):
+                    writer.finish_saves()
+            writer.save(step + 1, STATE, {}, None)
+            writer.finish_saves()
+        assert writer.checkpoints.steps == [2, 4]
+    assert failures(capsys) == [("1", "1"), ("1", "1")]
+
+
+def test_what_ends_a_run_does_not_lose_the_save_under_way(opened, tmp_path):
+    def end():
+        with opened(0) as writer:
+            writer.save(7, STATE, {}, None)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        end()
+    saved.record_of(tmp_path / "checkpoints" / "7")
+
+
+def test_the_record_tells_the_configuration_and_its_digest(opened, tmp_path):
+    with opened(0) as writer:
+        writer.save(7, STATE, {}, 0.5)
+    record = saved.record_of(tmp_path / "checkpoints" / "7")
+    (job,) = compose(["+experiment=smoke", "checkpoint.max_failed_saves=0"])
+    config = dataclasses.asdict(job.config)
+    assert record["config"] == json.loads(json.dumps(config))
+    assert record["config_sha256"] == digest.of_json(record["config"]) == digest.of_json(config)
+    assert record["versions"]["jax"]
