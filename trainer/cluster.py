@@ -134,6 +134,7 @@ def share(make: Callable[[], Json]) -> list[Json]:
         value = make()
     except TrainerError as raised:
         error = raised
+        error.everywhere = True
     if jax.process_count() == 1:
         if error is not None:
             raise error
@@ -150,7 +151,8 @@ def share(make: Callable[[], Json]) -> list[Json]:
     ]
     for index, answer in enumerate(answers):
         if "error" in answer:
-            if error is None:
+            if error is None or index != jax.process_index():
                 error = TrainerError.named(answer["kind"])(f"process {index}: {answer['error']}")
+                error.everywhere = True
             raise error
     return [answer["value"] for answer in answers]

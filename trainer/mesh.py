@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax
@@ -13,12 +14,31 @@ from trainer.errors import ConfigError
 AXIS = "data"  # the one mesh axis: every device holds all weights and a slice of each batch
 
 
+def check_platform() -> None:
+    """Check that jax finds a platform to compute on.
+
+    Raises:
+        ConfigError: it does not have the one asked for.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        if "backend" not in str(error):
+            raise
+        (told, *_) = str(error).splitlines()
+        raise ConfigError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {told}. "
+            "Unset it, or train on the CPU with JAX_PLATFORMS=cpu"
+        ) from None
+
+
 def make_mesh(local_devices: int | None) -> Mesh:
     """Lay `local_devices` devices of every process (None: all) out along the axis "data".
 
     Raises:
-        ConfigError: fewer local devices are there than asked for.
+        ConfigError: fewer local devices are there than asked for, or no platform.
     """
+    check_platform()
     there = jax.local_device_count()
     if local_devices is not None and local_devices > there:
         raise ConfigError(

@@ -94,7 +94,8 @@ class Writer:
         )
         yaml, before = record["config.yaml"], saved.get("config")
         description.write(self.tracker, self._config, before, yaml, self._facts)
-        self.ledger = Ledger(self._directory / "goodput.json", self._account, resume_step or 0)
+        goodput, reached = self._directory / "goodput.json", self.tracker.reached
+        self.ledger = Ledger(goodput, self._account, resume_step or 0, reached)
 
     def save(
         self, step: int, state: TrainState, progress: ProgressState, accuracy: float | None
@@ -120,6 +121,7 @@ class Writer:
                 self._save_failed(error)
             else:
                 self._failed_saves = 0
+        self.ledger.write(step, now=True)
 
     def finish_saves(self) -> None:
         """Wait until the last checkpoint is written.
