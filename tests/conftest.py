@@ -78,7 +78,7 @@ class Trainer:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def start_all(
-        self, count: int, *arguments: str, devices: int = 1
+        self, count: int, *arguments: str, devices: int = 1, **environ: str
     ) -> list[subprocess.Popen[str]]:
         """Start the processes of one run."""
         with socket.socket() as probe:
@@ -91,6 +91,7 @@ class Trainer:
                 JAX_COORDINATOR_ADDRESS=address,
                 JAX_NUM_PROCESSES=str(count),
                 JAX_PROCESS_ID=str(index),
+                **environ,
             )
             for index in range(count)
         ]

@@ -4,6 +4,7 @@ draws its pages. It reads while the second run is still being written.
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def folder(tmp_path_factory):
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)
     assert first.wait(20) == -signal.SIGKILL, (folder / "resumed.txt").read_text()
+    shutil.copytree(folder / "runs" / "resumed" / "tensorboard", folder / "killed")
     second = start("resumed")
     yield folder
     try:
@@ -116,7 +118,7 @@ def expected_steps(run, first_epoch=1):
 
 
 def test_the_killed_start_left_points_that_are_done_again(folder):
-    first = min((folder / "runs" / "resumed" / "tensorboard").iterdir())
+    (first,) = (folder / "killed").iterdir()
     events = EventFileLoader(str(first)).Load()
     tags = {value.tag for event in events if event.step > SAVED for value in event.summary.value}
     assert {"train/loss", "eval/loss", "pictures/filters", "weights/layer/0/kernel"} <= tags

@@ -1,18 +1,26 @@
 """The goodput account survives restarts and knows what was done twice."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from trainer import metrics_log
 from trainer.account import PHASES, Account
+from trainer.commands import witness
 from trainer.goodput import Ledger
 
+ROOT = Path(__file__).parent.parent
 
-def start(path, resume_step, **seconds):
+
+def start(path, resume_step, logged_step=0, **seconds):
     account = Account()
     account.seconds.update(seconds)
-    return Ledger(path, account, resume_step)
+    return Ledger(path, account, resume_step, logged_step)
 
 
 def test_nested_phases_are_not_counted_twice():
@@ -52,9 +60,51 @@ def test_a_damaged_account_begins_anew(tmp_path, damage):
     assert start(path, 7, step=1.0).totals()["starts"] == 1
 
 
-def test_it_is_written_seldom(tmp_path):
+def test_it_is_written_seldom_and_at_once_where_it_must(tmp_path):
     path = tmp_path / "goodput.json"
     ledger = start(path, 0)
+    assert json.loads(path.read_text())["starts"] == 1  # also one that dies before training
     ledger.write(1)
     ledger.write(2)
     assert json.loads(path.read_text())["reached_step"] == 1
+    ledger.write(3, now=True)
+    assert json.loads(path.read_text())["reached_step"] == 3
+
+
+def test_steps_logged_after_the_last_write_are_lost_work_too(tmp_path):
+    path = tmp_path / "goodput.json"
+    start(path, 0, step=10.0).write(100, now=True)
+    totals = start(path, 60, logged_step=110).totals()
+    assert totals["lost_steps"] == 50
+    assert totals["lost_seconds"] == pytest.approx(5.0)
+    assert totals["seconds"]["step"] == pytest.approx(11.0)
+    assert totals["goodput"] == pytest.approx(6 / 11)
+
+
+def test_the_account_begins_with_the_process():
+    told = "import time; from trainer.account import process_seconds; print(process_seconds())"
+    began = time.monotonic()
+    seconds = float(subprocess.check_output([sys.executable, "-c", f"{told}"], cwd=ROOT))
+    assert 0 < seconds < time.monotonic() - began + 0.02
+
+
+def test_starts_killed_in_training_are_counted(trainer, tmp_path):
+    """Of each, all steps beyond the checkpoint are done again, and told to within a dispatch."""
+    options = ("+experiment=smoke", "run.dir=run", "train.epochs=4000", "train.log_every_steps=10")
+    lost = began = 0
+    for _ in range(2):
+        process = trainer.start(*options, "checkpoint.every_steps=1000")
+        trainer.wait_for_step((began + 1200) // 10 * 10)
+        process.kill()
+        process.communicate()
+        reached = metrics_log.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
+        began = witness.committed(tmp_path / "run")[-1]
+        lost += reached - began
+    process = trainer.start(*options)
+    account = tmp_path / "run" / "goodput.json"
+    while json.loads(account.read_text())["starts"] < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert json.loads(account.read_text())["lost_steps"] == pytest.approx(lost, abs=70)

@@ -1,7 +1,9 @@
 """How a job ends: what is refused, what is reported, and that nothing is lost."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -93,6 +95,9 @@ def test_an_update_that_is_not_finite_can_be_skipped_and_is_counted(trainer, tmp
     assert done.returncode == 0, done.stderr
     assert summary_of(tmp_path)["skipped_steps"] > 0
     assert "its update is dropped" in done.stderr
+    skipped = summary_of(tmp_path)["skipped_steps"]
+    assert trainer(*SMOKE, *CONSTANT, "optim.lr=1e9", "train.on_nonfinite=skip").returncode == 0
+    assert summary_of(tmp_path)["skipped_steps"] == skipped  # kept over restarts
 
 
 def test_a_second_job_on_a_run_directory_is_refused(trainer, tmp_path):
@@ -101,6 +106,7 @@ def test_a_second_job_on_a_run_directory_is_refused(trainer, tmp_path):
     second = trainer(*SMOKE, "train.epochs=1000")
     assert second.returncode == 78
     assert f"process {first.pid} on host" in second.stderr
+    assert re.search(r" since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", second.stderr)
     assert "run.name" in second.stderr
     first.kill()
     first.communicate()
@@ -179,10 +185,68 @@ def test_a_read_only_run_directory_is_told(trainer, tmp_path):
         done = trainer("+experiment=smoke", "run.root=runs", "run.name=first")
     finally:
         subprocess.run(["umount", str(root)], check=True)
-    assert done.returncode == 78, done.stderr
+    assert done.returncode == 74, done.stderr
     assert "Read-only file system" in done.stderr
     assert str(root) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+@pytest.mark.parametrize("free_kib", [0, 16])
+def test_a_disk_that_is_full_at_the_start_is_told(trainer, tmp_path, free_kib):
+    root = tmp_path / "runs"
+    root.mkdir()
+    small_files(root, "-o", "size=128k")
+    try:
+        (root / "first").mkdir()
+        (root / "filler").write_bytes(bytes((124 - free_kib) << 10))
+        if not free_kib:
+            with contextlib.suppress(OSError):
+                (root / "rest").write_bytes(bytes(8 << 10))
+        done = trainer("+experiment=smoke", "run.dir=runs/first")
+    finally:
+        subprocess.run(["umount", str(root)], check=True)
+    assert done.returncode == 74, done.stderr
+    assert "No space left on device" in done.stderr
+    assert str(root) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("name", ["tensorboard", ".hydra", "checkpoints"])
+def test_a_file_in_the_place_of_a_folder_ends_all_with_78(trainer, tmp_path, name, processes):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("a file")
+    for process in trainer.start_all(processes, *SMOKE):
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 78, err
+        assert f"run/{name} cannot be written" in err
+        assert "run.dir=DIR" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_too_large_a_model_is_told_as_such(trainer, processes):
+    codes = set()
+    for process in trainer.start_all(processes, *SMOKE, "model.hidden_sizes=[2000000000]"):
+        _, err = process.communicate(timeout=60)
+        assert "Traceback" not in err
+        assert "out of memory" in err or "lost process" in err
+        codes.add(process.returncode)
+    assert 70 in codes
+    assert codes <= {70, 75}  # 75: the other was faster
+
+
+def test_an_evaluation_takes_no_more_than_the_split(trainer, tmp_path):
+    done = trainer(*SMOKE, "train.eval_batch_size=1000000000")
+    assert done.returncode == 0, done.stderr
+
+
+def test_fewer_epochs_than_are_done_are_refused(trainer, tmp_path, finished):
+    shutil.copytree(finished, tmp_path / "run")
+    done = trainer(*SMOKE, *CONSTANT, "train.epochs=1")
+    assert done.returncode == 78
+    assert "has done 2 epochs" in done.stderr
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["moved", "replaced by a file"])

@@ -92,7 +92,7 @@ def test_a_restarted_job_waits_for_an_attempt_that_is_cut_off_but_alive(trainer,
     assert summary["resumed_from_step"] >= 50
 
 
-def test_a_file_that_cannot_be_locked_is_told(tmp_path):
+def test_a_file_that_cannot_be_opened_is_told(tmp_path):
     (tmp_path / lock.NAME).mkdir()
-    with pytest.raises(ConfigError, match=r"run\.lock cannot be locked .*run\.root=DIR"):
+    with pytest.raises(ConfigError, match=r"run\.lock cannot be written .*run\.root=DIR"):
         lock.hold(tmp_path).__enter__()

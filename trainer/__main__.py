@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 
 from trainer.commands import COMMANDS
-from trainer.errors import TrainerError
+from trainer.errors import EXIT_INTERNAL, TrainerError
 from trainer.preemption import StopRequest
 
 
@@ -23,13 +25,26 @@ def main() -> None:
     command, arguments = "train", sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:
         command, *arguments = arguments
+    told = ""
     try:
         code = import_module(f"trainer.commands.{command}").main(arguments, stop)
     except TrainerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code
+        told, code = f"error: {error}\n", error.exit_code
+    except Exception:
+        told, code = traceback.format_exc(), EXIT_INTERNAL
     stop.ignore()
+    _finish(told)
     sys.exit(code)
+
+
+def _finish(told: str) -> None:
+    """Print the error, if there is one; what cannot be printed does not change the exit code."""
+    for number, stream, text in ((1, sys.stdout, ""), (2, sys.stderr, told)):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # a full disk, or nobody reads it: Python would end with a code of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _tell(hook: Callable[..., object], error: BaseException | None, *told: object) -> None:

@@ -18,6 +18,7 @@ CHARTS = {
         "examples per second": ["train/examples_per_second"],
         "milliseconds a step": ["time/*_ms"],
         "goodput": ["time/goodput"],
+        "seconds of all starts": ["seconds/*"],
         "memory, MiB": ["memory/*"],
     },
     "Layers": {

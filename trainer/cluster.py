@@ -117,13 +117,11 @@ def start_devices(
         told = (str(error) or "no such devices, or not the extra for them").splitlines()[0]
         if topology.num_processes > 1 and "DEADLINE_EXCEEDED" in told:
             raise PeerLost(f"another process did not start its devices: {told}") from None
-        wrong = ConfigError(
+        raise ConfigError(
             f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: jax cannot start it ({told})",
             "install the extra cuda12 or cuda13 and look at nvidia-smi, or train on the CPU with "
             "JAX_PLATFORMS=cpu",
-        )
-        wrong.everywhere = False
-        raise wrong from None
+        ) from None
 
 
 @contextmanager
@@ -179,6 +177,7 @@ def share(make: Callable[[], Json]) -> list[Json]:
         value = make()
     except TrainerError as raised:
         error = raised
+        error.everywhere = True
     if jax.process_count() == 1:
         if error is not None:
             raise error
@@ -197,8 +196,9 @@ def share(make: Callable[[], Json]) -> list[Json]:
     ]
     for index, answer in enumerate(answers):
         if "error" in answer:
-            if error is None:
+            if error is None or index != jax.process_index():
                 kind = TrainerError.named(answer["kind"])
                 error = kind(f"process {index}: {answer['error']}", answer["fix"])
+                error.everywhere = True
             raise error
     return [answer["value"] for answer in answers]

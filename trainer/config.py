@@ -49,6 +49,8 @@ class RunConfig:
         if self.name is not None:
             ok = self.name not in ("", ".", "..") and not any(c in self.name for c in "/\0")
             _check(ok, "run.name", self.name, "use a plain folder name, without slashes")
+        _check(self.dir != "", "run.dir", self.dir, "name a folder, or use null for run.root")
+        _check(self.root != "", "run.root", self.root, "name a folder")
 
 
 @dataclass
@@ -73,6 +75,9 @@ class DataConfig:
         _check_positive("data.timeout_seconds", self.timeout_seconds)
         _check_at_least("data.num_classes", self.num_classes, 2)
         _check(self.num_classes <= 256, "data.num_classes", self.num_classes, "use at most 256")
+        mean = self.pixel_mean
+        finite = mean is None or math.isfinite(mean)
+        _check(finite, "data.pixel_mean", mean, "use a finite number, or null to measure it")
         _check_positive("data.pixel_std", self.pixel_std)
         needs_root = self.name == "idx" and self.root is None
         _check(not needs_root, "data.root", None, "data=idx needs it: data.root=DIR of the 4 files")

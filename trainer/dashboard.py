@@ -77,7 +77,10 @@ class Dashboard:
             split = self._laps.lap(step - self._looked)
             self._looked = step
             curves = {f"time/{name}_ms": value for name, value in split.items()}
-            curves["time/goodput"] = self._ledger.totals()["goodput"]
+            totals = self._ledger.totals()
+            curves["time/goodput"] = totals["goodput"]
+            curves |= {f"seconds/{phase}": spent for phase, spent in totals["seconds"].items()}
+            curves["seconds/lost"] = totals["lost_seconds"]
             sizes = {"host": memory.host_mib(), **memory.device_mib()}
             curves |= {f"memory/{name}": mib for name, mib in sizes.items()}
             self._tracker.curves(step, curves)

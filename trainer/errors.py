@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 EXIT_COMPLETED = 0
 EXIT_DATA = 65  # bad data or no readable checkpoint: never retry
 EXIT_UNAVAILABLE = 69  # something the preflight check needs is missing
@@ -16,7 +19,7 @@ class TrainerError(Exception):
     """An error to show as one readable message, without a traceback."""
 
     exit_code: int = EXIT_INTERNAL
-    everywhere: bool = True  # raised on all processes of the run alike
+    everywhere: bool = False  # all processes of the run raise it together: see cluster.share
 
     def __init__(self, told: str, fix: str = "") -> None:
         """Make the message of two parts, for those who show them apart.
@@ -31,8 +34,8 @@ class TrainerError(Exception):
 
     @classmethod
     def name(cls) -> str:
-        """Return the name of the kind of error, for other processes."""
-        return cls.__name__
+        """Return the name of the kind of error, for other processes: one of those below."""
+        return next((kind.__name__ for kind in cls.__mro__ if TrainerError in kind.__bases__), "")
 
     @classmethod
     def named(cls, name: str) -> type[TrainerError]:
@@ -87,4 +90,21 @@ class PeerLost(TrainerError):
     """Another process of the run has died or hangs; what was saved last is there."""
 
     exit_code = EXIT_RETRY
-    everywhere = False
+
+
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+
+
+def unwritable(path: Path, error: OSError) -> TrainerError:
+    """Return what to raise where a file system does not let the run directory be written.
+
+    Args:
+        path: that was to be written, where the error names none.
+        error: of the file system.
+    """
+    told = (
+        f"{error.filename2 or error.filename or path} cannot be written ({error.strerror or error})"
+    )
+    if error.errno in _STORAGE:
+        return SaveError(told, "mend the storage or make room, then run the same command again")
+    return ConfigError(told, "choose another folder with run.dir=DIR or run.root=DIR")

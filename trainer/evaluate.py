@@ -43,12 +43,12 @@ def evaluate(
         weights: the weights, on every device.
         split: the examples, on the host.
         mesh: the devices.
-        batch_size: examples a portion, over all devices; rounded up to divide over them. It
-            changes no count, and the loss only by rounding.
+        batch_size: examples a portion, over all devices, at most the whole split; rounded up to
+            divide over the devices. It changes no count, and the loss only by rounding.
         virtual_shards: that the program was made for.
     """
     multiple = virtual_shards or mesh.size
-    batch_size = -(-batch_size // multiple) * multiple
+    batch_size = -(-min(batch_size, len(split.images)) // multiple) * multiple
     rows = meshes.local_rows(mesh, batch_size, "train.eval_batch_size")
     pixels = split.images.shape[1]
     portions = max(1, BYTES_PER_DISPATCH // (batch_size * pixels))

@@ -9,38 +9,50 @@ from pathlib import Path
 from typing import Any
 
 from trainer.account import PHASES, Account
-from trainer.atomic import write_json
+from trainer.atomic import to_json
 
-WRITE_SECONDS = 5.0  # how much of a killed start's account is lost at most
+WRITE_SECONDS = 1.0  # how much of a killed start's account is lost at most
 
 
 class Ledger:
     """Adds this start's account to those of the starts before it; used by process 0 alone."""
 
-    def __init__(self, path: Path, account: Account, resume_step: int) -> None:
-        """Read the account so far; a missing or damaged file begins a new one.
+    def __init__(
+        self, path: Path, account: Account, resume_step: int, logged_step: int = 0
+    ) -> None:
+        """Read the account so far, and count this start in; a missing or damaged file begins anew.
 
         Args:
             path: of goodput.json.
             account: of this start.
             resume_step: where this start goes on; steps done beyond it are work lost.
+            logged_step: the last that the start before it had logged, maybe after its last write.
         """
         self._path = path
         self._account = account
-        self._written = 0.0
-        self._before = _read(path)
-        lost = max(0, self._before["reached_step"] - resume_step)
-        self._before["lost_steps"] += lost
-        self._before["lost_seconds"] += lost * self._before["seconds_per_step"]
+        self._before = before = _read(path)
+        unwritten = max(0, logged_step - before["reached_step"])
+        before["seconds"]["step"] += unwritten * before["seconds_per_step"]
+        lost = max(0, before["reached_step"] + unwritten - resume_step)
+        before["lost_steps"] += lost
+        before["lost_seconds"] += lost * before["seconds_per_step"]
         self._first_step = self._step = resume_step
+        self._written = 0.0
+        self.write(resume_step, now=True)
 
     def write(self, step: int, *, now: bool = False) -> None:
-        """Bring the file up to date, at most every few seconds unless `now`."""
+        """Bring the file up to date, at most every second after the first steps unless `now`.
+
+        It is whole whenever a process is killed, but not waited for until it is on the disk.
+        """
+        first = self._step == self._first_step
         self._step = step
-        if now or time.monotonic() - self._written > WRITE_SECONDS:
+        if now or first or time.monotonic() - self._written > WRITE_SECONDS:
             self._written = time.monotonic()
+            temporary = self._path.with_name(f".{self._path.name}.tmp")
             with suppress(OSError):  # a full disk is for the checkpoints to tell
-                write_json(self._path, self.totals())
+                temporary.write_text(to_json(self.totals(), indent=2) + "\n")
+                temporary.replace(self._path)
 
     def totals(self) -> dict[str, Any]:
         """Return the account of all starts: JSON.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
+import re
 import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import jax
+from jax.sharding import Mesh
 
 from trainer import cluster, digest, lock, rundir, summary
 from trainer import mesh as meshes
-from trainer.account import Account
+from trainer.account import Account, process_seconds
 from trainer.atomic import write_json
 from trainer.config import Config
 from trainer.errors import (
@@ -27,6 +28,7 @@ from trainer.errors import (
     Preempted,
     TrainerError,
 )
+from trainer.leaving import LAST_WORDS_SECONDS, leave, leave_later
 from trainer.loop import Place, Run
 from trainer.peers import Peers
 from trainer.preemption import StopRequest
@@ -35,9 +37,21 @@ from trainer.terminal import Terminal
 from trainer.topology import Topology, resolve
 from trainer.watchdog import Watchdog
 
+# What gloo, NCCL and jax's coordination service say when another process does not answer.
+LOSS = re.compile(
+    "gloo|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|connection (closed|reset|refused)|socket closed|"
+    "unhandled system error|remote process exited",
+    re.IGNORECASE,
+)
+AGAIN = "run the same command again"
+MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
+
 
 def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRequest) -> int:
     """Train, or go on training, as the configuration says; return the exit code.
+
+    Of several processes, one that fails alone ends here, at once: the others know nothing of it,
+    and an orderly end would wait for them.
 
     Args:
         config: every option.
@@ -46,24 +60,44 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
         stop: whether somebody asked for a stop.
 
     Raises:
-        TrainerError: before there is a run directory that is this job's to write to.
+        TrainerError: there is no run directory that is this job's to write to.
     """
-    account = Account()
+    account = Account(process_seconds())
+    topology = resolve(config.cluster, os.environ)
+    alone = topology.num_processes == 1
+    # For those that end together: the slowest may have to wait for an evaluation of the others.
+    limit = config.cluster.heartbeat_timeout_seconds + LAST_WORDS_SECONDS
+    try:
+        code = _run(config, experiment, record, stop, account, topology)
+    except TrainerError as error:
+        if not alone:
+            if not error.everywhere:
+                leave(error.exit_code, partial(Terminal().error, str(error)))
+            leave_later(limit, error.exit_code)
+        raise
+    if not alone:
+        leave_later(limit, code)
+    return code
+
+
+def _run(
+    config: Config,
+    experiment: str,
+    record: Mapping[str, str],
+    stop: StopRequest,
+    account: Account,
+    topology: Topology,
+) -> int:
     with ExitStack() as stack:
         with account.phase("startup"):
-            topology = resolve(config.cluster, os.environ)
             try:
-                place = _take_place(config, experiment, topology, stop, stack)
+                place, peers = _take_place(config, experiment, topology, stop, stack)
             except Exception as error:
-                if topology.num_processes > 1 and _from_a_collective(error):
-                    reason = f"lost another process at the start ({_first_line(error)})"
-                    Terminal().error(f"{reason}: run the same command again")
-                    _leave(PeerLost.exit_code)
-                if isinstance(error, TrainerError) and not error.everywhere:
-                    Terminal().error(str(error))
-                    _leave(error.exit_code)
-                raise
-        report = summary.begin(experiment, config.train.global_batch_size)
+                if topology.num_processes == 1 or not _tells_of_a_loss(error):
+                    raise
+                reason = f"lost another process at the start ({_first_line(error)})"
+                raise PeerLost(f"{reason}: {AGAIN}") from None
+        report = summary.begin(experiment, config.train.global_batch_size, account)
         report["devices"], report["processes"] = place.mesh.size, jax.process_count()
         report["platform"] = jax.default_backend()
         terminal = Terminal(quiet=config.run.quiet or not place.chief)
@@ -81,62 +115,70 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
                     terminal.error(f"no summary in {place.directory}: {error.strerror}")
 
         def end(told: str) -> None:
-            """Write how the run ended, and say so."""
-            report["error"] = told
-            terminal.error(told)
-            close()
+            """Write how the run ended, and say so; of several threads that know, the first does."""
+            if report["error"] is None:
+                report["error"] = told
+                terminal.error(told)
+                close()
 
         stacks = place.directory / f"hang-process-{jax.process_index()}.txt"
-        watchdog = Watchdog(config.cluster.hang_timeout_seconds, stacks, end)
+        stack.enter_context(Watchdog(config.cluster.hang_timeout_seconds, account, stacks, end))
         code, together = EXIT_INTERNAL, False
-        with Peers(config.cluster.heartbeat_timeout_seconds, end) as peers:
-            try:
-                with ExitStack() as opened:
-                    Run(
-                        config, place, record, stop, terminal, account, report, watchdog, opened
-                    ).fit()
-                code, together = EXIT_COMPLETED, True
-            except ConfigError:
-                raise  # the directory belongs to a run of another meaning: nothing is written to it
-            except TrainerError as error:
-                report["status"] = "preempted" if isinstance(error, Preempted) else "failed"
-                code, together = error.exit_code, error.everywhere
-                end(str(error))
-            except Exception as error:
-                first_line = _first_line(error)
-                if jax.process_count() > 1 and _from_a_collective(error):
-                    code = PeerLost.exit_code
-                    end(f"lost {peers.blame()} ({first_line}): run the same command again")
-                else:
-                    traceback.print_exc()
-                    end(f"{type(error).__name__}: {first_line}")
+        peers.on_lost = _leaving(end)
+        try:
+            with ExitStack() as opened:
+                Run(config, place, record, stop, terminal, account, report, opened).fit()
+            code, together = EXIT_COMPLETED, True
+        except ConfigError:
+            raise  # the directory belongs to a run of another meaning: nothing is written to it
+        except TrainerError as error:
+            report["status"] = "preempted" if isinstance(error, Preempted) else "failed"
+            code, together = error.exit_code, error.everywhere
+            end(str(error))
+        except Exception as error:
+            first_line = _first_line(error)
+            if jax.process_count() > 1 and _tells_of_a_loss(error):
+                code = PeerLost.exit_code
+                end(f"lost {peers.blame()} ({first_line}): {AGAIN}")
+            elif _tells_of_memory(error):
+                end(
+                    f"out of memory ({first_line}): make model.hidden_sizes, "
+                    "train.global_batch_size or train.eval_batch_size smaller, or use more "
+                    "devices"
+                )
             else:
-                report["status"] = "completed"
-                close()
+                traceback.print_exc()
+                end(f"{type(error).__name__}: {first_line}")
+        else:
+            report["status"] = "completed"
+            close()
+        peers.close()
         if place.chief and report["steps"]:
             terminal.summary(summary.rows(place.directory, report))
         if not together and jax.process_count() > 1:
-            _leave(code)
+            leave(code)
         if any(not t.daemon for t in threading.enumerate() if t is not threading.main_thread()):
             jax.distributed.shutdown()
-            _leave(code)  # a failed save leaves threads of orbax behind that end 20 minutes later
+            leave(code)  # a failed save leaves threads of orbax behind that end 20 minutes later
     return code
 
 
-def _leave(code: int) -> NoReturn:
-    """End at once: an orderly end would wait for processes or threads that know nothing of it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+def _leaving(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what tells that a process was lost, and ends this one."""
+    return lambda told: leave(PeerLost.exit_code, partial(say, f"{told}: {AGAIN}"))
 
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _from_a_collective(error: Exception) -> bool:
-    """Return whether an error came out of the communication between processes."""
-    return isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
+def _tells_of_a_loss(error: Exception) -> bool:
+    """Return whether an error came out of the connections between the processes."""
+    return LOSS.search(str(error)) is not None
+
+
+def _tells_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or MEMORY.search(str(error)) is not None
 
 
 def _describe(topology: Topology, place: Place) -> str:
@@ -149,21 +191,27 @@ def _describe(topology: Topology, place: Place) -> str:
 
 def _take_place(
     config: Config, experiment: str, topology: Topology, stop: StopRequest, stack: ExitStack
-) -> Place:
+) -> tuple[Place, Peers]:
     """Join the other processes, and claim the run directory for this job."""
     cluster.configure(config.run, config.train.compilation_cache_dir)
     cluster.connect(topology, config.cluster, stop)
     stop.install()  # jax may have taken the signals away
+    limit = config.cluster.heartbeat_timeout_seconds
+    peers = stack.enter_context(Peers(limit, _leaving(Terminal().error)))
     cluster.start_devices(topology, config.cluster)
-    batch_size = config.train.global_batch_size
-    mesh = meshes.make_mesh(config.parallel.devices)
-    rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")
-    meshes.check_shards(mesh, batch_size, config.parallel.virtual_shards)
     chief = topology.process_id == 0  # the one process that writes
+    layout: list[tuple[Mesh, slice]] = []
 
     def agree() -> str:
         cluster.check_gpus(topology)
         return _digest(config)
+
+    def lay_out() -> None:
+        batch_size = config.train.global_batch_size
+        mesh = meshes.make_mesh(config.parallel.devices)
+        rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")
+        meshes.check_shards(mesh, batch_size, config.parallel.virtual_shards)
+        layout.append((mesh, rows))
 
     def claim() -> str:
         if not chief:
@@ -182,7 +230,8 @@ def _take_place(
                 f"process {index} was started with other options than process 0: start all with "
                 "the same command line"
             )
-    return Place(mesh, rows, Path(cluster.share(claim)[0]), chief)
+    cluster.share(lay_out)
+    return Place(*layout[0], Path(cluster.share(claim)[0]), chief), peers
 
 
 def _patience(config: Config, stop: StopRequest) -> Callable[[str], bool]:

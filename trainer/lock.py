@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.errors import ConfigError, PeerLost
+from trainer.errors import ConfigError, PeerLost, unwritable
 
 NAME = "run.lock"
 _TRIES = 5  # because held() takes the lock as well, for an instant
@@ -47,6 +47,7 @@ def hold(
     Raises:
         ConfigError: another job holds it; names its host, its process and since when. Or the file
             cannot be locked at all.
+        SaveError: the storage is full, or can only be read.
         PeerLost: an earlier attempt of this job holds it for too long.
     """
     path = directory / name
@@ -63,11 +64,13 @@ def hold(
 
     with _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait) as file:
         if not shared:
-            file.truncate(0)
             since = time.strftime("%Y-%m-%d %H:%M:%S %z")
             me = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "job": job}
-            json.dump(me, file)
-            file.flush()
+            try:
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), json.dumps(me).encode())
+            except OSError as error:
+                raise unwritable(path, error) from None
         yield
 
 
@@ -95,6 +98,9 @@ def _locked(path: Path, kind: int, wait: Callable[[], None]) -> IO[str]:
     with ExitStack() as opened:
         try:
             file = opened.enter_context(path.open("a+"))
+        except OSError as error:
+            raise unwritable(path, error) from None
+        try:
             while not any(_take(file, kind) for _ in range(_TRIES)):
                 wait()
         except OSError as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from trainer.checkpoint import weights_sha256
 from trainer.config import Config
 from trainer.dashboard import Dashboard
 from trainer.datasets import Dataset
-from trainer.errors import NonFinite, Preempted
+from trainer.errors import NonFinite, Preempted, unwritable
 from trainer.evaluate import evaluate
 from trainer.nonfinite import diagnose
 from trainer.preemption import StopRequest
@@ -28,7 +28,6 @@ from trainer.program import Program
 from trainer.progress import Progress
 from trainer.terminal import Terminal
 from trainer.tracking import TENSORBOARD
-from trainer.watchdog import Watchdog
 from trainer.writer import Writer
 
 
@@ -53,7 +52,6 @@ class Run:
         terminal: Terminal,
         account: Account,
         report: summary.Report,
-        watchdog: Watchdog,
         stack: ExitStack,
     ) -> None:
         """Load the data, restore or draw the state, open what is written to.
@@ -66,7 +64,6 @@ class Run:
             terminal: what a person sees.
             account: where the time goes.
             report: summary.json in the making.
-            watchdog: to be told of every step.
             stack: closes what is opened here.
 
         Raises:
@@ -79,17 +76,15 @@ class Run:
 
         with account.phase("startup"):
             self._check("the data was loaded")
-            self.dataset = self._load_dataset()
-            self.recipe = recipe.make(config, self.dataset, place.mesh)
+            self.dataset, self.recipe = self._load()
         self.train_step = Program(self.recipe.train_step, account)
         self.eval_step = Program(self.recipe.eval_step, account)
         report["dataset"] = summary.describe(self.dataset)
 
         with account.phase("restore"):
             self._check("the state was restored")
-            self.writer: Writer | None = None
-            if place.chief:
-                self.writer = Writer(config, place.directory, terminal, account, stack)
+            self.writer: Writer | None
+            self._write(self._open_writer, stack)
             meaning = resume.meaning(config, report["dataset"])
             begin = resume.start(
                 self.recipe.init_weights,
@@ -97,20 +92,17 @@ class Run:
                 place.mesh,
                 self.writer.checkpoints if self.writer is not None else None,
                 meaning,
+                self.recipe.plan,
             )
         self.state = begin.state
         self.done = self.first_step = begin.step or 0  # optimizer steps
         report["resumed_from_step"] = begin.step
+        if begin.step is not None:
+            terminal.note(f"resuming after step {begin.step:,}")
+        self._write(self._begin_writer, begin, meaning, record, stack)
         self.plan = self._plan()
         report["steps_per_dispatch"] = self.plan.steps_per_dispatch
         self._count(self.done)
-        if begin.step is not None:
-            terminal.note(f"resuming after step {begin.step:,}")
-        if self.writer is not None:
-            devices = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
-            objective = self.recipe.objective._asdict()
-            self.writer.begin(begin.step, begin.record, meaning, objective, record, devices)
-            stack.callback(self._close_ledger)
         self.progress = Progress(
             log_every_steps=config.train.log_every_steps,
             schedule=self.recipe.schedule,
@@ -118,6 +110,7 @@ class Run:
             terminal=terminal,
             saved=begin.progress,
         )
+        report["skipped_steps"] = self.progress.skipped
         self.source = stream.Superbatches(
             self.dataset.train,
             plan=self.plan,
@@ -137,7 +130,6 @@ class Run:
         self.batches = stream.iterate(self.source)
         stack.callback(self.batches.close)
         self.pending: tuple[range, step.Reduced] | None = None
-        self.watchdog = stack.enter_context(watchdog)
 
     def _plan(self) -> stream.Plan:
         """Return the recipe's plan, with K measured where it is left to the trainer."""
@@ -222,7 +214,6 @@ class Run:
         (steps, reduced), self.pending = self.pending, None
         with self.account.phase("step"):
             reduced = jax.device_get(reduced)
-        self.watchdog.beat()
         self.profile.settled(steps.stop)
         good = len(steps)
         if not reduced.finite.all():
@@ -256,7 +247,6 @@ class Run:
             tested = evaluate(self.eval_step, self.state.weights, split, mesh, size, shards)
             if self.dashboard is not None:
                 self.dashboard.evaluated(self.done, self.state.weights, tested)
-        self.watchdog.beat()
         self.report["test_loss"], self.report["test_accuracy"] = tested.loss, tested.accuracy
         self.terminal.evaluation(
             self.done // self.plan.steps_per_epoch,
@@ -278,14 +268,53 @@ class Run:
         self.done = number
         self.save(None)
         told = self.place.directory / "nonfinite.json"
+
+        def diagnosis() -> None:
+            if self.place.chief:
+                state = jax.device_get(self.state)
+                write_json(told, diagnose(state, self.recipe.objective, self.source, number))
+
+        self._write(diagnosis)
+
+        def end() -> None:
+            self._finish_saves()
+            raise NonFinite(
+                f"step {number + 1:,}: the loss or a gradient is not finite. The state before it "
+                f"is saved, {told} says more. Go on with train.on_nonfinite=skip, or begin another "
+                "run (run.name=NAME) with a lower optim.lr"
+            )
+
+        cluster.share(end)
+
+    def _write(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do the file work of one process; where it fails, all end alike."""
+
+        def write() -> None:
+            try:
+                work(*arguments)
+            except OSError as error:
+                raise unwritable(self.place.directory, error) from None
+
+        cluster.share(write)
+
+    def _open_writer(self, stack: ExitStack) -> None:
+        self.writer = None
         if self.place.chief:
-            state = jax.device_get(self.state)
-            write_json(told, diagnose(state, self.recipe.objective, self.source, number))
-        cluster.share(self._finish_saves)
-        raise NonFinite(
-            f"step {number + 1:,}: the loss or a gradient is not finite. The state before it is "
-            f"saved, {told} says more. Try a lower optim.lr, or train.on_nonfinite=skip"
-        )
+            where = self.place.directory
+            self.writer = Writer(self.config, where, self.terminal, self.account, stack)
+
+    def _begin_writer(
+        self,
+        begin: resume.Start,
+        meaning: Mapping[str, Any],
+        record: Mapping[str, str],
+        stack: ExitStack,
+    ) -> None:
+        if self.writer is not None:
+            devices = [f"{d.platform} {d.device_kind}" for d in self.place.mesh.devices.flat]
+            objective = self.recipe.objective._asdict()
+            self.writer.begin(begin.step, begin.record, meaning, objective, record, devices)
+            stack.callback(self._close_ledger)
 
     def _finish_saves(self) -> None:
         if self.writer is not None:
@@ -298,10 +327,18 @@ class Run:
         """Return whether the steps from `first` until now reach a multiple of every_steps."""
         return every_steps is not None and first // every_steps < self.done // every_steps
 
-    def _load_dataset(self) -> Dataset:
-        loaded: list[Dataset] = []
-        data, terminal = self.config.data, self.terminal
-        cluster.share(lambda: loaded.append(recipe.load_dataset(data, terminal, self.stop)))
+    def _load(self) -> tuple[Dataset, recipe.Recipe]:
+        loaded: list[tuple[Dataset, recipe.Recipe]] = []
+
+        def should_stop() -> bool:
+            self.account.alive()  # it is asked all the time while data is downloaded
+            return self.stop()
+
+        def load() -> None:
+            dataset = recipe.load_dataset(self.config.data, self.terminal, should_stop)
+            loaded.append((dataset, recipe.make(self.config, dataset, self.place.mesh)))
+
+        cluster.share(load)
         return loaded[0]
 
     def _close_ledger(self) -> None:
@@ -320,8 +357,12 @@ class Run:
 
     def _stop(self) -> None:
         """End on all processes, saying why; the steps done are saved."""
-        cluster.share(self._finish_saves)
-        raise Preempted(
-            f"{self.stop.signal_name or 'a stop signal to another process'}: saved after step "
-            f"{self.done:,}; the same command with the same run directory goes on from there"
-        )
+
+        def end() -> None:
+            self._finish_saves()
+            raise Preempted(
+                f"{self.stop.signal_name or 'a stop signal to another process'}: saved after step "
+                f"{self.done:,}; the same command with the same run directory goes on from there"
+            )
+
+        cluster.share(end)

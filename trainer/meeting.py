@@ -119,7 +119,6 @@ def _visit(topology: Topology, clock: Clock) -> tuple[str, int]:
             if "error" in answer and not answer.get("stranger"):
                 told = TrainerError(answer["error"])
                 told.exit_code = int(answer.get("code", PeerLost.exit_code))
-                told.everywhere = False
                 raise told
             reason = f"{topology.host}:{port}: {answer.get('error', 'it left again')}"
         time.sleep(TICK)

@@ -35,14 +35,16 @@ class MetricsLog:
             OSError: the file cannot be read or written.
         """
         self._path = path
+        self.reached = 0  # the last step of the log as it was found
         self._kept: set[tuple[str, int]] = set()
         lines = []
-        if resume_step is not None and path.exists():
-            for line, point in _parse(path):
-                key = (point["split"], point["step"])
-                if point["step"] <= resume_step and key not in self._kept:
-                    self._kept.add(key)
-                    lines.append(line + "\n")
+        keep = -1 if resume_step is None else resume_step
+        for line, point in _parse(path) if path.exists() else ():
+            key = (point["split"], point["step"])
+            self.reached = max(self.reached, point["step"])
+            if point["step"] <= keep and key not in self._kept:
+                self._kept.add(key)
+                lines.append(line + "\n")
         write_text(path, "".join(lines))
         self._file = path.open("ab", buffering=0)
 

@@ -17,7 +17,6 @@ from trainer.datasets import Dataset
 from trainer.errors import ConfigError
 from trainer.eval_step import EvalStep
 from trainer.functional import schedules
-from trainer.preemption import StopRequest
 from trainer.stream import Plan
 from trainer.terminal import Terminal
 
@@ -90,7 +89,7 @@ def _pixel_statistics(config: Config, dataset: Dataset) -> tuple[float, float]:
     return mean, std
 
 
-def load_dataset(data: DataConfig, terminal: Terminal, stop: StopRequest) -> Dataset:
+def load_dataset(data: DataConfig, terminal: Terminal, stop: Callable[[], bool]) -> Dataset:
     """Load the data set that the options data.* name; see datasets.load for what it raises."""
     return datasets.load(
         data.name,

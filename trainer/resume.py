@@ -17,6 +17,7 @@ from trainer.checkpoint import Checkpoints, Restored
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.progress import State as ProgressState
+from trainer.stream import Plan
 
 # What may not change when a run goes on: with another value it would be another training.
 MEANING = (
@@ -74,6 +75,7 @@ def start(
     devices: Mesh,
     checkpoints: Checkpoints | None,
     meant: Mapping[str, Any],
+    plan: Plan,
 ) -> Start:
     """Restore the newest intact checkpoint, or draw the weights.
 
@@ -83,9 +85,11 @@ def start(
         devices: that will hold the state.
         checkpoints: of the run, on process 0; None on the others, which are told.
         meant: the meaning of the configuration.
+        plan: of the training.
 
     Raises:
-        ConfigError: the run was begun with a configuration of another meaning.
+        ConfigError: the run was begun with a configuration of another meaning, or has done more
+            steps than the plan has.
         DataError: there are checkpoints, and none is intact.
     """
     key = jax.random.PRNGKey(seed)
@@ -104,6 +108,12 @@ def start(
                 "were, or begin another run with run.name=NAME"
             )
         restored = checkpoints.restore(template)
+        if restored is not None and restored.step > plan.total_steps:
+            raise ConfigError(
+                f"train.epochs={plan.total_steps // plan.steps_per_epoch}: "
+                f"{checkpoints.directory.parent} has done {restored.step / plan.steps_per_epoch:g} "
+                "epochs: give at least that many, or begin another run with run.name=NAME"
+            )
         return restored and {"step": restored.step, "progress": restored.record["progress"]}
 
     found = cluster.share(restore)[0]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from trainer.atomic import write_json, write_text
 from trainer.config import RunConfig
-from trainer.errors import ConfigError
+from trainer.errors import unwritable
 
 
 def choose(run: RunConfig, experiment: str) -> Path:
@@ -34,16 +33,12 @@ def create(directory: Path) -> None:
 
     Raises:
         ConfigError: it cannot be made or written.
+        SaveError: the storage is full, or can only be read.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if not os.access(directory, os.W_OK):
-            raise PermissionError(None, "no permission to write")
     except OSError as error:
-        raise ConfigError(
-            f"run.dir={directory}: cannot be written ({error.strerror}): "
-            "choose another with run.dir=DIR or run.root=DIR"
-        ) from None
+        raise unwritable(directory, error) from None
 
 
 def describe(directory: Path, record: Mapping[str, str], environment: Mapping[str, object]) -> None:

@@ -13,7 +13,7 @@ from trainer.datasets import Dataset
 Report = dict[str, Any]  # JSON; the keys of begin() and those named in the README
 
 
-def begin(experiment: str, global_batch_size: int) -> Report:
+def begin(experiment: str, global_batch_size: int, account: Account) -> Report:
     """Return a report of a run of which nothing is known yet."""
     return {
         "status": "failed",
@@ -35,7 +35,7 @@ def begin(experiment: str, global_batch_size: int) -> Report:
         "skipped_steps": 0,
         "error": None,
         "seconds": None,
-        "started": time.time(),
+        "started": time.time() - account.elapsed,
     }
 
 
@@ -51,7 +51,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 def finish(report: Report, account: Account) -> None:
     """Fill in the times; the speed is that of the steps done by this process."""
-    report["wall_seconds"] = time.time() - report["started"]
+    report["wall_seconds"] = account.elapsed
     report["train_seconds"], report["seconds"] = account.training, account.seconds
     steps = report["steps"] - (report["resumed_from_step"] or 0)
     if steps > 0:

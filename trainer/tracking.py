@@ -21,7 +21,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
-from trainer.errors import ConfigError
+from trainer import event_files
+from trainer.errors import unwritable
 from trainer.metrics_log import MetricsLog
 
 TENSORBOARD = "tensorboard"  # the folder of the event files in a run directory
@@ -39,12 +40,13 @@ class Tracker:
 
         Args:
             run_dir: the run directory; made if it is missing.
-            resume_step: the step the weights were restored from: later points are forgotten, and
-                readers of the event files drop them too; None: a new start, all are.
+            resume_step: the step the weights were restored from: later points are forgotten;
+                None: a new start, all are.
             warn: shows one line to the user.
 
         Raises:
             ConfigError: the run directory cannot be written.
+            SaveError: its storage is full, or can only be read.
         """
         self._warn = warn
         self._warned_metrics = self._closed = False
@@ -54,8 +56,10 @@ class Tracker:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
+            self.reached = self._metrics.reached  # by the start before this one
+            event_files.forget(folder, self._first_step)
             self._events = RecordWriter(str(folder / _file_name()))
-            # TensorBoard forgets what earlier files hold from this step on.
+            # A TensorBoard that has read the earlier files forgets what is beyond this step.
             start = SessionLog(status=SessionLog.START)
             for fields in (
                 {"file_version": "brain.Event:2"},
@@ -64,10 +68,7 @@ class Tracker:
                 self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
             self._events.flush()
         except OSError as error:
-            raise ConfigError(
-                f"run.dir={run_dir}: cannot write there ({error}): "
-                "choose a folder that has space and that you may write to"
-            ) from error
+            raise unwritable(run_dir, error) from None
         self._flushed = time.monotonic()
 
     def scalars(self, split: str, step: int, values: Mapping[str, float]) -> bool:

@@ -8,34 +8,42 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from trainer.account import Account
 from trainer.errors import EXIT_RETRY
+from trainer.leaving import leave
 
 
 class Watchdog:
-    """Ends the process if beat() is not called for some time; a context manager.
+    """Ends the process if it neither begins nor ends a phase for some time; a context manager.
 
-    A thread of its own does it: the main thread of a hung process is inside a collective.
+    A thread of its own does it: the main thread of a hung process is inside a collective, or waits
+    for a file.
     """
 
-    def __init__(self, seconds: float, stacks: Path, on_hang: Callable[[str], None]) -> None:
+    def __init__(
+        self, seconds: float, account: Account, stacks: Path, on_hang: Callable[[str], None]
+    ) -> None:
         """Describe the watch; it begins with the block.
 
         Args:
-            seconds: without a beat, until the process counts as hung.
+            seconds: without a sign of life, until the process counts as hung.
+            account: of the phases.
             stacks: file for the stacks of all threads.
             on_hang: told what happened, just before the process ends with code 75.
         """
         self._seconds = seconds
+        self._account = account
         self._stacks = stacks
         self._on_hang = on_hang
-        self._last = time.monotonic()
+        self._interval = min(1.0, seconds / 4)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
-        self.beat()
+        self._account.alive()
         self._thread.start()
         return self
 
@@ -43,21 +51,30 @@ class Watchdog:
         self._ended.set()
         self._thread.join()
 
-    def beat(self) -> None:
-        """Say that the process is alive and moving."""
-        self._last = time.monotonic()
-
     def _watch(self) -> None:
-        while not self._ended.wait(min(1.0, self._seconds / 4)):
-            if time.monotonic() - self._last > self._seconds:
-                try:
-                    with self._stacks.open("w") as file:
-                        faulthandler.dump_traceback(file, all_threads=True)
-                except OSError:  # the run directory may be what hangs
-                    faulthandler.dump_traceback(all_threads=True)
-                self._on_hang(
-                    f"no step was completed for {self._seconds:g} s "
-                    f"(cluster.hang_timeout_seconds): the stacks are in {self._stacks}"
-                )
-                sys.stderr.flush()
-                os._exit(EXIT_RETRY)
+        while not self._ended.wait(self._interval):
+            if time.monotonic() - self._account.seen_alive > self._seconds:
+                leave(EXIT_RETRY, self._tell)
+
+    def _tell(self) -> None:
+        """Say where it hangs: the run directory comes last, for that may be what hangs."""
+        stacks = _stacks()
+        with suppress(OSError):
+            sys.stderr.write(stacks)
+            sys.stderr.flush()
+        writing = threading.Thread(target=self._stacks.write_text, args=[stacks], daemon=True)
+        writing.start()
+        writing.join(1.0)
+        self._on_hang(
+            f"no step was completed for {self._seconds:g} s (cluster.hang_timeout_seconds), last "
+            f"in phase {self._account.now}: the stacks are above, and in {self._stacks}"
+        )
+        time.sleep(2 * self._interval)  # for the others to tell theirs, before they lose this one
+
+
+def _stacks() -> str:
+    """Return the stacks of all threads; through memory, since writing them holds all threads up."""
+    with os.fdopen(os.memfd_create("stacks"), "w+b") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read().decode(errors="replace")

@@ -97,7 +97,8 @@ class Writer:
         )
         yaml, before = record["config.yaml"], saved.get("config")
         description.write(self.tracker, self._config, before, yaml, self._facts)
-        self.ledger = Ledger(self._directory / "goodput.json", self._account, resume_step or 0)
+        goodput, reached = self._directory / "goodput.json", self.tracker.reached
+        self.ledger = Ledger(goodput, self._account, resume_step or 0, reached)
 
     def save(
         self, step: int, state: TrainState, progress: ProgressState, accuracy: float | None
@@ -119,6 +120,7 @@ class Writer:
                 "progress": progress,
             }
             self._saving.submit(lambda: self.checkpoints.save(step, host, record, accuracy))
+        self.ledger.write(step, now=True)
 
     def failing(self) -> bool:
         """Return whether more saves in a row have failed than are borne."""

@@ -20,7 +20,7 @@ from trainer.checks import devices, host, storage
 from trainer.checks.finding import FAILURE, OK, Finding, exit_code, failure, merge
 from trainer.config import Config
 from trainer.datasets import Dataset, Missing
-from trainer.errors import EXIT_UNAVAILABLE, TrainerError
+from trainer.errors import EXIT_UNAVAILABLE, PeerLost, TrainerError
 from trainer.peers import Peers
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
@@ -160,8 +160,8 @@ class Examination:
         with cluster.time_limit(self._patience, lambda: self._give_up(check, late)):
             well = self._look(check, look)
         alone = self._raised is not None and self._count > 1
-        if isinstance(self._raised, TrainerError):
-            alone = not self._raised.everywhere
+        if isinstance(self._raised, TrainerError):  # all have it, or they know that one has not
+            alone = isinstance(self._raised, PeerLost) or check == "devices"
         if alone:
             raise OutOfStepError from self._raised
         return well

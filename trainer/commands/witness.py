@@ -57,7 +57,9 @@ def summary(run: Path, since: float = 0.0) -> dict[str, Any]:
         found = json.loads((run / "summary.json").read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and found.get("started", 0.0) >= since else {}
+    # The kernel tells the start of a process to a hundredth of a second.
+    started = found.get("started", 0.0) if isinstance(found, dict) else -1.0
+    return found if started >= since - 0.02 else {}
 
 
 def step_reached(run: Path, since: float) -> int | None:
