@@ -91,7 +91,6 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
     assert "data.download=false" not in out
 
 
-@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -118,17 +117,22 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
         (("slurm", "--tasks-per-node", "3", "+experiment=mlp"), "use a multiple of 3"),
         (("slurm", "--image", "a"), "--image is for k8s only"),
         (("k8s", "--tasks-per-node", "2"), "--tasks-per-node is for slurm only"),
-        (("k8s", "--name", "a"), "--image: registry.example.com/trainer:0.1.0 is a placeholder"),
         ((*POD, "run.root=/elsewhere"), "run.root=/elsewhere: the run would lie in no volume"),
         ((*POD, "run.dir=/tmp/a"), "run.dir=/tmp/a: the run would lie in no volume"),
         ((*POD, "run.dir=/runs/../a"), "use a folder below /runs"),
         ((*POD, "run.dir=a"), "use a folder below /runs"),
     ],
 )
-def test_a_wrong_job_is_refused_here(arguments, told, dry_run, capsys):
+def test_a_wrong_job_is_refused_here(arguments, told, capsys):
     with pytest.raises(ConfigError) as error:
-        submit.main([*arguments, *dry_run], StopRequest())
+        submit.main([*arguments, "--dry-run"], StopRequest())
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_the_placeholder_of_an_image_is_neither_submitted_nor_shown(dry_run):
+    with pytest.raises(ConfigError, match="--image: registry.example.com/trainer:0.1.0 is a plac"):
+        submit.main(["k8s", "--name", "a", *dry_run, "+experiment=smoke"], StopRequest())
 
 
 @pytest.mark.parametrize(
@@ -167,10 +171,20 @@ def test_other_options_of_sbatch_go_through(capsys):
     assert set(given) <= {*shlex.split(shown(capsys, "slurm", *options, "+experiment=smoke"))}
 
 
-@pytest.mark.parametrize("value", ["abc", "", "-1", "12345", "1e2"])
-def test_a_wrong_number_of_restarts_is_refused(monkeypatch, value):
+@pytest.mark.parametrize("value", ["abc", "-1", "99999999999999999999", "1e2", "08", ""])
+def test_submit_and_the_batch_script_refuse_the_same_numbers_of_restarts(monkeypatch, value):
     monkeypatch.setenv("MAX_RESTARTS", value)
-    with pytest.raises(ConfigError, match=f"MAX_RESTARTS={value}: use a whole number"):
+    script = ["bash", ROOT / "scripts" / "slurm" / "train.sbatch"]
+    environ = {**os.environ, "SLURM_JOB_ID": "1", "SLURM_SUBMIT_DIR": "/nowhere"}
+    done = subprocess.run(script, env=environ, capture_output=True, text=True)
+    assert done.returncode == 78
+    if value in ("08", ""):
+        assert "/nowhere is not a checkout" in done.stderr
+        assert submit.main(["slurm", "--dry-run", "+experiment=smoke"], StopRequest()) == 0
+        return
+    told = f"MAX_RESTARTS={value}: use a whole number from 0 to 9999"
+    assert told in done.stderr
+    with pytest.raises(ConfigError, match=told):
         submit.main(["slurm", "--dry-run", "+experiment=smoke"], StopRequest())
 
 

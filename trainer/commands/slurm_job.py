@@ -59,7 +59,7 @@ def check_environment(checkout: Path, environ: Mapping[str, str]) -> None:
     Raises:
         ConfigError: one is wrong.
     """
-    restarts = environ.get("MAX_RESTARTS", "20")
+    restarts = environ.get("MAX_RESTARTS") or "20"
     if not re.fullmatch("[0-9]{1,4}", restarts):
         raise ConfigError(f"MAX_RESTARTS={restarts}: use a whole number from 0 to 9999")
     given = environ.get("TRAINER_VENV")
