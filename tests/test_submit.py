@@ -131,7 +131,7 @@ def test_a_wrong_job_is_refused_here(arguments, told, capsys):
 
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
 def test_the_placeholder_of_an_image_is_neither_submitted_nor_shown(dry_run):
-    with pytest.raises(ConfigError, match="--image: registry.example.com/trainer:0.1.0 is a plac"):
+    with pytest.raises(ConfigError, match=r"trainer:0\.1\.0 is a placeholder"):
         submit.main(["k8s", "--name", "a", *dry_run, "+experiment=smoke"], StopRequest())
 
 
