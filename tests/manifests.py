@@ -11,6 +11,17 @@ import yaml
 
 K8S = Path(__file__).resolve().parent.parent / "scripts/k8s"
 BIN = Path(sys.prefix) / "bin"
+RELIABILITY = K8S.parent.parent / "docs/reliability.md"
+RETRIED = {
+    int(code)
+    for code in re.findall(
+        r"^\| (\d+) \|",
+        RELIABILITY.read_text()
+        .partition("\n### What schedulers run again\n")[2]
+        .partition("\n`")[0],
+        re.MULTILINE,
+    )
+}
 JOB_LABEL, SET_LABEL = "batch.kubernetes.io/job-name", "jobset.sigs.k8s.io/jobset-name"
 
 

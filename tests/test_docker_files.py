@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from pods import IMAGE_ENVIRON
 
 DOCKER = Path(__file__).resolve().parent.parent / "docker"
 
@@ -63,3 +64,17 @@ def test_the_compose_files_build_these_images_and_harden_them():
     gpus = yaml.safe_load((DOCKER / "compose.cuda12.yaml").read_text())["services"]
     assert gpus.keys() == {"trainer"}
     assert gpus["trainer"]["build"]["args"].keys() <= arguments
+
+
+def test_the_pods_of_the_tests_have_the_variables_of_the_image():
+    text = (DOCKER / "Dockerfile").read_text().replace("\\\n", " ")
+    found = {"PATH": "/usr/local/bin:/usr/bin:/bin", "REVISION": ""}  # of the base image; the ARG
+    for stage in ("runtime", "trainer"):
+        (lines,) = re.findall(rf"^FROM \S+ AS {stage}$(.*?)(?=^FROM |\Z)", text, re.M | re.S)
+        for name, value in re.findall(
+            r"(\w+)=(\S+)", " ".join(re.findall(r"^ENV (.*)", lines, re.M))
+        ):
+            found[name] = re.sub(r"\$\{(\w+)\}", lambda used: found[used[1]], value)
+    del found["REVISION"]
+    assert found.pop("TRAINER_REVISION") == ""  # as good as unset
+    assert found == IMAGE_ENVIRON

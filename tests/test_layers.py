@@ -14,6 +14,7 @@ LAYERS = [
         "functional",
         "config",
         "preemption",
+        "processes",
         "profiling",
         "account",
         "atomic",

@@ -14,6 +14,7 @@ from manifests import (
     BIN,
     JOB_LABEL,
     K8S,
+    RETRIED,
     SET_LABEL,
     action,
     as_job,
@@ -33,10 +34,10 @@ from trainer.commands.compose import compose
 VERSIONS = ("1.35", "1.36", "1.37")
 OVERLAYS = ("cpu", "gpu", "jobset")
 WITH_PODS = ("data", "tensorboard", *(f"overlays/{name}" for name in OVERLAYS))
+WITH_JOBS = ("data", *(f"overlays/{name}" for name in OVERLAYS))
 FOLDERS = ("storage", *WITH_PODS)
 WORKLOADS = ("Deployment", "Job", "JobSet")
 NEVER = {errors.EXIT_DATA, errors.EXIT_NONFINITE, errors.EXIT_SAVE, errors.EXIT_CONFIG}
-HAPPENED = {errors.EXIT_RETRY, 128, 134, 137, 143, 255}  # to the pod, not in the program
 
 
 def workloads(folders):
@@ -269,9 +270,9 @@ def test_the_download_makes_a_configuration():
 # Restarts
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_policy_is_made_of_the_trainers_exit_codes(overlay):
-    job = as_job(training(overlay))
+@pytest.mark.parametrize("folder", WITH_JOBS)
+def test_the_policy_is_made_of_the_trainers_exit_codes(folder):
+    job = as_job(next(workloads([folder])))
     rules = job["spec"]["podFailurePolicy"]["rules"]
     assert {*rules[0]["onExitCodes"]["values"]} == NEVER
     names = {c["name"] for c in job["spec"]["template"]["spec"]["containers"]}
@@ -279,16 +280,17 @@ def test_the_policy_is_made_of_the_trainers_exit_codes(overlay):
     codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
     assert codes == NEVER | {errors.EXIT_COMPLETED, errors.EXIT_RETRY, errors.EXIT_UNAVAILABLE}
     for code in range(1, 256):
-        assert action(job, code) == ("Count" if code in HAPPENED else "FailJob")
+        assert action(job, code) == ("Count" if code in RETRIED else "FailJob")
         assert action(job, code, disrupted=True) == ("FailJob" if code in NEVER else "Ignore")
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_kubernetes_demands_of_a_job_with_a_policy(overlay):
-    spec = as_job(training(overlay))["spec"]
+@pytest.mark.parametrize("folder", WITH_JOBS)
+def test_what_kubernetes_demands_of_a_job_with_a_policy(folder):
+    spec = as_job(next(workloads([folder])))["spec"]
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    assert spec["podReplacementPolicy"] == "Failed"
-    assert spec["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
+    if folder != "data":
+        assert spec["podReplacementPolicy"] == "Failed"
+        assert spec["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
     rules = spec["podFailurePolicy"]["rules"]
     assert len(rules) <= 20
     for rule in rules:
@@ -301,7 +303,7 @@ def test_what_kubernetes_demands_of_a_job_with_a_policy(overlay):
     if "backoffLimitPerIndex" in spec:
         assert spec["maxFailedIndexes"] == 0
     else:
-        assert spec["backoffLimit"] == 0
+        assert spec["backoffLimit"] == (3 if folder == "data" else 0)
 
 
 def test_a_pod_has_time_to_save():

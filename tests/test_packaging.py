@@ -160,7 +160,7 @@ def checkout(tmp_path_factory):
     wheels = root / "wheels"
     wheels.mkdir()
     lock = ""
-    for name, extra in (("one", "base build"), ("two", "dev")):
+    for name, extra in (("one", "base build"), ("two", "dev plots")):
         wheel = wheels / f"{name}-1.0-py3-none-any.whl"
         info = f"{name}-1.0.dist-info"
         with zipfile.ZipFile(wheel, "w") as archive:
@@ -221,6 +221,10 @@ def test_the_environment_is_made_once_and_grows_and_follows_the_lock(checkout):
     assert "installing 1 locked packages into .venv (base dev" in more.stderr
     assert (packages / "two.py").exists()
     assert make_environment(checkout).stderr == ""
+
+    contained = make_environment(checkout, "plots")
+    assert contained.returncode == 0, contained.stderr
+    assert "installing 0 locked packages into .venv (base dev plots" in contained.stderr
 
     lock = checkout / "requirements.lock"
     lock.write_text(lock.read_text() + "# changed\n")

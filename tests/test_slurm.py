@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 
 import pytest
 from slurm_cluster import ROOT, SLURM
+
+from trainer.commands.plan import quoted
 
 JOB = (
     "+experiment=smoke",
@@ -23,8 +26,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def whole(cluster):
-    """A job that nothing happens to, just submitted."""
-    return cluster.submit(*JOB, options=["--gpus-per-node=8"])  # which JAX_PLATFORMS leaves alone
+    """A job that nothing happens to, just submitted, in a folder with another `trainer`."""
+    (cluster.work / "elsewhere" / "trainer").mkdir(parents=True)
+    wrong = cluster.work / "elsewhere" / "trainer" / "__init__.py"
+    wrong.write_text("raise SystemExit('the wrong trainer')")
+    places = [f"--chdir={wrong.parents[1]}", f"--output={cluster.work}/slurm-%j.out"]
+    # JAX_PLATFORMS leaves the GPUs alone.
+    return cluster.submit(*JOB, options=["--gpus-per-node=8", *places])
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +134,24 @@ def test_what_must_not_be_retried_is_not(cluster):
 
 
 def test_submit_hands_the_job_over(cluster):
-    command = (sys.executable, "-m", "trainer", "submit", "slurm", "--nodes", "2")
-    runs = f"run.root={cluster.work / 'runs'}"
-    environ = f"PYTHONPATH={ROOT}"
-    out = cluster.login("env", environ, *command, "+experiment=smoke", "train.epochs=1", runs)
-    job = re.search(r"SLURM job (\d+)", out).group(1)
-    assert f"{cluster.work}/runs/smoke/{job}" in out
-    assert cluster.wait_for_end(job)["JobState"] == "COMPLETED", cluster.log(job)[-2000:]
-    assert cluster.summary(job)["processes"] == 2
+    command = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "trainer", "submit", "slurm")
+    odd = cluster.work / 'it\'s "my" $HOME, * (1)'
+    job = ("+experiment=smoke", "train.epochs=1", f"run.root={quoted(odd)}")
+
+    def submit(*options):
+        lines = cluster.login(*command, *options, *job).splitlines()
+        told = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
+        return told["submitted"].removeprefix("SLURM job "), told
+
+    held, told = submit("--scheduler-option=--hold")
+    assert held in cluster.login(*shlex.split(told["state"]))
+    cluster.login(*shlex.split(told["cancel"]))
+    assert cluster.show(held)["JobState"] == "CANCELLED"
+
+    number, told = submit("--nodes", "2", "--cpus-per-task", "2")
+    assert told["run"] == f"{odd}/smoke/{number}"
+    assert told["follow"] == f"tail -F slurm-{number}.out"
+    done = cluster.wait_for_end(number)
+    assert done["JobState"] == "COMPLETED", cluster.log(number)[-2000:]
+    assert done["StdOut"] == f"{cluster.work}/slurm-{number}.out"
+    assert json.loads((odd / "smoke" / number / "summary.json").read_text())["processes"] == 2

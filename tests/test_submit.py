@@ -1,6 +1,7 @@
 """`python -m trainer submit`: what would be submitted, and what is refused before it queues."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,7 +15,15 @@ from trainer.errors import ConfigError, UnavailableError
 from trainer.preemption import StopRequest
 
 ROOT = Path(__file__).parent.parent
+EIGHT = ("--gpus-per-node", "8")
+POD = ("k8s", "--name", "a", "--image", "registry.internal/t:1", "+experiment=mlp")
 SCHEMAS = Path(sys.prefix) / "bin" / "kubernetes-validate"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setenv("TRAINER_VENV", sys.prefix)
+    monkeypatch.delenv("MAX_RESTARTS", raising=False)
 
 
 def shown(capsys, *arguments):
@@ -32,6 +41,17 @@ def test_slurm_shows_the_command(capsys):
     ]
 
 
+def test_slurm_gets_several_tasks_a_node_and_their_processors(capsys):
+    options = ("--nodes", "2", "--gpus-per-node", "8", "--tasks-per-node", "4")
+    job = ("+experiment=mlp", "cluster.gpus_per_process=2", "train.global_batch_size=32")
+    out = shown(capsys, "slurm", *options, "--cpus-per-task", "12", "--name", "a", *job)
+    assert shlex.split(out) == [
+        *("sbatch", "--parsable", "--nodes=2", "--gpus-per-node=8", "--ntasks-per-node=4"),
+        *("--cpus-per-task=12", "--job-name=a", str(ROOT / "scripts" / "slurm" / "train.sbatch")),
+        *job,
+    ]
+
+
 def test_a_sweep_is_a_job_array(capsys):
     command = ("-m", "+experiment=mlp", "optim.lr=0.02,0.05,0.1", "run.seed=0,1,2")
     out = shown(capsys, "slurm", "--nodes", "2", "--at-once", "4", *command)
@@ -44,7 +64,7 @@ def test_a_sweep_is_a_job_array(capsys):
 @pytest.mark.parametrize("gpus", [0, 4])
 def test_kubernetes_shows_manifests_that_fit_the_schemas(capsys, tmp_path, gpus):
     numbers = ("--nodes", "4", "--gpus-per-node", str(gpus))
-    names = ("--name", "first", "--image", "registry.example.com/t:1", "--namespace", "ml")
+    names = ("--name", "first", "--image", "registry.internal/t:1", "--namespace", "ml")
     out = shown(capsys, "k8s", *numbers, *names, "+experiment=smoke", "run.seed=3")
     objects = list(yaml.safe_load_all(out))
     assert {item["metadata"]["namespace"] for item in objects} == {"ml"}
@@ -53,7 +73,7 @@ def test_kubernetes_shows_manifests_that_fit_the_schemas(capsys, tmp_path, gpus)
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == 4
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert {"name": "JAX_NUM_PROCESSES", "value": "4"} in container["env"]
-    assert container["image"] == "registry.example.com/t:1"
+    assert container["image"] == "registry.internal/t:1"
     assert container["args"][:2] == ["+experiment=smoke", "run.seed=3"]
     assert "+experiment=mlp" not in container["args"]
     assert ("cluster.gpus_per_process=4" in container["args"]) == bool(gpus)
@@ -66,7 +86,7 @@ def test_kubernetes_shows_manifests_that_fit_the_schemas(capsys, tmp_path, gpus)
 
 
 def test_an_option_given_replaces_that_of_the_manifest(capsys):
-    out = shown(capsys, "k8s", "--name", "a", "+experiment=mlp", "data.download=true")
+    out = shown(capsys, *POD, "data.download=true")
     assert "data.download=true" in out
     assert "data.download=false" not in out
 
@@ -87,12 +107,168 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
         (("slurm", "--gpus-per-node", "4", "parallel.devices=8"), "use at most 4"),
         (("slurm", "parallel.virtual_shards=6"), "use a multiple of 6"),
         (("slurm", "optim.lr=1,2"), "--multirun"),
+        (("slurm", "--nodes", "4", "cluster=single"), "cluster=single: slurm is to start 4"),
+        (("slurm", "cluster=kubernetes"), "cluster=kubernetes: slurm is to start 1"),
+        (("k8s", "cluster=slurm"), "cluster=slurm: k8s is to start 1"),
+        (("slurm", *EIGHT, "cluster.gpus_per_process=3"), "each process is to have 8 GPUs"),
+        (("slurm", "cluster.gpus_per_process=1"), "each process is to have 0 GPUs"),
+        (("slurm", *EIGHT, "--tasks-per-node", "3"), "--tasks-per-node=3 does not divide"),
+        (("slurm", *EIGHT, "--tasks-per-node", "8", "parallel.devices=2"), "use at most 1"),
+        (("slurm", "--tasks-per-node", "3", "+experiment=mlp"), "use a multiple of 3"),
+        (("slurm", "--image", "a"), "--image is for k8s only"),
+        (("k8s", "--tasks-per-node", "2"), "--tasks-per-node is for slurm only"),
+        ((*POD, "run.root=/elsewhere"), "run.root=/elsewhere: the run would lie in no volume"),
+        ((*POD, "run.dir=/tmp/a"), "run.dir=/tmp/a: the run would lie in no volume"),
+        ((*POD, "run.dir=/runs/../a"), "use a folder below /runs"),
+        ((*POD, "run.dir=a"), "use a folder below /runs"),
     ],
 )
 def test_a_wrong_job_is_refused_here(arguments, told, capsys):
     with pytest.raises(ConfigError) as error:
         submit.main([*arguments, "--dry-run"], StopRequest())
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_the_placeholder_of_an_image_is_neither_submitted_nor_shown(dry_run):
+    with pytest.raises(ConfigError, match=r"trainer:0\.1\.0 is a placeholder"):
+        submit.main(["k8s", "--name", "a", *dry_run, "+experiment=smoke"], StopRequest())
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--ntasks-per-node=3", "use --tasks-per-node"),
+        ("--nodes=8", "use --nodes"),
+        ("-N8", "use --nodes"),
+        ("--nod=8", "use --nodes"),
+        ("-n", "use --tasks-per-node"),
+        ("--gpus-per-task=1", "use --gpus-per-node and --tasks-per-node"),
+        ("-G4", "use --gpus-per-node"),
+        ("--gres=gpu:2", "use --gpus-per-node"),
+        ("--array=0-3", "use -m"),
+        ("--chdir=/x", "use run.root=DIR"),
+        ("partition=gpu", "--scheduler-option=--partition=gpu"),
+        ("-", "--scheduler-option=--partition=gpu"),
+    ],
+)
+def test_options_of_sbatch_that_change_what_was_checked_are_refused(option, told):
+    with pytest.raises(ConfigError) as error:
+        submit.main(["slurm", f"--scheduler-option={option}", "+experiment=smoke"], StopRequest())
+    assert f"--scheduler-option={option}: " in str(error.value)
+    assert told in str(error.value)
+
+
+def test_other_options_of_sbatch_go_through(capsys):
+    given = (
+        "--partition=gpu",
+        "-pgpu",
+        "--gres-flags=enforce-binding",
+        "--nodelist=n1",
+        "--exclusive",
+    )
+    options = [f"--scheduler-option={option}" for option in given]
+    assert set(given) <= {*shlex.split(shown(capsys, "slurm", *options, "+experiment=smoke"))}
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "99999999999999999999", "1e2", "08", ""])
+def test_submit_and_the_batch_script_refuse_the_same_numbers_of_restarts(monkeypatch, value):
+    monkeypatch.setenv("MAX_RESTARTS", value)
+    script = ["bash", ROOT / "scripts" / "slurm" / "train.sbatch"]
+    environ = {**os.environ, "SLURM_JOB_ID": "1", "SLURM_SUBMIT_DIR": "/nowhere"}
+    done = subprocess.run(script, env=environ, capture_output=True, text=True)
+    assert done.returncode == 78
+    if value in ("08", ""):
+        assert "/nowhere is not a checkout" in done.stderr
+        assert submit.main(["slurm", "--dry-run", "+experiment=smoke"], StopRequest()) == 0
+        return
+    told = f"MAX_RESTARTS={value}: use a whole number from 0 to 9999"
+    assert told in done.stderr
+    with pytest.raises(ConfigError, match=told):
+        submit.main(["slurm", "--dry-run", "+experiment=smoke"], StopRequest())
+
+
+def test_a_missing_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("TRAINER_VENV", "no/venv")
+    with pytest.raises(ConfigError, match=f"TRAINER_VENV=no/venv: {ROOT}/no/venv is not an env"):
+        submit.main(["slurm", "--dry-run", "+experiment=smoke"], StopRequest())
+
+
+def test_data_that_may_be_elsewhere_are_warned_of(capsys):
+    for job in (("slurm", "+experiment=mlp"), POD):
+        submit.main([*job, "--dry-run", "data.root=/no/data"], StopRequest())
+        assert "warning: data.root=/no/data: is " in capsys.readouterr().err
+    submit.main([*POD, "--dry-run", "data.root=/data/mnist"], StopRequest())
+    assert capsys.readouterr().err == ""
+
+
+def stand_in(folder, name, script):
+    """Make a program that notes its arguments and its input, for a scheduler out of reach."""
+    (folder / name).write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >{folder}/arguments\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def told_of(capsys, *arguments):
+    assert submit.main([*arguments], StopRequest()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
+
+
+def test_a_job_of_kubernetes_is_handed_over(capsys, monkeypatch, tmp_path):
+    real = Path(sys.prefix) / "bin" / "kubectl"
+    stand_in(tmp_path, "kubectl", f'[ "$1" = apply ] || exec {real} "$@"\ncat >{tmp_path}/given')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    job = ("--namespace", "ml", "train.epochs=3")
+    told = told_of(capsys, *POD, *job)
+    assert (tmp_path / "arguments").read_text().split() == ["apply", "--filename=-"]
+    monkeypatch.undo()
+    assert (tmp_path / "given").read_text() == shown(capsys, *POD, *job)
+    assert told == {
+        "submitted": "Kubernetes job train-a in namespace ml",
+        "run": "/runs/mlp/train-a on the claim trainer-runs",
+        "follow": "kubectl -n ml logs -f job/train-a --all-pods --prefix",
+        "state": "kubectl -n ml get job,pods -l batch.kubernetes.io/job-name=train-a",
+        "cancel": "kubectl -n ml delete job/train-a",
+    }
+
+
+def test_the_run_of_a_pod_lies_where_its_options_say(capsys, monkeypatch, tmp_path):
+    real = Path(sys.prefix) / "bin" / "kubectl"
+    stand_in(tmp_path, "kubectl", f'[ "$1" = apply ] || exec {real} "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for override, where in (
+        ("run.dir=/runs/x/y", "/runs/x/y"),
+        ("run.root=/runs/mine", "/runs/mine/mlp/train-a"),
+        ("run.name=b", "/runs/mlp/b"),
+    ):
+        assert told_of(capsys, *POD, override)["run"] == f"{where} on the claim trainer-runs"
+
+
+def test_the_log_and_the_run_of_a_slurm_job_are_told(capsys, monkeypatch, tmp_path):
+    stand_in(tmp_path, "sbatch", "echo '12;cluster'")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    told = told_of(capsys, "slurm", "+experiment=smoke")
+    assert told == {
+        "submitted": "SLURM job 12",
+        "run": f"{tmp_path}/runs/smoke/12",
+        "follow": "tail -F slurm-12.out",
+        "state": "squeue --jobs=12",
+        "save, go on": "scancel --signal=TERM 12",
+        "cancel": "scancel 12",
+    }
+    for options, log in (
+        (("--output=x.log",), "x.log"),
+        (("-oa b/%x-%j-100%%.log",), "'a b/n-12-100%.log'"),
+        (("--output=%x.%A", "--job-name=mine"), "mine.12"),
+    ):
+        given = [f"--scheduler-option={option}" for option in options]
+        told = told_of(capsys, "slurm", "--name", "n", *given, "+experiment=smoke")
+        assert told["follow"] == f"tail -F {log}"
+    told = told_of(capsys, "slurm", "-m", "+experiment=smoke", "run.seed=0,1")
+    assert told["submitted"] == "SLURM job array 12, 2 tasks"
+    assert told["a task"] == "tail -F slurm-12_0.out"
+    assert told["cancel"] == "scancel 12"
 
 
 def test_a_wrong_number_is_told_in_words(capsys):
@@ -141,11 +317,8 @@ def test_a_cluster_that_does_not_answer_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
-    job = ["k8s", "--name", "a", "+experiment=smoke"]
-    with pytest.raises(ConfigError, match="--image: the overlay names a placeholder"):
-        submit.main(job, StopRequest())
     with pytest.raises(UnavailableError, match="refused"):
-        submit.main([*job, "--image", "localhost/trainer"], StopRequest())
+        submit.main([*POD], StopRequest())
 
 
 def test_kubectl_is_needed_to_show_manifests_too(monkeypatch):

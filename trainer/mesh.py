@@ -48,11 +48,7 @@ def local_rows(mesh: Mesh, global_batch_size: int, option: str) -> slice:
     Raises:
         ConfigError: the batch does not divide over the devices; names `option`.
     """
-    if global_batch_size % mesh.size:
-        raise ConfigError(
-            f"{option}={global_batch_size} does not divide over {mesh.size} devices",
-            f"use a multiple of {mesh.size}",
-        )
+    check_division(mesh.size, global_batch_size, None, option)
     rows = global_batch_size // mesh.size
     mine = [i for i, d in enumerate(mesh.devices.flat) if d.process_index == jax.process_index()]
     return slice(mine[0] * rows, (mine[-1] + 1) * rows)
@@ -64,16 +60,35 @@ def check_shards(mesh: Mesh, global_batch_size: int, virtual_shards: int | None)
     Raises:
         ConfigError: the devices do not divide the shards, or the shards the batch.
     """
+    check_division(mesh.size, global_batch_size, virtual_shards)
+
+
+def check_division(
+    devices: int,
+    global_batch_size: int,
+    virtual_shards: int | None,
+    option: str = "train.global_batch_size",
+) -> None:
+    """Check that a batch divides over devices, and both with parallel.virtual_shards. Pure.
+
+    Raises:
+        ConfigError: they do not divide; names `option`, which says the size of the batch.
+    """
+    if global_batch_size % devices:
+        raise ConfigError(
+            f"{option}={global_batch_size} does not divide over {devices} devices",
+            f"use a multiple of {devices}",
+        )
     if virtual_shards is None:
         return
-    if virtual_shards % mesh.size:
+    if virtual_shards % devices:
         raise ConfigError(
-            f"parallel.virtual_shards={virtual_shards} does not divide over {mesh.size} devices",
-            f"use a multiple of {mesh.size}",
+            f"parallel.virtual_shards={virtual_shards} does not divide over {devices} devices",
+            f"use a multiple of {devices}",
         )
     if global_batch_size % virtual_shards:
         raise ConfigError(
-            f"train.global_batch_size={global_batch_size} does not divide into "
+            f"{option}={global_batch_size} does not divide into "
             f"parallel.virtual_shards={virtual_shards}",
             f"use a multiple of {virtual_shards}",
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,14 +12,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer import gpus
+from trainer import gpus, processes
 from trainer.errors import Preempted
 from trainer.preemption import StopRequest
 
 _POLL_SECONDS = 0.005
-# What would tell a child that it is a task of a cluster's job, and make it look for the others.
-_CLUSTER_PREFIXES = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "JAX_COORDINATOR_", "JAX_NUM_PROCESSES")
-_CLUSTER_NAMES = ("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX", "MASTER_ADDR", "MASTER_PORT")
 _DEVICE_COUNT = "--xla_force_host_platform_device_count"
 
 
@@ -47,20 +43,13 @@ def environment(
         one_thread: a thread for each simulated device, because many devices on few cores can
             wait for each other.
     """
-    env = {
-        name: value
-        for name, value in environ.items()
-        if not name.startswith(_CLUSTER_PREFIXES) and name not in _CLUSTER_NAMES
-    }
+    env = processes.environment(environ, layout.processes, process_id, address)
     flags = [f for f in env.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICE_COUNT)]
     flags.append(f"{_DEVICE_COUNT}={layout.devices}")
     if one_thread:
         flags.append("--xla_cpu_multi_thread_eigen=false")
     env["XLA_FLAGS"] = " ".join(flags)
     if layout.processes > 1:
-        env["JAX_COORDINATOR_ADDRESS"] = address
-        env["JAX_NUM_PROCESSES"] = str(layout.processes)
-        env["JAX_PROCESS_ID"] = str(process_id)
         first, last = process_id * layout.devices, (process_id + 1) * layout.devices
         visible = gpus.visible(env)
         mine = range(first, last) if visible is None else visible[first:last]
@@ -92,18 +81,16 @@ class Children:
         self.began_at = time.time()  # to compare with what files say
         self._stop = stop
         self.processes: list[subprocess.Popen[bytes]] = []
-        address = f"127.0.0.1:{_free_port()}"
+        address = processes.free_address()
         try:
             for process_id, log in enumerate(logs):
                 with ExitStack() as stack:
                     self.processes.append(
-                        subprocess.Popen(
+                        processes.start(
                             [sys.executable, "-m", "trainer", *overrides],
                             env=environment(os.environ, layout, process_id, address, one_thread),
-                            stdin=subprocess.DEVNULL,
                             stdout=stack.enter_context(log.open("wb")),
                             stderr=subprocess.STDOUT,
-                            start_new_session=True,  # Ctrl-C reaches them only through us
                         )
                     )
         except BaseException:
@@ -171,9 +158,3 @@ class Children:
                     os.killpg(process.pid, signal.SIGKILL)
         for process in self.processes:
             process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

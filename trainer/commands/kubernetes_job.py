@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import shutil
 import sys
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from trainer.config import RunConfig
 from trainer.errors import ConfigError
 
 PLACEHOLDER = "registry.example.com/"  # what the overlays say, to be replaced
@@ -31,13 +33,24 @@ class Wanted(NamedTuple):
     overrides: list[str]
 
 
+class Rendered(NamedTuple):
+    """A job as it would be submitted."""
+
+    text: str  # the manifests, as YAML
+    name: str
+    namespace: str
+    arguments: list[str]  # of the trainer in each pod
+    claims: dict[str, str]  # where the pods see a claim that they may write to -> its name
+    mounts: list[str]  # of these and of all other volumes
+
+
 def kubectl() -> str:
     """Return the program: on PATH, else beside python."""
     return shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
 
 
-def render(folder: Path, wanted: Wanted, run: Run) -> tuple[str, str, str]:
-    """Return the manifests as YAML, the job's name and its namespace.
+def render(folder: Path, wanted: Wanted, run: Run) -> Rendered:
+    """Return the manifests of a job.
 
     Args:
         folder: scripts/k8s.
@@ -45,7 +58,7 @@ def render(folder: Path, wanted: Wanted, run: Run) -> tuple[str, str, str]:
         run: runs a program and returns what it prints.
 
     Raises:
-        ConfigError: a name that Kubernetes would refuse.
+        ConfigError: a name that Kubernetes would refuse, or no image.
     """
     suffix = wanted.name or time.strftime("%Y%m%d-%H%M%S")
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?", suffix):
@@ -61,9 +74,44 @@ def render(folder: Path, wanted: Wanted, run: Run) -> tuple[str, str, str]:
         objects = list(yaml.safe_load_all(run([kubectl(), "kustomize", scratch])))
     (job,) = (item for item in objects if item["kind"] == "Job")
     _fit(job["spec"], wanted)
-    metadata = job["metadata"]
+    name, namespace = job["metadata"]["name"], job["metadata"].get("namespace", "default")
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    if container["image"].startswith(PLACEHOLDER):
+        raise ConfigError(
+            f"--image: {container['image']} is a placeholder: give your own image, as pushed to a "
+            "registry, or write it into scripts/k8s/overlays"
+        )
+    arguments = [text.replace("$(JOB_NAME)", name) for text in container["args"]]
+    claim_of = {v["name"]: v.get("persistentVolumeClaim", {}) for v in pod["volumes"]}
+    mounts = {mount["mountPath"]: claim_of[mount["name"]] for mount in container["volumeMounts"]}
+    claims = {p: c["claimName"] for p, c in mounts.items() if c and not c.get("readOnly")}
     text = yaml.safe_dump_all(objects, sort_keys=False)
-    return text, metadata["name"], metadata.get("namespace", "default")
+    return Rendered(text, name, namespace, arguments, claims, list(mounts))
+
+
+def place(run: RunConfig, experiment: str, rendered: Rendered) -> tuple[str, str]:
+    """Return the run directory as the pods see it, and the claim that keeps it.
+
+    Raises:
+        ConfigError: no claim does.
+    """
+    option = f"run.root={run.root}" if run.dir is None else f"run.dir={run.dir}"
+    where = run.dir or posixpath.join(run.root, experiment, run.name or "")
+    claim = rendered.claims.get(volume_of(where, rendered))
+    if claim is None:
+        raise ConfigError(
+            f"{option}: the run would lie in no volume that outlives the pods: use a folder below "
+            f"{' or '.join(rendered.claims)}"
+        )
+    return posixpath.normpath(where), claim
+
+
+def volume_of(path: str, rendered: Rendered) -> str:
+    """Return the mount of the pods that a path lies in, or "" where it is in none."""
+    path = posixpath.normpath(path)
+    found = [mount for mount in rendered.mounts if f"{path}/".startswith(f"{mount}/")]
+    return max(found, key=len, default="")
 
 
 def _fit(spec: dict[str, Any], wanted: Wanted) -> None:

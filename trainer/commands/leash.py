@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trainer import processes
 from trainer.errors import (
     EXIT_CONFIG,
     EXIT_DATA,
@@ -24,7 +24,6 @@ from trainer.preemption import StopRequest
 _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.5
 _CODES = (EXIT_DATA, EXIT_UNAVAILABLE, EXIT_INTERNAL, EXIT_SAVE, EXIT_RETRY, EXIT_CONFIG)
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def train(
@@ -44,23 +43,10 @@ def train(
     Raises:
         OSError: the file cannot be written, or no process started.
     """
-    parent = os.getpid()
-
-    def tie() -> None:  # runs in the child, between fork and exec
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it has died already
-            os._exit(EXIT_INTERNAL)
-
-    libc = ctypes.CDLL(None)
     with output.open("ab") as log:
         begin = log.tell()
-        child = subprocess.Popen(
-            [sys.executable, "-m", "trainer", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches it only through us
-            preexec_fn=tie,
+        child = processes.start(
+            [sys.executable, "-m", "trainer", *arguments], stdout=log, stderr=subprocess.STDOUT
         )
     asked, next_look = False, 0.0
     try:

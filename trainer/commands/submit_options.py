@@ -1,0 +1,110 @@
+"""The options of `submit`, read and checked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from trainer.commands import arguments as command_line
+from trainer.commands import slurm_job
+from trainer.errors import ConfigError
+
+DESCRIPTION = """\
+Checks a training job on this machine - every option, and that the batch divides over the devices
+it is to get - and only then hands it to SLURM or Kubernetes.
+"""
+EPILOG = """\
+exit codes:
+  0   submitted, or shown
+  69  sbatch or kubectl is missing, or refused
+  78  an option of the job or of this command is wrong
+
+examples:
+  python -m trainer submit slurm --nodes 4 --gpus-per-node 8 --cpus-per-task 32 +experiment=mlp
+  python -m trainer submit slurm --nodes 2 --scheduler-option=--time=2:00:00 +experiment=mlp
+  python -m trainer submit slurm --at-once 4 -m +experiment=mlp optim.lr=0.02,0.05 run.seed=0,1
+  python -m trainer submit k8s --nodes 2 --gpus-per-node 8 --name first \\
+      --image REGISTRY/trainer:0.1.0-cuda12 +experiment=mlp
+  python -m trainer submit k8s --nodes 4 --image REGISTRY/trainer:0.1.0 --dry-run +experiment=mlp
+"""
+# Options that only one of the schedulers has, and what they are when left out.
+OF_ONE: dict[str, dict[str, object]] = {
+    "slurm": {"tasks_per_node": 1, "cpus_per_task": None, "at_once": None, "scheduler_option": []},
+    "k8s": {"image": None, "namespace": None},
+}
+
+
+def read(arguments: Sequence[str]) -> argparse.Namespace | None:
+    """Return the options, with those of the job in `overrides`; None where --help has answered.
+
+    Raises:
+        ConfigError: one is wrong.
+    """
+    args = command_line.parse(_parser(), arguments, overrides=True)
+    if args is None:
+        return None
+    for scheduler, options in OF_ONE.items():
+        for name, left_out in options.items():
+            if scheduler != args.scheduler and getattr(args, name) != left_out:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is for {scheduler} only: leave it out")
+    if args.multirun and args.scheduler == "k8s":
+        raise ConfigError(
+            "submit k8s -m: a sweep is a job array, which only SLURM has: submit its members one "
+            "by one"
+        )
+    if args.gpus_per_node % args.tasks_per_node:
+        raise ConfigError(
+            f"--tasks-per-node={args.tasks_per_node} does not divide "
+            f"--gpus-per-node={args.gpus_per_node}: use a divisor"
+        )
+    slurm_job.check_options(args.scheduler_option)
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    usage = "slurm|k8s [options] +experiment=NAME [OPTION=VALUE ...]"
+    parser = command_line.parser("submit", DESCRIPTION, EPILOG, usage)
+    from_one, from_zero = command_line.at_least(1), command_line.at_least(0)
+    parser.add_argument("scheduler", choices=("slurm", "k8s"))
+    parser.add_argument("--nodes", type=from_one, default=1, metavar="N", help="default: 1")
+    parser.add_argument(
+        "--gpus-per-node", type=from_zero, default=0, metavar="G", help="default: 0, the CPUs"
+    )
+    parser.add_argument("--name", help="of the job (k8s: behind `train-`; default: the time)")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be submitted")
+    slurm = parser.add_argument_group("SLURM")
+    slurm.add_argument(
+        "-m",
+        "--multirun",
+        action="store_true",
+        help="a sweep, as a job array of which each task trains a member; see "
+        "`python -m trainer -m --help`",
+    )
+    slurm.add_argument(
+        "--at-once", type=from_one, metavar="N", help="tasks of the array; default: no limit"
+    )
+    slurm.add_argument(
+        "--tasks-per-node",
+        type=from_one,
+        default=1,
+        metavar="T",
+        help="processes, which share the GPUs of the node; default: 1, with all of them",
+    )
+    slurm.add_argument(
+        "--cpus-per-task",
+        type=from_one,
+        metavar="C",
+        help="processors of each; default: the site's, often 1: give some for each GPU",
+    )
+    slurm.add_argument(
+        "--scheduler-option",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="one more option for sbatch, like --scheduler-option=--partition=gpu; repeatable",
+    )
+    k8s = parser.add_argument_group("Kubernetes")
+    k8s.add_argument("--image", metavar="IMAGE[:TAG]", help="default: the overlay's")
+    k8s.add_argument("--namespace", help="default: the overlay's")
+    return parser
