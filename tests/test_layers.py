@@ -31,7 +31,7 @@ LAYERS = [
         "slurm",
         "sweep",
     },
-    {"topology", "confusion_picture"},
+    {"topology", "confusion_picture", "meaning"},
     {"reception"},
     {"meeting"},
     {
@@ -53,7 +53,7 @@ LAYERS = [
         "peers",
         "bundle",
     },
-    {"datasets", "model", "ranking"},
+    {"datasets", "model", "ranking", "reports"},
     {"stream", "sweep_folder", "chart", "inventory"},
     {"step"},
     {"eval_step", "feed"},

@@ -21,6 +21,7 @@ from trainer.dashboard import Dashboard
 from trainer.datasets import Dataset
 from trainer.errors import NonFinite, Preempted
 from trainer.evaluate import evaluate
+from trainer.meaning import meaning
 from trainer.nonfinite import diagnose
 from trainer.preemption import StopRequest
 from trainer.profiling import Profile
@@ -90,13 +91,13 @@ class Run:
             self.writer: Writer | None = None
             if place.chief:
                 self.writer = Writer(config, place.directory, terminal, account, stack)
-            meaning = resume.meaning(config, report["dataset"])
+            meant = meaning(config, report["dataset"])
             begin = resume.start(
                 self.recipe.init_weights,
                 config.run.seed,
                 place.mesh,
                 self.writer.checkpoints if self.writer is not None else None,
-                meaning,
+                meant,
             )
         self.state = begin.state
         self.done = self.first_step = begin.step or 0  # optimizer steps
@@ -109,7 +110,7 @@ class Run:
         if self.writer is not None:
             devices = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
             objective = self.recipe.objective._asdict()
-            self.writer.begin(begin.step, begin.record, meaning, objective, record, devices)
+            self.writer.begin(begin.step, begin.record, meant, objective, record, devices)
             stack.callback(self._close_ledger)
         self.progress = Progress(
             log_every_steps=config.train.log_every_steps,
