@@ -32,7 +32,7 @@ LAYERS = [
         "slurm",
         "sweep",
     },
-    {"topology", "confusion_picture"},
+    {"topology", "confusion_picture", "meaning"},
     {"reception"},
     {"meeting"},
     {
@@ -56,7 +56,7 @@ LAYERS = [
         "event_files",
         "bundle",
     },
-    {"datasets", "model", "ranking"},
+    {"datasets", "model", "ranking", "reports"},
     {"stream", "sweep_folder", "chart", "inventory"},
     {"step"},
     {"eval_step", "feed"},

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from trained_runs import copy, everything
@@ -150,6 +152,28 @@ def test_looking_changes_nothing_and_stops_no_job(smoke_run, tmp_path, listed):
     assert listed(tmp_path)["run"]["status"] == "completed"
     after = everything(tmp_path)
     assert {name for name in after if after[name] != before[name]} == {"run/run.lock"}  # of hold()
+
+
+def test_the_age_of_a_job_at_work_is_that_of_its_last_sign_of_life(smoke_run, tmp_path, capsys):
+    run = copy(smoke_run, tmp_path / "run")
+    *_, last = (run / "metrics.jsonl").read_text().splitlines()
+    logged = json.loads(last)["time"]
+    with lock.hold(run):
+        for changed, seen in ((logged - 5000, logged), (logged + 600, logged + 600)):
+            os.utime(run, (changed, changed))
+            assert inventory.describe(run).updated == pytest.approx(seen)
+        hours_ago = time.time() - 3 * 3600
+        (run / "metrics.jsonl").write_text(json.dumps({**json.loads(last), "time": hours_ago}))
+        os.utime(run, (hours_ago - 60, hours_ago - 60))
+        assert runs.main([str(tmp_path)], StopRequest()) == 0
+    assert re.search(r"run +running .* 3 h ", capsys.readouterr().out)
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_error(smoke_run, trainer, tmp_path):
+    copy(smoke_run, tmp_path / "runs" / "ラン")
+    shown = trainer("runs", PYTHONIOENCODING="latin-1", PYTHONUTF8="1")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "??   completed" in shown.stdout
 
 
 def test_a_job_may_start_while_somebody_looks(tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import chart, ranking, sweep, sweep_folder
-from trainer.commands import multirun, plan
+from trainer.commands import multirun, plan, unchanged
 from trainer.commands import sweep as command
 from trainer.commands.compose import compose_each
 from trainer.errors import ConfigError
@@ -101,6 +101,14 @@ def test_completed_members_come_first_and_best_first(results):
     assert all(r.status == "completed" for r in ranked[: len(completed)])
 
 
+def test_a_loss_that_is_not_a_number_is_the_worst():
+    losses = [float("nan"), 0.2, float("inf"), None, 0.1]
+    results = [Result(str(loss), {}, "completed", 0.5, loss) for loss in losses]
+    assert [r.test_loss for r in ranking.rank(results)][:2] == [0.1, 0.2]
+    better = Result("better", {}, "completed", 0.6, float("nan"))
+    assert ranking.rank([*results, better])[0] is better
+
+
 @given(made_results)
 def test_a_group_is_the_completed_members_that_differ_only_in_the_seed(results):
     for group in ranking.groups(results):
@@ -166,6 +174,7 @@ def test_a_member_is_told_its_folder_whatever_it_is_called():
     ("arguments", "told"),
     [
         (["train.epochs=1"], "no option has several values"),
+        (["run.seed="], "run.seed"),
         (["optim.lr=0.1,1e-1"], "optim.lr=0.1 comes twice"),
         (["optim.lr=0.1,-1"], "optim.lr=-1.0: use a finite number above 0"),
         (["optim.lrr=0.1,0.2"], "did you mean optim.lr?"),
@@ -262,6 +271,74 @@ def test_a_named_folder_takes_more_values_but_no_other_sweep(tmp_path):
     assert list(sweep_folder.read_members(tmp_path)) == names
 
 
+def test_a_sweep_of_one_seed_takes_more_later(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one = make("run.seed=0", "run.name=mine")
+    assert [member.name for member in one.members] == ["run.seed=0"]
+    assert one.fixed == ["+experiment=smoke"]
+    one.folder.mkdir(parents=True)
+    sweep_folder.write_plan(one.folder, one.fixed, one.members)
+    more = make("run.seed=0,1", "run.name=mine")
+    sweep_folder.write_plan(more.folder, more.fixed, more.members)
+    assert list(sweep_folder.read_members(one.folder)) == ["run.seed=0", "run.seed=1"]
+
+
+def test_a_named_sweep_takes_one_more_value_of_an_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = make("model.hidden_sizes=[16],[16,8]", "run.seed=0,1", "run.name=mine")
+    first.folder.mkdir(parents=True)
+    sweep_folder.write_plan(first.folder, first.fixed, first.members)
+    more = make("model.hidden_sizes=[ 8 ]", "run.seed=1,2", "run.name=mine", "run.quiet=true")
+    assert more.fixed == first.fixed
+    names = ["model.hidden_sizes=[8],run.seed=1", "model.hidden_sizes=[8],run.seed=2"]
+    assert [member.name for member in more.members] == names
+    sweep_folder.write_plan(more.folder, more.fixed, more.members)
+    assert len(sweep_folder.read_members(first.folder)) == 6
+
+
+def finish(folder, made, *changes):
+    """Leave behind what tells that the members are finished, but for changes to their options."""
+    sweep_folder.write_plan(folder, made.fixed, made.members)
+    for member in made.members:
+        write(folder / member.name / "summary.json", status="completed", test_accuracy=0.5)
+        (job,) = compose_each([[*member.overrides, *changes]])
+        (folder / member.name / ".hydra").mkdir(exist_ok=True)
+        (folder / member.name / ".hydra" / "config.yaml").write_text(job.record["config.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("model.hidden_sizes=[24]", "run.seed=3: model.hidden_sizes: [24] there, ["),
+        ("train.epochs=7", "run.seed=3: train.epochs: 7 there, "),
+        ("optim.momentum=0.3", "run.seed=3: optim.momentum: 0.3 there, "),
+        ("data=mnist", "run.seed=3: data.name: mnist there, mnist_5k here"),
+        ("run.quiet=true", None),
+        ("data.root=/elsewhere", None),
+        ("train.log_every_steps=3", None),
+    ],
+)
+def test_what_conf_says_otherwise_is_refused(change, told, tmp_path):
+    made = make("run.seed=3,4")
+    finish(tmp_path, made, change)
+    if told is None:
+        unchanged.check(tmp_path, made.fixed)
+        return
+    with pytest.raises(ConfigError, match=r"begin another sweep with run\.name=NAME") as raised:
+        unchanged.check(tmp_path, made.fixed)
+    assert told in str(raised.value)
+    assert raised.value.exit_code == 78
+
+
+def test_a_member_that_does_not_tell_its_configuration_is_left_alone(tmp_path):
+    made = make("run.seed=3,4")
+    finish(tmp_path, made, "train.epochs=7")
+    (tmp_path / "run.seed=3" / ".hydra" / "config.yaml").write_bytes(b"\xff: [")
+    (tmp_path / "run.seed=4" / ".hydra" / "config.yaml").write_text("- 1")
+    unchanged.check(tmp_path, made.fixed)
+    unchanged.check(tmp_path / "missing", made.fixed)
+
+
 def test_how_a_member_stands_is_told_from_its_folder(tmp_path):
     def status(name):
         return sweep_folder.result(tmp_path, name, {}).status
@@ -286,6 +363,75 @@ def test_how_a_member_stands_is_told_from_its_folder(tmp_path):
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "summary.json").write_text('{"status": "comp')
     assert status("torn") == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("held", "summary", "ending", "saved", "status"),
+    [
+        (True, {"status": "completed"}, {"exit_code": 0}, True, "running"),
+        (False, {"status": "completed"}, {"exit_code": None}, True, "completed"),
+        (False, {}, {"exit_code": 75}, True, "preempted"),
+        (False, {"status": "failed"}, {"exit_code": 75}, True, "preempted"),
+        (False, {}, {"exit_code": 0}, True, "failed"),  # without a summary
+        (False, {"status": "failed", "started": 2.0}, {"begun": 1.0}, True, "failed"),
+        (False, {"status": "failed", "started": 2.0}, {"begun": 3.0}, True, "interrupted"),
+        (False, {"status": "failed", "started": None}, {"begun": 1.0}, True, "interrupted"),
+        (False, {"status": "preempted", "started": 2}, {}, False, "preempted"),
+        (False, {"status": "stopped", "started": 2.0}, {"begun": 1.0}, True, "interrupted"),
+        (False, {"status": ["x"]}, {"exit_code": "x", "begun": "y"}, False, "waiting"),
+        (False, {}, {}, True, "interrupted"),
+        (False, {}, {}, False, "waiting"),
+    ],
+)
+def test_the_status_of_a_member(held, summary, ending, saved, status):
+    assert sweep_folder.status_of(held, summary, ending, saved) == status
+
+
+DAMAGED = [
+    ("sweep.json", {"members": []}),
+    ("sweep.json", {"fixed": [], "members": []}),
+    ("sweep.json", {"fixed": [], "members": {"a": 1}}),
+    ("sweep.json", {"fixed": [], "members": {"a": {"optim.lr": 1}}}),
+    ("sweep.json", {"fixed": [1], "members": {}}),
+]
+
+
+@pytest.mark.parametrize(("file", "content"), DAMAGED)
+def test_a_damaged_plan_is_named_and_mended_by_the_same_command(file, content, tmp_path):
+    write(tmp_path / file, **content)
+    with pytest.raises(ConfigError, match="a damaged one"):
+        command.main([str(tmp_path)], StopRequest())
+    made = make("optim.lr=1,2")
+    sweep_folder.write_plan(tmp_path, made.fixed, made.members)
+    assert list(sweep_folder.read_members(tmp_path)) == ["optim.lr=1", "optim.lr=2"]
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {"status": "stopped", "started": 1.0},
+        {"status": "failed", "started": None, "error": ["x"]},
+        {"status": "completed", "test_accuracy": "NaN", "test_loss": "NaN", "steps": "many"},
+        {"status": "completed", "test_accuracy": True, "weights_sha256": 3, "epochs": {}},
+        {"status": "completed", "goodput": 3},
+        {"status": "completed", "goodput": {"seconds": {"step": "x"}, "starts": []}},
+        {"status": "completed", "goodput": {"seconds": 3}},
+    ],
+)
+def test_a_damaged_summary_is_shown_as_far_as_it_goes(summary, tmp_path, capsys):
+    made = make("optim.lr=1,2")
+    sweep_folder.write_plan(tmp_path, made.fixed, made.members)
+    write(tmp_path / "optim.lr=1" / "summary.json", **summary)
+    assert command.main([str(tmp_path)], StopRequest()) == 0
+    assert command.main([str(tmp_path), "--json"], StopRequest()) == 0
+    told = capsys.readouterr().out
+    shown = json.loads(told[told.index("{") :], parse_constant=pytest.fail)
+    by_name = {member["name"]: member for member in shown["members"]}
+    assert by_name["optim.lr=2"]["status"] == "waiting"
+    found = by_name["optim.lr=1"]
+    assert found["status"] == ("completed" if summary["status"] == "completed" else "waiting")
+    assert (found["test_accuracy"], found["steps"]) == (None, None)
+    assert found["test_loss"] in (None, "NaN")
 
 
 def test_a_folder_without_a_sweep_is_named(tmp_path):

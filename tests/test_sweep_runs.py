@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
-from board import get, hparams, tensorboard
+from board import ROOT, get, hparams, tensorboard
 
 from trainer import lock
 
@@ -112,6 +114,12 @@ def test_nine_members_killed_and_finished_by_the_same_command(trainer, tmp_path)
 
     _, err = unbroken.communicate(timeout=300)
     assert unbroken.returncode == 0, err
+    told = err.splitlines()  # for a file: when a member begins, and how it ended
+    for number, row in enumerate(sorted(table(other), key=lambda row: row["member"]), 1):
+        begun = told.index(f"{number}/9 {row['member']}: starting")
+        assert any(
+            line.startswith(f"{number}/9 {row['member']}: completed") for line in told[begun:]
+        )
     assert what_is_equal(folder) == what_is_equal(other)
     assert [row["rank"] for row in table(folder)] == [str(i) for i in range(1, 10)]
     for line in ("rank  optim.lr  run.seed  status", "optim.lr  seeds  mean accuracy  spread"):
@@ -178,13 +186,38 @@ def test_a_stop_saves_the_member_at_work(number, trainer, tmp_path):
     assert not lock.held(tmp_path / "sweep" / "run.seed=0")
 
 
+def test_a_finished_sweep_is_not_mixed_with_what_conf_says_now(trainer, tmp_path):
+    copy = tmp_path.parent / f"{tmp_path.name}-copy"
+    for folder in ("trainer", "conf"):
+        shutil.copytree(ROOT / folder, copy / folder)
+    environ = {"PYTHONPATH": str(copy)}
+    command = ("-m", "+experiment=smoke", "train.epochs=1", "run.dir=sweep")
+    folder = tmp_path / "sweep"
+    assert trainer(*command, "run.seed=3,4", **environ).returncode == 0
+    before = state_of(folder)
+    smoke = copy / "conf" / "experiment" / "smoke.yaml"
+    changed = re.sub(r"hidden_sizes: .*", "hidden_sizes: [24]", smoke.read_text())
+    assert changed != smoke.read_text()
+    smoke.write_text(changed)
+    for more in ((), ("--member", "2"), ("--member", "0")):
+        refused = trainer(*command, "run.seed=3,4,5", *more, **environ)
+        assert refused.returncode == 78, refused.stderr
+        assert re.search(r"run\.seed=3: model\.hidden_sizes: .* there, \[24\] here", refused.stderr)
+        assert state_of(folder) == before
+    done = trainer(*command, "run.seed=3,4", "run.dir=other", **environ)
+    assert done.returncode == 0, done.stderr
+
+
 def test_tasks_of_a_job_array_train_a_member_each(trainer, tmp_path):
     command = (*TINY, "train.epochs=1", "model.hidden_sizes=[16],[16,8]", "run.dir=sweep")
     tasks = [trainer.start("-m", "--member", str(i), *command) for i in (0, 1)]
     for task in tasks:
-        _, err = task.communicate(timeout=120)
+        out, err = task.communicate(timeout=120)
         assert task.returncode == 0, err
+        assert "rank  model.hidden_sizes  status" in out
     folder = tmp_path / "sweep"
+    assert {row["status"] for row in table(folder)} == {"completed"}
+    assert (folder / "sweep.png").stat().st_size > 10_000
     names = {"model.hidden_sizes=[16]", "model.hidden_sizes=[16,8]"}
     assert {path.name for path in finished(folder)} == names
     assert {row["member"] for row in table(folder)} == names
@@ -196,6 +229,16 @@ def test_tasks_of_a_job_array_train_a_member_each(trainer, tmp_path):
     assert [state_of(path) for path in finished(folder)] == before
     shown = json.loads(trainer("sweep", "sweep", "--json").stdout)
     assert {row["status"] for row in shown["members"]} == {"completed"}
+
+
+def test_a_task_that_cannot_write_the_table_says_so(trainer, tmp_path):
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    (folder / "sweep.turn").mkdir()
+    done = trainer("-m", "--member", "0", *TINY, "run.seed=0,1", "run.dir=sweep")
+    assert done.returncode == 74, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"error: {folder}: cannot be written" in done.stderr
 
 
 def test_a_member_may_have_several_processes(trainer, tmp_path):

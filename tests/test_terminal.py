@@ -270,6 +270,52 @@ def test_a_long_download_says_every_ten_seconds_how_far_it_is(clock):
     ]
 
 
+def labour(terminal, clock):
+    """Two parts of 16 s each, whose status changes every 2 s."""
+    for part in (1, 2):
+        for second in range(0, 16, 2):
+            terminal.work(f"{part}/2 part", part - 1, 2, f"{second} s")
+            clock[0] += 2
+        terminal.work(f"{part}/2 part", part, 2, "")
+        terminal.note(f"{part}/2 part: completed")
+    terminal.close()
+
+
+def test_work_in_a_file_is_a_line_for_each_part_and_every_ten_seconds(clock):
+    stream = io.StringIO()
+    labour(Terminal(stream), clock)
+    assert stream.getvalue().splitlines() == [
+        "1/2 part: 0 s",
+        "1/2 part: 10 s",
+        "1/2 part: completed",
+        "2/2 part: 0 s",
+        "2/2 part: 10 s",
+        "2/2 part: completed",
+    ]
+
+
+def test_work_on_a_terminal_is_a_bar_that_ends_full_and_without_a_status(screen, clock):
+    labour(Terminal(screen.stream), clock)
+    lines = screen.lines()
+    assert any(re.fullmatch(r"1/2 part +━{20} +14 s", line) for line in lines)
+    assert any(re.fullmatch(r"2/2 part +━{10}╺━{9} +14 s", line) for line in lines)
+    assert "1/2 part: completed" in lines
+    *_, last = (line for line in lines if "━" in line)
+    assert re.fullmatch(r"2/2 part +━{20}", last)
+    done, left = "38;5;70", "38;5;237"  # colours
+    bar = screen.text().rpartition("2/2 part")[2]
+    assert done in bar
+    assert left not in bar
+
+
+def test_quiet_work_says_nothing(screen, clock):
+    stream = io.StringIO()
+    for terminal in (Terminal(stream, quiet=True), Terminal(screen.stream, quiet=True)):
+        terminal.work("1/2 part", 0, 2, "0 s")
+        terminal.close()
+    assert stream.getvalue() == screen.text() == ""
+
+
 def test_a_quiet_run_tells_how_it_ended_and_no_more(trainer):
     done = trainer("+experiment=smoke", "train.epochs=1", "run.quiet=true")
     assert done.returncode == 0

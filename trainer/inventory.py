@@ -1,19 +1,14 @@
-"""What run directories say of themselves, without jax and whatever state they were left in.
-
-Nothing here writes, and no file is trusted: a job may be killed, or a disk full, at any instant.
-"""
+"""What run directories say of themselves, without jax and whatever state they were left in."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer import committed, lock, metrics_log
+from trainer import committed, lock, reports
 
 _MAX_DEPTH = 8  # of folders below the one that is searched
 
@@ -48,18 +43,17 @@ def find(root: Path) -> Iterator[Path]:
         folders.sort()
 
 
-def describe(directory: Path, now: float) -> RunInfo:
-    """Tell what a run directory says of itself.
-
-    Args:
-        directory: of the run.
-        now: unix seconds.
-    """
-    summary, environment = (_object(directory / f"{name}.json") for name in _REPORTS)
+def describe(directory: Path) -> RunInfo:
+    """Tell what a run directory says of itself."""
+    summary = reports.read(directory / "summary.json")
+    environment = reports.read(directory / "environment.json")
     problem = next((found for found in (summary, environment) if isinstance(found, str)), None)
     ended = isinstance(summary, dict) and not _outdated(summary, environment)
-    report = summary if isinstance(summary, dict) else {}
-    train, evaluation, last_time = _latest_points(directory / "metrics.jsonl")
+    report = reports.table(summary)
+    points = reports.points(directory)
+    last = {point["split"]: point for point in points}
+    train, evaluation = last.get("train", {}), last.get("eval", {})
+    last_time = reports.number(points[-1].get("time")) if points else None
     running = lock.held(directory)
     status = "unknown"
     if running:
@@ -70,39 +64,29 @@ def describe(directory: Path, now: float) -> RunInfo:
         problem = "it ended without a summary: killed, or begun only"
     over = ended and not running
     checkpoints = _steps(directory / committed.CHECKPOINTS)
-    dataset = report.get("dataset")
-    accuracy = _number(report.get("test_accuracy")) if over else None
-    speed = _number(report.get("examples_per_second")) if over else None
-    steps = _number(report.get("steps")) if over else _number(train.get("step"))
+    accuracy = reports.number(report.get("test_accuracy")) if over else None
+    speed = reports.number(report.get("examples_per_second")) if over else None
+    steps = reports.count(report.get("steps") if over else train.get("step"))
     error = report.get("error") if over else None
+    modified = _modified(directory)  # by every file that is replaced as a whole
+    if running:
+        updated = max((t for t in (last_time, modified) if t is not None), default=None)
+    else:
+        updated = (_end(report) if over else last_time) or modified
     return RunInfo(
         directory,
         status,
         None if running else str(error).splitlines()[0] if error else problem,
-        _text(report.get("experiment")),
-        _text(dataset.get("name")) if isinstance(dataset, dict) else None,
-        None if steps is None else int(steps),
-        _number(report.get("epochs")) if over else None,
-        _number(evaluation.get("accuracy")) if accuracy is None else accuracy,
-        _number(train.get("examples_per_second")) if speed is None else speed,
+        reports.text(report.get("experiment")),
+        reports.text(reports.table(report.get("dataset")).get("name")),
+        steps,
+        reports.number(report.get("epochs")) if over else None,
+        reports.number(evaluation.get("accuracy")) if accuracy is None else accuracy,
+        reports.number(train.get("examples_per_second")) if speed is None else speed,
         checkpoints[-1] if checkpoints else None,
         bool(checkpoints) and status not in ("running", "completed"),
-        now if running else _end(report) if over else last_time or _modified(directory),
+        updated,
     )
-
-
-_REPORTS = ("summary", "environment")
-
-
-def _object(path: Path) -> dict[str, Any] | str | None:
-    """Return the object in a JSON file, what is wrong with the file, or None if there is none."""
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError):
-        return f"{path.name} cannot be read"
-    return found if isinstance(found, dict) else f"{path.name} is not as it should be"
 
 
 def _outdated(summary: dict[str, Any], environment: dict[str, Any] | str | None) -> bool:
@@ -117,19 +101,8 @@ def _outdated(summary: dict[str, Any], environment: dict[str, Any] | str | None)
 
 
 def _end(summary: dict[str, Any]) -> float | None:
-    started, seconds = _number(summary.get("started")), _number(summary.get("wall_seconds"))
+    started, seconds = (reports.number(summary.get(key)) for key in ("started", "wall_seconds"))
     return None if started is None else started + (seconds or 0.0)
-
-
-def _latest_points(path: Path) -> tuple[dict[str, Any], dict[str, Any], float | None]:
-    """Return the last train point and the last eval point, and the time of the later one."""
-    try:
-        points = metrics_log.read(path)
-    except (OSError, TypeError):
-        points = []
-    last = {point["split"]: point for point in points}
-    time = _number(points[-1].get("time")) if points else None
-    return last.get("train", {}), last.get("eval", {}), time
 
 
 def _steps(directory: Path) -> list[int]:
@@ -144,12 +117,3 @@ def _modified(directory: Path) -> float | None:
         return directory.stat().st_mtime
     except OSError:
         return None
-
-
-def _number(value: object) -> float | None:
-    ok = isinstance(value, int | float) and math.isfinite(value) and not isinstance(value, bool)
-    return value if ok and isinstance(value, int | float) else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

@@ -74,6 +74,18 @@ def hold(
         yield
 
 
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Wait for the file at `path`, which is made if need be, and have it alone in the block.
+
+    Raises:
+        OSError: it cannot be made or locked.
+    """
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def held(directory: Path, name: str = NAME) -> bool:
     """Return whether a job holds the run directory now; writes nothing."""
     try:

@@ -21,6 +21,7 @@ from trainer.dashboard import Dashboard
 from trainer.datasets import Dataset
 from trainer.errors import NonFinite, Preempted, unwritable
 from trainer.evaluate import evaluate
+from trainer.meaning import meaning
 from trainer.nonfinite import diagnose
 from trainer.preemption import StopRequest
 from trainer.profiling import Profile
@@ -85,13 +86,13 @@ class Run:
             self._check("the state was restored")
             self.writer: Writer | None
             self._write(self._open_writer, stack)
-            meaning = resume.meaning(config, report["dataset"])
+            meant = meaning(config, report["dataset"])
             begin = resume.start(
                 self.recipe.init_weights,
                 config.run.seed,
                 place.mesh,
                 self.writer.checkpoints if self.writer is not None else None,
-                meaning,
+                meant,
                 self.recipe.plan,
             )
         self.state = begin.state
@@ -99,7 +100,7 @@ class Run:
         report["resumed_from_step"] = begin.step
         if begin.step is not None:
             terminal.note(f"resuming after step {begin.step:,}")
-        self._write(self._begin_writer, begin, meaning, record, stack)
+        self._write(self._begin_writer, begin, meant, record, stack)
         self.plan = self._plan()
         report["steps_per_dispatch"] = self.plan.steps_per_dispatch
         self._count(self.done)
@@ -306,14 +307,14 @@ class Run:
     def _begin_writer(
         self,
         begin: resume.Start,
-        meaning: Mapping[str, Any],
+        meant: Mapping[str, Any],
         record: Mapping[str, str],
         stack: ExitStack,
     ) -> None:
         if self.writer is not None:
             devices = [f"{d.platform} {d.device_kind}" for d in self.place.mesh.devices.flat]
             objective = self.recipe.objective._asdict()
-            self.writer.begin(begin.step, begin.record, meaning, objective, record, devices)
+            self.writer.begin(begin.step, begin.record, meant, objective, record, devices)
             stack.callback(self._close_ledger)
 
     def _finish_saves(self) -> None:

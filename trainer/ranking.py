@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -41,13 +42,18 @@ class Group(NamedTuple):
 
 
 def rank(results: Sequence[Result]) -> list[Result]:
-    """Sort: completed members by accuracy, then loss, best first; the others behind them."""
+    """Sort: completed members by accuracy, then loss, best first; the others behind them.
+
+    A loss that is not known or NaN is the worst of all.
+    """
 
     def key(result: Result) -> tuple[int, float, float]:
         if result.status != "completed":
             return _ORDER.index(result.status), 0.0, 0.0
         accuracy, loss = result.test_accuracy, result.test_loss
-        return 0, -accuracy if accuracy is not None else 1.0, loss if loss is not None else 0.0
+        if loss is None or math.isnan(loss):
+            loss = math.inf
+        return 0, -accuracy if accuracy is not None else 1.0, loss
 
     return sorted(results, key=key)
 

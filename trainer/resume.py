@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,24 +13,10 @@ from jax.sharding import Mesh
 
 from trainer import cluster, mesh, model, step
 from trainer.checkpoint import Checkpoints, Restored
-from trainer.config import Config
 from trainer.errors import ConfigError
+from trainer.meaning import differences
 from trainer.progress import State as ProgressState
 from trainer.stream import Plan
-
-# What may not change when a run goes on: with another value it would be another training.
-MEANING = (
-    "run.seed",
-    "run.legacy_prng",
-    "data.num_classes",
-    "data.shuffle",
-    "data.pixel_mean",
-    "data.pixel_std",
-    "model",
-    "optim",
-    "train.global_batch_size",
-    "parallel.virtual_shards",
-)
 
 
 class Start(NamedTuple):
@@ -41,32 +26,6 @@ class Start(NamedTuple):
     step: int | None  # of the checkpoint; None: there was none
     progress: ProgressState | None
     record: Mapping[str, Any]  # of the checkpoint, on process 0; else empty
-
-
-def meaning(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, as JSON, what determines the weights that a run ends with."""
-    everything = dataclasses.asdict(config)
-
-    def value(path: str) -> Any:
-        section, _, field = path.partition(".")
-        return everything[section][field] if field else everything[section]
-
-    kept = {path: value(path) for path in MEANING}
-    if config.optim.schedule != "constant":  # it is stretched over all epochs
-        kept["train.epochs"] = config.train.epochs
-    return {**kept, "data set": dict(dataset)}
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say in a line each where two meanings differ, by the options' names."""
-    lines = []
-    for path in [*before, *(path for path in now if path not in before)]:
-        was, is_ = before.get(path), now.get(path)
-        if isinstance(was, dict) and isinstance(is_, dict):
-            lines += [f"{path}.{line}" for line in differences(was, is_)]
-        elif was != is_:
-            lines.append(f"{path}: {was} there, {is_} here")
-    return lines
 
 
 def start(

@@ -76,6 +76,7 @@ class Terminal:
         self._bar: Progress | None = None  # the one on the screen
         self._training: _Training | None = None
         self._filename: str | None = None  # of the latest download
+        self._label: str | None = None  # of the latest work
         self._next = 0.0  # monotonic seconds: no drawing or progress line before
 
     def note(self, text: str) -> None:
@@ -181,8 +182,22 @@ class Terminal:
                 self.close()
 
     def work(self, label: str, done: int, total: int, status: str) -> None:
-        """Show how much of some work is done, on a bar that close() ends."""
-        if self._quiet or not self._draws:
+        """Show how much of some work is done, on a bar that close() ends.
+
+        Args:
+            label: of the part at work.
+            done: parts, before this one; when it is done, with it.
+            total: parts.
+            status: how far this part is; empty: it is done.
+        """
+        fresh = label != self._label
+        self._label = label
+        if self._quiet:
+            return
+        if not self._draws:
+            if status and (fresh or time.monotonic() >= self._next):
+                self._line(f"{label}: {status}")
+                self._next = time.monotonic() + _LINE_SECONDS
             return
         with self._writing():
             if self._bar is None:
@@ -191,7 +206,7 @@ class Terminal:
                 name = TextColumn("{task.description}", markup=False)
                 text = TextColumn("{task.fields[status]}", markup=False)
                 self._open_bar(name, BarColumn(20), text)
-            if time.monotonic() >= self._next:
+            if not status or time.monotonic() >= self._next:
                 self._draw(label, done, total, status)
 
     def summary(self, rows: Sequence[tuple[str, str]]) -> None:

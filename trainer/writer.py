@@ -18,8 +18,8 @@ from trainer.checkpoint import Checkpoints
 from trainer.config import Config
 from trainer.errors import SaveError
 from trainer.goodput import Ledger
+from trainer.meaning import differences
 from trainer.progress import State as ProgressState
-from trainer.resume import differences
 from trainer.step import TrainState
 from trainer.terminal import Terminal
 from trainer.tracking import Tracker
@@ -77,7 +77,7 @@ class Writer:
         Args:
             resume_step: where the run goes on; None: it is new.
             saved: the record of the checkpoint there; empty: it is new.
-            meaning: of the configuration (see resume.py), for the checkpoints.
+            meaning: of the configuration (see meaning.py), for the checkpoints.
             objective: what a model is besides its weights (see step.py), for the checkpoints.
             record: file name -> text, for .hydra/.
             devices: a line for each.

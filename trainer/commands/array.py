@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import ExitStack
-from pathlib import Path
 
-from trainer import lock, rundir, sweep_folder, topology
+from trainer import lock, reports, rundir, sweep_folder, topology
+from trainer.commands import unchanged
 from trainer.commands.compose import compose_each
 from trainer.commands.plan import Plan, arguments
-from trainer.errors import EXIT_COMPLETED, ConfigError, TrainerError
+from trainer.commands.results import show_results
+from trainer.errors import EXIT_COMPLETED, EXIT_RETRY, ConfigError, TrainerError
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
 
@@ -31,6 +31,7 @@ def main(planned: Plan, index: int, stop: StopRequest) -> int:
     (job,) = compose_each([arguments(planned.folder, member)])
     chief = topology.resolve(job.config.cluster, os.environ).process_id == 0
     terminal = Terminal(quiet=job.config.run.quiet or not chief)
+    unchanged.check(planned.folder, planned.fixed)
     if sweep_folder.finished(directory):
         terminal.note(f"{member.name} is finished, in {directory}")
         return EXIT_COMPLETED
@@ -40,27 +41,22 @@ def main(planned: Plan, index: int, stop: StopRequest) -> int:
         if chief:
             rundir.create(directory)
             stack.enter_context(lock.hold(planned.folder, sweep_folder.LOCK, "sweep", shared=True))
-            sweep_folder.write_plan(planned.folder, planned.fixed, planned.members)
-            sweep_folder.begin(directory)
+            with sweep_folder.writing(planned.folder):
+                sweep_folder.write_plan(planned.folder, planned.fixed, planned.members)
+                sweep_folder.begin(directory)
+        failure: TrainerError | None = None
         try:
             code = run(job.config, job.experiment, job.record, stop)
+            told = reports.text(reports.read_or_empty(directory / "summary.json").get("error"))
         except TrainerError as error:
-            if chief:
-                _end(planned.folder, directory, error.exit_code, str(error))
-            raise
+            failure, code, told = error, error.exit_code, str(error)
         if chief:
-            _end(planned.folder, directory, code, _error_of(directory))
+            with sweep_folder.writing(planned.folder):
+                sweep_folder.end(directory, code, told)
+                with sweep_folder.turn(planned.folder):
+                    sweep_folder.write_table(planned.folder)
+            if code != EXIT_RETRY:  # a task that has to stop has no time to draw
+                show_results(planned.folder, terminal.warn)
+        if failure is not None:
+            raise failure
     return code
-
-
-def _end(folder: Path, directory: Path, code: int, error: str | None) -> None:
-    sweep_folder.end(directory, code, error)
-    sweep_folder.write_table(folder, sweep_folder.results(folder))
-
-
-def _error_of(directory: Path) -> str | None:
-    try:
-        error = json.loads((directory / "summary.json").read_text())["error"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return None if error is None else str(error)

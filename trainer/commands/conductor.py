@@ -10,13 +10,12 @@ from types import TracebackType
 from trainer import lock, rundir, sweep_folder
 from trainer.commands import leash
 from trainer.commands.plan import arguments
-from trainer.commands.sweep import show_results
+from trainer.commands.results import show_results
 from trainer.errors import (
     EXIT_COMPLETED,
     EXIT_INTERNAL,
     EXIT_RETRY,
     Preempted,
-    SaveError,
 )
 from trainer.preemption import StopRequest
 from trainer.ranking import Result
@@ -91,10 +90,8 @@ class Conductor:
             ConfigError: the folder holds another sweep.
             SaveError: it cannot be written.
         """
-        try:
+        with sweep_folder.writing(self.folder):
             sweep_folder.write_plan(self.folder, self._fixed, members)
-        except OSError as error:
-            raise self._unwritable(error) from None
 
     def train(self, member: Member) -> Result:
         """Train a member unless it is finished, and return how it stands then.
@@ -104,19 +101,19 @@ class Conductor:
             SaveError: the folder cannot be written.
         """
         number, directory = len(self._codes) + 1, self.folder / member.name
+        label = f"{number}/{self._total} {member.name}"
         if sweep_folder.finished(directory):
             self._codes.append(EXIT_COMPLETED)
-            self._terminal.note(f"{number}/{self._total} {member.name}: finished before")
+            self._terminal.note(f"{label}: finished before")
             return sweep_folder.result(self.folder, member.name, member.values)
         if self._stop():
             raise Preempted(f"{self._stop.signal_name}: the same command goes on from here")
 
         def look(line: str) -> None:
-            label = f"{number}/{self._total} {member.name}"
             self._terminal.work(label, number - 1, self._total, " ".join(line.split()))
 
-        try:
-            rundir.create(directory)
+        rundir.create(directory)
+        with sweep_folder.writing(self.folder):
             sweep_folder.begin(directory)
             code, error = leash.train(
                 arguments(self.folder, member), directory / sweep_folder.OUTPUT, self._stop, look
@@ -126,19 +123,14 @@ class Conductor:
             sweep_folder.end(directory, code, error)
             result = sweep_folder.result(self.folder, member.name, member.values)
             self._codes.append(code)
-            self._terminal.note(f"{number}/{self._total} {member.name}: {_told(result)}")
-            sweep_folder.write_table(self.folder, sweep_folder.results(self.folder))
-        except OSError as error_:
-            raise self._unwritable(error_) from None
+            if code != EXIT_RETRY:
+                self._terminal.work(label, number, self._total, "")
+            self._terminal.note(f"{label}: {_told(result)}")
+            with sweep_folder.turn(self.folder):
+                sweep_folder.write_table(self.folder)
         if code == EXIT_RETRY:
             raise Preempted(f"{member.name}: {error}; the same sweep goes on from there")
         return result
-
-    def _unwritable(self, error: OSError) -> SaveError:
-        return SaveError(
-            f"{self.folder}: cannot be written ({error.strerror}): mend the storage, then start "
-            "the same sweep again"
-        )
 
 
 def _told(result: Result) -> str:

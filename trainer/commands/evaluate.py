@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
 from trainer.commands.printing import printable, show, table
 from trainer.errors import EXIT_COMPLETED, ConfigError, Preempted
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     stem = f"step-{trained.step}" + (f"-{args.data.resolve().name}" if args.data else "")
     picture = _keep(out, stem, report, found)
     if args.json:
-        show(json.dumps(report, indent=2))
+        show(to_json(report, indent=2))
     else:
         show("\n".join(_told(trained, report, picture)))
     return EXIT_COMPLETED

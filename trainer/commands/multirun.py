@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from trainer import topology
 from trainer.commands import arguments as command_line
-from trainer.commands import plan
+from trainer.commands import plan, unchanged
 from trainer.commands.compose import Job, compose_each
 from trainer.commands.conductor import Conductor
 from trainer.commands.printing import show
@@ -31,7 +31,8 @@ run.dir=DIR         the folder of the sweep itself
 exit codes:
   0   all members are completed
   75  asked to stop: the member at work has saved, the same command goes on
-  78  a member has wrong options: none is trained; or another job is at this sweep
+  78  a member has wrong options: none is trained; or another job is at this sweep; or finished
+      members were trained with another configuration, as conf/ has changed since
   else the code of the members that failed, 70 if they failed with several; the others are done
 
 examples:
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         return array.main(planned, args.member, stop)
     jobs = compose_each([plan.arguments(planned.folder, member) for member in planned.members])
     refuse_several_processes(jobs[0])
+    unchanged.check(planned.folder, planned.fixed)
     terminal = Terminal(quiet=jobs[0].config.run.quiet)
     members = planned.members
     with Conductor(planned.folder, planned.fixed, len(members), terminal, stop) as conductor:

@@ -13,10 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from trainer import config as trainer_config
-from trainer import rundir
+from trainer import rundir, sweep_folder
 from trainer.commands.compose import compose_each, readable_errors
 from trainer.errors import ConfigError
-from trainer.sweep import Member, combine, folder_name
+from trainer.sweep import SEED, Member, combine, folder_name
 
 PLACES = ("run.dir", "run.name", "run.root")  # where a sweep lies, not its members
 INDIFFERENT = ("run.quiet", "train.compilation_cache_dir", "cluster")  # make no other sweep
@@ -78,12 +78,17 @@ def make(overrides: Sequence[str]) -> Plan:
             places.append(text)
         else:
             fixed[key] = text
+    if not swept and SEED in fixed:  # a sweep of one value, to which others can be added
+        swept[SEED] = _single(fixed.pop(SEED))
+    lines = [text for key, text in fixed.items() if matters(key)]
+    lines += [f"{key}={','.join(values)}" for key, values in swept.items()]
+    first = [*fixed.values(), *(f"{key}={values[0]}" for key, values in swept.items())]
+    folder = folder_of([*first, *places], swept.get("+experiment", []), folder_name(lines))
+    there = sweep_folder.read_plan(folder)
+    for values in there.members.values() if there is not None else ():
+        swept |= {key: _single(fixed.pop(key)) for key in values if key in fixed}
     members = combine(swept, list(fixed.values()))
-    common = [text for key, text in fixed.items() if matters(key)]
-    lines = [*common, *(f"{key}={','.join(values)}" for key, values in swept.items())]
-    experiments = swept.get("+experiment", [])
-    folder = folder_of([*members[0].overrides, *places], experiments, folder_name(lines))
-    return Plan(folder, common, members)
+    return Plan(folder, [text for key, text in fixed.items() if matters(key)], members)
 
 
 def folder_of(overrides: Sequence[str], experiments: Sequence[str], name: str) -> Path:
@@ -126,6 +131,13 @@ def _values(override: Override) -> list[str]:
         raise ConfigError(f"{text}: the members have an order that stays: leave out the shuffling")
     with readable_errors():
         return [str(value) for value in override.sweep_string_iterator()]
+
+
+def _single(text: str) -> list[str]:
+    """Return the one value of an override, as it were of a sweep's."""
+    key, _, value = text.partition("=")
+    (override,) = parse([f"{key}=choice({value})"])
+    return _values(override)
 
 
 def matters(key: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
 from trainer.commands.printing import printable, show, table
 from trainer.errors import EXIT_COMPLETED, EXIT_DATA, DataError, Preempted
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
             "predictions": [_json(*pair) for pair in zip(pictures, probabilities, strict=True)],
             "errors": [{"file": str(file), "error": told} for file, told in errors],
         }
-        show(json.dumps(report, indent=2))
+        show(to_json(report, indent=2))
     elif pictures:
         rows = [_row(*pair) for pair in zip(pictures, probabilities, strict=True)]
         show("\n".join(table([("image", "digit", "probability", "next"), *rows], LEFT)))

@@ -8,9 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 
 
 def show(text: str) -> None:
-    """Print a text and flush; somebody who reads no further, as `| head` does, is no error."""
+    """Print a text and flush; somebody who reads no further, as `| head` does, is no error.
+
+    A letter that the encoding of standard output lacks becomes a question mark.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
     except BrokenPipeError:  # and what Python flushes at its exit goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -27,5 +31,5 @@ def table(rows: Sequence[Sequence[str]], left: Collection[int]) -> Iterator[str]
 
 
 def printable(text: str) -> str:
-    """Return a text that no terminal takes for a command to it, and that can be encoded."""
+    """Return a text that no terminal takes for a command to it."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

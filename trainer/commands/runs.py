@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import inventory
+from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
 from trainer.commands.printing import printable, show, table
 from trainer.errors import EXIT_COMPLETED, ConfigError, Preempted
@@ -68,16 +68,16 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
             f"DIR={args.directory} is not a folder: give the one that your runs lie in (run.root, "
             "which is runs unless you have changed it)"
         )
-    now = time.time()
     found = []
     for directory in inventory.find(root):
-        found.append(inventory.describe(directory, now))
+        found.append(inventory.describe(directory))
         if stop():
             raise Preempted("asked to stop before all runs were read")
     found.sort(key=lambda run: (-(run.updated or 0.0), run.directory))
     if args.json:
-        show(json.dumps({"directory": str(root), "runs": [_json(run) for run in found]}, indent=2))
+        show(to_json({"directory": str(root), "runs": [_json(run) for run in found]}, indent=2))
     elif found:
+        now = time.time()
         show("\n".join(table([HEADER, *(_row(run, root, now) for run in found)], LEFT)))
     else:
         print(f"no runs in {args.directory}", file=sys.stderr)

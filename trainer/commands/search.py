@@ -17,7 +17,7 @@ from typing import NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from trainer.commands import plan
+from trainer.commands import plan, unchanged
 from trainer.commands.compose import job_of, readable_errors, run_hydra
 from trainer.commands.conductor import Conductor
 from trainer.commands.multirun import refuse_several_processes
@@ -51,6 +51,7 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
         raise ConfigError(
             f"{SWEEPER}: Optuna is not installed: pip install 'trainer[optuna]'"
         ) from None
+    unchanged.check(asked.folder, asked.matters)  # not within Hydra, which composes once at a time
     optuna.logging.set_verbosity(logging.ERROR)
     with ExitStack() as stack:
         conductor: Conductor | None = None

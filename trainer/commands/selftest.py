@@ -6,7 +6,6 @@ and started again each time. Both have to end with the same bits and the same lo
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
 from trainer.commands import selftest_options, witness
 from trainer.commands.interruption import Proof
@@ -59,13 +59,15 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
             problems = [f"{broken.name}: {line}" for line in found]
             verdict = "NOT equal" if problems else "equal"
             terminal.note(f"{broken.name} is completed and {verdict}")
+        if not problems:
+            terminal.work(broken.name, args.kills, args.kills, "")
         terminal.close()
         kept = bool(args.keep or problems)
         seconds = time.monotonic() - began
         told = folder if kept else None
         result = report(proof.tally, expected, got, problems, seconds, told)
         if args.json:
-            print(json.dumps(result, indent=2))
+            print(to_json(result, indent=2))
         else:
             Terminal(sys.stdout).summary(rows(result))
     except TrainerError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer import committed
+from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
 from trainer.errors import EXIT_COMPLETED, ConfigError, DataError, Preempted
 from trainer.preemption import StopRequest
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     checked.sort()
     aside, unfinished = _others(directory)
     if args.json:
-        print(json.dumps(_report(directory, checked, aside, unfinished), indent=2))
+        print(to_json(_report(directory, checked, aside, unfinished), indent=2))
     else:
         print("\n".join(_table(checked, aside, unfinished)))
     sys.stdout.flush()

@@ -1,0 +1,54 @@
+"""The tables of a sweep for people, and the files that have the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trainer import chart, sweep_folder
+from trainer.commands.printing import printable, show, table
+from trainer.ranking import Result, printed, printed_groups
+
+_WIDEST = 60  # characters of an error in the table; sweep.csv has all of it
+
+
+def show_results(folder: Path, warn: Callable[[str], object]) -> None:
+    """Print the tables of a sweep, write sweep.csv and draw sweep.png.
+
+    Args:
+        folder: of the sweep.
+        warn: is told in one line each what could not be written.
+
+    Raises:
+        ConfigError: there is no sweep.
+    """
+    show(tables(sweep_folder.results(folder)))
+    written = []
+    try:
+        with sweep_folder.turn(folder):
+            found = sweep_folder.write_table(folder)
+            written.append(folder / sweep_folder.TABLE)
+            if chart.draw(folder / sweep_folder.PLOT, found):
+                written.append(folder / sweep_folder.PLOT)
+    except OSError as error:
+        warn(f"{folder} cannot be written: {error.strerror}")
+    except ImportError:
+        warn("no plot: matplotlib is not installed (pip install 'trainer[plots]')")
+    for path in written:
+        show(str(path))
+
+
+def tables(found: Sequence[Result]) -> str:
+    """Return the ranked table, and the one over the seeds if these were swept."""
+    rows = [[_cut(printable(cell)) for cell in row] for row in printed(found)]
+    status = rows[0].index("status")
+    lines = list(table(rows, {*range(1, status + 1), len(rows[0]) - 1}))
+    over_seeds = printed_groups(found)
+    if over_seeds:
+        swept = over_seeds[0].index("seeds")
+        lines += ["", *table([[printable(c) for c in row] for row in over_seeds], range(swept))]
+    return "\n".join(lines)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
