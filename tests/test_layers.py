@@ -25,6 +25,7 @@ LAYERS = [
         "pictures",
         "digest",
         "meter",
+        "opaque",
         "standalone",
         "transfer",
         "watchdog",
