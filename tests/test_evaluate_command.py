@@ -128,11 +128,17 @@ def test_a_folder_of_test_images(smoke_run, tmp_path, evaluated, mnist_dir):
             lambda folder: write_test_files(
                 folder, np.ones((3, 8, 8), np.uint8), np.ones(3, np.uint8)
             ),
-            "images of 64 pixels, but the model was trained on 784",
+            "images of 8 x 8 pixels, but the model was trained on 28 x 28",
+        ),
+        (
+            lambda folder: write_test_files(
+                folder, np.ones((3, 14, 56), np.uint8), np.ones(3, np.uint8)
+            ),
+            "images of 14 x 56 pixels, but the model was trained on 28 x 28",
         ),
         (shutil.rmtree, "put these files there"),
     ],
-    ids=["no labels", "corrupt", "labels", "counts", "pixels", "no folder"],
+    ids=["no labels", "corrupt", "labels", "counts", "pixels", "shape", "no folder"],
 )
 def test_test_images_that_are_wrong(smoke_run, tmp_path, evaluated, harm, told):
     noise = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)

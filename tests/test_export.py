@@ -327,11 +327,11 @@ def test_asked_to_stop(smoke_run, tmp_path):
 def test_images_that_are_not_square(smoke_run):
     model = trained.load(smoke_run, None, print)
     layer = model.weights[0]
-    odd = model._replace(weights=[layer._replace(kernel=layer.kernel[:783]), *model.weights[1:]])
-    assert exporting.image_shape(odd.weights) == (783,)
-    images = np.random.default_rng(0).integers(0, 256, (5, 783), np.uint8)
+    weights = [layer._replace(kernel=layer.kernel[:783]), *model.weights[1:]]
+    odd = model._replace(weights=weights, image_shape=(27, 29))
+    images = np.random.default_rng(0).integers(0, 256, (5, 27, 29), np.uint8)
     live = trained.run_on(odd, images)
-    _, probabilities = onnx_file.run(onnx_file.build(odd.weights, odd.objective), images)
+    _, probabilities = onnx_file.run(onnx_file.build(odd), images)
     np.testing.assert_allclose(probabilities, live.probabilities, atol=1e-5)
     assert exporting.stablehlo(odd)
 

@@ -108,7 +108,7 @@ class Run:
             terminal.note(f"resuming after step {begin.step:,}")
         if self.writer is not None:
             devices = [f"{d.platform} {d.device_kind}" for d in place.mesh.devices.flat]
-            objective = self.recipe.objective._asdict()
+            objective = {**self.recipe.objective._asdict(), "image_shape": self.dataset.shape}
             self.writer.begin(begin.step, begin.record, meaning, objective, record, devices)
             stack.callback(self._close_ledger)
         self.progress = Progress(

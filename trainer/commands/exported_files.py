@@ -38,7 +38,7 @@ def write(folder: Path, trained: Trained, test: TestData | None, terminal: Termi
         TrainerError: a file does not agree with the model.
     """
     weights = trained.weights
-    shape, classes = exporting.image_shape(weights), trained.objective.num_classes
+    shape, classes = trained.image_shape, trained.objective.num_classes
     (folder / PROGRAM).write_bytes(exporting.stablehlo(trained))
     (folder / WEIGHTS).write_bytes(save(exporting.named(weights)))
     shutil.copyfile(standalone.__file__, folder / "predict.py")
@@ -103,7 +103,7 @@ def write(folder: Path, trained: Trained, test: TestData | None, terminal: Termi
 def _onnx(trained: Trained) -> bytes | None:
     """Return the model as an ONNX file; None where the package is not installed."""
     try:
-        return onnx_file.build(trained.weights, trained.objective)
+        return onnx_file.build(trained)
     except ModuleNotFoundError:
         return None
 
