@@ -100,7 +100,7 @@ def _cut_out(picture: Image.Image) -> Floats:
         rows, cols = (np.flatnonzero((ink > FAINT).any(axis=axis)) for axis in (1, 0))
         digit = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
         framed = _is_framed_paper(digit)
-        margin = -2 if framed else max(digit.shape) // 8 + 2
+        margin = -1 if framed else max(digit.shape) // 8 + 2
         scale = size[0] / part.width
         nearer = (
             box[0] + max(0, int((cols[0] - margin) * scale)),
@@ -116,7 +116,7 @@ def _cut_out(picture: Image.Image) -> Floats:
 
 def _is_framed_paper(ink: Floats) -> bool:
     """Return whether what differs from the border is a sheet of paper, with a frame around it."""
-    if min(ink.shape) < max(ink.shape) / 3 or min(ink.shape) < BOX:
+    if min(ink.shape) < max(ink.shape) / 3 or min(ink.shape) < BOX / 2:
         return False
     inset = 1 + min(ink.shape) // 50
     inner = ink[inset:-inset, inset:-inset] > 0.5
