@@ -111,7 +111,12 @@ def test_a_folder_of_test_images(smoke_run, tmp_path, evaluated, mnist_dir):
     assert report["accuracy"] > 0.8
     assert report["classes"][9]["examples"] == 0
     assert report["classes"][9]["accuracy"] is None
-    assert (tmp_path / "step-126-mine.json").exists()
+    assert len(list(tmp_path.glob("step-126-mine-????????.json"))) == 1
+    write_test_files(tmp_path / "mine" / "mine", images[:9], labels[:9])
+    evaluated(smoke_run, "--data", tmp_path / "mine" / "mine", "--out", tmp_path)
+    evaluated(smoke_run, "--data", tmp_path / "mine", "--out", tmp_path)
+    kept = tmp_path.glob("step-126-mine-????????.json")
+    assert sorted(json.loads(path.read_text())["examples"] for path in kept) == [9, np.sum(some)]
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,9 @@ def test_what_cannot_be_used(smoke_run, tmp_path, predicted):
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(DataError, match="has no checkpoint yet"):
         predicted(run, tmp_path / "3.png")
+    for step in ("-1", "x"):
+        with pytest.raises(ConfigError):
+            predicted(run, tmp_path / "3.png", "--step", step)
     for wrong in (tmp_path / "rum", tmp_path, tmp_path / "3.png"):
         with pytest.raises(ConfigError, match=f"RUN={wrong} "):
             predicted(wrong, tmp_path / "3.png")
