@@ -111,7 +111,12 @@ def test_a_folder_of_test_images(smoke_run, tmp_path, evaluated, mnist_dir):
     assert report["accuracy"] > 0.8
     assert report["classes"][9]["examples"] == 0
     assert report["classes"][9]["accuracy"] is None
-    assert (tmp_path / "step-126-mine.json").exists()
+    assert len(list(tmp_path.glob("step-126-mine-????????.json"))) == 1
+    write_test_files(tmp_path / "mine" / "mine", images[:9], labels[:9])
+    evaluated(smoke_run, "--data", tmp_path / "mine" / "mine", "--out", tmp_path)
+    evaluated(smoke_run, "--data", tmp_path / "mine", "--out", tmp_path)
+    kept = tmp_path.glob("step-126-mine-????????.json")
+    assert sorted(json.loads(path.read_text())["examples"] for path in kept) == [9, np.sum(some)]
 
 
 @pytest.mark.parametrize(
@@ -128,11 +133,17 @@ def test_a_folder_of_test_images(smoke_run, tmp_path, evaluated, mnist_dir):
             lambda folder: write_test_files(
                 folder, np.ones((3, 8, 8), np.uint8), np.ones(3, np.uint8)
             ),
-            "images of 64 pixels, but the model was trained on 784",
+            "images of 8 x 8 pixels, but the model was trained on 28 x 28",
+        ),
+        (
+            lambda folder: write_test_files(
+                folder, np.ones((3, 14, 56), np.uint8), np.ones(3, np.uint8)
+            ),
+            "images of 14 x 56 pixels, but the model was trained on 28 x 28",
         ),
         (shutil.rmtree, "put these files there"),
     ],
-    ids=["no labels", "corrupt", "labels", "counts", "pixels", "no folder"],
+    ids=["no labels", "corrupt", "labels", "counts", "pixels", "shape", "no folder"],
 )
 def test_test_images_that_are_wrong(smoke_run, tmp_path, evaluated, harm, told):
     noise = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from trained_runs import copy, damage, everything, flip_a_bit
 
-from trainer import bundle, exporting, idx, onnx_file, trained
+from trainer import bundle, exporting, idx, onnx_file, standalone, trained
 from trainer.commands import export, exported_files
 from trainer.errors import (
     EXIT_CONFIG,
@@ -39,6 +39,7 @@ USE = """
 import sys, runpy, pathlib, importlib.util
 import numpy as np
 assert importlib.util.find_spec("trainer") is None
+sys.modules["safetensors"] = None
 folder = pathlib.Path(sys.argv[1])
 model = runpy.run_path(str(folder / "predict.py"))["load_model"](folder)
 images = np.load(sys.argv[2])
@@ -210,6 +211,42 @@ def test_changed_files_are_noticed(exported, tmp_path, change, named):
     assert done.stdout == ""
 
 
+WRONG_IMAGES = {
+    "float": np.zeros((3, 28, 28), np.float32),
+    "flat": np.zeros((3, 784), np.uint8),
+    "one image": np.zeros((28, 28), np.uint8),
+    "a number": np.uint8(1),
+    "none": np.zeros((0, 28, 28), np.uint8),
+    "oblong": np.zeros((3, 14, 56), np.uint8),
+}
+
+
+@pytest.mark.parametrize("images", WRONG_IMAGES.values(), ids=WRONG_IMAGES)
+def test_images_that_do_not_fit_are_told(smoke_export, images):
+    model = standalone.load_model(smoke_export)
+    with pytest.raises(ValueError, match=r"^images are .*: give uint8 \(N, 28, 28\), N >= 1$"):
+        model(images)
+    with pytest.raises(ValueError, match="images are list"):
+        model(images.tolist() if images.ndim else [1])
+
+
+def test_a_program_that_uses_it_is_told_by_an_exception(exported):
+    tampered(exported)
+    with pytest.raises(ValueError, match=r"weights\.safetensors was changed"):
+        standalone.load_model(exported)
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", None], ids=["empty", "text", "floats"])
+def test_a_file_that_is_no_array_of_images(smoke_export, tmp_path, content):
+    np.save(tmp_path / "images.npy", np.zeros((3, 28, 28)))
+    if content is not None:
+        (tmp_path / "images.npy").write_bytes(content)
+    done = elsewhere(tmp_path, smoke_export / "predict.py", "images.npy")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize("arguments", [(), ("absent.npy",)], ids=["none", "no file"])
 def test_without_images_it_says_how_it_is_used(smoke_export, tmp_path, arguments):
     done = elsewhere(tmp_path, smoke_export / "predict.py", *arguments)
@@ -289,6 +326,34 @@ def test_a_failed_replacement_leaves_the_old_one(exported, monkeypatch):
     assert [path.name for path in exported.parent.iterdir()] == ["digits"]
 
 
+def test_what_a_killed_export_has_left_is_deleted_by_the_next(tmp_path):
+    code = "import sys, time; from pathlib import Path; from trainer import bundle\n"
+    code += (
+        "with bundle.making(Path(sys.argv[1]), replace=False): print(flush=True); time.sleep(99)"
+    )
+    target = tmp_path / "digits"
+    killed, alive = [
+        subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    with killed, alive:
+        try:
+            for process in (killed, alive):
+                process.stdout.readline()
+            killed.kill()
+            killed.wait()
+            (tmp_path / ".digits.mine.tmp").mkdir()
+            assert len(list(tmp_path.iterdir())) == 3
+            with bundle.making(target, replace=False) as folder:
+                bundle.write_index(folder, {})
+            left = {path.name for path in tmp_path.iterdir()}
+            assert {"digits", ".digits.mine.tmp"} < left
+            assert len(left) == 3  # that of the living one
+        finally:
+            killed.kill()
+            alive.kill()
+
+
 def test_damaged_checkpoints(smoke_run, tmp_path, capsys):
     run = copy(smoke_run, tmp_path / "run")
     damage(run, 126)
@@ -327,11 +392,11 @@ def test_asked_to_stop(smoke_run, tmp_path):
 def test_images_that_are_not_square(smoke_run):
     model = trained.load(smoke_run, None, print)
     layer = model.weights[0]
-    odd = model._replace(weights=[layer._replace(kernel=layer.kernel[:783]), *model.weights[1:]])
-    assert exporting.image_shape(odd.weights) == (783,)
-    images = np.random.default_rng(0).integers(0, 256, (5, 783), np.uint8)
+    weights = [layer._replace(kernel=layer.kernel[:783]), *model.weights[1:]]
+    odd = model._replace(weights=weights, image_shape=(27, 29))
+    images = np.random.default_rng(0).integers(0, 256, (5, 27, 29), np.uint8)
     live = trained.run_on(odd, images)
-    _, probabilities = onnx_file.run(onnx_file.build(odd.weights, odd.objective), images)
+    _, probabilities = onnx_file.run(onnx_file.build(odd), images)
     np.testing.assert_allclose(probabilities, live.probabilities, atol=1e-5)
     assert exporting.stablehlo(odd)
 
@@ -341,6 +406,9 @@ def test_the_command_line(trainer, smoke_run):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"in {trainer.folder / 'digits'}"
     assert "checkpoint 126 of" in done.stderr
+    told = [line for line in done.stdout.splitlines() if " differ from the live " in line]
+    assert len(told) == 2
+    assert not any(line in done.stderr for line in told)
     assert trainer("export", str(smoke_run), "digits").returncode == EXIT_CONFIG
     shutil.rmtree(trainer.folder / "digits")
     assert exported_files.TOLERANCE <= 1e-6

@@ -1,12 +1,13 @@
 """Pictures of a digit come out in MNIST's form, whatever their size, colours and margins."""
 
+import struct
 import zlib
 from contextlib import suppress
 
 import numpy as np
 import pytest
 from drawn_digits import draw
-from PIL import Image
+from PIL import Image, ImageOps
 
 from trainer import idx, images
 from trainer.errors import DataError
@@ -92,6 +93,91 @@ def test_a_sticker_with_transparent_corners():
     wider = Image.new("RGBA", (sticker.width + 60, sticker.height + 60))
     wider.paste(sticker, (30, 30))
     assert apart(to_mnist(wider), to_mnist(draw(6, size=120))) < 2
+
+
+def on_a_large_sheet(picture, side, corner):
+    wide = Image.new("RGB", (side, side), picture.getpixel((0, 0)))
+    wide.paste(picture, corner)
+    return wide
+
+
+@pytest.mark.parametrize("margin", [5.0, 10.0])
+@pytest.mark.parametrize("size", [24, 64])
+def test_wide_margins(size, margin):
+    for digit in (2, 4, 7):
+        assert apart(to_mnist(draw(digit, size=size, margin=margin)), to_mnist(draw(digit))) < 14
+
+
+@pytest.mark.parametrize("corner", [(20, 20), (500, 700), (1120, 1100)])
+def test_a_small_digit_on_a_large_sheet(corner):
+    small = draw(2, size=40)
+    assert apart(to_mnist(on_a_large_sheet(small, 1200, corner)), to_mnist(small)) < 4
+
+
+@pytest.mark.parametrize("frame", [(30, 30, 30), (200, 40, 40)])
+def test_a_frame_round_the_paper(frame):
+    for size in (40, 200):
+        framed = ImageOps.expand(draw(3, size=size), border=size // 6, fill=frame)
+        assert apart(to_mnist(framed), to_mnist(draw(3, size=size))) < 6
+
+
+@pytest.mark.parametrize("kind", ["RGB", "L", "P"])
+@pytest.mark.parametrize("ink", [(0, 0, 0), (200, 30, 30)])
+@pytest.mark.parametrize("size", [24, 64, 300, 700])
+def test_a_colour_that_stands_for_nothing(tmp_path, kind, ink, size):
+    """Of a digit with smooth edges; these are opaque, and some are more paper than ink."""
+    picture = draw(5, size=size, ink=ink)
+    whole = picture.convert(kind, palette=Image.Palette.ADAPTIVE, colors=64)
+    whole.save(tmp_path / "5.png", transparency=whole.getpixel((0, 0)))
+    with Image.open(tmp_path / "5.png") as keyed:
+        assert keyed.mode == kind
+        assert "transparency" in keyed.info
+    assert apart(read(tmp_path / "5.png"), to_mnist(picture)) < 3
+
+
+def test_a_digit_in_two_colours_on_nothing():
+    mask = draw(8, size=120, ink=(255, 255, 255), paper=(0, 0, 0)).convert("L")
+    picture = Image.new("RGBA", mask.size, (220, 30, 30))
+    picture.paste((250, 220, 40), (0, 0, mask.width, mask.height // 2))
+    picture.putalpha(mask)
+    assert apart(to_mnist(picture), to_mnist(draw(8, size=120))) < 12
+
+
+def test_a_digit_cut_out_of_a_sheet():
+    mask = draw(3, size=120).convert("L")
+    picture = Image.new("RGBA", mask.size, (120, 160, 200))
+    picture.putalpha(mask)
+    assert apart(to_mnist(picture), to_mnist(draw(3, size=120))) < 6
+
+
+def test_sixteen_bits_of_each_colour(tmp_path):
+    colours = np.asarray(draw(5, ink=(200, 30, 30)))
+    alpha = np.full((*colours.shape[:2], 1), 255, np.uint8)
+    for kind, values in ((2, colours), (6, np.concatenate([colours, alpha], axis=2))):
+        rows = [b"\0" + row.astype(">u2").tobytes() for row in values.astype(np.uint16) * 257]
+        size = struct.pack(">2I5B", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
+        chunks = [(b"IHDR", size), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
+        packed = [
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        ]
+        (tmp_path / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+        assert apart(read(tmp_path / "5.png"), to_mnist(draw(5))) < 4
+
+
+def test_the_first_picture_of_an_animation(tmp_path):
+    first, *others = [draw(digit, size=90) for digit in (4, 7, 1)]
+    others = [other.resize(first.size) for other in others]
+    first.save(tmp_path / "4.png", save_all=True, append_images=others, duration=100)
+    assert apart(read(tmp_path / "4.png"), to_mnist(first)) < 1
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_kinds_of_jpeg(tmp_path, mode):
+    draw(6, size=120).convert(mode).save(tmp_path / "6.jpg", quality=95)
+    with Image.open(tmp_path / "6.jpg") as picture:
+        assert picture.mode == mode
+    assert apart(read(tmp_path / "6.jpg"), to_mnist(draw(6, size=120))) < 3
 
 
 def test_grain():

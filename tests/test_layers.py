@@ -26,6 +26,7 @@ LAYERS = [
         "pictures",
         "digest",
         "meter",
+        "opaque",
         "standalone",
         "transfer",
         "leaving",

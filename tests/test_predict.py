@@ -96,6 +96,9 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_done(smoke_run, tmp
     (tmp_path / "half.png").write_bytes(half[: len(half) // 2])
     (tmp_path / "short.idx").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 2, 28, 28) + b"\1" * 99)
     (tmp_path / "wide.idx").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 1, 2, 2) + b"\1" * 4)
+    oblong = struct.pack(">4B3I", 0, 0, 8, 3, 1, 14, 56) + bytes(range(196)) * 4
+    (tmp_path / "oblong.idx").write_bytes(oblong)
+    (tmp_path / "float.idx").write_bytes(struct.pack(">4B3I", 0, 0, 13, 3, 1, 1, 1) + b"\1" * 4)
     (tmp_path / "labels.idx").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 2) + b"\1\2")
     draw(1, ink=(9, 9, 9), paper=(9, 9, 9)).save(tmp_path / "blank.png")
     os.mkfifo(tmp_path / "pipe")
@@ -104,7 +107,9 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_done(smoke_run, tmp
         "empty.png": "not a PNG, JPEG or IDX file",
         "half.png": "cannot be read (",
         "short.idx": "99 bytes of elements found, 1,568 expected",
-        "wide.idx": "2 x 2 pixels, but the model was trained on 784",
+        "wide.idx": "images of 2 x 2 pixels, but the model was trained on 28 x 28: give",
+        "oblong.idx": "images of 14 x 56 pixels, but the model was trained on 28 x 28",
+        "float.idx": "write the elements as unsigned bytes (type 08)",
         "labels.idx": "were two files swapped",
         "blank.png": "there is no digit on it",
         "pipe": "not a file",
@@ -164,6 +169,9 @@ def test_what_cannot_be_used(smoke_run, tmp_path, predicted):
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(DataError, match="has no checkpoint yet"):
         predicted(run, tmp_path / "3.png")
+    for step in ("-1", "x"):
+        with pytest.raises(ConfigError):
+            predicted(run, tmp_path / "3.png", "--step", step)
     for wrong in (tmp_path / "rum", tmp_path, tmp_path / "3.png"):
         with pytest.raises(ConfigError, match=f"RUN={wrong} "):
             predicted(wrong, tmp_path / "3.png")
@@ -198,7 +206,41 @@ def test_a_checkpoint_of_the_first_version(smoke_run, monkeypatch):
         return state, {key: record[key] for key in record if key != "objective"}
 
     monkeypatch.setattr(trained.saved, "read", of_old)
-    assert trained.load(smoke_run, None, print).objective == now.objective
+    then = trained.load(smoke_run, None, print)
+    assert (then.objective, then.image_shape) == (now.objective, now.image_shape)
+
+
+def test_the_shape_of_the_images_is_recorded(smoke_run, monkeypatch):
+    read = trained.saved.read
+
+    def oblong(*arguments):
+        state, record = read(*arguments)
+        assert record["objective"]["image_shape"] == [28, 28]
+        return state, {**record, "objective": {**record["objective"], "image_shape": [14, 56]}}
+
+    monkeypatch.setattr(trained.saved, "read", oblong)
+    model = trained.load(smoke_run, None, print)
+    assert trained.run_on(model, np.zeros((2, 14, 56), np.uint8)).logits.shape == (2, 10)
+    assert trained.run_on(model, np.zeros((2, 784), np.uint8)).logits.shape == (2, 10)
+    for shape in ((28, 28), (56, 14), (783,)):
+        with pytest.raises(DataError, match="but the model was trained on"):
+            trained.run_on(model, np.zeros((2, *shape), np.uint8))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_no_model(smoke_run, monkeypatch, value):
+    read = trained.saved.read
+
+    def broken(*arguments):
+        state, record = read(*arguments)
+        state["weights"][1]["bias"][3] = value
+        return state, record
+
+    monkeypatch.setattr(trained.saved, "read", broken)
+    for step in (None, 63):
+        with pytest.raises(DataError, match="holds weights that are NaN or infinite") as raised:
+            trained.load(smoke_run, step, print)
+        assert raised.value.exit_code == EXIT_DATA
 
 
 def test_asked_to_stop(smoke_run, tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -60,9 +63,11 @@ def making(target: Path, *, replace: bool) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{token}.tmp")
     try:
         temporary.mkdir(parents=True)
-        yield temporary
-        check_target(target, replace=replace)  # as late as can be
-        _put(temporary, target, target.with_name(f".{target.name}.{token}.old"))
+        with _locked(temporary):
+            yield temporary
+            check_target(target, replace=replace)  # as late as can be
+            _put(temporary, target, target.with_name(f".{target.name}.{token}.old"))
+        _delete_leftovers(target)
     except OSError as error:
         raise ConfigError(
             f"DIR={target} cannot be written ({error.strerror}): name another folder"
@@ -97,6 +102,31 @@ def _put(new: Path, target: Path, aside: Path) -> None:
             aside.rename(target)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder as long as its maker lives; tell whether nobody else has."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = True
+        except OSError:  # it is locked, or the file system knows no locks
+            mine = False
+        yield mine
+    finally:
+        os.close(descriptor)
+
+
+def _delete_leftovers(target: Path) -> None:
+    """Delete what makers of the same bundle have left that were killed."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.(tmp|old)")
+    for path in target.parent.iterdir():
+        if name.fullmatch(path.name) and path.is_dir():
+            with _locked(path) as free:
+                if free:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _listed(folder: Path) -> set[str] | None:

@@ -142,8 +142,10 @@ def load(
         return _assemble("mnist_5k", digits.load())
 
 
-def load_test(root: Path, num_classes: int) -> Split:
-    """Return the test images and labels in a folder, which need not have files to train on.
+def load_test(root: Path, num_classes: int) -> tuple[Split, tuple[int, ...]]:
+    """Return the test images and labels in a folder, and an image's shape, (rows, cols).
+
+    The folder need not have files to train on.
 
     Args:
         root: folder of the last two of FILES, gzip or plain.
@@ -155,7 +157,7 @@ def load_test(root: Path, num_classes: int) -> Split:
     read = partial(_read, num_classes=num_classes, expected=None)
     images, labels = _from_root(root.expanduser(), read, FILES[2:])
     _check_count(FILES[2], images, labels)
-    return Split(images.reshape(len(images), -1), labels)
+    return Split(images.reshape(len(images), -1), labels), images.shape[1:]
 
 
 def _from_root(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,13 +19,6 @@ PLATFORMS = ("cpu", "cuda")
 NamedWeights = dict[str, npt.NDArray[np.float32]]
 
 
-def image_shape(weights: model.Weights) -> tuple[int, ...]:
-    """Return the shape of one image: (rows, cols) where it is square, otherwise (pixels,)."""
-    pixels = weights[0].kernel.shape[0]
-    side = math.isqrt(pixels)
-    return (side, side) if side * side == pixels else (pixels,)
-
-
 def named(weights: model.Weights) -> NamedWeights:
     """Return the arrays by the names that they have in the weights file."""
     arrays = {}
@@ -39,8 +31,8 @@ def named(weights: model.Weights) -> NamedWeights:
 def stablehlo(it: Trained) -> bytes:
     """Return the serialized program: (weights by name, images) -> (logits, probabilities).
 
-    The images are uint8 (N, *image_shape), of any N; scaling the pixels is a part of the program.
-    The weights are arguments: the program holds none.
+    The images are uint8 (N, *it.image_shape), of any N; scaling the pixels is a part of the
+    program. The weights are arguments: the program holds none.
     """
     layers = len(it.weights)
 
@@ -52,7 +44,7 @@ def stablehlo(it: Trained) -> bytes:
         return tuple(trained.outputs(weights, images, it.objective))
 
     (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *image_shape(it.weights)), np.uint8)
+    images = jax.ShapeDtypeStruct((batch, *it.image_shape), np.uint8)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), named(it.weights))
     with _no_locations():
         exported = jax.export.export(jax.jit(run), platforms=PLATFORMS)(shapes, images)

@@ -15,16 +15,19 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from trainer.errors import DataError
+from trainer.opaque import at_most, distance, flat
 
 SIDE = 28
 CENTRE = 14  # the index of the pixel that MNIST's digits have their mass around
 BOX = 20  # pixels of the digit's longer side
 FORMATS = ("PNG", "JPEG")
 MAX_PIXELS = 50_000_000  # what a picture's header may claim before anything is unpacked
-WORKING_SIDE = 400  # pixels; larger pictures are reduced first: it is plenty for 20
+WORKING_SIDE = 400  # pixels; what is larger is reduced first: it is plenty for 20
+LOOKS = 4  # at a picture: the whole, inside a frame, and nearer to a digit that is small on it
 FAINT = 0.2  # of full brightness: less may be grain or a JPEG's ripples, no part of the digit
 CONTRAST = 16  # of 255: less is taken for an empty picture
-ONE_COLOUR = 64  # of 255: the opaque part of a picture that varies less is a digit, no background
+NEAR = 40  # pixels of the digit: fewer of a larger picture, and it is looked at again
+FRAMED = 0.75  # of a frame's inside: the paper on it is at least so much
 BLUR_SIDE = 100  # pixels: a picture this large is smoothed by one pixel, against grain
 NOISE = 6  # median deviations of the background that count as background still
 
@@ -47,7 +50,6 @@ def read(path: Path) -> Bytes:
                         f"{path}: {picture.width:,} x {picture.height:,} pixels, expected at most "
                         f"{MAX_PIXELS:,} in all: crop or reduce the picture"
                     )
-                picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # a JPEG is unpacked smaller
                 return to_mnist(ImageOps.exif_transpose(picture))
     except DataError:
         raise
@@ -74,32 +76,52 @@ def to_mnist(picture: Image.Image) -> Bytes:
     Raises:
         EmptyPictureError: it is of one colour.
     """
-    ink = _ink(_reduced(picture))
-    rows, cols = (np.flatnonzero((ink > FAINT).any(axis=axis)) for axis in (1, 0))
-    digit = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-    return _centred(_fitted(digit))
+    return _centred(_fitted(_cut_out(flat(picture))))
 
 
-def _reduced(picture: Image.Image) -> Floats:
-    """Return the colours (rows, cols, 3), 0 to 255, on an opaque background."""
-    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "F"):  # which pillow would cut off at 255
-        values = np.asarray(picture, np.float64)
-        span = max(float(np.ptp(values)), 1.0)
-        picture = Image.fromarray(((values - values.min()) / span * 255).astype(np.uint8))
-    picture = picture.convert("RGBA")
-    if max(picture.size) > WORKING_SIDE:
-        picture.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX, reducing_gap=3.0)
-    values = np.asarray(picture, np.float32)
-    colours, alpha = values[..., :3], values[..., 3:] / 255
-    opaque = colours[alpha[..., 0] > 0.5]
-    if len(opaque) == 0 or alpha.min() == 1:
-        return colours
-    # What is transparent gets the colour that is commonest in the opaque part; where that has only
-    # one colour, it is the digit itself, and the background becomes the opposite.
-    background = np.median(opaque, axis=0)
-    if _distance(opaque, background).max() < ONE_COLOUR:
-        background = np.full(3, 0.0 if background.mean() > 127 else 255.0)
-    return (colours * alpha + background * (1 - alpha)).astype(np.float32)
+def _cut_out(picture: Image.Image) -> Floats:
+    """Return the ink of the digit on an RGB picture, within its box.
+
+    Raises:
+        EmptyPictureError: there is none.
+    """
+    box, digit = (0, 0, *picture.size), np.zeros((0, 0), np.float32)
+    for _ in range(LOOKS):
+        size = box[2] - box[0], box[3] - box[1]
+        part = picture.resize(
+            at_most(size, WORKING_SIDE), Image.Resampling.BOX, box, reducing_gap=3.0
+        )
+        try:
+            ink = _ink(np.asarray(part, np.float32))
+        except EmptyPictureError:
+            if digit.size == 0:
+                raise
+            break  # what was taken for a frame has been the digit
+        rows, cols = (np.flatnonzero((ink > FAINT).any(axis=axis)) for axis in (1, 0))
+        digit = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+        framed = _is_framed_paper(digit)
+        margin = -1 if framed else max(digit.shape) // 8 + 2
+        scale = size[0] / part.width
+        nearer = (
+            box[0] + max(0, int((cols[0] - margin) * scale)),
+            box[1] + max(0, int((rows[0] - margin) * scale)),
+            box[0] + min(size[0], int((cols[-1] + 1 + margin) * scale)),
+            box[1] + min(size[1], int((rows[-1] + 1 + margin) * scale)),
+        )
+        if not framed and max(digit.shape) >= min(NEAR, min(part.size) / 2):
+            break
+        box = nearer
+    return digit
+
+
+def _is_framed_paper(ink: Floats) -> bool:
+    """Return whether what differs from the border is a sheet of paper, with a frame around it."""
+    if min(ink.shape) < max(ink.shape) / 3 or min(ink.shape) < BOX / 2:
+        return False
+    inset = 1 + min(ink.shape) // 50
+    inner = ink[inset:-inset, inset:-inset] > 0.5
+    edges = (inner[0], inner[-1], inner[:, 0], inner[:, -1])
+    return bool(inner.mean() > FRAMED and all(edge.mean() > 0.97 for edge in edges))
 
 
 def _ink(colours: Floats) -> Floats:
@@ -109,22 +131,17 @@ def _ink(colours: Floats) -> Floats:
     """
     border = np.concatenate([colours[0], colours[-1], colours[1:-1, 0], colours[1:-1, -1]])
     background = np.median(border, axis=0)
-    distance = _distance(colours, background)
-    if grain := min(distance.shape) // BLUR_SIDE:
-        smooth = Image.fromarray(distance).convert("L").filter(ImageFilter.BoxBlur(grain / 2))
-        distance = np.asarray(smooth, np.float32)
-    limit = _otsu(distance)
-    paper, digit = distance[distance < limit], distance[distance >= limit]
+    far = distance(colours, background)
+    if grain := min(far.shape) // BLUR_SIDE:
+        smooth = Image.fromarray(far).convert("L").filter(ImageFilter.BoxBlur(grain / 2))
+        far = np.asarray(smooth, np.float32)
+    limit = _otsu(far)
+    paper, digit = far[far < limit], far[far >= limit]
     if len(digit) == 0 or np.median(digit) - np.median(paper) < CONTRAST:
         raise EmptyPictureError("it is of one colour: there is no digit on it")
     deviation = np.median(np.abs(paper - np.median(paper)))
     low = min(np.median(paper) + NOISE * deviation, limit)
-    return np.clip((distance - low) / (np.median(digit) - low), 0, 1)
-
-
-def _distance(colours: Floats, background: Floats) -> Floats:
-    """Return how far colours (..., 3) are from one, 0 to 255."""
-    return np.sqrt(((colours - background) ** 2).mean(axis=-1)).astype(np.float32)
+    return np.clip((far - low) / (np.median(digit) - low), 0, 1)
 
 
 def _otsu(values: Floats) -> float:

@@ -313,7 +313,7 @@ class Run:
     ) -> None:
         if self.writer is not None:
             devices = [f"{d.platform} {d.device_kind}" for d in self.place.mesh.devices.flat]
-            objective = self.recipe.objective._asdict()
+            objective = {**self.recipe.objective._asdict(), "image_shape": self.dataset.shape}
             self.writer.begin(begin.step, begin.record, meant, objective, record, devices)
             stack.callback(self._close_ledger)
 

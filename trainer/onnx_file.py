@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from trainer import model
-from trainer.exporting import image_shape
-from trainer.step import Objective
+from trainer.trained import Trained
 
 OPSET = 17  # of the operators: old enough for every runtime of the last years
 IR_VERSION = 8  # of the file's form, that goes with it
 
 
-def build(weights: model.Weights, objective: Objective) -> bytes:
-    """Return the file: uint8 images (batch, rows, cols) -> float32 logits and probabilities.
+def build(it: Trained) -> bytes:
+    """Return the file: uint8 images (batch, *it.image_shape) -> float32 logits and probabilities.
 
     Raises:
         ImportError: the package onnx is not installed.
@@ -27,7 +25,7 @@ def build(weights: model.Weights, objective: Objective) -> bytes:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    shape = image_shape(weights)
+    weights, objective = it.weights, it.objective
     pixels, classes = weights[0].kernel.shape[0], weights[-1].kernel.shape[1]
     constants: dict[str, Any] = {
         "flat": np.array([-1, pixels], np.int64),
@@ -57,7 +55,7 @@ def build(weights: model.Weights, objective: Objective) -> bytes:
     graph = helper.make_graph(
         nodes,
         "mlp",
-        [info("images", TensorProto.UINT8, ["batch", *shape])],
+        [info("images", TensorProto.UINT8, ["batch", *it.image_shape])],
         [info(name, TensorProto.FLOAT, ["batch", classes]) for name in ("logits", "probabilities")],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )

@@ -1,4 +1,4 @@
-"""Runs this model with jax, numpy and safetensors alone: `python predict.py IMAGES.npy`."""
+"""Runs this model with jax alone: `python predict.py IMAGES.npy`, uint8 as numpy.save writes it."""
 
 import hashlib
 import json
@@ -9,25 +9,37 @@ from typing import Any
 
 import jax.export
 import numpy as np
-from safetensors.numpy import load
 
 
 def load_model(folder: Path) -> Callable[[Any], Any]:
     """Return a function: uint8 images (N, rows, cols) -> float32 (logits, probabilities)."""
-    expected = json.loads((folder / "model.json").read_text())["sha256"]
-    data = {
-        name: (folder / name).read_bytes() for name in ("model.stablehlo", "weights.safetensors")
-    }
-    for name in data:
-        if hashlib.sha256(data[name]).hexdigest() != expected[name]:
-            sys.exit(f"{folder / name} was changed: its SHA-256 is not the one in model.json")
-    program = jax.jit(jax.export.deserialize(bytearray(data["model.stablehlo"])).call)
-    weights = load(data["weights.safetensors"])
-    return lambda images: program(weights, images)
+    index = json.loads((folder / "model.json").read_text())
+    code, data = ((folder / f).read_bytes() for f in ("model.stablehlo", "weights.safetensors"))
+    for name, found in (("model.stablehlo", code), ("weights.safetensors", data)):
+        if hashlib.sha256(found).hexdigest() != index["sha256"][name]:
+            raise ValueError(f"{folder / name} was changed: its SHA-256 is not that in model.json")
+    end = 8 + int.from_bytes(data[:8], "little")  # of the header, which comes behind its length
+    weights = {}
+    for name, array in json.loads(data[8:end]).items():
+        first, last = (end + offset for offset in array["data_offsets"])
+        weights[name] = np.frombuffer(data[first:last], "<f4").reshape(array["shape"])
+    program = jax.jit(jax.export.deserialize(bytearray(code)).call)
+    shape = tuple(index["input"]["images"]["shape"][1:])
+
+    def run(images: Any) -> Any:
+        kind, found = getattr(images, "dtype", type(images).__name__), np.shape(images)
+        if kind != np.uint8 or found[1:] != shape or not found[0]:
+            raise ValueError(f"images are {kind} {found}: give uint8 (N, {str(shape)[1:]}, N >= 1")
+        return program(weights, images)
+
+    return run
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
-        sys.exit(f"{__doc__}\nIMAGES.npy is a file of uint8 images, as numpy.save writes it.")
-    logits, probabilities = load_model(Path(__file__).parent)(np.load(sys.argv[1]))
-    print(*np.argmax(probabilities, axis=-1), sep="\n")
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    try:
+        _, probabilities = load_model(Path(__file__).parent)(np.load(sys.argv[1]))
+    except (OSError, EOFError, ValueError) as error:
+        sys.exit(f"{error}\n{__doc__}")
+    print(*probabilities.argmax(axis=-1), sep="\n")

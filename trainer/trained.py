@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ class Trained(NamedTuple):
     step: int
     weights: model.Weights  # numpy, float32
     objective: step.Objective
+    image_shape: tuple[int, ...]  # (rows, cols); (pixels,) where the run has not recorded it
     record: Record  # what the run kept beside the arrays
 
 
@@ -45,7 +47,8 @@ def load(run: Path, number: int | None, warn: Callable[[str], None]) -> Trained:
         warn: told of every damaged checkpoint that is passed over.
 
     Raises:
-        DataError: there is no such checkpoint, or it is damaged, or all are.
+        DataError: there is no such checkpoint, or it is damaged, or all are, or its weights are
+            not finite.
         ReadError: the storage does not give it.
     """
     directory = run / committed.CHECKPOINTS
@@ -63,7 +66,7 @@ def load(run: Path, number: int | None, warn: Callable[[str], None]) -> Trained:
             folder = directory / str(one)
             try:
                 state, record = saved.read(reader, folder)
-                return Trained(run, one, *_model_of(state, record), record)
+                found = Trained(run, one, *_model_of(state, record), record)
             except Damaged as error:
                 if not folder.exists():
                     continue  # its job has deleted it meanwhile, as it should be
@@ -71,6 +74,13 @@ def load(run: Path, number: int | None, warn: Callable[[str], None]) -> Trained:
                 reason = str(error)
                 if number is None:
                     warn(f"{damage[-1]} ({reason}): an older one is looked for")
+                continue
+            if not all(np.isfinite(array).all() for layer in found.weights for array in layer):
+                raise DataError(
+                    f"checkpoint {one} of {run} holds weights that are NaN or infinite: name an "
+                    "earlier one with --step N, or train again with a lower optim.lr"
+                )
+            return found
     if number is not None and damage:
         raise DataError(f"{damage[0]} ({reason}): leave --step out to use the newest intact one")
     if damage:
@@ -89,11 +99,9 @@ def run_on(trained: Trained, images: npt.NDArray[np.uint8]) -> Outputs:
     """Return what a trained model makes of images, uint8 (N, rows, cols) or (N, pixels), as numpy.
 
     Raises:
-        DataError: the images have another number of pixels than those it was trained on.
+        DataError: the images have another shape than those it was trained on.
     """
-    pixels, expected = int(np.prod(images.shape[1:])), trained.weights[0].kernel.shape[0]
-    if pixels != expected:
-        raise DataError(f"images of {pixels} pixels, but the model was trained on {expected}")
+    check_shape(trained, images.shape[1:])
     program = jax.jit(partial(outputs, objective=trained.objective))
     weights = jax.device_put(trained.weights)
     parts = [
@@ -103,22 +111,41 @@ def run_on(trained: Trained, images: npt.NDArray[np.uint8]) -> Outputs:
     return Outputs._make(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
-def _model_of(state: Any, record: Record) -> tuple[model.Weights, step.Objective]:
-    """Return the weights and the objective in a checkpoint.
+def check_shape(trained: Trained, shape: tuple[int, ...]) -> None:
+    """Check the shape of one image: (rows, cols) or (pixels,).
+
+    Raises:
+        DataError: the model was trained on images of another.
+    """
+    expected = trained.image_shape
+    if len(shape) != len(expected):  # one of them does not tell rows from columns
+        shape, expected = (math.prod(shape),), (math.prod(expected),)
+    if shape != expected:
+        found, right = (" x ".join(map(str, one)) for one in (shape, expected))
+        raise DataError(f"images of {found} pixels, but the model was trained on {right}")
+
+
+def _model_of(state: Any, record: Record) -> tuple[model.Weights, step.Objective, tuple[int, ...]]:
+    """Return the weights, the objective and the shape of an image in a checkpoint.
 
     Raises:
         Damaged: it holds something else than this version of the trainer saves.
     """
     try:
         weights = [linear.Weights(layer["kernel"], layer["bias"]) for layer in state["weights"]]
-        if found := record.get("objective"):
+        pixels = weights[0].kernel.shape[0]
+        side = math.isqrt(pixels)
+        shape: tuple[int, ...] = (side, side) if side * side == pixels else (pixels,)
+        if found := dict(record.get("objective", {})):
+            shape = tuple(found.pop("image_shape", shape))  # which older runs have not
             # Whatever it was trained with: this may be another platform.
-            return weights, step.Objective(**found)._replace(precision="float32")
+            return weights, step.Objective(**found)._replace(precision="float32"), shape
         # Saved by version 0.1.0, which kept the configuration only.
         data, network = record["config"]["data"], record["config"]["model"]
         mean, std = (
             (0.0, 1.0) if network["pixels"] == "raw" else (data["pixel_mean"], data["pixel_std"])
         )
-        return weights, step.Objective(network["loss"], data["num_classes"], mean * 1.0, std * 1.0)
+        classes = data["num_classes"]
+        return weights, step.Objective(network["loss"], classes, mean * 1.0, std * 1.0), shape
     except (KeyError, TypeError, AttributeError):
         raise Damaged("it is not a model that this version of the trainer knows") from None

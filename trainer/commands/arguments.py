@@ -32,7 +32,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step",
         metavar="N",
-        type=int,
+        type=at_least(0),
         help="use the checkpoint after N steps; left out: the newest that is intact",
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     found = assess(logits, test.split.labels, trained.objective)
     report = _report(trained, test.name, found)
     out = (args.out or run / "evaluation").expanduser().absolute()
-    stem = f"step-{trained.step}" + (f"-{args.data.resolve().name}" if args.data else "")
+    stem = f"step-{trained.step}" + (f"-{_short(args.data.resolve())}" if args.data else "")
     picture = _keep(out, stem, report, found)
     if args.json:
         show(to_json(report, indent=2))
@@ -108,6 +110,11 @@ def _report(trained: Trained, data: str, found: Assessment) -> dict[str, Any]:
         ],
         "confusion": confusion.tolist(),
     }
+
+
+def _short(folder: Path) -> str:
+    """Return a name for the results on a folder's images, another for each folder."""
+    return f"{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
 
 
 def _keep(out: Path, stem: str, report: dict[str, Any], found: Assessment) -> Path:

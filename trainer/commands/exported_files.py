@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,78 +38,87 @@ def write(folder: Path, trained: Trained, test: TestData | None, terminal: Termi
     Raises:
         TrainerError: a file does not agree with the model.
     """
-    weights = trained.weights
-    shape, classes = exporting.image_shape(weights), trained.objective.num_classes
-    (folder / PROGRAM).write_bytes(exporting.stablehlo(trained))
-    (folder / WEIGHTS).write_bytes(save(exporting.named(weights)))
-    shutil.copyfile(standalone.__file__, folder / "predict.py")
-    description: dict[str, Any] = {
+    index = _describe(trained)
+    _write_model(folder, trained)
+    digests = bundle.write_index(folder, index)  # which predict.py reads
+    terminal.note("the program and the weights are written")
+    found, measured = _compare(folder, trained, test, terminal)
+    left_out = []
+    if ONNX not in digests:
+        left_out.append(f"{ONNX} was left out: it needs the extra, pip install 'trainer[onnx]'")
+        terminal.warn(left_out[0])
+    text = card.write(
+        name=index["run"],
+        step=trained.step,
+        record=trained.record,
+        weights_sha256=index["weights_sha256"],
+        shape=trained.image_shape,
+        classes=trained.objective.num_classes,
+        parameters=sum(array.size for layer in trained.weights for array in layer),
+        measured=measured,
+        checks=[*found, *left_out],
+        digests=digests,
+        revision=_revision(trained.run),
+        versions=environment.versions(PACKAGES),
+    )
+    (folder / "MODEL_CARD.md").write_text(text)
+    bundle.write_index(folder, index)
+    return found
+
+
+def _describe(trained: Trained) -> dict[str, Any]:
+    """Return what model.json says besides the digests."""
+    classes = trained.objective.num_classes
+    return {
         "run": f"{trained.run.parent.name}/{trained.run.name}",
         "step": trained.step,
-        "weights_sha256": weights_sha256(weights),
+        "weights_sha256": weights_sha256(trained.weights),
         "platforms": exporting.PLATFORMS,
-        "input": {"images": {"dtype": "uint8", "shape": ["batch", *shape]}},
+        "input": {"images": {"dtype": "uint8", "shape": ["batch", *trained.image_shape]}},
         "outputs": {
             name: {"dtype": "float32", "shape": ["batch", classes]}
             for name in ("logits", "probabilities")
         },
     }
-    digests = bundle.write_index(folder, description)
-    terminal.note("the program and the weights are written")
 
+
+def _write_model(folder: Path, trained: Trained) -> None:
+    """Write the program, the weights and what runs them; ONNX where its package is installed."""
+    (folder / PROGRAM).write_bytes(exporting.stablehlo(trained))
+    (folder / WEIGHTS).write_bytes(save(exporting.named(trained.weights)))
+    shutil.copyfile(standalone.__file__, folder / "predict.py")
+    with suppress(ModuleNotFoundError):
+        (folder / ONNX).write_bytes(onnx_file.build(trained))
+
+
+def _compare(
+    folder: Path, trained: Trained, test: TestData | None, terminal: Terminal
+) -> tuple[list[str], card.Measured | None]:
+    """Compare the files with the live model; say how far they are, and measure how good it is.
+
+    Raises:
+        TrainerError: a file does not agree with the model.
+    """
+    shape = trained.image_shape
     if test is None:
         noise = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, *shape), np.uint8)
         images, kind = noise, "images of noise"
     else:
         images, kind = test.split.images.reshape(-1, *shape), f"test images of {test.name}"
     live = run_on(trained, images)
-    got = standalone.load_model(folder)(images)
-    told = [_compare(PROGRAM, got, live, TOLERANCE, kind)]
-    terminal.note(told[-1])
-    onnx = _onnx(trained)
-    if onnx is None:
-        told.append(f"{ONNX} was left out: it needs the extra, pip install 'trainer[onnx]'")
-        terminal.warn(told[-1])
-    else:
-        (folder / ONNX).write_bytes(onnx)
-        got = onnx_file.run(onnx, images[:CHECKED_IMAGES])
-        told.append(_compare(ONNX, got, live, ONNX_TOLERANCE, kind))
-        terminal.note(told[-1])
-
-    measured = None
-    if test is not None:
-        found = assess(live.logits, test.split.labels, trained.objective)
-        measured = card.Measured(test.name, found.examples, found.accuracy, found.loss)
-        told.append(f"accuracy on {found.examples:,} {kind}: {found.accuracy:.2%}")
-    digests = bundle.write_index(folder, description)
-    text = card.write(
-        name=description["run"],
-        step=trained.step,
-        record=trained.record,
-        weights_sha256=description["weights_sha256"],
-        shape=shape,
-        classes=classes,
-        parameters=sum(array.size for layer in weights for array in layer),
-        measured=measured,
-        checks=told,
-        digests=digests,
-        revision=_revision(trained.run),
-        versions=environment.versions(PACKAGES),
-    )
-    (folder / "MODEL_CARD.md").write_text(text)
-    bundle.write_index(folder, description)
-    return told
+    terminal.note(f"they are compared with the live model on {len(images):,} {kind}")
+    found = [_distance(PROGRAM, standalone.load_model(folder)(images), live, TOLERANCE, kind)]
+    if (folder / ONNX).exists():
+        got = onnx_file.run((folder / ONNX).read_bytes(), images[:CHECKED_IMAGES])
+        found.append(_distance(ONNX, got, live, ONNX_TOLERANCE, kind))
+    if test is None:
+        return found, None
+    tested = assess(live.logits, test.split.labels, trained.objective)
+    found.append(f"accuracy on {tested.examples:,} {kind}: {tested.accuracy:.2%}")
+    return found, card.Measured(test.name, tested.examples, tested.accuracy, tested.loss)
 
 
-def _onnx(trained: Trained) -> bytes | None:
-    """Return the model as an ONNX file; None where the package is not installed."""
-    try:
-        return onnx_file.build(trained.weights, trained.objective)
-    except ModuleNotFoundError:
-        return None
-
-
-def _compare(file: str, got: Any, live: Outputs, tolerance: float, kind: str) -> str:
+def _distance(file: str, got: Any, live: Outputs, tolerance: float, kind: str) -> str:
     """Compare a file's outputs for the first images with the live model's; say how far they are.
 
     Args:

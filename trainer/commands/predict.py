@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from trainer.commands.printing import printable, show, table
 from trainer.errors import EXIT_COMPLETED, EXIT_DATA, DataError, Preempted
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
+
+if TYPE_CHECKING:
+    from trainer.trained import Trained
 
 DESCRIPTION = """\
 Tells which digit is on a picture, with the newest intact checkpoint of a run.
@@ -75,12 +78,11 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     trained = open_run(args.run, args.step, terminal)
     from trainer.trained import run_on
 
-    pixels = trained.weights[0].kernel.shape[0]
     pictures: list[Picture] = []
     errors: list[tuple[Path, str]] = []
     for file in args.files:
         try:
-            pictures.extend(_read(file, pixels))
+            pictures.extend(_read(file, trained))
         except DataError as error:
             errors.append((file, str(error)))
             terminal.error(printable(str(error)))
@@ -104,28 +106,29 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     return EXIT_DATA if errors else EXIT_COMPLETED
 
 
-def _read(file: Path, pixels: int) -> Iterator[Picture]:
-    """Yield the images of a file, for a model of so many pixels.
+def _read(file: Path, trained: Trained) -> Iterator[Picture]:
+    """Yield the images of a file, for a model.
 
     Raises:
         DataError: the file cannot be read, or its images do not fit the model.
     """
     from trainer import idx, images
+    from trainer.trained import check_shape
 
     try:
         if file.exists() and not file.is_file():
             raise DataError(f"{file}: not a file: give PNG, JPEG or IDX files")
         with file.open("rb") as opened:
-            begin = opened.read(3)
+            begin = opened.read(2)
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}): correct the path") from None
-    is_idx = begin[:2] == idx.GZIP_MAGIC or begin == bytes((0, 0, idx.UNSIGNED_BYTE))
+    is_idx = begin in (idx.GZIP_MAGIC, b"\0\0")
     found = idx.read_images(file) if is_idx else images.read(file)[np.newaxis]
-    if found[0].size != pixels:
-        raise DataError(
-            f"{file}: {found.shape[1]} x {found.shape[2]} pixels, but the model was trained on "
-            f"{pixels:,}: {'give images of that size' if is_idx else 'give an IDX file'}"
-        )
+    try:
+        check_shape(trained, found.shape[1:])
+    except DataError as error:
+        fix = "give images of that size" if is_idx else "give an IDX file"
+        raise DataError(f"{file}: {error}: {fix}") from None
     for index, image in enumerate(found):
         yield Picture(file, index if is_idx else None, image)
 

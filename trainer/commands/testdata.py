@@ -13,7 +13,7 @@ from trainer.errors import DataError
 from trainer.preemption import StopRequest
 from trainer.recipe import load_dataset
 from trainer.terminal import Terminal
-from trainer.trained import Trained
+from trainer.trained import Trained, check_shape
 
 
 class TestData(NamedTuple):
@@ -41,7 +41,12 @@ def load(
     """
     if folder is not None:
         classes = trained.objective.num_classes
-        return TestData(str(folder), datasets.load_test(folder, classes))
+        split, shape = datasets.load_test(folder, classes)
+        try:
+            check_shape(trained, shape)
+        except DataError as error:
+            raise DataError(f"--data {folder}: {error}: give images of that size") from None
+        return TestData(str(folder), split)
     seen = trained.record["meaning"]["data set"]
     options = trained.record["config"]["data"]
     try:
