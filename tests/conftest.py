@@ -40,11 +40,17 @@ class Trainer:
         self.folder = folder
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: str, devices: int = 1, **environ: str) -> subprocess.Popen[str]:
+    def start(
+        self,
+        *arguments: str,
+        devices: int = 1,
+        program: tuple[str, ...] = (sys.executable, "-m", "trainer"),
+        **environ: str,
+    ) -> subprocess.Popen[str]:
         """Start it and return at once."""
         root = Path(__file__).parent.parent
         process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", *arguments],
+            [*program, *arguments],
             cwd=self.folder,
             env={
                 "PATH": os.environ["PATH"],

@@ -1,16 +1,23 @@
 """`python -m trainer doctor` on right and wrong set-ups, alone and in two processes."""
 
 import json
+import os
 import shutil
+import sys
 
 import pytest
-from test_startup import address, variables
+from test_startup import CONNECTED, address, variables
 
 DOCTOR = ("doctor", "+experiment=smoke", "--json")
 
 
+def table(out):
+    """Return the findings in what was printed, behind what gloo says, by their checks."""
+    return {found["check"]: found for found in json.loads(out[out.index("[\n") :])}
+
+
 def findings(done):
-    return {found["check"]: found for found in json.loads(done.stdout)}
+    return table(done.stdout)
 
 
 def test_all_is_well(trainer, tmp_path):
@@ -24,6 +31,8 @@ def test_all_is_well(trainer, tmp_path):
     assert "4,000 + 1,000 images" in found["data"]["told"]
     assert "2.7 MB" in found["all-reduce"]["told"]
     assert "loss" in found["one step"]["told"]
+    assert "2 devices" in found["mesh"]["told"]
+    assert "MB/s read, locks work" in found["run directory"]["told"]
     assert not list((tmp_path / "runs").iterdir())
 
 
@@ -33,8 +42,7 @@ def test_two_processes_are_looked_at_together(trainer, tmp_path):
     outs = [process.communicate(timeout=90) for process in started]
     assert [process.returncode for process in started] == [0, 0], outs
     assert outs[1][0] == "" or "Gloo" in outs[1][0]
-    text = outs[0][0]
-    found = {one["check"]: one for one in json.loads(text[text.index("[\n") :])}
+    found = table(outs[0][0])
     assert "process 0 of 2" in found["topology"]["told"]
     assert "2 in all" in found["devices"]["told"]
     assert found["clocks"]["level"] == "ok"
@@ -47,6 +55,112 @@ def test_a_missing_process_is_named(trainer):
     meeting = findings(done)["meeting"]
     assert meeting["level"] == "failure"
     assert "process 1 of 2 did not come" in meeting["told"]
+
+
+@pytest.fixture
+def beside(trainer):
+    """Runs doctor as process 0 of two, beside a process that meets it, connects, and does else."""
+
+    def run(rest, *options):
+        where = address()
+        other = trainer.start(
+            program=(sys.executable, "-c", CONNECTED + rest), **variables(2, 1, where)
+        )
+        done = trainer(*DOCTOR, *options, **variables(2, 0, where))
+        other.kill()
+        assert "Traceback" not in done.stderr
+        return done.returncode, findings(done)
+
+    return run
+
+
+BEATING = """
+from trainer.peers import Peers
+with Peers(60, print):
+    cluster.start_devices(topology, options)
+    print("started", flush=True)
+"""
+
+
+def test_a_process_that_stands_still_is_named_below_all_that_was_found(beside):
+    code, found = beside("time.sleep(600)", "cluster.heartbeat_timeout_seconds=4")
+    assert code == 69
+    assert found["end"]["told"].startswith("lost process 1 (did not name itself): silent for 4 s")
+    assert found["meeting"]["level"] == found["free space"]["level"] == "ok"
+
+
+def test_a_process_that_hangs_but_lives_ends_the_check_in_time(beside):
+    code, found = beside(f"{BEATING}    time.sleep(600)", "cluster.hang_timeout_seconds=4")
+    assert code == 69
+    assert found["devices"]["level"] == "ok"
+    assert found["mesh"]["told"] == "no end within cluster.hang_timeout_seconds=4"
+
+
+def test_a_process_that_dies_fails_the_collective(beside):
+    code, found = beside(f"{BEATING}    cluster.share(lambda: None)\n    os._exit(1)")
+    assert code == 69
+    failed = [one["check"] for one in found.values() if one["level"] == "failure"]
+    assert failed == ["run directory", "end"]
+    assert found["mesh"]["level"] == "ok"
+    assert found["end"]["told"] == "process 1: did not say what it found"
+
+
+def test_a_process_that_fails_alone_does_not_keep_the_others(trainer):
+    where = address()
+    first = trainer.start(*DOCTOR, **variables(2, 0, where))
+    ill = "import trainer.checks.devices as d; d.ROUNDS = None; "  # fails behind the first sum
+    ill += "from trainer.__main__ import main; main()"
+    program = (sys.executable, "-c", ill)
+    second = trainer.start(*DOCTOR, program=program, **variables(2, 1, where))
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 69, err
+    found = table(out)
+    assert found["run directory"]["level"] == "ok"
+    assert found["all-reduce"]["level"] == "failure"
+    assert second.wait(20) == 69
+
+
+def test_clocks_that_differ_are_told(trainer):
+    where = address()
+    late = "import time; now = time.time; time.time = lambda: now() + 60; "
+    late += "from trainer.__main__ import main; main()"
+    first = trainer.start(*DOCTOR, **variables(2, 0, where))
+    trainer.start(*DOCTOR, program=(sys.executable, "-c", late), **variables(2, 1, where))
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 0, err
+    clocks = table(out)["clocks"]
+    assert clocks["level"] == "warning"
+    assert clocks["told"].startswith(("60.", "59.9"))
+    assert "time service" in clocks["fix"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another host name needs root")
+def test_a_host_name_that_is_not_known_is_told(trainer):
+    named = 'hostname nowhere.invalid; exec "$0" -m trainer "$@"'
+    program = ("unshare", "--uts", "bash", "-c", named, sys.executable)
+    out, err = trainer.start(*DOCTOR, program=program).communicate(timeout=60)
+    found = table(out)
+    assert found["host name"]["level"] == "warning", err
+    assert found["host name"]["told"].startswith("nowhere.invalid is not known")
+    assert "/etc/hosts" in found["host name"]["fix"]
+
+
+def test_more_devices_than_there_are_is_a_row(trainer):
+    done = trainer(*DOCTOR, "parallel.devices=5", devices=2)
+    assert done.returncode == 78
+    found = findings(done)
+    assert found["mesh"]["told"] == "parallel.devices=5: this process has 2 local devices"
+    assert found["mesh"]["fix"].startswith("use at most 2")
+    assert found["data"]["level"] == found["run directory"]["level"] == "ok"
+
+
+def test_devices_that_do_not_work_are_a_row(trainer):
+    done = trainer(*DOCTOR, JAX_PLATFORMS="cuda")
+    assert done.returncode == 78, done.stderr
+    found = findings(done)
+    assert found["devices"]["told"].startswith("JAX_PLATFORMS=cuda: jax cannot start it")
+    assert "cuda12" in found["devices"]["fix"]
+    assert found["free space"]["level"] == "ok"
 
 
 def test_several_failures_are_all_told(trainer, tmp_path):
@@ -76,7 +190,9 @@ def test_a_corrupt_file_of_the_data_set_is_named(trainer, tmp_path, mnist_dir):
     assert done.returncode == 69
     data = findings(done)["data"]
     assert data["level"] == "failure"
-    assert labels.name in data["told"] + data["fix"]
+    assert labels.name in data["told"]
+    assert data["told"].endswith("all elements are there, but not the check sum behind them")
+    assert data["fix"] == "copy or download the file again"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +217,7 @@ def test_a_table_for_people(trainer):
     missing = ("data=mnist", "data.cache_dir=none", "data.download=false")
     done = trainer("doctor", "+experiment=smoke", *missing)
     assert done.returncode == 69
-    assert f"\n{'':33}Three ways out:" in done.stdout
+    assert f"\n{'':28}fix: Three ways out:\n{'':33}  put these four files" in done.stdout
 
 
 def test_a_typo_is_told_as_everywhere(trainer):

@@ -83,7 +83,13 @@ def test_the_image_holds_what_it_needs_and_nothing_else(machine, image):
     assert {"tini", "python"} <= commands
     assert not commands & {"cc", "gcc", "g++", "clang", "ld", "as", "make", "cargo", "go", "pip"}
     ours = [*(root / "opt/venv").rglob("*"), *(root / "app").rglob("*")]
-    assert not [path for path in ours if path.name in ("__pycache__", "pip", "pip.conf")]
+    assert not [path for path in ours if path.name in ("pip", "pip.conf")]
+    compiled = {path.parent.parent.name for path in ours if path.suffix == ".pyc"}
+    if image == "trainer":  # the bytecode of what every start imports, and of nothing else
+        assert {"trainer", "jax"} <= compiled
+        assert "mlxtend" not in compiled
+    else:
+        assert not compiled
     caches = ("root/.cache", "home", "tmp", "build", "var/cache/apt", "var/lib/apt/lists")
     # Of what this test mounted to reach the packages, empty files and folders are left.
     mounted = ("etc/pip.conf", "run/pip")

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "trainer"
 
 # Every module of the package, lowest first; a module imports only from layers below its own.
 LAYERS = [
-    {"__init__", "errors"},
+    {"__init__", "errors", "gpus"},
     {
         "functional",
         "config",

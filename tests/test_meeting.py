@@ -146,6 +146,26 @@ def test_a_port_that_stays_used_is_named():
         meet(topology(0, 2, port), 0.5, lambda: False)
 
 
+def test_an_address_of_another_host_is_told():
+    with pytest.raises(ConfigError, match=r"at 192\.0\.2\.1: that is no address of .*: start proc"):
+        meet(topology(0, 2, free_port(), host="192.0.2.1"), 0.5, lambda: False)
+
+
+def test_a_name_of_its_own_that_process_0_does_not_know_is_worth_another_try():
+    with pytest.raises(PeerLost, match=r"its own name nobody\.invalid .*look at the name service"):
+        meet(topology(0, 2, free_port(), host="nobody.invalid"), 0.5, lambda: False)
+
+
+def test_a_process_that_has_not_said_who_it_is_is_never_told_to_go():
+    port = free_port()
+    host = Guest(topology(0, 2, port))
+    time.sleep(0.3)
+    with socket.create_connection(("127.0.0.1", port)) as silent:
+        time.sleep(0.3)
+        assert Guest(topology(1, 2, port)).end().result == host.end().result
+        assert silent.recv(100) == b""
+
+
 def test_a_name_that_others_cannot_reach_is_refused():
     with pytest.raises(ConfigError, match="/etc/hosts"):
         meet(

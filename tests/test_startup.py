@@ -1,6 +1,10 @@
 """Processes that do not find each other at the start end in time, and say why."""
 
+import os
 import socket
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from test_topology import cluster
@@ -8,6 +12,15 @@ from test_topology import cluster
 from trainer.meeting import meet
 from trainer.topology import resolve
 
+CONNECTED = """
+import os, time
+from trainer import cluster
+from trainer.commands.compose import compose
+from trainer.topology import resolve
+options = compose(["+experiment=smoke"])[0].config.cluster
+topology = resolve(options, os.environ)
+cluster.connect(topology, options, lambda: False)
+"""
 CLUSTER = ("+experiment=smoke", "run.dir=run", "cluster.startup_timeout_seconds=4")
 
 
@@ -69,6 +82,42 @@ def test_gpus_that_are_not_there_are_refused(trainer):
     assert done.returncode == 78
     assert "cluster.gpus_per_process=2" in done.stderr
     assert "jax sees 0" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another /etc/hosts needs root")
+def test_a_name_that_is_known_late_is_waited_for(trainer, tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text(Path("/etc/hosts").read_text())
+    enter = f'mount --bind {hosts} /etc/hosts && exec "$0" -m trainer "$@"'
+    program = ("unshare", "--mount", "bash", "-c", enter, sys.executable)
+    where = address().replace("127.0.0.1", "late-0.train")
+    options = ("+experiment=smoke", "run.dir=run", "train.epochs=1")
+    started = [trainer.start(*options, program=program, **variables(2, i, where)) for i in (0, 1)]
+    time.sleep(6)
+    assert [process.poll() for process in started] == [None, None]
+    with hosts.open("a") as file:
+        file.write("\n127.0.0.1 late-0.train\n")
+    assert [code for code, _ in ends(started)] == [0, 0]
+
+
+def test_a_process_that_connects_and_then_stands_still_ends_the_other(trainer):
+    where = address()
+    program = (sys.executable, "-c", f"{CONNECTED}\ntime.sleep(600)")
+    trainer.start(program=program, **variables(2, 1, where))
+    ((code, err),) = ends([trainer.start(*CLUSTER, **variables(2, 0, where))])
+    assert code == 75, err
+    assert "a process that had connected did not start its devices within 4 s" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "tpu", "cdua"])
+def test_devices_that_do_not_work_are_refused_by_the_variable(trainer, tmp_path, platforms):
+    done = trainer("+experiment=smoke", "run.dir=run", JAX_PLATFORMS=platforms)
+    assert done.returncode == 78, done.stderr
+    assert f"error: JAX_PLATFORMS={platforms}: jax cannot start it" in done.stderr
+    assert "JAX_PLATFORMS=cpu" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_coordinator_is_reached_past_a_proxy(trainer, tmp_path):

@@ -30,6 +30,13 @@ ALL_ON_ONE = {
     "SLURM_NODEID": "0",
     "SLURM_LOCALID": "3",
 }
+TWO_ON_ONE = {
+    **ALL_ON_ONE,
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+}
 BATCH_SCRIPT = {
     "SLURM_JOB_ID": "4",
     "SLURM_JOB_NUM_NODES": "2",
@@ -116,9 +123,19 @@ def test_tasks_whose_gpus_slurm_has_bound_use_what_they_see():
     assert (found.local_device_ids, found.gpus) == (None, 1)
 
 
-def test_a_run_on_the_cpu_expects_no_gpu():
-    found = resolve(cluster(), {**STEP, **GPUS, "JAX_PLATFORMS": "cpu"})
-    assert (found.local_device_ids, found.gpus) == (None, None)
+@pytest.mark.parametrize("shown", ["4,5,6,7", "GPU-a1,GPU-b2,MIG-c3,MIG-d4"])
+def test_two_tasks_of_a_node_bound_to_half_of_its_gpus_each(shown):
+    two = {**TWO_ON_ONE, **GPUS, "CUDA_VISIBLE_DEVICES": shown}
+    found = resolve(cluster(), two)
+    assert (found.local_device_ids, found.gpus) == (None, 4)
+
+
+@pytest.mark.parametrize("shown", ["", "-1", "NoDevFiles", "0", "0,1,2,3,4,5,6,7"])
+def test_a_run_on_the_cpu_expects_no_gpu(shown):
+    cpu = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": shown}
+    for environ in (STEP, TWO_ON_ONE, {**TWO_ON_ONE, "SLURM_GPUS_ON_NODE": "1"}):
+        found = resolve(cluster(), {**GPUS, **environ, **cpu})
+        assert (found.local_device_ids, found.gpus) == (None, None)
     asked = resolve(cluster(gpus_per_process=4), {"JAX_PLATFORMS": "cpu"})
     assert asked.gpus == 4
 
@@ -150,6 +167,22 @@ def test_the_variables_that_kubeflow_sets():
     assert found.job == ""  # nobody says that it is started again by itself
 
 
+@pytest.mark.parametrize("environ", [POD, KUBEFLOW])
+def test_processes_that_were_told_another_address_are_strangers(environ):
+    address = {"JAX_COORDINATOR_ADDRESS": "other-0.other:8476"}
+    own, other = resolve(cluster(), environ), resolve(cluster(), {**environ, **address})
+    assert own.attempt != other.attempt
+    assert own.attempt == resolve(cluster(), {**environ, "HOSTNAME": "elsewhere"}).attempt
+
+
+def test_what_else_says_who_this_is_counts_before_a_shell_of_salloc():
+    given = {"coordinator_address": "a:1", "num_processes": 2, "process_id": 0}
+    assert resolve(cluster(**given), BATCH_SCRIPT).kind == "explicit"
+    assert resolve(cluster(), {**BATCH_SCRIPT, **KUBEFLOW}).kind == "explicit"
+    assert resolve(cluster(), {**BATCH_SCRIPT, **POD}).kind == "kubernetes"
+    assert resolve(cluster(kind="kubernetes"), {**BATCH_SCRIPT, **POD}).kind == "kubernetes"
+
+
 def test_explicit_variables_win_over_a_shell_of_one_task():
     shell = {
         **STEP,
@@ -165,7 +198,47 @@ def test_the_options_win_over_the_environment():
     given = {"coordinator_address": "a:1", "num_processes": 2, "process_id": 0}
     found = resolve(cluster(kind="explicit", **given), {**STEP, **POD})
     assert (found.kind, found.num_processes, found.host) == ("explicit", 2, "a")
+    assert resolve(cluster(**given), {**STEP, **POD, **KUBEFLOW}) == found
     assert resolve(cluster(kind="single"), {**STEP, **POD}).num_processes == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"num_processes": 4, "process_id": 1}, "cluster.coordinator_address missing"),
+        ({"coordinator_address": "a:1"}, "cluster.num_processes, cluster.process_id missing"),
+        (
+            {"coordinator_address": "a:1", "num_processes": 4, "process_id": 4},
+            "cluster.process_id=4: with cluster.num_processes=4 use 0 to 3",
+        ),
+        ({"kind": "slurm", "num_processes": 4}, "cluster.num_processes=4: cluster=slurm has no"),
+        ({"kind": "single", "process_id": 1}, "cluster.process_id=1: cluster=single has no"),
+    ],
+)
+def test_options_are_checked_and_never_passed_over(options, told):
+    with pytest.raises(ConfigError) as error:
+        resolve(cluster(**options), STEP)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "hosts"),
+    [
+        ({}, "a a a b c c"),
+        ({"SLURM_DISTRIBUTION": "block"}, "a a a b c c"),
+        ({"SLURM_DISTRIBUTION": "cyclic"}, "a b c a c a"),
+        ({"SLURM_DISTRIBUTION": "cyclic:block"}, "a b c a c a"),
+        ({"SLURM_DISTRIBUTION": "plane", "SLURM_DIST_PLANESIZE": "2"}, "a a b c c a"),
+    ],
+)
+def test_the_host_of_each_task_is_told_for_every_distribution(how, hosts):
+    step = {
+        **STEP,
+        "SLURM_STEP_NUM_TASKS": "6",
+        "SLURM_STEP_NODELIST": "a,b,c",
+        "SLURM_STEP_TASKS_PER_NODE": "3,1,2",
+    }
+    assert resolve(cluster(), {**step, **how}).hosts == tuple(hosts.split())
 
 
 def without(environ, *names):
@@ -195,6 +268,21 @@ WRONG = [
     ({**STEP, "SLURM_STEP_TASKS_PER_NODE": "two"}, "not a list like"),
     ({**STEP, "SLURM_STEP_NODELIST": "n[1-x]"}, "not a range"),
     ({**ALL_ON_ONE, **GPUS, "SLURM_GPUS_ON_NODE": "6"}, "do not divide"),
+    ({**TWO_ON_ONE, **GPUS, "SLURM_GPUS_ON_NODE": "1"}, "do not divide"),
+    *(
+        ({**environ, **GPUS, "CUDA_VISIBLE_DEVICES": shown}, f"CUDA_VISIBLE_DEVICES={shown} {told}")
+        for environ, shown, told in (
+            (TWO_ON_ONE, "", "shows 0 to this one: expected its 4, or all 8: leave CUDA"),
+            (TWO_ON_ONE, "-1", "shows 0"),
+            (TWO_ON_ONE, "NoDevFiles", "shows 0"),
+            (TWO_ON_ONE, "0", "shows 1"),
+            (TWO_ON_ONE, "0,1,-1,2,3", "shows 2"),
+            (TWO_ON_ONE, "0,1,2,3,4", "shows 5"),
+            (STEP, "0,1,2,3", "shows 4 to this one: expected its 8: leave CUDA"),
+            (STEP, "", "shows 0"),
+            (STEP, "0,1,2,3,4,5,6,7,8", "shows 9"),
+        )
+    ),
 ]
 
 

@@ -9,14 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from trainer.config import ClusterConfig, RunConfig
-from trainer.errors import EXIT_RETRY, ConfigError, TrainerError
+from trainer.errors import EXIT_RETRY, ConfigError, PeerLost, TrainerError
 from trainer.meeting import meet
 from trainer.topology import Topology
 
@@ -37,16 +37,32 @@ def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # programs in it are trusted
         except OSError as error:
             raise ConfigError(
-                f"train.compilation_cache_dir={compilation_cache_dir}: {error.strerror}: choose "
-                "another folder, or null for none"
+                f"train.compilation_cache_dir={compilation_cache_dir}: {error.strerror}",
+                "choose another folder, or null for none",
             ) from None
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def connect(topology: Topology, cluster: ClusterConfig, stop: Callable[[], bool]) -> None:
+def _leave(told: str) -> NoReturn:
+    print(f"error: {told}: look at their logs", file=sys.stderr, flush=True)
+    os._exit(EXIT_RETRY)
+
+
+def connect(
+    topology: Topology,
+    cluster: ClusterConfig,
+    stop: Callable[[], bool],
+    leave: Callable[[str], NoReturn] = _leave,
+) -> None:
     """Join the other processes, waiting for them to appear. A single process joins nobody.
+
+    Args:
+        topology: of the processes.
+        cluster: the time-outs.
+        stop: whether this process was asked to stop.
+        leave: told, in another thread, why this process cannot go on; ends it, with code 75.
 
     Raises:
         PeerLost: somebody did not come in time; says who.
@@ -63,7 +79,8 @@ def connect(topology: Topology, cluster: ClusterConfig, stop: Callable[[], bool]
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.config.update("jax_enable_preemption_service", False)  # the signals are ours
         limit = min(60, cluster.startup_timeout_seconds)  # all are there
-        with _ending_after(limit, "a process that had met the others did not connect"):
+        why = f"a process that had met the others did not connect within {limit:g} s"
+        with time_limit(limit, lambda: leave(why)):
             jax.distributed.initialize(
                 coordinator_address=f"{bound}:{port}",
                 coordinator_bind_address=f"{bound}:{port}",
@@ -77,14 +94,41 @@ def connect(topology: Topology, cluster: ClusterConfig, stop: Callable[[], bool]
             )
 
 
+def start_devices(
+    topology: Topology, cluster: ClusterConfig, leave: Callable[[str], NoReturn] = _leave
+) -> None:
+    """Make jax look for its devices: those of all processes, which wait for each other here.
+
+    Args:
+        topology: of the processes.
+        cluster: the time-outs.
+        leave: as in `connect`.
+
+    Raises:
+        ConfigError: JAX_PLATFORMS asks for devices that do not work here.
+        PeerLost: another process did not look for its own.
+    """
+    seconds = cluster.startup_timeout_seconds
+    why = f"a process that had connected did not start its devices within {seconds:g} s"
+    try:
+        with time_limit(seconds, lambda: leave(why)):
+            jax.devices()
+    except (AssertionError, RuntimeError) as error:  # jax asserts that it has found a backend
+        told = (str(error) or "no such devices, or not the extra for them").splitlines()[0]
+        if topology.num_processes > 1 and "DEADLINE_EXCEEDED" in told:
+            raise PeerLost(f"another process did not start its devices: {told}") from None
+        wrong = ConfigError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: jax cannot start it ({told})",
+            "install the extra cuda12 or cuda13 and look at nvidia-smi, or train on the CPU with "
+            "JAX_PLATFORMS=cpu",
+        )
+        wrong.everywhere = False
+        raise wrong from None
+
+
 @contextmanager
-def _ending_after(seconds: float, why: str) -> Iterator[None]:
-    """End this process with code 75 when the block, which cannot be interrupted, takes longer."""
-
-    def end() -> None:
-        print(f"error: {why} within {seconds:g} s: look at their logs", file=sys.stderr, flush=True)
-        os._exit(EXIT_RETRY)
-
+def time_limit(seconds: float, end: Callable[[], object]) -> Iterator[None]:
+    """Call `end`, in another thread, when the block takes longer: nothing else can interrupt it."""
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
@@ -114,8 +158,9 @@ def check_gpus(topology: Topology) -> None:
         raise ConfigError(
             f"{expected} GPUs expected ({evidence}), but jax sees {len(there)} "
             f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}, "
-            f"JAX_PLATFORMS={platforms}): install the extra cuda12, look at nvidia-smi, or train "
-            "on the CPU with JAX_PLATFORMS=cpu"
+            f"JAX_PLATFORMS={platforms})",
+            "install the extra cuda12 or cuda13, look at nvidia-smi, or train on the CPU with "
+            "JAX_PLATFORMS=cpu",
         )
 
 
@@ -138,7 +183,9 @@ def share(make: Callable[[], Json]) -> list[Json]:
         if error is not None:
             raise error
         return [value]
-    told = {"value": value} if error is None else {"kind": error.name(), "error": str(error)}
+    told = {"value": value}
+    if error is not None:
+        told = {"kind": error.name(), "error": error.told, "fix": error.fix}
     data = np.frombuffer(json.dumps(told).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32))
     padded = np.zeros(int(lengths.max()), np.uint8)
@@ -151,6 +198,7 @@ def share(make: Callable[[], Json]) -> list[Json]:
     for index, answer in enumerate(answers):
         if "error" in answer:
             if error is None:
-                error = TrainerError.named(answer["kind"])(f"process {index}: {answer['error']}")
+                kind = TrainerError.named(answer["kind"])
+                error = kind(f"process {index}: {answer['error']}", answer["fix"])
             raise error
     return [answer["value"] for answer in answers]

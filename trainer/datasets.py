@@ -127,11 +127,11 @@ def load(
         if not offline_fallback:
             files = "".join(f"\n      {file}.gz" for file in FILES)
             raise Missing(
-                f"MNIST was not found: {missing}\n"
+                f"MNIST was not found: {missing}",
                 "Three ways out:\n"
                 f"  put these four files, packed or not, into {folder}:{files}\n"
                 "  name the folder that has them: data.root=DIR\n"
-                "  train on 5,000 of the digits, which need no download: data=mnist_5k"
+                "  train on 5,000 of the digits, which need no download: data=mnist_5k",
             ) from missing
         warn(
             "THIS IS NOT THE FULL MNIST: it was not found, and data.offline_fallback=true.\n"
@@ -200,7 +200,8 @@ def _read(path: Path, file: str, num_classes: int, expected: str | None) -> Byte
     if expected is not None and (found := idx.sha256(array)) != expected:
         raise DataError(
             f"{path}: SHA-256 of the uncompressed contents {found}, expected {expected}: this is "
-            "not MNIST's file: download it again, or use data=idx data.root=DIR for a set of yours"
+            "not MNIST's file",
+            "download it again, or use data=idx data.root=DIR for a set of yours",
         )
     return array
 
@@ -212,7 +213,7 @@ def _find(folder: Path, file: str) -> Path | None:
         return next((folder / name for name in names if (folder / name).exists()), None)
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be read ({error.strerror}): correct its permissions"
+            f"{folder}: cannot be read ({error.strerror})", "correct its permissions"
         ) from error
 
 
@@ -224,7 +225,8 @@ def _assemble(name: str, arrays: Sequence[Bytes]) -> Dataset:
     if train_images.shape[1:] != test_images.shape[1:]:
         raise DataError(
             f"train images have {train_images.shape[1:]} pixels, test images "
-            f"{test_images.shape[1:]}: expected the same: take all files from the same data set"
+            f"{test_images.shape[1:]}: expected the same",
+            "take all files from the same data set",
         )
     digests = "".join(idx.sha256(array) for array in arrays)
     for array in arrays:
@@ -242,5 +244,6 @@ def _check_count(file: str, images: Bytes, labels: Bytes) -> None:
     if len(images) != len(labels):
         raise DataError(
             f"{file}: {len(images):,} images but {len(labels):,} labels: expected one label an "
-            "image: take both files from the same data set"
+            "image",
+            "take both files from the same data set",
         )

@@ -13,13 +13,21 @@ EXIT_CONFIG = 78  # bad configuration: never retry
 
 
 class TrainerError(Exception):
-    """An error to show as one readable message, without a traceback.
-
-    The message names the option or file, the value, the rule and the fix.
-    """
+    """An error to show as one readable message, without a traceback."""
 
     exit_code: int = EXIT_INTERNAL
     everywhere: bool = True  # raised on all processes of the run alike
+
+    def __init__(self, told: str, fix: str = "") -> None:
+        """Make the message of two parts, for those who show them apart.
+
+        Args:
+            told: names the option or file, the value and the rule.
+            fix: what to do about it, in a line or several; empty where `told` says that too.
+        """
+        between = "\n" if "\n" in fix else ": "
+        super().__init__(f"{told}{between}{fix}" if fix else told)
+        self.told, self.fix = told, fix
 
     @classmethod
     def name(cls) -> str:

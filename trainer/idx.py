@@ -47,7 +47,8 @@ def read_labels(path: Path, num_classes: int) -> Bytes:
     if wrong.size:
         raise DataError(
             f"{path}: label {labels[wrong[0]]} at index {wrong[0]} ({wrong.size:,} such labels): "
-            f"expected 0 to {num_classes - 1}: correct the file or set data.num_classes"
+            f"expected 0 to {num_classes - 1}",
+            "correct the file or set data.num_classes",
         )
     return labels
 
@@ -59,7 +60,7 @@ def parse(data: bytes, name: str, rank: int) -> Bytes:
         DataError: the bytes are anything but one whole IDX array, plain or gzip.
     """
     if not data:
-        raise DataError(f"{name}: the file is empty: expected an IDX file: {AGAIN}")
+        raise DataError(f"{name}: the file is empty: expected an IDX file", AGAIN)
     if not data.startswith(GZIP_MAGIC):
         shape = _shape(data, name, rank)
         body: bytes | memoryview = memoryview(data)[4 + 4 * rank :]
@@ -69,28 +70,29 @@ def parse(data: bytes, name: str, rank: int) -> Bytes:
             # Header first, then no more than it declares and one byte: a bomb is never unpacked.
             header = gunzip.decompress(data, 4 + 4 * rank)
             if not header and not gunzip.eof:
-                raise DataError(f"{name}: the gzip data are cut short: {AGAIN}")
+                raise DataError(f"{name}: the gzip data are cut short", AGAIN)
             shape = _shape(header, name, rank)
             body = gunzip.decompress(gunzip.unconsumed_tail, math.prod(shape) + 1)
         except zlib.error as error:
-            raise DataError(f"{name}: the gzip data are corrupt ({error}): {AGAIN}") from error
+            raise DataError(f"{name}: the gzip data are corrupt ({error})", AGAIN) from error
         if not gunzip.eof and len(body) <= math.prod(shape):
-            raise DataError(
-                f"{name}: the gzip data are cut short: {len(body):,} bytes of elements found, "
-                f"{math.prod(shape):,} expected: {AGAIN}"
-            )
+            told = f"{len(body):,} bytes of elements found, {math.prod(shape):,} expected"
+            if len(body) == math.prod(shape):
+                told = "all elements are there, but not the check sum behind them"
+            raise DataError(f"{name}: the gzip data are cut short: {told}", AGAIN)
         if gunzip.unused_data:
             raise DataError(
                 f"{name}: {len(gunzip.unused_data):,} bytes follow the end of the gzip data: "
-                f"expected none: {AGAIN}"
+                "expected none",
+                AGAIN,
             )
     declared = math.prod(shape)
     if len(body) != declared:
         found = f"{len(body):,} bytes" if len(body) < declared else "more bytes"
         dims = " x ".join(map(str, shape))
         raise DataError(
-            f"{name}: {found} of elements found, {declared:,} expected: the header says {dims}: "
-            f"{AGAIN}"
+            f"{name}: {found} of elements found, {declared:,} expected: the header says {dims}",
+            AGAIN,
         )
     array = np.frombuffer(body, dtype=np.uint8).reshape(shape)
     array.setflags(write=False)
@@ -114,8 +116,8 @@ def _read(path: Path) -> bytes:
             raise DataError(f"{path}: {size:,} bytes found, expected at most {MAX_BYTES:,}")
         return path.read_bytes()
     except OSError as error:
-        fix = "expected a readable IDX file: correct the path or its permissions"
-        raise DataError(f"{path}: cannot be read ({error.strerror}): {fix}") from error
+        told = f"{path}: cannot be read ({error.strerror}): expected a readable IDX file"
+        raise DataError(told, "correct the path or its permissions") from error
 
 
 def _shape(header: bytes, name: str, rank: int) -> tuple[int, ...]:
@@ -123,21 +125,21 @@ def _shape(header: bytes, name: str, rank: int) -> tuple[int, ...]:
     magic = bytes((0, 0, UNSIGNED_BYTE, rank))
     found = f"starts with {header[:4].hex(' ')}, expected {magic.hex(' ')}"
     if header[:2] != magic[:2]:
-        raise DataError(f"{name}: {found}: this is not an IDX file: {AGAIN}")
+        raise DataError(f"{name}: {found}: this is not an IDX file", AGAIN)
     if header[2:3] != magic[2:3]:
-        raise DataError(f"{name}: {found}: write the elements as unsigned bytes (type 08)")
+        raise DataError(f"{name}: {found}", "write the elements as unsigned bytes (type 08)")
     if header[3:4] != magic[3:4]:
-        fix = f"this is no file of {KINDS.get(rank, f'rank {rank}')}: were two files swapped?"
-        raise DataError(f"{name}: {found}: {fix}")
+        told = f"{name}: {found}: this is no file of {KINDS.get(rank, f'rank {rank}')}"
+        raise DataError(told, "were two files swapped?")
     size = 4 + 4 * rank
     if len(header) < size:
-        raise DataError(f"{name}: {len(header)} bytes of header found, {size} expected: {AGAIN}")
+        raise DataError(f"{name}: {len(header)} bytes of header found, {size} expected", AGAIN)
     shape = struct.unpack(f">{rank}I", header[4:size])
     dims = " x ".join(map(str, shape))
     if 0 in shape:
-        raise DataError(f"{name}: the header says {dims}, expected no dim of 0: {AGAIN}")
+        raise DataError(f"{name}: the header says {dims}, expected no dim of 0", AGAIN)
     if math.prod(shape) > MAX_BYTES:
         raise DataError(
-            f"{name}: the header says {dims} bytes, expected at most {MAX_BYTES:,}: {AGAIN}"
+            f"{name}: the header says {dims} bytes, expected at most {MAX_BYTES:,}", AGAIN
         )
     return shape

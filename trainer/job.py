@@ -55,11 +55,14 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
             try:
                 place = _take_place(config, experiment, topology, stop, stack)
             except Exception as error:
-                if topology.num_processes == 1 or not _from_a_collective(error):
-                    raise
-                reason = f"lost another process at the start ({_first_line(error)})"
-                Terminal().error(f"{reason}: run the same command again")
-                _leave(PeerLost.exit_code)
+                if topology.num_processes > 1 and _from_a_collective(error):
+                    reason = f"lost another process at the start ({_first_line(error)})"
+                    Terminal().error(f"{reason}: run the same command again")
+                    _leave(PeerLost.exit_code)
+                if isinstance(error, TrainerError) and not error.everywhere:
+                    Terminal().error(str(error))
+                    _leave(error.exit_code)
+                raise
         report = summary.begin(experiment, config.train.global_batch_size)
         report["devices"], report["processes"] = place.mesh.size, jax.process_count()
         report["platform"] = jax.default_backend()
@@ -151,6 +154,7 @@ def _take_place(
     cluster.configure(config.run, config.train.compilation_cache_dir)
     cluster.connect(topology, config.cluster, stop)
     stop.install()  # jax may have taken the signals away
+    cluster.start_devices(topology, config.cluster)
     batch_size = config.train.global_batch_size
     mesh = meshes.make_mesh(config.parallel.devices)
     rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")

@@ -56,9 +56,9 @@ def hold(
         told = f"{what} {directory} is in use by {_name(holder)}"
         if not job or holder.get("job") != job:
             fix = "wait for its end, or choose another with run.name=NAME"
-            raise ConfigError(f"{told}: {fix}")
+            raise ConfigError(told, fix)
         if over(f"{told}, an earlier attempt of {job}"):
-            raise PeerLost(f"{told}, an earlier attempt of {job}: end it, or run me again")
+            raise PeerLost(f"{told}, an earlier attempt of {job}", "end it, or run me again")
         time.sleep(_WAIT_SECONDS)
 
     with _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait) as file:
@@ -71,10 +71,10 @@ def hold(
         yield
 
 
-def held(directory: Path) -> bool:
+def held(directory: Path, name: str = NAME) -> bool:
     """Return whether a job holds the run directory now; writes nothing."""
     try:
-        with (directory / NAME).open("rb") as file:
+        with (directory / name).open("rb") as file:
             return not _take(file, fcntl.LOCK_SH, pause=0)  # dropped as the file is closed
     except OSError:  # there is none, or not for us to read
         return False
@@ -99,8 +99,8 @@ def _locked(path: Path, kind: int, wait: Callable[[], None]) -> IO[str]:
                 wait()
         except OSError as error:
             raise ConfigError(
-                f"{path} cannot be locked ({error.strerror}): choose a folder on a file system "
-                "that has locks, with run.root=DIR"
+                f"{path} cannot be locked ({error.strerror})",
+                "choose a folder on a file system that has locks, with run.root=DIR",
             ) from None
         opened.pop_all()  # it stays open
     return file

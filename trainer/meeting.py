@@ -11,10 +11,12 @@ or when it is clear that they will not.
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from trainer.errors import ConfigError, PeerLost, TrainerError
 from trainer.reception import LONGEST, SILENT, TICK, Clock, Host, Json, me
@@ -50,32 +52,47 @@ def _listen(topology: Topology, clock: Clock) -> tuple[socket.socket, str]:
     """As process 0: take the first port that is free at the address that the others know."""
     assert topology.host is not None
     while True:
-        reason = ""
         try:
             ip = _resolve(topology.host)
             if ip.startswith("127.") and any(h != topology.host for h in topology.hosts):
                 raise ConfigError(
                     f"{topology.host} is {ip} on {socket.gethostname()} itself, where processes of "
-                    "other hosts cannot reach it: mend the line in /etc/hosts, or the name service"
+                    "other hosts cannot reach it",
+                    "mend the line in /etc/hosts, or the name service",
                 )
-            for port in topology.ports:
-                try:
-                    return _bind(ip, port), ip
-                except OSError as error:
-                    reason = f"port {port}: {error.strerror}"
-        except socket.gaierror as error:
-            reason = f"the name {topology.host} is not known: {error.strerror}"
-        if clock.over():
-            raise ConfigError(
-                f"process 0 cannot listen at {topology.host}: {reason}. Choose another port with "
-                "cluster.coordinator_port, or end the program that has it"
-            )
+            return _bind(ip, topology.ports), ip
+        except OSError as error:  # a name that is not known is one too
+            if clock.over():
+                raise _unheard(topology, error, clock.timeout) from None
         time.sleep(TICK)
 
 
-def _bind(ip: str, port: int) -> socket.socket:
+def _bind(ip: str, ports: Sequence[int]) -> socket.socket:
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    return socket.create_server((ip, port), family=family, backlog=1024)  # with SO_REUSEADDR
+    for port in ports[:-1]:
+        with suppress(OSError):
+            return socket.create_server((ip, port), family=family, backlog=1024)
+    return socket.create_server((ip, ports[-1]), family=family, backlog=1024)  # with SO_REUSEADDR
+
+
+def _unheard(topology: Topology, error: OSError, timeout: float) -> TrainerError:
+    """Return why process 0 cannot listen, and what to do about it."""
+    if isinstance(error, socket.gaierror):
+        return PeerLost(
+            f"process 0 does not know its own name {topology.host} ({error.strerror}) after "
+            f"cluster.startup_timeout_seconds={timeout:g}",
+            "look at the name service (headless service, DNS, /etc/hosts) and run me again",
+        )
+    told = f"process 0 cannot listen at {topology.host}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ConfigError(
+            f"{told}: that is no address of {socket.gethostname()}",
+            "start process 0 on the host that its address names, or correct the address",
+        )
+    return ConfigError(
+        f"{told}: port {topology.ports[-1]}: {error.strerror}",
+        "choose another port with cluster.coordinator_port, or end the program that has it",
+    )
 
 
 def _resolve(host: str) -> str:
@@ -108,7 +125,8 @@ def _visit(topology: Topology, clock: Clock) -> tuple[str, int]:
         time.sleep(TICK)
     raise PeerLost(
         f"process 0 at {topology.host} did not come within "
-        f"cluster.startup_timeout_seconds={clock.timeout:g} ({reason}): look at its log"
+        f"cluster.startup_timeout_seconds={clock.timeout:g} ({reason})",
+        "look at its log",
     )
 
 

@@ -22,8 +22,8 @@ def make_mesh(local_devices: int | None) -> Mesh:
     there = jax.local_device_count()
     if local_devices is not None and local_devices > there:
         raise ConfigError(
-            f"parallel.devices={local_devices}: this process has {there} local devices: "
-            f"use at most {there}, or leave it out to use all"
+            f"parallel.devices={local_devices}: this process has {there} local devices",
+            f"use at most {there}, or leave it out to use all",
         )
     of_process: dict[int, list[jax.Device]] = {}
     for device in jax.devices():
@@ -76,20 +76,21 @@ def check_division(
     """
     if global_batch_size % devices:
         raise ConfigError(
-            f"{option}={global_batch_size} does not divide over {devices} devices: "
-            f"use a multiple of {devices}"
+            f"{option}={global_batch_size} does not divide over {devices} devices",
+            f"use a multiple of {devices}",
         )
     if virtual_shards is None:
         return
     if virtual_shards % devices:
         raise ConfigError(
-            f"parallel.virtual_shards={virtual_shards} does not divide over {devices} devices: "
-            f"use a multiple of {devices}"
+            f"parallel.virtual_shards={virtual_shards} does not divide over {devices} devices",
+            f"use a multiple of {devices}",
         )
     if global_batch_size % virtual_shards:
         raise ConfigError(
             f"{option}={global_batch_size} does not divide into "
-            f"parallel.virtual_shards={virtual_shards}: use a multiple of {virtual_shards}"
+            f"parallel.virtual_shards={virtual_shards}",
+            f"use a multiple of {virtual_shards}",
         )
 
 

@@ -40,8 +40,11 @@ class Peers:
         self._timeout = timeout_seconds
         self._on_lost = on_lost
         self._client: Any = distributed.global_state.client
-        self._me = jax.process_index()
-        self._heard: dict[str, tuple[str, float]] = {}  # process -> last beat, and when it came
+        self._me: int = distributed.global_state.process_id or 0
+        others = range(1, distributed.global_state.num_processes or 1)
+        now = time.monotonic()
+        # Process -> last beat, and when it came.
+        self._heard = {str(i): ("", now) for i in others} if self._me == 0 else {"0": ("", now)}
         self._answered = time.monotonic()  # when jax's coordination service did so last
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
@@ -72,6 +75,22 @@ class Peers:
         except jax.errors.JaxRuntimeError:
             return "process 0, which holds the coordination service"
 
+    def announce(self, lost: str) -> None:
+        """As process 0, before it ends alone: make the others end too."""
+        self._client.key_value_set(LOST, lost, allow_overwrite=True)
+        time.sleep(2 * INTERVAL)  # for them to read it, before the service ends with this one
+
+    def tell(self, key: str, text: str) -> None:
+        """Say something to the others; unlike a collective it needs nobody to be there."""
+        self._client.key_value_set(key, text)
+
+    def ask(self, key: str, seconds: float) -> str | None:
+        """Return what one of them has said, or says in so many seconds; None: nothing."""
+        try:
+            return str(self._client.blocking_key_value_get(key, int(seconds * 1000)))
+        except jax.errors.JaxRuntimeError:
+            return None
+
     def _watch(self) -> None:
         count = 0
         while not self._ended.wait(INTERVAL):
@@ -89,11 +108,11 @@ class Peers:
         """End a process that is cut off: its questions to the service wait without an end."""
         while not self._ended.wait(INTERVAL):
             if time.monotonic() - self._answered > self._timeout:
-                self._leave("process 0, which cannot be reached from here")
+                self._leave(f"process 0, which cannot be reached from here for {self._timeout:g} s")
 
     def _leave(self, lost: str) -> None:
         if not self._ended.is_set():
-            self._on_lost(f"lost {lost}: silent for {self._timeout:g} s")
+            self._on_lost(f"lost {lost}")
             sys.stderr.flush()
             os._exit(EXIT_RETRY)
 
@@ -101,23 +120,22 @@ class Peers:
         """As process 0: tell who is lost, and announce it to the others."""
         now = time.monotonic()
         for name, beat in self._beats().items():
-            if self._heard.get(name, ("", 0.0))[0] != beat:
+            if name not in self._heard or self._heard[name][0] != beat:
                 self._heard[name] = (beat, now)
         lost = [name for name, (_, when) in self._heard.items() if now - when > self._timeout]
         if not lost:
             return ""
-        told = self._describe(lost)
-        self._client.key_value_set(LOST, told, allow_overwrite=True)
-        time.sleep(2 * INTERVAL)  # for the others to read it, before the service ends with this one
+        told = f"{self._describe(lost)}: silent for {self._timeout:g} s"
+        self.announce(told)
         return told
 
     def _announced(self) -> str:
         now = time.monotonic()
         beat = self._get(f"{BEAT}0")
-        if self._heard.get("0", ("", 0.0))[0] != beat or not self._heard:
+        if self._heard["0"][0] != beat:
             self._heard["0"] = (beat, now)
         if now - self._heard["0"][1] > self._timeout:
-            return self._describe(["0"])
+            return f"{self._describe(['0'])}: silent for {self._timeout:g} s"
         return self._get(LOST)
 
     def _get(self, key: str) -> str:
@@ -134,4 +152,5 @@ class Peers:
     def _describe(self, names: list[str]) -> str:
         if not names:
             return "a process that did not name itself"
-        return ", ".join(f"process {name} ({self._get(f'{WHO}{name}')})" for name in names)
+        who = ((name, self._get(f"{WHO}{name}") or "did not name itself") for name in names)
+        return ", ".join(f"process {name} ({described})" for name, described in who)

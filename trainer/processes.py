@@ -42,16 +42,6 @@ def environment(environ: Mapping[str, str], count: int, index: int, address: str
     return env
 
 
-def visible_gpus(environ: Mapping[str, str]) -> list[str] | None:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES lists, up to the first -1; None: it is not set."""
-    shown = environ.get("CUDA_VISIBLE_DEVICES")
-    if shown is None:
-        return None
-    gpus = [gpu.strip() for gpu in shown.split(",")]
-    ends = [index for index, gpu in enumerate(gpus) if gpu in ("", "-1")]
-    return gpus[: ends[0]] if ends else gpus
-
-
 def free_address() -> str:
     """Return HOST:PORT of this host where nobody listens."""
     with socket.socket() as probe:

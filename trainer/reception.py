@@ -55,13 +55,16 @@ class Host:
                 selector.register(self._listener, selectors.EVENT_READ)
                 while len(self._guests) < self._topology.num_processes - 1:
                     if self._clock.over():
-                        raise PeerLost(self._missing())
+                        raise PeerLost(self._missing(), "look at their logs")
                     for key, _ in selector.select(TICK):
                         self._receive(key, selector)
                     self._drop_the_silent(selector)
-            self._tell({"go": True})
+            for guest in self._guests.values():
+                guest.send({"go": True})
         except TrainerError as error:
-            self._tell({"error": str(error), "code": error.exit_code})
+            for guest in [*self._guests.values(), *self._unnamed]:
+                if guest.who:  # the others may belong to another job
+                    guest.send({"error": str(error), "code": error.exit_code})
             raise
         finally:
             for guest in [*self._guests.values(), *self._unnamed]:
@@ -85,14 +88,15 @@ class Host:
                 self._name(guest, line, selector)
             elif guest.rival is not None:
                 raise ConfigError(
-                    f"{guest.who} and {guest.rival.who} say they are the same process: give each "
-                    "process its own number"
+                    f"{guest.who} and {guest.rival.who} say they are the same process",
+                    "give each process its own number",
                 )
 
     def _name(self, guest: _Guest, line: Json, selector: selectors.BaseSelector) -> None:
         """Take a guest's first word: who it is."""
-        if line.get("token") != self._topology.attempt:
-            guest.send({"error": "the processes of another job meet here", "stranger": True})
+        ours = self._topology.attempt
+        if line.get("token") != ours:
+            guest.send({"error": f"other processes meet here ({ours})", "stranger": True})
             self._drop(guest, selector)
             return
         guest.send({"welcome": True})
@@ -101,12 +105,13 @@ class Host:
         if count != self._topology.num_processes:
             raise ConfigError(
                 f"{guest.who} was started as one of {count} processes, process 0 as one of "
-                f"{self._topology.num_processes}: tell all the same number"
+                f"{self._topology.num_processes}",
+                "tell all the same number",
             )
         if index == 0 or not isinstance(index, int):
             raise ConfigError(
-                f"{guest.who} and {me(self._topology)} say they are the same process: give each "
-                "process its own number"
+                f"{guest.who} and {me(self._topology)} say they are the same process",
+                "give each process its own number",
             )
         older = self._guests.get(index)
         if older is None:
@@ -134,10 +139,6 @@ class Host:
             elif known.rival is guest:
                 known.rival = None
 
-    def _tell(self, answer: Json) -> None:
-        for guest in [*self._guests.values(), *self._unnamed]:
-            guest.send(answer)
-
     def _missing(self) -> str:
         hosts = self._topology.hosts
         count = self._topology.num_processes
@@ -146,7 +147,7 @@ class Host:
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         return (
             f"{', '.join(names)}{more} of {count} did not come within "
-            f"cluster.startup_timeout_seconds={self._clock.timeout:g}: look at their logs"
+            f"cluster.startup_timeout_seconds={self._clock.timeout:g}"
         )
 
 
@@ -155,7 +156,7 @@ class _Guest:
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        self.who = "a process"
+        self.who = ""  # until it has said that it is of this job
         self.heard = time.monotonic()
         self.rival: _Guest | None = None  # says that it is the same process
         self._unread = b""

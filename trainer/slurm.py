@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from trainer import gpus
 from trainer.errors import ConfigError
 
+STEP = "SLURM_STEP_NODELIST"  # set in the tasks that srun starts, and only there
 FIRST_PORT, PORTS, TRIES = 20_000, 10_000, 8  # below the range that Linux gives to clients
 
 
@@ -39,29 +41,30 @@ def read(environ: Mapping[str, str]) -> Step | None:
     job_id = environ.get("SLURM_JOB_ID")
     if not job_id:
         return None
-    if "SLURM_STEP_NODELIST" not in environ:  # the batch script itself, or a shell of salloc
+    if STEP not in environ:  # the batch script itself, or a shell of salloc
         tasks = _whole(environ, "SLURM_NTASKS", "1")
         nodes = _whole(environ, "SLURM_JOB_NUM_NODES", "1")
         if max(tasks, nodes) > 1:
             raise ConfigError(
                 f"job {job_id} has {nodes} nodes and {max(tasks, nodes)} tasks, but this is not "
-                "one of them (no SLURM_STEP_NODELIST): start it with srun, or say "
-                "cluster=single for one process alone"
+                f"one of them (no {STEP})",
+                "start it with srun, or say cluster=single for one process alone",
             )
         return _task(environ, job_id, 1, 0, ("localhost",), 1, 0)
     tasks = _whole(environ, "SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS"))
     task = _whole(environ, "SLURM_PROCID", None)
     local = _whole(environ, "SLURM_LOCALID", None)
-    nodes_of_step = expand(environ["SLURM_STEP_NODELIST"])
+    nodes_of_step = expand(environ[STEP])
     per_node = _per_node(environ, len(nodes_of_step))
     if not 0 <= task < tasks or sum(per_node) != tasks:
         raise ConfigError(
             f"SLURM_PROCID={task}, SLURM_STEP_NUM_TASKS={tasks} and "
             f"SLURM_STEP_TASKS_PER_NODE={environ.get('SLURM_STEP_TASKS_PER_NODE')} contradict each "
-            "other: start the processes with srun, and do not set these variables"
+            "other",
+            "start the processes with srun, and do not set these variables",
         )
     node = _whole(environ, "SLURM_NODEID", "0")
-    hosts = tuple(h for h, n in zip(nodes_of_step, per_node, strict=True) for _ in range(n))
+    hosts = _hosts(environ, nodes_of_step, per_node)
     return _task(environ, job_id, tasks, task, hosts, per_node[node % len(per_node)], local)
 
 
@@ -106,9 +109,27 @@ def _per_node(environ: Mapping[str, str], nodes: int) -> list[int]:
     if len(counts) != nodes:
         raise ConfigError(
             f"SLURM_STEP_TASKS_PER_NODE={text} speaks of {len(counts)} nodes, "
-            f"SLURM_STEP_NODELIST of {nodes}: start the processes with srun"
+            f"SLURM_STEP_NODELIST of {nodes}",
+            "start the processes with srun",
         )
     return counts
+
+
+def _hosts(
+    environ: Mapping[str, str], nodes: Sequence[str], per_node: Sequence[int]
+) -> tuple[str, ...]:
+    """Return the host of each task: they are dealt out to the nodes like cards, so many a round."""
+    most = max(per_node)
+    how = environ.get("SLURM_DISTRIBUTION", "block")
+    a_round = 1 if how.startswith("cyclic") else most
+    if how.startswith("plane"):
+        a_round = _whole(environ, "SLURM_DIST_PLANESIZE", None)
+    return tuple(
+        node
+        for dealt in range(0, most, a_round)
+        for node, tasks in zip(nodes, per_node, strict=True)
+        for _ in range(min(a_round, tasks - dealt))
+    )
 
 
 def _task(
@@ -122,33 +143,34 @@ def _task(
 ) -> Step:
     restart = environ.get("SLURM_RESTART_COUNT", "0")
     attempt = f"slurm-{job_id}.{environ.get('SLURM_STEP_ID', 'batch')}-{restart}"
-    ids, gpus, told = _gpus(environ, tasks_here, local)
-    return Step(job_id, attempt, tasks, task, hosts, ids, gpus, told)
+    ids, count, told = _gpus(environ, tasks_here, local)
+    return Step(job_id, attempt, tasks, task, hosts, ids, count, told)
 
 
 def _gpus(
     environ: Mapping[str, str], tasks_here: int, local: int
 ) -> tuple[tuple[int, ...] | None, int | None, str]:
     """Tell which of the GPUs that this task sees are its own, and how many that makes."""
-    text = environ.get("SLURM_GPUS_ON_NODE")
-    on_node = _whole(environ, "SLURM_GPUS_ON_NODE", "0") if text else 0
-    if not on_node:
+    on_node = _whole(environ, "SLURM_GPUS_ON_NODE", "0")
+    if not on_node or environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return None, None, ""
     told = f"SLURM_GPUS_ON_NODE={on_node} for {tasks_here} tasks a node"
-    shown = environ.get("CUDA_VISIBLE_DEVICES")
-    visible = len([gpu for gpu in shown.split(",") if gpu]) if shown is not None else on_node
-    if tasks_here == 1 or visible < on_node:  # alone on the node, or bound to its own by SLURM
-        if tasks_here > on_node:
-            raise ConfigError(
-                f"{told}: GPUs are not shared: ask for at most {on_node} tasks a node"
-            )
-        return None, visible if tasks_here > 1 else on_node, told
-    if on_node % tasks_here:
+    each, rest = divmod(on_node, tasks_here)
+    if rest:
         raise ConfigError(
-            f"{told}: they do not divide: use --ntasks-per-node=1 or {on_node}, or another divisor"
+            f"{told}: they do not divide", f"use --ntasks-per-node=1 or {on_node}, or a divisor"
         )
-    each = on_node // tasks_here
-    return tuple(range(local * each, (local + 1) * each)), each, told
+    shown = gpus.visible(environ)
+    if tasks_here > 1 and (shown is None or len(shown) == on_node):
+        return tuple(range(local * each, (local + 1) * each)), each, told
+    if shown is not None and len(shown) != each:  # else SLURM has bound this task to its own
+        raise ConfigError(
+            f"{told}, but {gpus.VARIABLE}={environ[gpus.VARIABLE]} shows {len(shown)} to this one: "
+            f"expected its {each}" + (f", or all {on_node}" if tasks_here > 1 else ""),
+            f"leave {gpus.VARIABLE} to SLURM and ask it for no more GPUs than are used, or train "
+            "on the CPU with JAX_PLATFORMS=cpu",
+        )
+    return None, each, told
 
 
 def _whole(environ: Mapping[str, str], name: str, default: str | None) -> int:
@@ -157,5 +179,5 @@ def _whole(environ: Mapping[str, str], name: str, default: str | None) -> int:
         return int(str(text))
     except ValueError:
         raise ConfigError(
-            f"{name}={text}: SLURM sets it to a whole number: start the processes with srun"
+            f"{name}={text}: SLURM sets it to a whole number", "start the processes with srun"
         ) from None

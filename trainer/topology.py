@@ -10,6 +10,7 @@ from trainer import slurm
 from trainer.config import ClusterConfig
 from trainer.errors import ConfigError
 
+OPTIONS = ("coordinator_address", "num_processes", "process_id")
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 INDEX = "JOB_COMPLETION_INDEX"  # which Kubernetes sets in the pods of an Indexed Job
 
@@ -23,8 +24,12 @@ class Topology(NamedTuple):
     host: str | None  # where process 0 is; None for a single process
     ports: tuple[int, ...]  # at which the processes meet: the first that is free there
     evidence: str  # what told us, to be shown
-    attempt: str = ""  # the same in all processes of this attempt, and in no other job
-    job: str = ""  # the same in all attempts of a job that its scheduler starts again; "": in none
+    # What the processes of a run know each other by when they meet. In SLURM no other job, step or
+    # attempt has it; elsewhere it is the address to meet at, as each of them was told it.
+    attempt: str = ""
+    # The same in all attempts of a job that its scheduler starts again, "" where there is none. In
+    # Kubernetes a job of the same name and service has it too, in another namespace for example.
+    job: str = ""
     hosts: tuple[str, ...] = ()  # of each process, where known
     local_device_ids: tuple[int, ...] | None = None  # the GPUs of this process; None: all it sees
     gpus: int | None = None  # that this process ought to see; None: nothing is expected
@@ -43,49 +48,61 @@ def resolve(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:
     if cluster.gpus_per_process is not None:
         told = f"cluster.gpus_per_process={cluster.gpus_per_process}"
         topology = topology._replace(gpus=cluster.gpus_per_process, gpus_evidence=told)
-    elif environ.get("JAX_PLATFORMS", "").startswith("cpu"):
-        topology = topology._replace(gpus=None, local_device_ids=None)
     return topology
 
 
 def _find(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:
     kind = cluster.kind
+    options = {f"cluster.{name}": getattr(cluster, name) for name in OPTIONS}
+    given = [f"{name}={value}" for name, value in options.items() if value is not None]
+    if kind == "explicit" or (kind == "auto" and given):
+        return _explicit(options, "the options cluster.*")
+    if given:
+        raise ConfigError(
+            f"{given[0]}: cluster={kind} has no use for it", "leave it out, or say cluster=explicit"
+        )
     if kind == "single":
         return Topology("single", 1, 0, None, (), "cluster=single")
-    if kind == "explicit":
-        names = ("coordinator_address", "num_processes", "process_id")
-        options = {f"cluster.{name}": getattr(cluster, name) for name in names}
-        return _explicit(options, "the options cluster.*")
-    step = slurm.read(environ)
-    if kind == "auto" and any(environ.get(name) for name in VARIABLES):
-        if not environ.get("JAX_PROCESS_ID") and environ.get(INDEX):
-            return _kubernetes(environ)
-        topology = _explicit({name: environ.get(name) for name in VARIABLES}, "the variables JAX_*")
-        if step is not None and step.tasks not in (1, topology.num_processes):
-            raise ConfigError(
-                f"JAX_NUM_PROCESSES={topology.num_processes}, but SLURM started {step.tasks} tasks "
-                "(SLURM_STEP_NUM_TASKS): unset the variables JAX_*, or make the two agree"
-            )
-        return topology if step is None or step.tasks == 1 else _with_gpus(topology, step)
+    told = {name: environ.get(name) for name in VARIABLES}
+    of_a_pod = environ.get(INDEX) and not told["JAX_PROCESS_ID"]
+    if kind == "auto" and any(told.values()) and not of_a_pod:
+        return _in_a_step(_explicit(told, "the variables JAX_*"), environ)
     if kind == "kubernetes" or (kind == "auto" and environ.get(INDEX)):
         return _kubernetes(environ)
+    step = slurm.read(environ)
     if step is not None:
         return _slurm(step)
     if kind == "slurm":
-        raise ConfigError("cluster=slurm: there is no SLURM_JOB_ID here: start it with srun")
+        raise ConfigError("cluster=slurm: there is no SLURM_JOB_ID here", "start it with srun")
     return Topology("single", 1, 0, None, (), "no cluster variables")
 
 
 def _explicit(given: Mapping[str, str | int | None], source: str) -> Topology:
     missing = [name for name, value in given.items() if value in (None, "")]
     if missing:
-        raise ConfigError(f"{', '.join(missing)} missing: {source} go together: {', '.join(given)}")
+        raise ConfigError(
+            f"{', '.join(missing)} missing", f"{source} go together: {', '.join(given)}"
+        )
     (address_name, address), (number_name, number), (id_name, process_id) = given.items()
     count, index = _whole(number_name, number), _whole(id_name, process_id)
     if not 0 <= index < count:
-        raise ConfigError(f"{id_name}={index}: with {number_name}={count} use 0 to {count - 1}")
+        raise ConfigError(f"{id_name}={index}", f"with {number_name}={count} use 0 to {count - 1}")
     host, port = _address(address_name, str(address))
-    return Topology("explicit", count, index, host, (port,), source, attempt="explicit")
+    return Topology("explicit", count, index, host, (port,), source, attempt=f"at {address}")
+
+
+def _in_a_step(found: Topology, environ: Mapping[str, str]) -> Topology:
+    """Give a process that SLURM has started its GPUs; the variables JAX_* say which it is."""
+    step = slurm.read(environ) if slurm.STEP in environ else None
+    if step is None or step.tasks == 1:
+        return found
+    if step.tasks != found.num_processes:
+        raise ConfigError(
+            f"JAX_NUM_PROCESSES={found.num_processes}, but SLURM started {step.tasks} tasks "
+            "(SLURM_STEP_NUM_TASKS)",
+            "unset the variables JAX_*, or make the two agree",
+        )
+    return _with_gpus(found, step)
 
 
 def _kubernetes(environ: Mapping[str, str]) -> Topology:
@@ -129,7 +146,7 @@ def _address(name: str, address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")  # of an IPv6 address
     if not (host and colon and port.isdigit() and 0 < int(port) < 2**16):
-        raise ConfigError(f"{name}={address}: use HOST:PORT of process 0, like node1:8476")
+        raise ConfigError(f"{name}={address}", "use HOST:PORT of process 0, like node1:8476")
     return host, int(port)
 
 
@@ -137,4 +154,4 @@ def _whole(name: str, value: str | int | None) -> int:
     try:
         return int(str(value))
     except ValueError:
-        raise ConfigError(f"{name}={value}: use a whole number") from None
+        raise ConfigError(f"{name}={value}", "use a whole number") from None

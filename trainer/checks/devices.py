@@ -28,7 +28,10 @@ def seen(topology: Topology) -> Finding:
     """Compare the devices that ought to be here with those that are."""
     cluster.check_gpus(topology)
     local = jax.local_devices()
-    told = f"{len(local)} x {local[0].device_kind} here, {jax.device_count()} in all"
+    expected = "no number expected"
+    if topology.gpus is not None:
+        expected = f"{topology.gpus} GPUs expected ({topology.gpus_evidence})"
+    told = f"{len(local)} x {local[0].device_kind} here, {jax.device_count()} in all; {expected}"
     cards = sorted(Path("/dev").glob("nvidia[0-9]*"))
     if cards and local[0].platform == "cpu" and topology.gpus is None:
         fix = "install the extra cuda12 or cuda13, and leave JAX_PLATFORMS unset"

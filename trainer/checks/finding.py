@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from trainer.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, ConfigError, TrainerError
@@ -21,17 +21,13 @@ class Finding(NamedTuple):
     code: int = EXIT_UNAVAILABLE  # of a failure
 
 
-def attempt(check: str, look: Callable[[], Finding]) -> Finding:
-    """Look, and make a finding of whatever goes wrong: later checks are still done."""
-    try:
-        return look()
-    except TrainerError as error:
+def failure(check: str, error: Exception) -> Finding:
+    """Return what a check found that ended with an error."""
+    if isinstance(error, TrainerError):
         code = EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_UNAVAILABLE
-        told, _, fix = str(error).partition(": ")
-        return Finding(check, FAILURE, told, fix, code)
-    except Exception as error:  # a check may meet anything: that is what it is for
-        told = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0]}"
-        return Finding(check, FAILURE, told)
+        return Finding(check, FAILURE, error.told, error.fix, code)
+    told = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0]}"
+    return Finding(check, FAILURE, told)
 
 
 def merge(of_processes: list[list[Finding]]) -> list[Finding]:
@@ -39,7 +35,7 @@ def merge(of_processes: list[list[Finding]]) -> list[Finding]:
     merged: dict[str, Finding] = {}
     for index, findings in enumerate(of_processes):
         for found in findings:
-            if index and found.level != OK:
+            if index and found.level != OK and not found.told.startswith("process "):
                 found = found._replace(told=f"process {index}: {found.told}")
             known = merged.get(found.check)
             if known is None or RANK[found.level] > RANK[known.level]:

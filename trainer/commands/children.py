@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer import processes
+from trainer import gpus, processes
 from trainer.errors import Preempted
 from trainer.preemption import StopRequest
 
@@ -51,9 +51,9 @@ def environment(
     env["XLA_FLAGS"] = " ".join(flags)
     if layout.processes > 1:
         first, last = process_id * layout.devices, (process_id + 1) * layout.devices
-        visible = processes.visible_gpus(env)
-        gpus = [str(number) for number in range(last)] if visible is None else visible
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first:last])  # no two share one
+        visible = gpus.visible(env)
+        mine = range(first, last) if visible is None else visible[first:last]
+        env[gpus.VARIABLE] = ",".join(map(str, mine))  # no two share one
     return env
 
 
