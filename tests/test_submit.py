@@ -111,6 +111,7 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
         (("slurm", "cluster=kubernetes"), "cluster=kubernetes: slurm is to start 1"),
         (("k8s", "cluster=slurm"), "cluster=slurm: k8s is to start 1"),
         (("slurm", *EIGHT, "cluster.gpus_per_process=3"), "each process is to have 8 GPUs"),
+        (("slurm", "cluster.num_processes=2"), "cluster.num_processes=2: slurm says which"),
         (("slurm", "cluster.gpus_per_process=1"), "each process is to have 0 GPUs"),
         (("slurm", *EIGHT, "--tasks-per-node", "3"), "--tasks-per-node=3 does not divide"),
         (("slurm", *EIGHT, "--tasks-per-node", "8", "parallel.devices=2"), "use at most 1"),

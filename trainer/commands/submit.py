@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer import topology
 from trainer.commands import kubernetes_job, plan, slurm_job, submit_options
 from trainer.commands.compose import Job, compose, compose_each
 from trainer.errors import EXIT_COMPLETED, ConfigError, UnavailableError
@@ -72,6 +73,12 @@ def _check(job: Job, args: argparse.Namespace) -> None:
             f"cluster={cluster.kind}: {args.scheduler} is to start {processes} processes: leave it "
             "out"
         )
+    for name in topology.OPTIONS:
+        if (value := getattr(cluster, name)) is not None:
+            raise ConfigError(
+                f"cluster.{name}={value}: {args.scheduler} says which process is which: leave it "
+                "out"
+            )
     gpus = args.gpus_per_node // args.tasks_per_node
     if cluster.gpus_per_process not in (None, gpus):
         raise ConfigError(
