@@ -210,6 +210,38 @@ def test_hyperparameters_stand_in_the_run_s_own_row(folder, board):
     assert set(get(board, "scalars/tags")) == set(found)  # and there is no run besides
 
 
+def test_hyperparameters_tell_how_the_last_start_ended_and_on_what(trainer, tmp_path):
+    smoke = ("+experiment=smoke", "model.hidden_sizes=[16]", "optim.schedule=constant")
+    for name, epochs, devices, code, *more in (
+        ("failed", 1, 1, 70, "optim.lr=1e30"),
+        ("mended", 1, 1, 70, "optim.lr=1e30"),
+        ("mended", 1, 1, 0, "optim.lr=1e30", "train.on_nonfinite=skip"),
+        ("moved", 1, 1, 0),
+        ("moved", 2, 2, 0),
+    ):
+        where = (f"run.dir=runs/{name}", f"train.epochs={epochs}")
+        done = trainer(*smoke, *where, *more, devices=devices)
+        assert done.returncode == code, done.stderr
+
+    def three(address):
+        return len(hparams(address)) == 3
+
+    for options in ((), ("--load_fast=false",)):
+        log = tmp_path / "board.txt"
+        with tensorboard(tmp_path / "runs", log, three, *options) as address:
+            found = hparams(address)
+            assert set(get(address, "scalars/tags")) <= set(found)  # no run besides
+        told = {
+            name.split("/")[0]: (status, values["devices"], values["train.epochs"])
+            for name, (values, _, status) in found.items()
+        }
+        assert told == {
+            "failed": ("STATUS_FAILURE", 1, 1),
+            "mended": ("STATUS_SUCCESS", 1, 1),
+            "moved": ("STATUS_SUCCESS", 2, 2),
+        }
+
+
 def test_pictures_are_pictures(board):
     for tag in ("inputs", "confusion_counts", "confusion_normalized", "most_wrong", "filters"):
         shown = get(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams import api_pb2, metadata
 
 from trainer import charts, confusion, gallery, summaries
 from trainer.datasets import Dataset, Split
@@ -102,7 +102,7 @@ def test_the_layout_names_each_curve_in_one_chart():
 
 def test_hyperparameters_keep_their_types():
     values = {"a": True, "b": 2, "c": "512-512"}
-    begun, completed = summaries.hparams(values, ["eval/loss"], first=["c"])
+    begun = summaries.hparams(values, ["eval/loss"], first=["c"])
     content = {value.tag: value.metadata.plugin_data.content for value in begun.value}
     start = metadata.parse_session_start_info_plugin_data(content["_hparams_/session_start_info"])
     assert start.hparams["a"].bool_value is True
@@ -112,7 +112,11 @@ def test_hyperparameters_keep_their_types():
     infos = {info.name: info.differs for info in experiment.hparam_infos}
     assert infos == {"a": False, "b": False, "c": True}
     assert [metric.name.tag for metric in experiment.metric_infos] == ["eval/loss"]
-    assert [value.tag for value in completed.value] == ["_hparams_/session_end_info"]
+    for failed, status in ((False, "STATUS_SUCCESS"), (True, "STATUS_FAILURE")):
+        (end,) = summaries.ended(failed=failed).value
+        assert end.tag == "_hparams_/session_end_info"
+        found = metadata.parse_session_end_info_plugin_data(end.metadata.plugin_data.content)
+        assert found.status == api_pb2.Status.Value(status)
 
 
 def test_a_table_takes_whatever_an_environment_holds():

@@ -11,6 +11,8 @@ from trainer import charts, summaries
 from trainer.config import Config
 from trainer.tracking import Tracker
 
+_BEGUN, _ENDED = "begun", "ended"  # what HParams shows of a start, in files that the next replaces
+
 
 def write(
     tracker: Tracker,
@@ -29,18 +31,16 @@ def write(
         yaml: the configuration as a text.
         environment: what the start stands on; it is another one each time.
     """
+    values = charts.hparams(config, len(environment["devices"]))
+    tracker.mark(_BEGUN, summaries.hparams(values, charts.METRICS, charts.FIRST))
+    tracker.mark(_ENDED, None)
     if before is None:
-        devices = len(environment["devices"])
-        values = charts.hparams(config, devices)
-        begun, _ = summaries.hparams(values, charts.METRICS, charts.FIRST)
-        tracker.summary(0, begun)
         tracker.summary(0, summaries.layout(charts.CHARTS))
     if before != json.loads(json.dumps(dataclasses.asdict(config))):
         tracker.text("configuration", summaries.code(yaml))
     tracker.text("environment", summaries.table(environment))
 
 
-def complete(tracker: Tracker, step: int) -> None:
-    """Mark a run as completed in HParams."""
-    _, completed = summaries.hparams({}, charts.METRICS)
-    tracker.summary(step, completed)
+def end(tracker: Tracker, *, failed: bool) -> None:
+    """Mark a run in HParams as completed or failed, until it goes on."""
+    tracker.mark(_ENDED, summaries.ended(failed=failed))

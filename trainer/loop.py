@@ -183,8 +183,6 @@ class Run:
                 self._stop()
         if self.report["test_accuracy"] is None:
             self.test()
-        if self.writer is not None and self.done > self.first_step:
-            description.complete(self.writer.tracker, self.done)
         cluster.share(self._finish_saves)
         self.report["weights_sha256"] = weights_sha256(jax.device_get(self.state.weights))
 
@@ -316,6 +314,7 @@ class Run:
             objective = {**self.recipe.objective._asdict(), "image_shape": self.dataset.shape}
             self.writer.begin(begin.step, begin.record, meant, objective, record, devices)
             stack.callback(self._close_ledger)
+            stack.push(self._describe_end)
 
     def _finish_saves(self) -> None:
         if self.writer is not None:
@@ -346,6 +345,10 @@ class Run:
         if self.writer is not None:
             self.writer.ledger.write(self.report["steps"], now=True)
             self.report["goodput"] = self.writer.ledger.totals()
+
+    def _describe_end(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.writer is not None and not (kind and issubclass(kind, Preempted)):
+            description.end(self.writer.tracker, failed=kind is not None)
 
     def _check(self, doing: str) -> None:
         """Stop on all processes if any was asked to before `doing`."""

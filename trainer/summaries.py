@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tensorboardX import summary
+from tensorboardX.proto.api_pb2 import Status
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import Summary
 
@@ -36,24 +37,33 @@ def layout(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> Any:
     return summary.custom_scalars(categories)
 
 
-def hparams(
-    values: HParams, metrics: Sequence[str], first: Collection[str] = ()
-) -> tuple[Any, Any]:
-    """Return what HParams shows of a run: what begins it, and what marks it as completed.
+def hparams(values: HParams, metrics: Sequence[str], first: Collection[str] = ()) -> Any:
+    """Return what HParams shows of a run that begins.
 
     Args:
         values: name -> value; TensorBoard passes over anything but texts, booleans and numbers.
         metrics: the tags of the curves whose last values are shown.
         first: the names to show first: TensorBoard shows the others when they are ticked.
     """
-    experiment, begun, completed = summary.hparams(dict(values), dict.fromkeys(metrics))
+    experiment, begun, _ = summary.hparams(dict(values), dict.fromkeys(metrics))
     plugin = experiment.value[0].metadata.plugin_data
     content = HParamsPluginData.FromString(plugin.content)
     for info in content.experiment.hparam_infos:
         if info.name in first:
             info.MergeFromString(_DIFFERS)
     plugin.content = content.SerializeToString()
-    return Summary(value=[*experiment.value, *begun.value]), completed
+    return Summary(value=[*experiment.value, *begun.value])
+
+
+def ended(*, failed: bool) -> Any:
+    """Return what tells HParams that a run is completed, or has failed."""
+    _, _, end = summary.hparams({}, {})
+    plugin = end.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    if failed:
+        content.session_end_info.status = Status.Value("STATUS_FAILURE")
+    plugin.content = content.SerializeToString()
+    return end
 
 
 def code(text: str) -> str:

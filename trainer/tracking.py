@@ -52,7 +52,7 @@ class Tracker:
         self._warned_metrics = self._closed = False
         self._first_step = 0 if resume_step is None else resume_step + 1
         self._events: Any = None
-        folder = run_dir / TENSORBOARD
+        self._folder = folder = run_dir / TENSORBOARD
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
@@ -95,6 +95,25 @@ class Tracker:
     def summary(self, step: int, content: Any) -> None:
         """Show anything else in TensorBoard alone, after `step` steps; see summaries.py."""
         self._event(Event(step=step, wall_time=time.time(), summary=content))
+
+    def mark(self, what: str, content: Any | None) -> None:
+        """Show something of which TensorBoard keeps the first that it reads: in a file of its own.
+
+        It takes the place of what was marked so before, by an earlier start as well; None: of that
+        alone. A TensorBoard that has read that goes on to show it until it is started again.
+        """
+        if self._events is None:
+            return
+        try:
+            for path in self._folder.glob(f"events.out.tfevents.*.{what}"):
+                path.unlink()
+            if content is not None:
+                file = RecordWriter(str(self._folder / f"{_file_name()}.{what}"))
+                for fields in ({"file_version": "brain.Event:2"}, {"summary": content}):
+                    file.write(Event(wall_time=time.time(), **fields).SerializeToString())
+                file.close()
+        except OSError as error:
+            self._lost_events(error)
 
     def text(self, tag: str, markdown: str) -> None:
         """Show a text in TensorBoard, at the step where this start of the run began."""
