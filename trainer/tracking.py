@@ -103,7 +103,8 @@ class Tracker:
         It takes the place of what was marked so before, by an earlier start as well; None: of that
         alone. A TensorBoard that has read that goes on to show it until it is started again.
         """
-        if self._events is None:
+        events = self._events
+        if events is None:
             return
         try:
             for path in self._folder.glob(f"events.out.tfevents.*.{what}"):
@@ -114,7 +115,7 @@ class Tracker:
                     file.write(Event(wall_time=time.time(), **fields).SerializeToString())
                 file.close()
         except OSError as error:
-            self._lost_events(error)
+            self._lost_events(events, error)
 
     def text(self, tag: str, markdown: str) -> None:
         """Show a text in TensorBoard, at the step where this start of the run began."""
