@@ -1,9 +1,10 @@
 """What a run records while it trains: TensorBoard event files and metrics.jsonl.
 
 Process 0 alone makes a Tracker. The caller's own thread writes both files, through tensorboardX's
-RecordWriter. Its SummaryWriter hands events to a thread through a bounded queue: when the disk is
-full that thread dies, and the queue then blocks training for ever. Nor does its flush() wait for
-the queue, so that a point logged before a checkpoint could be lost after it.
+RecordWriter; another may wait for the disk. Its SummaryWriter hands events to a thread through a
+bounded queue: when the disk is full that thread dies, and the queue then blocks training for ever.
+Nor does its flush() wait for the queue, so that a point logged before a checkpoint could be lost
+after it.
 """
 
 from __future__ import annotations
@@ -100,16 +101,20 @@ class Tracker:
         self.summary(self._first_step, summary.text(tag, markdown))
 
     def flush(self) -> None:
-        """Wait until all points are on the disk; before a checkpoint, so that none gets lost."""
+        """Wait until all points are on the disk; before a checkpoint, so that none gets lost.
+
+        In any thread, also while another adds points.
+        """
         try:
             self._metrics.flush()
         except OSError as error:
             self._lost_metrics(error)
-        if self._events is not None:
+        events = self._events
+        if events is not None:
             try:
-                self._events.flush()
+                events.flush()
             except OSError as error:
-                self._lost_events(error)
+                self._lost_events(events, error)
         self._flushed = time.monotonic()
 
     def close(self) -> None:
@@ -135,21 +140,24 @@ class Tracker:
         self.close()
 
     def _event(self, event: Any) -> None:
-        if self._events is None:
+        events = self._events
+        if events is None:
             return
         try:
-            self._events.write(event.SerializeToString())
+            events.write(event.SerializeToString())
             if time.monotonic() >= self._flushed + _FLUSH_SECONDS:
                 self._flushed = time.monotonic()
-                self._events.flush()
+                events.flush()
         except OSError as error:
-            self._lost_events(error)
+            self._lost_events(events, error)
+        except ValueError:  # closed by the flush of another thread, which has told why
+            return
 
-    def _lost_events(self, error: OSError) -> None:
+    def _lost_events(self, events: Any, error: OSError) -> None:
         # For good: behind a torn record, readers would find nothing any more.
-        with contextlib.suppress(OSError):
-            self._events.close()
         self._events = None
+        with contextlib.suppress(OSError):
+            events.close()
         self._warn(f"TensorBoard's curves stop here, training goes on: {error}")
 
     def _lost_metrics(self, error: OSError) -> None:

@@ -61,7 +61,6 @@ class Writer:
             )
         )
         self._saving: Background[None] = Background()
-        stack.callback(self._close)
 
     def begin(
         self,
@@ -95,6 +94,7 @@ class Writer:
         self.tracker = self._stack.enter_context(
             Tracker(self._directory, resume_step=resume_step, warn=self._terminal.warn)
         )
+        self._stack.callback(self._close)
         yaml, before = record["config.yaml"], saved.get("config")
         description.write(self.tracker, self._config, before, yaml, self._facts)
         self.ledger = Ledger(self._directory / "goodput.json", self._account, resume_step or 0)
@@ -108,7 +108,6 @@ class Writer:
         """
         with self._account.phase("save"):
             self._settle(wait=True)
-            self.tracker.flush()  # no point that comes before the checkpoint may get lost after it
             host = jax.tree.map(np.array, jax.device_get(state))  # copied: the state is donated
             record = {
                 "meaning": dict(self._meaning),
@@ -118,7 +117,12 @@ class Writer:
                 "versions": self._facts["versions"],
                 "progress": progress,
             }
-            self._saving.submit(lambda: self.checkpoints.save(step, host, record, accuracy))
+
+            def write() -> None:
+                self.tracker.flush()  # no point before the checkpoint may get lost after it
+                self.checkpoints.save(step, host, record, accuracy)
+
+            self._saving.submit(write)
 
     def failing(self) -> bool:
         """Return whether more saves in a row have failed than are borne."""
