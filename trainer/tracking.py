@@ -115,6 +115,8 @@ class Tracker:
                 events.flush()
             except OSError as error:
                 self._lost_events(events, error)
+            except ValueError:  # closed meanwhile: the other thread has told why
+                pass
         self._flushed = time.monotonic()
 
     def close(self) -> None:
@@ -150,8 +152,8 @@ class Tracker:
                 events.flush()
         except OSError as error:
             self._lost_events(events, error)
-        except ValueError:  # closed by the flush of another thread, which has told why
-            return
+        except ValueError:  # closed meanwhile: the other thread has told why
+            pass
 
     def _lost_events(self, events: Any, error: OSError) -> None:
         # For good: behind a torn record, readers would find nothing any more.

@@ -104,7 +104,7 @@ class Writer:
     ) -> None:
         """Begin to write a checkpoint; the state is on the devices and may be donated afterwards.
 
-        The save before it is waited for.
+        The save before it is waited for. A save that fails is told and counted when it is over.
         """
         with self._account.phase("save"):
             self._settle(wait=True)
