@@ -283,6 +283,7 @@ def test_what_the_storage_does_not_give_is_not_called_damaged(opened, refuse, nu
             checkpoints.restore(make_state())
         assert str(opened.folder) in str(raised.value)
         assert os.strerror(number) in str(raised.value)
+        assert raised.value.exit_code == 74
         assert checkpoints.steps == [1, 2]
         assert checkpoints.restore(make_state()).step == 2
     assert not opened.warnings

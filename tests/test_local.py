@@ -144,7 +144,7 @@ def test_processes_without_their_gpus_do_not_train_on_the_cpu(local):
     )
     assert code == 78
     assert "1 GPUs expected (cluster.gpus_per_process=1), but jax sees 0" in err
-    assert "(CUDA_VISIBLE_DEVICES=5," in err
+    assert "(CUDA_VISIBLE_DEVICES=4," in err
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from trainer import atomic, saved
 from trainer.committed import ASIDE, TRASH, WRITING
 from trainer.digest import Damaged, Record, leaves_of
-from trainer.errors import DataError, ReadError, SaveError
+from trainer.errors import DataError, ReadError, unwritable
 
 Tree = TypeVar("Tree")  # a pytree of arrays
 
@@ -52,7 +52,7 @@ class Checkpoints:
             warn: told of every checkpoint that is set aside.
 
         Raises:
-            SaveError: the folder cannot be made or read.
+            ConfigError, SaveError: the folder cannot be made or read.
         """
         self.directory = directory.absolute()
         self._keep_last = keep_last
@@ -65,10 +65,7 @@ class Checkpoints:
             self._identity = self._look()
             self._sweep()
         except OSError as error:
-            raise SaveError(
-                f"{self.directory} cannot be opened ({error.strerror}): mend the folder or its "
-                "permissions, then run the same command again"
-            ) from None
+            raise unwritable(self.directory, error) from None
 
     def __enter__(self) -> Checkpoints:
         return self

@@ -161,7 +161,7 @@ class Examination:
             well = self._look(check, look)
         alone = self._raised is not None and self._count > 1
         if isinstance(self._raised, TrainerError):  # all have it, or they know that one has not
-            alone = isinstance(self._raised, PeerLost) or check == "devices"
+            alone = alone and (isinstance(self._raised, PeerLost) or check == "devices")
         if alone:
             raise OutOfStepError from self._raised
         return well
