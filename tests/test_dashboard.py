@@ -118,8 +118,11 @@ def expected_steps(run, first_epoch=1):
 
 
 def test_the_killed_start_left_points_that_are_done_again(folder):
-    (first,) = (folder / "killed").iterdir()
-    events = EventFileLoader(str(first)).Load()
+    events = [
+        event
+        for path in (folder / "killed").iterdir()
+        for event in EventFileLoader(str(path)).Load()
+    ]
     tags = {value.tag for event in events if event.step > SAVED for value in event.summary.value}
     assert {"train/loss", "eval/loss", "pictures/filters", "weights/layer/0/kernel"} <= tags
 
