@@ -57,6 +57,7 @@ class Examination:
         self._patience = config.cluster.hang_timeout_seconds
         self._findings: list[Finding] = []
         self._raised: Exception | None = None  # by the last check
+        self._connected = True
         self._dataset: Dataset | None = None
         self._ending = threading.Lock()
 
@@ -113,7 +114,9 @@ class Examination:
         made: list[Mesh] = []
 
         def there() -> Finding:
+            self._connected = False  # collectives need the devices of all
             cluster.start_devices(topology, config.cluster, partial(self._give_up, "devices"))
+            self._connected = True
             return devices.seen(topology)
 
         def mesh() -> Finding:
@@ -159,10 +162,9 @@ class Examination:
         late = f"no end within cluster.hang_timeout_seconds={self._patience:g}"
         with cluster.time_limit(self._patience, lambda: self._give_up(check, late)):
             well = self._look(check, look)
-        alone = self._raised is not None and self._count > 1
-        if isinstance(self._raised, TrainerError):  # all have it, or they know that one has not
-            alone = alone and (isinstance(self._raised, PeerLost) or check == "devices")
-        if alone:
+        # After a TrainerError the others go on too: all have it, or they know that one has.
+        in_step = isinstance(self._raised, TrainerError) and not isinstance(self._raised, PeerLost)
+        if self._raised is not None and self._count > 1 and not (in_step and self._connected):
             raise OutOfStepError from self._raised
         return well
 
