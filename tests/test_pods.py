@@ -5,8 +5,8 @@ experiment is a small one, changed by an overlay as a user would.
 """
 
 import json
-import re
 import os
+import re
 import shutil
 import subprocess
 
