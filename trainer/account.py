@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+import trainer
 
 PHASES = ("startup", "compile", "data_wait", "step", "evaluate", "save", "restore")
 
@@ -54,7 +54,9 @@ class Account:
 
 
 def process_seconds() -> float:
-    """Return how long this process has been there: the interpreter's start and the imports too."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    born = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # since the machine started
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - born
+    """Return the seconds since Python began to import the trainer.
+
+    Not since the process began: `exec` keeps the time of the script that came before, of
+    scripts/train for example, which may have installed packages.
+    """
+    return time.monotonic() - trainer.BEGAN
