@@ -201,7 +201,7 @@ def test_a_log_that_was_changed_between_restarts_is_noticed(trainer, tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 70, err
     assert "NOT EQUAL" in out
-    assert "metrics.jsonl: train 10:" in out
+    assert "metrics.jsonl: train 9:" in out
     assert (tmp_path / "work" / "broken-1" / "summary.json").exists()
 
 

@@ -35,6 +35,7 @@ class Proof:
         self._rng = random.Random(options.seed)  # noqa: S311  (not for secrets)
         self._starts = 0
         self._duration = self._first_checkpoint = 0.0  # seconds, of the unbroken run
+        self._evaluations: frozenset[int] = frozenset()  # steps of it
         self._idle = 0  # interruptions in a row without progress
         self._flipped: int | None = None  # step of the flipped checkpoint not yet set aside
         self._aside = 0  # checkpoints of the chain that were set aside
@@ -63,6 +64,7 @@ class Proof:
             if codes and codes[0] > 1:
                 error.exit_code = codes[0]
             raise error
+        self._evaluations = witness.evaluated(run)
         # Later starts find the programs compiled.
         spent = witness.summary(run).get("seconds") or {}
         self._duration -= spent.get("compile", 0.0)
@@ -114,7 +116,7 @@ class Proof:
                 raise Broken(f"{run}: not completed after {RUN_SECONDS:g} s:\n{self._tail()}")
             if hit:
                 before = self._intact(run)
-                phase = witness.phase(run, children.began_at)
+                phase = witness.phase(run, children.began_at, self._evaluations)
                 seconds, clean = children.seconds, number is not signal.SIGKILL
                 for index in victims:
                     clean &= children.listening(index)

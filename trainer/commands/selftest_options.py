@@ -38,7 +38,7 @@ JOB = (
     "+experiment=smoke",
     "train.epochs=20",
     "train.steps_per_dispatch=4",
-    "train.log_every_steps=10",
+    "train.log_every_steps=9",  # a point where an epoch ends: whether it is being evaluated shows
     "checkpoint.every_steps=30",
 )
 OWN = ("run.dir", "run.name", "run.root", "train.compilation_cache_dir", "parallel.devices")

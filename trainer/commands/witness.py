@@ -19,7 +19,7 @@ from trainer import metrics_log
 
 COMPARED = ("steps", "test_loss", "test_accuracy", "weights_sha256")
 CLOCKED = ("time", "examples_per_second")  # what may differ between two runs of the same bits
-PHASES = ("start-up", "restore", "compile", "training", "saving")
+PHASES = ("start-up", "restore", "compile", "training", "evaluation", "saving", "deletion")
 
 
 def program() -> str:
@@ -64,24 +64,37 @@ def summary(run: Path, since: float = 0.0) -> dict[str, Any]:
 
 def step_reached(run: Path, since: float) -> int | None:
     """Return the last step logged after `since`; None: no step yet."""
-    steps = [point["step"] for point in points(run) if point["time"] >= since - 0.001]
-    return max(steps, default=None)
+    return max((point["step"] for point in _logged(run, since)), default=None)
 
 
-def phase(run: Path, since: float) -> str:
+def evaluated(run: Path) -> frozenset[int]:
+    """Return the steps after which a run was evaluated."""
+    return frozenset(point["step"] for point in points(run) if point["split"] == "eval")
+
+
+def phase(run: Path, since: float, evaluations: frozenset[int]) -> str:
     """Tell, by the files, what a start that began at `since` is at: one of PHASES.
 
-    An evaluation takes some milliseconds and leaves no trace while it runs: it is training here.
+    Args:
+        run: directory of the run.
+        since: unix seconds.
+        evaluations: the steps after which an unbroken run is evaluated. Whether one is under way
+            shows only where training logs that step too.
     """
     if not _newer(run / "run.lock", since):
         return "start-up"
     if not _newer(run / "environment.json", since):
         return "restore"
-    if step_reached(run, since) is None:
+    logged = _logged(run, since)
+    if not logged:
         return "compile"
-    half_done = (checkpoints.WRITING, checkpoints.TRASH)
+    if logged[-1]["split"] == "train" and logged[-1]["step"] in evaluations:
+        return "evaluation"
     names = [path.name for path in (run / checkpoints.CHECKPOINTS).glob("*")]
-    return "saving" if any(name.startswith(half_done) for name in names) else "training"
+    for prefix, name in ((checkpoints.TRASH, "deletion"), (checkpoints.WRITING, "saving")):
+        if any(each.startswith(prefix) for each in names):
+            return name
+    return "training"
 
 
 def resumed_from(log: str) -> int | None:
@@ -138,6 +151,10 @@ def flip_bit(run: Path, step: int, rng: random.Random) -> str:
         file.write(bytes([byte ^ 1 << bit]))
         os.fsync(file.fileno())
     return str(path.relative_to(run))
+
+
+def _logged(run: Path, since: float) -> list[dict[str, Any]]:
+    return [point for point in points(run) if point["time"] >= since - 0.001]
 
 
 def _by_step(logged: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
