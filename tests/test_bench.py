@@ -97,3 +97,11 @@ sys.argv = ["", '{"arrays": "", "variant": "sliced", "sizes": [], "batch_size": 
             '"warmup_steps": 1, "steps": 1, "mean": 0, "std": 1}']
 answer.serve(torch_loop.measure)
 """
+
+
+def test_idle_is_what_no_span_of_work_covers(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from benchmarks.workers.idle import idle_share
+
+    assert idle_share([(14.0, 20.0), (0.0, 10.0), (5.0, 12.0), (6.0, 8.0)]) == 2 / 20
+    assert idle_share([(3.0, 4.0)]) == 0

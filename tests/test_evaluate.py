@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from trainer import eval_step, evaluate, model, step
+from trainer import eval_step, evaluate, model
 from trainer import mesh as meshes
 from trainer.datasets import Split
+from trainer.objective import Objective
 
-OBJECTIVE = step.Objective("softmax_crossentropy", 10, 100.0, 50.0)
+OBJECTIVE = Objective("softmax_crossentropy", 10, 100.0, 50.0)
 
 
 def make_split(size):

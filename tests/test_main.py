@@ -30,6 +30,24 @@ def test_a_run_that_cannot_print_is_done_all_the_same(tmp_path):
         assert code_of("+experiment=smoke", "run.dir=run", "train.epochs=1", **options) == 0
 
 
+@pytest.mark.parametrize("command", ["runs --json .", "submit slurm --dry-run +experiment=smoke"])
+def test_a_result_that_cannot_be_printed_is_told(tmp_path, command):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer", *command.split()],
+            check=False,
+            cwd=tmp_path,
+            env=environ,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 74
+    assert done.stderr.startswith("error: standard output cannot be written (No space left")
+    assert "Traceback" not in done.stderr
+
+
 def test_an_error_of_the_trainer_itself_ends_with_70_and_its_traceback(tmp_path):
     """A module that cannot be imported stands for it."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -6,9 +6,10 @@ import pytest
 
 from trainer import mesh as meshes
 from trainer import model, norms, step
+from trainer.objective import Objective
 from trainer.stream import Superbatch
 
-OBJECTIVE = step.Objective("softmax_crossentropy", 10, 100.0, 50.0)
+OBJECTIVE = Objective("softmax_crossentropy", 10, 100.0, 50.0)
 
 
 @pytest.mark.parametrize("masked", [0, 3])

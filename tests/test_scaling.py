@@ -24,7 +24,7 @@ from benchmarks.scaling_tables import COUNTS, GPUS, MLP, NETS
 
 from trainer.datasets import Split
 from trainer.mesh import AXIS, make_mesh
-from trainer.step import Sums
+from trainer.objective import Sums
 from trainer.stream import Plan, Superbatches
 
 WEIGHTS = 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10

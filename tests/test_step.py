@@ -9,9 +9,10 @@ import pytest
 from trainer import mesh as meshes
 from trainer import model, step
 from trainer.mesh import make_mesh
+from trainer.objective import Objective, batch_sums
 from trainer.stream import Superbatch
 
-OBJECTIVE = step.Objective("softmax_crossentropy", 10, 33.3, 78.6)
+OBJECTIVE = Objective("softmax_crossentropy", 10, 33.3, 78.6)
 OPTIMIZER = step.Optimizer(momentum=0.9, nesterov=True, skip_nonfinite=False)
 PIXELS, BATCH = 20, 16
 
@@ -152,7 +153,7 @@ def test_masked_rows_change_nothing():
     weights = jax.device_put(first_state().weights)
     for part in (data, noisy):
         one = jax.tree.map(lambda x: jax.device_put(x[0]), part)
-        loss, sums = jax.jit(step.batch_sums, static_argnums=2)(weights, one, OBJECTIVE)
+        loss, sums = jax.jit(batch_sums, static_argnums=2)(weights, one, OBJECTIVE)
         if part is data:
             expected = jax.device_get((loss, sums))
     assert_equal(jax.device_get((loss, sums)), expected)
@@ -247,7 +248,7 @@ def test_a_notebook_step_agrees_with_numpy_in_float64():
     images = rng.integers(0, 3, (1, BATCH, PIXELS), np.uint8)
     labels = rng.integers(0, 10, (1, BATCH)).astype(np.uint8)
     mesh = make_mesh(2)
-    objective = step.Objective("clipped_crossentropy", 10, 0.0, 1.0)
+    objective = Objective("clipped_crossentropy", 10, 0.0, 1.0)
     program = step.make_train_step(objective, step.Optimizer(0.6, False, False), mesh, "shard_map")
     host = jax.device_get(weights)
     state = meshes.place(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import chart, ranking, sweep, sweep_folder
+from trainer import chart, member_folder, ranking, sweep, sweep_folder
 from trainer.commands import multirun, plan, unchanged
 from trainer.commands import sweep as command
 from trainer.commands.compose import compose_each
@@ -330,6 +330,17 @@ def test_what_conf_says_otherwise_is_refused(change, told, tmp_path):
     assert raised.value.exit_code == 78
 
 
+def test_a_job_array_that_conf_says_otherwise_is_not_submitted(trainer, tmp_path):
+    options = ("-m", "+experiment=smoke", "train.epochs=1", "run.seed=3", "run.name=sweep")
+    assert trainer(*options).returncode == 0
+    path = tmp_path / "runs" / "smoke" / "sweep" / "run.seed=3" / ".hydra" / "config.yaml"
+    path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 0.3"))
+    done = trainer("submit", "slurm", "--dry-run", *options)
+    assert done.returncode == 78
+    assert "run.seed=3: optim.momentum: 0.3 there, 0.9 here" in done.stderr
+    assert done.stdout == ""
+
+
 def test_a_member_that_does_not_tell_its_configuration_is_left_alone(tmp_path):
     made = make("run.seed=3,4")
     finish(tmp_path, made, "train.epochs=7")
@@ -341,7 +352,7 @@ def test_a_member_that_does_not_tell_its_configuration_is_left_alone(tmp_path):
 
 def test_how_a_member_stands_is_told_from_its_folder(tmp_path):
     def status(name):
-        return sweep_folder.result(tmp_path, name, {}).status
+        return member_folder.result(tmp_path, name, {}).status
 
     assert status("none") == "waiting"
     (tmp_path / "killed" / "checkpoints").mkdir(parents=True)
@@ -351,7 +362,7 @@ def test_how_a_member_stands_is_told_from_its_folder(tmp_path):
     write(tmp_path / "stopped" / "member.json", begun=1.0, exit_code=75, error="SIGTERM")
     assert status("stopped") == "preempted"
     write(tmp_path / "bad" / "member.json", begun=1.0, exit_code=70, error="not finite")
-    assert sweep_folder.result(tmp_path, "bad", {}).error == "not finite"
+    assert member_folder.result(tmp_path, "bad", {}).error == "not finite"
     # A process of several leaves at once when another is lost: only its summary tells.
     write(tmp_path / "lost" / "member.json", begun=1.0, exit_code=None, error=None)
     write(tmp_path / "lost" / "summary.json", status="failed", error="lost", started=2.0)
@@ -384,7 +395,7 @@ def test_how_a_member_stands_is_told_from_its_folder(tmp_path):
     ],
 )
 def test_the_status_of_a_member(held, summary, ending, saved, status):
-    assert sweep_folder.status_of(held, summary, ending, saved) == status
+    assert member_folder.status_of(held, summary, ending, saved) == status
 
 
 DAMAGED = [

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from trainer import confusion, model
 from trainer.datasets import Bytes
-from trainer.step import Objective
+from trainer.objective import Objective
 
 
 class Assessment(NamedTuple):

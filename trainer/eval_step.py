@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from trainer import compiler, model, step
+from trainer import compiler, model
 from trainer.mesh import AXIS, replicated
+from trainer.objective import Objective, answers
 from trainer.stream import Superbatch
 
 
@@ -27,7 +28,7 @@ EvalStep = Callable[[model.Weights, Superbatch], Answers]
 
 
 def make(
-    objective: step.Objective,
+    objective: Objective,
     mesh: Mesh,
     virtual_shards: int | None = None,
     compiler_options: compiler.Options | None = None,
@@ -47,7 +48,7 @@ def make(
     parts = (virtual_shards or mesh.size) // mesh.size
 
     def answer(weights: model.Weights, batch: Superbatch) -> Answers:
-        losses, logits = step.answers(weights, batch, objective)
+        losses, logits = answers(weights, batch, objective)
         confidences = jnp.max(jax.nn.softmax(logits, axis=-1), axis=-1)
         return Answers(losses, jnp.argmax(logits, axis=-1).astype(jnp.int32), confidences)
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 
-from trainer import cluster, digest, lock, rundir, summary
-from trainer import mesh as meshes
+from trainer import joining, summary
 from trainer.account import Account, process_seconds
 from trainer.atomic import write_json
 from trainer.config import Config
@@ -29,10 +25,9 @@ from trainer.errors import (
     TrainerError,
 )
 from trainer.leaving import LAST_WORDS_SECONDS, leave, leave_later
-from trainer.loop import Place, Run
-from trainer.peers import Peers
+from trainer.loop import Run
 from trainer.preemption import StopRequest
-from trainer.reception import Clock
+from trainer.task import Place, Task
 from trainer.terminal import Terminal
 from trainer.topology import Topology, resolve
 from trainer.watchdog import Watchdog
@@ -43,7 +38,6 @@ LOSS = re.compile(
     "unhandled system error|remote process exited",
     re.IGNORECASE,
 )
-AGAIN = "run the same command again"
 MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 
 
@@ -91,12 +85,12 @@ def _run(
     with ExitStack() as stack:
         with account.phase("startup"):
             try:
-                place, peers = _take_place(config, experiment, topology, stop, stack)
+                place, peers = joining.take_place(config, experiment, topology, stop, stack)
             except Exception as error:
                 if topology.num_processes == 1 or not _tells_of_a_loss(error):
                     raise
                 reason = f"lost another process at the start ({_first_line(error)})"
-                raise PeerLost(f"{reason}: {AGAIN}") from None
+                raise PeerLost(f"{reason}: {joining.AGAIN}") from None
         report = summary.begin(experiment, config.train.global_batch_size, account)
         report["devices"], report["processes"] = place.mesh.size, jax.process_count()
         report["platform"] = jax.default_backend()
@@ -123,11 +117,12 @@ def _run(
 
         stacks = place.directory / f"hang-process-{jax.process_index()}.txt"
         stack.enter_context(Watchdog(config.cluster.hang_timeout_seconds, account, stacks, end))
+        task = Task(config, place, record, stop, terminal, account, report)
         code, together = EXIT_INTERNAL, False
-        peers.on_lost = _leaving(end)
+        peers.on_lost = joining.leaving(end)
         try:
             with ExitStack() as opened:
-                Run(config, place, record, stop, terminal, account, report, opened).fit()
+                Run(task, opened).fit()
             code, together = EXIT_COMPLETED, True
         except ConfigError:
             raise  # the directory belongs to a run of another meaning: nothing is written to it
@@ -139,7 +134,7 @@ def _run(
             first_line = _first_line(error)
             if jax.process_count() > 1 and _tells_of_a_loss(error):
                 code = PeerLost.exit_code
-                end(f"lost {peers.blame()} ({first_line}): {AGAIN}")
+                end(f"lost {peers.blame()} ({first_line}): {joining.AGAIN}")
             elif _tells_of_memory(error):
                 end(
                     f"out of memory ({first_line}): make model.hidden_sizes, "
@@ -163,11 +158,6 @@ def _run(
     return code
 
 
-def _leaving(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Return what tells that a process was lost, and ends this one."""
-    return lambda told: leave(PeerLost.exit_code, partial(say, f"{told}: {AGAIN}"))
-
-
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
@@ -187,71 +177,3 @@ def _describe(topology: Topology, place: Place) -> str:
         f"{processes} {'process' if processes == 1 else 'processes'} ({topology.evidence}), "
         f"{place.mesh.size} x {jax.devices()[0].device_kind}, in {place.directory}"
     )
-
-
-def _take_place(
-    config: Config, experiment: str, topology: Topology, stop: StopRequest, stack: ExitStack
-) -> tuple[Place, Peers]:
-    """Join the other processes, and claim the run directory for this job."""
-    cluster.configure(config.run, config.train.compilation_cache_dir)
-    cluster.connect(topology, config.cluster, stop)
-    stop.install()  # jax may have taken the signals away
-    limit = config.cluster.heartbeat_timeout_seconds
-    peers = stack.enter_context(Peers(limit, _leaving(Terminal().error)))
-    cluster.start_devices(topology, config.cluster)
-    chief = topology.process_id == 0  # the one process that writes
-    layout: list[tuple[Mesh, slice]] = []
-
-    def agree() -> str:
-        cluster.check_gpus(topology)
-        return _digest(config)
-
-    def lay_out() -> None:
-        batch_size = config.train.global_batch_size
-        mesh = meshes.make_mesh(config.parallel.devices)
-        rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")
-        meshes.check_shards(mesh, batch_size, config.parallel.virtual_shards)
-        layout.append((mesh, rows))
-
-    def claim() -> str:
-        if not chief:
-            return ""
-        directory = rundir.choose(config.run, experiment)
-        rundir.create(directory)
-        over = _patience(config, stop)
-        stack.enter_context(lock.hold(directory, job=topology.job, over=over))
-        return str(directory)
-
-    # In this order: the first time that gloo connects the processes, it gives them only 30 s.
-    options = cluster.share(agree)
-    for index, other in enumerate(options):
-        if other != options[0]:
-            raise ConfigError(
-                f"process {index} was started with other options than process 0: start all with "
-                "the same command line"
-            )
-    cluster.share(lay_out)
-    return Place(*layout[0], Path(cluster.share(claim)[0]), chief), peers
-
-
-def _patience(config: Config, stop: StopRequest) -> Callable[[str], bool]:
-    """Return what tells whether an earlier attempt was waited for long enough, and says so."""
-    seconds = config.cluster.startup_timeout_seconds
-    clock, said = Clock(seconds, stop), False
-
-    def over(told: str) -> bool:
-        nonlocal said
-        if not said:
-            patience = f"waiting for its end, cluster.startup_timeout_seconds={seconds}"
-            Terminal(quiet=config.run.quiet).note(f"{told}: {patience}")
-            said = True
-        return clock.over()
-
-    return over
-
-
-def _digest(config: Config) -> str:
-    """Return a digest of every option that all processes must have in common."""
-    options = dataclasses.asdict(config)
-    del options["cluster"]["process_id"], options["run"]["quiet"]
-    return digest.of_json(options)

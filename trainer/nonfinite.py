@@ -8,13 +8,14 @@ import jax
 import numpy as np
 
 from trainer import step
+from trainer.objective import Objective, batch_sums
 from trainer.stream import Superbatches
 
-_gradient = jax.jit(jax.value_and_grad(step.batch_sums, has_aux=True), static_argnums=2)
+_gradient = jax.jit(jax.value_and_grad(batch_sums, has_aux=True), static_argnums=2)
 
 
 def diagnose(
-    state: step.TrainState, objective: step.Objective, source: Superbatches, number: int
+    state: step.TrainState, objective: Objective, source: Superbatches, number: int
 ) -> dict[str, Any]:
     """Compute a step again, on one device, to tell what was not finite in it.
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from trainer import model, step
+from trainer import model
+from trainer.objective import Objective, batch_sums
 from trainer.stream import Superbatch
 
 MOST_EXAMPLES = 1024  # of a batch that are looked at: one device does it, while others wait
@@ -15,7 +16,7 @@ MOST_EXAMPLES = 1024  # of a batch that are looked at: one device does it, while
 Norms = dict[str, jax.Array]  # "weight_norm/layer/0/kernel", "gradient_norm/...": scalars, float32
 
 
-def make(objective: step.Objective) -> Callable[[model.Weights, Superbatch], Norms]:
+def make(objective: Objective) -> Callable[[model.Weights, Superbatch], Norms]:
     """Build the program that measures: (weights, batch) -> norms, on one device.
 
     It takes images (rows, pixels), labels and mask (rows,), all uint8. The gradient is that of the
@@ -26,7 +27,7 @@ def make(objective: step.Objective) -> Callable[[model.Weights, Superbatch], Nor
     """
 
     def measure(weights: model.Weights, batch: Superbatch) -> Norms:
-        gradients, sums = jax.grad(step.batch_sums, has_aux=True)(weights, batch, objective)
+        gradients, sums = jax.grad(batch_sums, has_aux=True)(weights, batch, objective)
         means = jax.tree.map(lambda g: g / sums.examples, gradients)
         return {
             f"{kind}/layer/{i}/{name}": jnp.sqrt(jnp.sum(jnp.square(leaf)))

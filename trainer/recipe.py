@@ -17,6 +17,7 @@ from trainer.datasets import Dataset
 from trainer.errors import ConfigError
 from trainer.eval_step import EvalStep
 from trainer.functional import schedules
+from trainer.objective import Objective
 from trainer.stream import Plan
 from trainer.terminal import Terminal
 
@@ -27,7 +28,7 @@ class Recipe(NamedTuple):
     plan: Plan  # of one step a dispatch, where train.steps_per_dispatch=auto
     schedule: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
     init_weights: Callable[[jax.Array], model.Weights]
-    objective: step.Objective
+    objective: Objective
     train_step: step.TrainStep
     eval_step: EvalStep
 
@@ -55,7 +56,7 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
             f"model.precision={precision}: a CPU multiplies float32 only: leave it at float32"
         )
     compiler_options = compiler.options(platform, config.train.deterministic)
-    objective = step.Objective(config.model.loss, config.data.num_classes, mean, std, precision)
+    objective = Objective(config.model.loss, config.data.num_classes, mean, std, precision)
     optimizer = step.Optimizer(optim.momentum, optim.nesterov, config.train.on_nonfinite == "skip")
     k = config.train.steps_per_dispatch
     return Recipe(

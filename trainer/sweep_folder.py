@@ -1,9 +1,7 @@
-"""The folder of a sweep: which members it has, how each of them stands, and sweep.csv.
+"""The folder of a sweep: which members it has, and sweep.csv.
 
 <sweep>/sweep.json      the options, and the members in their order
-<sweep>/<member>/       the run directory of each, with two files more:
-output.log          what its processes printed, all starts after each other
-member.json         when its last start began, its exit code, what went wrong
+<sweep>/<member>/       the run directory of each (see member_folder.py)
 <sweep>/sweep.csv       the ranked table
 <sweep>/sweep.png       the plot
 """
@@ -12,24 +10,21 @@ from __future__ import annotations
 
 import csv
 import io
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from trainer import lock, reports
+from trainer import lock, member_folder, reports
 from trainer.atomic import write_json, write_text
-from trainer.errors import EXIT_COMPLETED, EXIT_RETRY, ConfigError, SaveError
+from trainer.errors import ConfigError, SaveError
 from trainer.ranking import Result, member_rows
 from trainer.sweep import Member
 
 PLAN, TABLE, PLOT, LOCK = "sweep.json", "sweep.csv", "sweep.png", "sweep.lock"
-OUTPUT, ENDING = "output.log", "member.json"
 _TURN = "sweep.turn"  # locked by the one that writes the plan or the table
 
 Members = dict[str, dict[str, str]]  # name -> swept option -> value
-Report = Mapping[str, Any]  # JSON
 
 
 class Plan(NamedTuple):
@@ -108,103 +103,15 @@ def read_members(folder: Path) -> Members:
     return plan.members
 
 
-def begin(directory: Path) -> None:
-    """Write down that a start of a member begins; its run directory has to exist.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    write_json(directory / ENDING, {"begun": time.time(), "exit_code": None, "error": None})
-
-
-def end(directory: Path, code: int, error: str | None) -> None:
-    """Write down how the start of a member ended.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    begun = reports.read_or_empty(directory / ENDING).get("begun")
-    write_json(directory / ENDING, {"begun": begun, "exit_code": code, "error": error})
-
-
-def finished(directory: Path) -> bool:
-    """Return whether a member has completed."""
-    return reports.read_or_empty(directory / "summary.json").get("status") == "completed"
-
-
-def status_of(held: bool, summary: Report, ending: Report, saved: bool) -> str:
-    """Return the status of a member, as in ranking.Result.
-
-    Args:
-        held: whether a job is at it.
-        summary: of its last start that came to write one.
-        ending: of its last start, as begin() and end() left it.
-        saved: whether it has checkpoints.
-    """
-    if held:
-        return "running"
-    if summary.get("status") == "completed":
-        return "completed"
-    code = reports.count(ending.get("exit_code"))
-    if code is not None:
-        return "preempted" if code == EXIT_RETRY else "failed"
-    # Killed, unless the summary is of this start: a process that loses another leaves no more.
-    begun, started = (
-        reports.number(found) for found in (ending.get("begun"), summary.get("started"))
-    )
-    if summary.get("status") in ("preempted", "failed") and started and started >= (begun or 0.0):
-        return str(summary["status"])
-    return "interrupted" if saved else "waiting"
-
-
-def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
-    """Tell from its folder how a member stands; also while it runs."""
-    directory = folder / name
-    summary, ending, goodput = (
-        reports.read_or_empty(directory / file) for file in ("summary.json", ENDING, "goodput.json")
-    )
-    saved = (directory / "checkpoints").is_dir()
-    status = status_of(lock.held(directory), summary, ending, saved)
-    goodput = reports.table(summary.get("goodput")) or goodput
-    if status in ("running", "interrupted", "waiting"):
-        summary = ending = {}  # those of a start before
-    if status == "completed":
-        ending = {"exit_code": EXIT_COMPLETED}
-    accuracy, loss = (summary.get(key) for key in ("test_accuracy", "test_loss"))
-    steps = summary.get("steps")
-    if reports.number(accuracy) is None:
-        points = [point for point in reports.points(directory) if point["split"] == "eval"]
-        latest = points[-1] if points else {}
-        accuracy, loss = latest.get("accuracy"), latest.get("loss")
-        steps = latest.get("step") if steps is None else steps
-    seconds = [reports.number(n) for n in reports.table(goodput.get("seconds")).values()]
-    told = reports.text(ending.get("error")) or reports.text(summary.get("error"))
-    return Result(
-        name=name,
-        values=dict(values),
-        status=status,
-        test_accuracy=reports.number(accuracy),
-        test_loss=reports.loss(loss),
-        steps=reports.count(steps),
-        epochs=reports.number(summary.get("epochs")),
-        examples_per_second=reports.number(summary.get("examples_per_second")),
-        seconds=sum(n for n in seconds if n is not None) if seconds else None,
-        starts=reports.count(goodput.get("starts")),
-        exit_code=reports.count(ending.get("exit_code")),
-        error=told if status in ("preempted", "failed") else None,
-        weights_sha256=reports.text(summary.get("weights_sha256"))
-        if status == "completed"
-        else None,
-    )
-
-
 def results(folder: Path) -> list[Result]:
     """Tell how all members of a sweep stand.
 
     Raises:
         ConfigError: there is no sweep in this folder.
     """
-    return [result(folder, name, values) for name, values in read_members(folder).items()]
+    return [
+        member_folder.result(folder, name, values) for name, values in read_members(folder).items()
+    ]
 
 
 def write_table(folder: Path) -> list[Result]:

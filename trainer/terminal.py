@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import atexit
-import math
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
+
+from trainer.training_status import Training
 
 if TYPE_CHECKING:  # rich takes a while to import, and is needed only where something is drawn
     from rich.console import Console
@@ -18,43 +18,6 @@ if TYPE_CHECKING:  # rich takes a while to import, and is needed only where some
 
 _BAR_SECONDS = 0.1  # from one drawing of a bar to the next
 _LINE_SECONDS = 10.0  # from one progress line to the next, where no bar is drawn
-
-
-@dataclass
-class _Training:
-    """How far the training is."""
-
-    total_steps: int
-    step: int
-    steps_per_epoch: int
-    loss: float = math.nan
-    accuracy: float = math.nan
-    examples_per_second: float = math.nan
-    watched_since: tuple[float, int] | None = None  # monotonic seconds and step of 1st update
-
-    @property
-    def epochs(self) -> int:
-        return -(-self.total_steps // self.steps_per_epoch)
-
-    @property
-    def epoch(self) -> str:
-        return f"epoch {max(-(-self.step // self.steps_per_epoch), 1)}/{self.epochs}"
-
-    def status(self, separator: str) -> str:
-        if self.watched_since is None:
-            return "compiling"
-        # Not from the start on: the time before the first update is mostly compilation.
-        began, first_step = self.watched_since
-        done, left = self.step - first_step, self.total_steps - self.step
-        duration = _duration((time.monotonic() - began) / done * left) if done > 0 else "-:--"
-        return separator.join(
-            (
-                f"loss {self.loss:.4f}",
-                f"acc {self.accuracy:.1%}",
-                f"{_speed(self.examples_per_second)} examples/s",
-                f"{duration} left",
-            )
-        )
 
 
 class Terminal:
@@ -74,7 +37,7 @@ class Terminal:
         self._draws = _is_terminal(self._stream)
         self._console: Console | None = None
         self._bar: Progress | None = None  # the one on the screen
-        self._training: _Training | None = None
+        self._training: Training | None = None
         self._filename: str | None = None  # of the latest download
         self._label: str | None = None  # of the latest work
         self._next = 0.0  # monotonic seconds: no drawing or progress line before
@@ -97,7 +60,7 @@ class Terminal:
         self.close()
         if self._quiet:
             return
-        self._training = _Training(total_steps, initial_step, steps_per_epoch)
+        self._training = Training(total_steps, initial_step, steps_per_epoch)
         self._next = time.monotonic() + _LINE_SECONDS
         if self._draws:
             with self._writing():
@@ -273,7 +236,7 @@ class Terminal:
             with suppress(OSError, ValueError):
                 bar.stop()
 
-    def _draw_training(self, training: _Training) -> None:
+    def _draw_training(self, training: Training) -> None:
         step, total = training.step, training.total_steps
         self._draw(training.epoch, step, total, f"{step}/{total} {training.status(' ')}")
 
@@ -290,17 +253,3 @@ def _is_terminal(stream: TextIO | None) -> bool:
     if stream is None or stream.closed or os.environ.get("TERM") == "dumb":
         return False
     return os.environ.get("CI", "") in ("", "0", "false") and stream.isatty()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def _speed(number: float) -> str:
-    """Return three digits or so: 950, 51.2k, 9.9M."""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return f"{number:.0f}"

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from trainer import committed, model, saved, step
+from trainer import committed, model, saved
 from trainer.digest import Damaged, Record
 from trainer.errors import DataError
 from trainer.functional import linear
+from trainer.objective import Objective, batch_logits
 
 ROWS_AT_ONCE = 10_000  # to bound the memory of the activations
 
@@ -26,7 +27,7 @@ class Trained(NamedTuple):
     run: Path
     step: int
     weights: model.Weights  # numpy, float32
-    objective: step.Objective
+    objective: Objective
     image_shape: tuple[int, ...]  # (rows, cols); (pixels,) where the run has not recorded it
     record: Record  # what the run kept beside the arrays
 
@@ -88,10 +89,10 @@ def load(run: Path, number: int | None, warn: Callable[[str], None]) -> Trained:
     return load(run, number, warn)  # those deleted have made room for newer ones
 
 
-def outputs(weights: Any, images: jax.Array, objective: step.Objective) -> Outputs:
+def outputs(weights: Any, images: jax.Array, objective: Objective) -> Outputs:
     """Return what the model makes of images, uint8 (N, rows, cols) or (N, pixels); traceable."""
     flat = images.reshape(images.shape[0], -1)
-    logits = step.batch_logits(weights, flat, objective)
+    logits = batch_logits(weights, flat, objective)
     return Outputs(logits, jax.nn.softmax(logits))
 
 
@@ -125,7 +126,7 @@ def check_shape(trained: Trained, shape: tuple[int, ...]) -> None:
         raise DataError(f"images of {found} pixels, but the model was trained on {right}")
 
 
-def _model_of(state: Any, record: Record) -> tuple[model.Weights, step.Objective, tuple[int, ...]]:
+def _model_of(state: Any, record: Record) -> tuple[model.Weights, Objective, tuple[int, ...]]:
     """Return the weights, the objective and the shape of an image in a checkpoint.
 
     Raises:
@@ -139,13 +140,13 @@ def _model_of(state: Any, record: Record) -> tuple[model.Weights, step.Objective
         if found := dict(record.get("objective", {})):
             shape = tuple(found.pop("image_shape", shape))  # which older runs have not
             # Whatever it was trained with: this may be another platform.
-            return weights, step.Objective(**found)._replace(precision="float32"), shape
+            return weights, Objective(**found)._replace(precision="float32"), shape
         # Saved by version 0.1.0, which kept the configuration only.
         data, network = record["config"]["data"], record["config"]["model"]
         mean, std = (
             (0.0, 1.0) if network["pixels"] == "raw" else (data["pixel_mean"], data["pixel_std"])
         )
         classes = data["num_classes"]
-        return weights, step.Objective(network["loss"], classes, mean * 1.0, std * 1.0), shape
+        return weights, Objective(network["loss"], classes, mean * 1.0, std * 1.0), shape
     except (KeyError, TypeError, AttributeError):
         raise Damaged("it is not a model that this version of the trainer knows") from None

@@ -102,6 +102,7 @@ class Bench:
         *overrides: str,
         layout: Layout = ONE,
         look: Callable[[Path], object] = lambda directory: None,
+        read: Callable[[Path], Result] = lambda directory: {},
         timeout: float = 600,
     ) -> Result:
         """Run `python -m trainer +experiment=mlp OVERRIDES`, as its users do.
@@ -110,6 +111,7 @@ class Bench:
             overrides: after those of the command line; of the same option, these count.
             layout: processes and simulated devices in each.
             look: called with the run directory every few milliseconds.
+            read: called with it at the end; what it returns is added.
             timeout: seconds.
 
         Returns summary (summary.json), points (of metrics.jsonl), began (unix seconds), wall
@@ -138,6 +140,7 @@ class Bench:
                 "began": ended[0].began,
                 "wall": max(e.seconds for e in ended),
                 "peak_bytes": max(e.peak_bytes for e in ended),
+                **read(directory),
             }
         finally:
             shutil.rmtree(directory, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
-from trainer import lock, reports, rundir, sweep_folder, topology
+from trainer import lock, member_folder, reports, rundir, sweep_folder, topology
 from trainer.commands import unchanged
 from trainer.commands.compose import compose_each
 from trainer.commands.plan import Plan, arguments
@@ -32,7 +32,7 @@ def main(planned: Plan, index: int, stop: StopRequest) -> int:
     chief = topology.resolve(job.config.cluster, os.environ).process_id == 0
     terminal = Terminal(quiet=job.config.run.quiet or not chief)
     unchanged.check(planned.folder, planned.fixed)
-    if sweep_folder.finished(directory):
+    if member_folder.finished(directory):
         terminal.note(f"{member.name} is finished, in {directory}")
         return EXIT_COMPLETED
     from trainer.job import run  # jax only after the configuration is known to be good
@@ -43,7 +43,7 @@ def main(planned: Plan, index: int, stop: StopRequest) -> int:
             stack.enter_context(lock.hold(planned.folder, sweep_folder.LOCK, "sweep", shared=True))
             with sweep_folder.writing(planned.folder):
                 sweep_folder.write_plan(planned.folder, planned.fixed, planned.members)
-                sweep_folder.begin(directory)
+                member_folder.begin(directory)
         failure: TrainerError | None = None
         try:
             code = run(job.config, job.experiment, job.record, stop)
@@ -52,7 +52,7 @@ def main(planned: Plan, index: int, stop: StopRequest) -> int:
             failure, code, told = error, error.exit_code, str(error)
         if chief:
             with sweep_folder.writing(planned.folder):
-                sweep_folder.end(directory, code, told)
+                member_folder.end(directory, code, told)
                 with sweep_folder.turn(planned.folder):
                     sweep_folder.write_table(planned.folder)
             if code != EXIT_RETRY:  # a task that has to stop has no time to draw

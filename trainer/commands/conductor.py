@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from trainer import lock, rundir, sweep_folder
+from trainer import lock, member_folder, rundir, sweep_folder
 from trainer.commands import leash
 from trainer.commands.plan import arguments
 from trainer.commands.results import show_results
@@ -102,10 +102,10 @@ class Conductor:
         """
         number, directory = len(self._codes) + 1, self.folder / member.name
         label = f"{number}/{self._total} {member.name}"
-        if sweep_folder.finished(directory):
+        if member_folder.finished(directory):
             self._codes.append(EXIT_COMPLETED)
             self._terminal.note(f"{label}: finished before")
-            return sweep_folder.result(self.folder, member.name, member.values)
+            return member_folder.result(self.folder, member.name, member.values)
         if self._stop():
             raise Preempted(f"{self._stop.signal_name}: the same command goes on from here")
 
@@ -114,14 +114,14 @@ class Conductor:
 
         rundir.create(directory)
         with sweep_folder.writing(self.folder):
-            sweep_folder.begin(directory)
+            member_folder.begin(directory)
             code, error = leash.train(
-                arguments(self.folder, member), directory / sweep_folder.OUTPUT, self._stop, look
+                arguments(self.folder, member), directory / member_folder.OUTPUT, self._stop, look
             )
-            if code == EXIT_COMPLETED and not sweep_folder.finished(directory):
+            if code == EXIT_COMPLETED and not member_folder.finished(directory):
                 code, error = EXIT_INTERNAL, "ended without a summary"
-            sweep_folder.end(directory, code, error)
-            result = sweep_folder.result(self.folder, member.name, member.values)
+            member_folder.end(directory, code, error)
+            result = member_folder.result(self.folder, member.name, member.values)
             self._codes.append(code)
             if code != EXIT_RETRY:
                 self._terminal.work(label, number, self._total, "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,6 +14,7 @@ from rich.text import Text
 from trainer.checks.finding import Finding
 from trainer.commands import arguments as command_line
 from trainer.commands.compose import compose
+from trainer.commands.printing import claim_stdout, show
 from trainer.errors import EXIT_COMPLETED, ConfigError
 from trainer.preemption import StopRequest
 
@@ -52,8 +52,9 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     downloadable = config.data.download and not args.download
     from trainer.checks.examination import Examination  # and jax, once the configuration is good
 
-    show = partial(_show, as_json=args.json)
-    return Examination(dataclasses.replace(config, data=data), downloadable, stop, show).run()
+    claim_stdout()
+    tell = partial(_show, as_json=args.json)
+    return Examination(dataclasses.replace(config, data=data), downloadable, stop, tell).run()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,19 +67,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _show(findings: Sequence[Finding], as_json: bool) -> None:
     if as_json:
-        print(json.dumps([found._asdict() for found in findings], indent=2))
+        show(json.dumps([found._asdict() for found in findings], indent=2))
     else:
-        _print(findings)
-    sys.stdout.flush()
+        show(_table(findings))
 
 
-def _print(findings: Sequence[Finding]) -> None:
+def _table(findings: Sequence[Finding]) -> str:
     colors = {"ok": "green", "warning": "yellow", "failure": "bold red"}
     console = Console(highlight=False, soft_wrap=True)
-    for found in findings:
-        line = Text(f"{found.level:<8}", colors[found.level])
-        told = found.told.replace("\n", f"\n{'':28}")
-        console.print(line, Text(f"{found.check:<18} {told}"))
-        if found.fix:
-            fix = found.fix.replace("\n", f"\n{'':33}")
-            console.print(Text(f"{'':28}fix: {fix}"))
+    with console.capture() as captured:
+        for found in findings:
+            line = Text(f"{found.level:<8}", colors[found.level])
+            told = found.told.replace("\n", f"\n{'':28}")
+            console.print(line, Text(f"{found.check:<18} {told}"))
+            if found.fix:
+                fix = found.fix.replace("\n", f"\n{'':33}")
+                console.print(Text(f"{'':28}fix: {fix}"))
+    return captured.get().rstrip("\n")

@@ -6,17 +6,33 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 
+from trainer.errors import SaveError
+
 
 def show(text: str) -> None:
     """Print a text and flush; somebody who reads no further, as `| head` does, is no error.
 
     A letter that the encoding of standard output lacks becomes a question mark.
+
+    Raises:
+        SaveError: it cannot be written, to a full disk for example.
     """
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "replace").decode(encoding), flush=True)
-    except BrokenPipeError:  # and what Python flushes at its exit goes nowhere
+    except OSError as error:  # what Python flushes at its exit goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            told = f"standard output cannot be written ({error.strerror})"
+            raise SaveError(told, "make room, or send it elsewhere") from None
+
+
+def claim_stdout() -> None:
+    """Send what libraries print to standard error from now on: gloo greets on standard output."""
+    sys.stdout.flush()
+    own = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def table(rows: Sequence[Sequence[str]], left: Collection[int]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
 from trainer.commands import selftest_options, witness
 from trainer.commands.interruption import Proof
+from trainer.commands.printing import show
 from trainer.commands.tally import report, rows
 from trainer.errors import EXIT_COMPLETED, EXIT_INTERNAL, ConfigError, TrainerError
 from trainer.preemption import StopRequest
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         told = folder if kept else None
         result = report(proof.tally, expected, got, problems, seconds, told)
         if args.json:
-            print(to_json(result, indent=2))
+            show(to_json(result, indent=2))
         else:
             Terminal(sys.stdout).summary(rows(result))
     except TrainerError as error:

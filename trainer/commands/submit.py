@@ -6,13 +6,13 @@ import argparse
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer import topology
-from trainer.commands import kubernetes_job, plan, slurm_job, submit_options
+from trainer.commands import kubernetes_job, plan, slurm_job, submit_options, unchanged
 from trainer.commands.compose import Job, compose, compose_each
+from trainer.commands.printing import show
 from trainer.errors import EXIT_COMPLETED, ConfigError, UnavailableError
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     overrides = args.overrides
     if args.multirun:
         planned = plan.make(overrides)
+        unchanged.check(planned.folder, planned.fixed)  # each task of the array would refuse it
         jobs = compose_each([plan.arguments(planned.folder, m) for m in planned.members])
     else:
         jobs = compose(overrides)
@@ -100,7 +101,7 @@ def _array(args: argparse.Namespace, checkout: Path, planned: plan.Plan) -> None
     own = [f"--array=0-{count - 1}{limit}", "--output=slurm-%A_%a.out"]
     number = _sbatch(args, [*slurm_job.command(args, checkout, own), "-m", *args.overrides])
     if number:
-        print(
+        show(
             f"submitted      SLURM job array {number}, {count} tasks\n"
             f"sweep          {planned.folder}\n"
             f"follow         python -m trainer sweep {shlex.quote(str(planned.folder))}\n"
@@ -115,7 +116,7 @@ def _slurm(args: argparse.Namespace, checkout: Path, job: Job) -> None:
     if number:
         config = job.config.run
         where = config.dir or Path(config.root) / job.experiment / (config.name or number)
-        print(
+        show(
             f"submitted      SLURM job {number}\n"
             f"run            {Path(where).expanduser().absolute()}\n"
             f"follow         tail -F {slurm_job.log(args, number)}\n"
@@ -128,7 +129,7 @@ def _slurm(args: argparse.Namespace, checkout: Path, job: Job) -> None:
 def _sbatch(args: argparse.Namespace, command: Sequence[str]) -> str:
     """Submit; return the job's number, or "" where it was only to be shown."""
     if args.dry_run:
-        print(shlex.join(command))
+        show(shlex.join(command))
         return ""
     return run(command, instead=DRY_RUN).strip().partition(";")[0]  # NUMBER[;CLUSTER]
 
@@ -145,11 +146,11 @@ def _kubernetes(args: argparse.Namespace, checkout: Path) -> None:
         told = "is in no volume of the pods: the image has to have it"
         Terminal().warn(f"data.root={job.config.data.root}: {told}")
     if args.dry_run:
-        sys.stdout.write(rendered.text)
+        show(rendered.text.rstrip("\n"))
         return
     run([kubernetes_job.kubectl(), "apply", "--filename=-"], rendered.text, instead=DRY_RUN)
     label = f"batch.kubernetes.io/job-name={name}"
-    print(
+    show(
         f"submitted      Kubernetes job {name} in namespace {namespace}\n"
         f"run            {where} on the claim {claim}\n"
         f"follow         kubectl -n {namespace} logs -f job/{name} --all-pods --prefix\n"

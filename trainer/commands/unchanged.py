@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from trainer import sweep_folder
+from trainer import member_folder, sweep_folder
 from trainer.commands.compose import compose_each
 from trainer.errors import ConfigError
 from trainer.meaning import MEANING, differences, select
@@ -39,7 +39,7 @@ def check(folder: Path, fixed: list[str]) -> None:
         return
     before = {}
     for name in plan.members:
-        if sweep_folder.finished(folder / name) and (options := _recorded(folder / name)):
+        if member_folder.finished(folder / name) and (options := _recorded(folder / name)):
             before[name] = options
     jobs = compose_each([member_of(plan.members[name], fixed).overrides for name in before])
     changed = []

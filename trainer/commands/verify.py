@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from trainer import committed
 from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
+from trainer.commands.printing import show
 from trainer.errors import EXIT_COMPLETED, ConfigError, DataError, Preempted
 from trainer.preemption import StopRequest
 
@@ -70,10 +70,9 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     checked.sort()
     aside, unfinished = _others(directory)
     if args.json:
-        print(to_json(_report(directory, checked, aside, unfinished), indent=2))
+        show(to_json(_report(directory, checked, aside, unfinished), indent=2))
     else:
-        print("\n".join(_table(checked, aside, unfinished)))
-    sys.stdout.flush()
+        show("\n".join(_table(checked, aside, unfinished)))
     _judge(directory, checked, aside)
     return EXIT_COMPLETED
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from functools import partial
 
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, Result
 from benchmarks.lines import Line, Section, line
 from benchmarks.sections import rivals
 
 TITLE = "The cost of logging, evaluating and saving every epoch, batch 64"
 ALL, NO_LOG, NO_SAVE = "everything on", "no logging", "no saving"
+PROFILED = "profiled, no evaluation"
 
 
 def measure(bench: Bench) -> Section:
@@ -32,6 +33,7 @@ def measure(bench: Bench) -> Section:
             ALL: run,
             NO_LOG: partial(run, "train.log_every_steps=1000000"),
             NO_SAVE: partial(run, "checkpoint.every_epochs=null"),
+            PROFILED: partial(_profiled, bench),
             rivals.PROGRAM: program,
         }
     )
@@ -59,7 +61,7 @@ def measure(bench: Bench) -> Section:
         ]
         return Line(name, "wall clock with and without, in turn: noisy", "% of an epoch", values)
 
-    idle = [
+    rest = [
         100 * (1 - p["seconds_per_step"] * r["summary"]["steps"] / r["summary"]["train_seconds"])
         for r, p in zip(found[ALL], found[rivals.PROGRAM], strict=False)
         if "left_out" not in r and "left_out" not in p
@@ -75,7 +77,29 @@ def measure(bench: Bench) -> Section:
             "1 - (steps x the program alone) / training time: waiting, saving "
             "and whatever shares the cores with the program",
             "% of training",
-            idle,
+            rest,
+        ),
+        line(
+            "the device idle between programs",
+            "by a profile of as many steps as an epoch has, a save and the end of an epoch among "
+            "them, no evaluation",
+            "% of that time",
+            found[PROFILED],
+            "share",
+            scale=100,
         ),
     ]
     return Section(TITLE, lines, [], {"evaluation_arithmetic": ideal})
+
+
+def _profiled(bench: Bench) -> Result:
+    """Train two epochs and profile from the middle of the first to that of the second."""
+    middle = rivals.steps_per_epoch(bench, 64) // rivals.OWN_K // 2 * rivals.OWN_K
+    last = middle + rivals.steps_per_epoch(bench, 64)
+    return bench.train(
+        "train.epochs=2",
+        "train.eval_every_epochs=2",
+        f"train.steps_per_dispatch={rivals.OWN_K}",
+        f"train.profile_steps=[{middle + 1},{last}]",
+        read=lambda directory: bench.worker("idle", directory=str(directory)),
+    )

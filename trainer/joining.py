@@ -1,0 +1,98 @@
+"""Before there is a run: the processes join, agree, and claim the run directory for one job."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from trainer import cluster, digest, lock, rundir
+from trainer import mesh as meshes
+from trainer.config import Config
+from trainer.errors import ConfigError, PeerLost
+from trainer.leaving import leave
+from trainer.peers import Peers
+from trainer.preemption import StopRequest
+from trainer.reception import Clock
+from trainer.task import Place
+from trainer.terminal import Terminal
+from trainer.topology import Topology
+
+AGAIN = "run the same command again"
+
+
+def take_place(
+    config: Config, experiment: str, topology: Topology, stop: StopRequest, stack: ExitStack
+) -> tuple[Place, Peers]:
+    """Join the other processes, and claim the run directory for this job."""
+    cluster.configure(config.run, config.train.compilation_cache_dir)
+    cluster.connect(topology, config.cluster, stop)
+    stop.install()  # jax may have taken the signals away
+    limit = config.cluster.heartbeat_timeout_seconds
+    peers = stack.enter_context(Peers(limit, leaving(Terminal().error)))
+    cluster.start_devices(topology, config.cluster)
+    chief = topology.process_id == 0  # the one process that writes
+    layout: list[tuple[Mesh, slice]] = []
+
+    def agree() -> str:
+        cluster.check_gpus(topology)
+        return _digest(config)
+
+    def lay_out() -> None:
+        batch_size = config.train.global_batch_size
+        mesh = meshes.make_mesh(config.parallel.devices)
+        rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")
+        meshes.check_shards(mesh, batch_size, config.parallel.virtual_shards)
+        layout.append((mesh, rows))
+
+    def claim() -> str:
+        if not chief:
+            return ""
+        directory = rundir.choose(config.run, experiment)
+        rundir.create(directory)
+        over = _patience(config, stop)
+        stack.enter_context(lock.hold(directory, job=topology.job, over=over))
+        return str(directory)
+
+    # In this order: the first time that gloo connects the processes, it gives them only 30 s.
+    options = cluster.share(agree)
+    for index, other in enumerate(options):
+        if other != options[0]:
+            raise ConfigError(
+                f"process {index} was started with other options than process 0: start all with "
+                "the same command line"
+            )
+    cluster.share(lay_out)
+    return Place(*layout[0], Path(cluster.share(claim)[0]), chief), peers
+
+
+def leaving(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what tells that a process was lost, and ends this one."""
+    return lambda told: leave(PeerLost.exit_code, partial(say, f"{told}: {AGAIN}"))
+
+
+def _patience(config: Config, stop: StopRequest) -> Callable[[str], bool]:
+    """Return what tells whether an earlier attempt was waited for long enough, and says so."""
+    seconds = config.cluster.startup_timeout_seconds
+    clock, said = Clock(seconds, stop), False
+
+    def over(told: str) -> bool:
+        nonlocal said
+        if not said:
+            patience = f"waiting for its end, cluster.startup_timeout_seconds={seconds}"
+            Terminal(quiet=config.run.quiet).note(f"{told}: {patience}")
+            said = True
+        return clock.over()
+
+    return over
+
+
+def _digest(config: Config) -> str:
+    """Return a digest of every option that all processes must have in common."""
+    options = dataclasses.asdict(config)
+    del options["cluster"]["process_id"], options["run"]["quiet"]
+    return digest.of_json(options)

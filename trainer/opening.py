@@ -1,0 +1,193 @@
+"""Before the first step: the data is loaded, the state restored or drawn, the files are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, NamedTuple
+
+from trainer import cluster, description, pace, recipe, resume, stream, summary
+from trainer.dashboard import Dashboard
+from trainer.datasets import Dataset
+from trainer.errors import Preempted
+from trainer.meaning import meaning
+from trainer.profiling import Profile
+from trainer.program import Program
+from trainer.progress import Progress
+from trainer.step import TrainState
+from trainer.task import Task, check_stop, in_directory
+from trainer.tracking import TENSORBOARD
+from trainer.writer import Writer
+
+
+class Opened(NamedTuple):
+    """What training works with; on all processes but the chief, nothing that writes."""
+
+    dataset: Dataset
+    recipe: recipe.Recipe
+    plan: stream.Plan  # the recipe's, with K as it was measured
+    train_step: Program
+    eval_step: Program
+    state: TrainState
+    done: int  # optimizer steps
+    progress: Progress
+    source: stream.Superbatches
+    batches: Generator[stream.Superbatch]
+    writer: Writer | None
+    dashboard: Dashboard | None
+    profile: Profile
+
+
+def open_all(task: Task, stack: ExitStack) -> Opened:
+    """Load the data, restore or draw the state, open what is written to.
+
+    Args:
+        task: the job's.
+        stack: closes what is opened here.
+
+    Raises:
+        Preempted: asked to stop before training began.
+        ConfigError: the run directory holds a run of another meaning.
+        DataError: no data, or no intact checkpoint.
+    """
+    config, place, report = task.config, task.place, task.report
+    with task.account.phase("startup"):
+        check_stop(task, "the data was loaded")
+        dataset, made = _load(task)
+    report["dataset"] = summary.describe(dataset)
+    train_step, eval_step = (Program(f, task.account) for f in (made.train_step, made.eval_step))
+    with task.account.phase("restore"):
+        check_stop(task, "the state was restored")
+        writer = _open_writer(task, stack)
+        meant = meaning(config, report["dataset"])
+        checkpoints = writer.checkpoints if writer is not None else None
+        seed = config.run.seed
+        begin = resume.start(made.init_weights, seed, place.mesh, checkpoints, meant, made.plan)
+    done = begin.step or 0
+    report["resumed_from_step"] = begin.step
+    if begin.step is not None:
+        task.terminal.note(f"resuming after step {begin.step:,}")
+    objective = {**made.objective._asdict(), "image_shape": dataset.shape}
+    _begin_writer(task, writer, begin, meant, objective, stack)
+    plan = _plan(task, made.plan, train_step, begin.state, done, dataset)
+    report["steps_per_dispatch"] = plan.steps_per_dispatch
+    progress = Progress(
+        log_every_steps=config.train.log_every_steps,
+        schedule=made.schedule,
+        tracker=writer.tracker if writer is not None else None,
+        terminal=task.terminal,
+        saved=begin.progress,
+    )
+    report["skipped_steps"] = progress.skipped
+    source = stream.Superbatches(
+        dataset.train,
+        plan=plan,
+        global_batch_size=config.train.global_batch_size,
+        rows=place.rows,
+        seed=seed if config.data.shuffle else None,
+        first_step=done,
+    )
+    dashboard = None
+    if writer is not None:
+        fresh, warn = begin.step is None, task.terminal.warn
+        shown = (config, dataset, made, source, writer)
+        dashboard = stack.enter_context(Dashboard(*shown, task.account, fresh, warn))
+    profiled = config.train.profile_steps if place.chief else None
+    profile = stack.enter_context(Profile(place.directory / TENSORBOARD, profiled))
+    batches = stream.iterate(source)
+    stack.callback(batches.close)
+    return Opened(
+        dataset,
+        made,
+        plan,
+        train_step,
+        eval_step,
+        begin.state,
+        done,
+        progress,
+        source,
+        batches,
+        writer,
+        dashboard,
+        profile,
+    )
+
+
+def _load(task: Task) -> tuple[Dataset, recipe.Recipe]:
+    loaded: list[tuple[Dataset, recipe.Recipe]] = []
+
+    def should_stop() -> bool:
+        task.account.alive()  # it is asked all the time while data is downloaded
+        return task.stop()
+
+    def load() -> None:
+        dataset = recipe.load_dataset(task.config.data, task.terminal, should_stop)
+        loaded.append((dataset, recipe.make(task.config, dataset, task.place.mesh)))
+
+    cluster.share(load)
+    return loaded[0]
+
+
+def _open_writer(task: Task, stack: ExitStack) -> Writer | None:
+    opened: list[Writer] = []
+
+    def work() -> None:
+        if task.place.chief:
+            where = task.place.directory
+            opened.append(Writer(task.config, where, task.terminal, task.account, stack))
+
+    in_directory(task, work)
+    return opened[0] if opened else None
+
+
+def _begin_writer(
+    task: Task,
+    writer: Writer | None,
+    begin: resume.Start,
+    meant: Mapping[str, Any],
+    objective: Mapping[str, Any],
+    stack: ExitStack,
+) -> None:
+    def work() -> None:
+        if writer is not None:
+            devices = [f"{d.platform} {d.device_kind}" for d in task.place.mesh.devices.flat]
+            writer.begin(begin.step, begin.record, meant, objective, task.record, devices)
+            stack.callback(_close_ledger, task, writer)
+            stack.push(partial(_describe_end, writer))
+
+    in_directory(task, work)
+
+
+def _close_ledger(task: Task, writer: Writer) -> None:
+    writer.ledger.write(task.report["steps"], now=True)
+    task.report["goodput"] = writer.ledger.totals()
+
+
+def _describe_end(writer: Writer, kind: type[BaseException] | None, *_: object) -> None:
+    if not (kind and issubclass(kind, Preempted)):
+        description.end(writer.tracker, failed=kind is not None)
+
+
+def _plan(
+    task: Task,
+    plan: stream.Plan,
+    train_step: Program,
+    state: TrainState,
+    done: int,
+    dataset: Dataset,
+) -> stream.Plan:
+    """Return the recipe's plan, with K measured where it is left to the trainer."""
+    if task.config.train.steps_per_dispatch != "auto" or done >= plan.total_steps:
+        return plan
+    with task.account.phase("startup"):
+        k = pace.steps_per_dispatch(
+            train_step,
+            state,
+            mesh=task.place.mesh,
+            first_step=done,
+            steps_per_epoch=plan.steps_per_epoch,
+            local_batch=task.place.rows.stop - task.place.rows.start,
+            pixels=dataset.train.images.shape[1],
+        )
+    return plan._replace(steps_per_dispatch=k)

@@ -1,0 +1,71 @@
+"""What a job asks of its run, and what all its processes do together on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from trainer import cluster, summary
+from trainer.account import Account
+from trainer.config import Config
+from trainer.errors import Preempted, unwritable
+from trainer.preemption import StopRequest
+from trainer.terminal import Terminal
+
+
+class Place(NamedTuple):
+    """Where this process stands among the others."""
+
+    mesh: Mesh
+    rows: slice  # of every global batch, that this process loads
+    directory: Path  # of the run
+    chief: bool  # the one process that writes
+
+
+class Task(NamedTuple):
+    """What a job asks of its run, and what it follows it by."""
+
+    config: Config
+    place: Place
+    record: Mapping[str, str]  # file name -> text, kept in .hydra/ of the run directory
+    stop: StopRequest  # whether somebody asked for a stop
+    terminal: Terminal  # what a person sees
+    account: Account  # where the time goes
+    report: summary.Report  # summary.json in the making
+
+
+def check_stop(task: Task, before: str) -> None:
+    """Stop on all processes if any was asked to.
+
+    Args:
+        task: the job's.
+        before: what has not been done yet.
+
+    Raises:
+        Preempted: one was.
+    """
+
+    def check() -> None:
+        if task.stop():
+            raise Preempted(f"{task.stop.signal_name} received before {before}")
+
+    cluster.share(check)
+
+
+def in_directory(task: Task, work: Callable[[], None]) -> None:
+    """Do file work in the run directory on each process; where it fails on one, all end alike.
+
+    Raises:
+        ConfigError, SaveError: it cannot be written to.
+    """
+
+    def write() -> None:
+        try:
+            work()
+        except OSError as error:
+            raise unwritable(task.place.directory, error) from None
+
+    cluster.share(write)
