@@ -81,6 +81,13 @@ def test_the_last_and_the_best_are_kept_also_after_a_restart(opened):
     assert checkpoints.steps == [2, 5, 6]
 
 
+def test_all_of_the_best_are_kept_while_few_are_known(opened):
+    with opened(keep_last=1, keep_best=3) as checkpoints:
+        for step, accuracy in ((1, 0.7), (2, 0.9), (3, None), (4, None)):
+            checkpoints.save(step, make_state(step), {}, accuracy)
+    assert checkpoints.steps == [1, 2, 4]
+
+
 @contextmanager
 def files_of_at_most(size):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -107,11 +114,20 @@ def largest_file(folder):
         lambda folder: flip_a_bit(largest_file(folder)),
         lambda folder: largest_file(folder).unlink(),
         lambda folder: os.truncate(largest_file(folder), 100),
-        lambda folder: flip_a_bit(folder / "_CHECKPOINT_METADATA"),
-        lambda folder: (folder / "_CHECKPOINT_METADATA").write_text("{}"),
+        lambda folder: flip_a_bit(folder / "record.json"),
+        lambda folder: (folder / "record.json").write_text("{}"),
+        lambda folder: (folder / "record.json").unlink(),
         lambda folder: (folder / "_METADATA").write_text(""),
     ],
-    ids=["flip", "missing", "truncated", "record flipped", "record emptied", "metadata emptied"],
+    ids=[
+        "flip",
+        "missing",
+        "truncated",
+        "record flipped",
+        "record emptied",
+        "record missing",
+        "metadata emptied",
+    ],
 )
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(opened, damage):
     with opened() as checkpoints:

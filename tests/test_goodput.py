@@ -60,6 +60,13 @@ def test_a_damaged_account_begins_anew(tmp_path, damage):
     assert start(path, 7, step=1.0).totals()["starts"] == 1
 
 
+def test_an_account_with_a_hole_begins_anew(tmp_path):
+    path = tmp_path / "goodput.json"
+    start(path, 0, step=1.0).write(10, now=True)
+    path.write_text(path.read_text().replace('"reached_step": 10', '"reached_step": null'))
+    assert start(path, 10, step=1.0).totals()["starts"] == 1
+
+
 def test_it_is_written_seldom_and_at_once_where_it_must(tmp_path):
     path = tmp_path / "goodput.json"
     ledger = start(path, 0)

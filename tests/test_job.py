@@ -226,6 +226,29 @@ def test_a_file_in_the_place_of_a_folder_ends_all_with_78(trainer, tmp_path, nam
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+def test_a_name_that_the_file_system_refuses_ends_all_with_78(trainer, processes):
+    for process in trainer.start_all(processes, "+experiment=smoke", f"run.root={'x' * 300}"):
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 78, err
+        assert "File name too long" in err
+        assert "run.root=DIR" in err
+        assert "Traceback" not in err
+
+
+def test_some_devices_of_a_process_may_be_left_idle(trainer, tmp_path):
+    done = trainer(*SMOKE, "parallel.devices=3", "train.global_batch_size=60", devices=4)
+    assert done.returncode == 0, done.stderr
+    assert summary_of(tmp_path)["devices"] == 3
+
+
+def test_pmap_is_refused_in_several_processes(trainer):
+    for process in trainer.start_all(2, *SMOKE, "parallel.method=pmap"):
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 78, err
+        assert "parallel.method=pmap: works in one process only, and there are 2" in err
+
+
+@pytest.mark.parametrize("processes", [1, 2])
 def test_too_large_a_model_is_told_as_such(trainer, processes):
     codes = set()
     for process in trainer.start_all(processes, *SMOKE, "model.hidden_sizes=[2000000000]"):

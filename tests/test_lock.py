@@ -49,6 +49,23 @@ def wait_until_it_says(process, text):
     raise AssertionError(lines)
 
 
+def test_a_turn_that_does_not_come_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_TURN_SECONDS", 0.1)
+    refused = pytest.raises(TimeoutError, match="another process has had turn")
+    with lock.turn(tmp_path / "turn"), refused, lock.turn(tmp_path / "turn"):
+        pass
+    with lock.turn(tmp_path / "turn"):
+        pass
+
+
+def test_who_holds_it_is_not_told_of_those_that_share_it(tmp_path):
+    with lock.hold(tmp_path):
+        pass
+    refused = pytest.raises(ConfigError, match="in use by another job")
+    with lock.hold(tmp_path, shared=True), refused, lock.hold(tmp_path):
+        pass
+
+
 @pytest.mark.slow
 def test_a_restarted_job_waits_for_an_attempt_that_is_cut_off_but_alive(trainer, tmp_path):
     first = start(trainer, "7", 0, "train.epochs=8")

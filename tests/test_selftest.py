@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer import reports
 from trainer.commands import selftest, selftest_options, witness
 from trainer.commands.children import Layout, environment
 from trainer.commands.tally import Tally, allowed_codes, report, rows
@@ -45,6 +46,7 @@ def test_the_parent_does_not_import_jax():
         (["--layouts", "3x1", "--virtual-shards", "4"], "multiple of 3"),
         (["--layouts", "1x1", "--virtual-shards", "4", "--devices", "2"], "1x1"),
         (["run.dir=elsewhere"], "run.dir"),
+        (["cluster.heartbeat_timeout_seconds=30"], "selftest sets"),
     ],
 )
 def test_bad_options_are_refused_without_a_run(arguments, told, capfd):
@@ -185,7 +187,7 @@ def test_a_chain_of_layouts_with_flipped_bits_is_proven(trainer):
 def tamper(run: Path) -> None:
     """Change a digit of the first logged loss of an interrupted run, once it will be kept."""
     deadline = time.monotonic() + 120
-    while not witness.committed(run) or not witness.points(run):
+    while not witness.committed(run) or not reports.points(run):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     with (run / "metrics.jsonl").open("r+b") as file:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.atomic import write_bytes
 from trainer.ranking import Group, Result, groups
 from trainer.sweep import SEED
 
@@ -55,9 +57,9 @@ def draw(path: Path, results: Sequence[Result]) -> bool:
         _draw_lines(axes, option, lines, points)
         axes.set_ylabel(title)
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    write_bytes(path, png.getvalue())
     return True
 
 

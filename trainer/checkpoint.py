@@ -197,7 +197,7 @@ class Checkpoints:
         best = sorted(
             (step for step in steps if step in self._accuracies), key=self._accuracies.__getitem__
         )
-        keep = {*steps[-self._keep_last :], *best[len(best) - self._keep_best :]}
+        keep = {*steps[-self._keep_last :], *best[max(0, len(best) - self._keep_best) :]}
         if old := set(steps) - keep:
             for step in old:
                 (self.directory / str(step)).rename(self.directory / f"{TRASH}{step}")
@@ -218,7 +218,10 @@ class Checkpoints:
         number = 0
         while (aside := self.directory / f"{ASIDE}{step}.{number}").exists():
             number += 1
-        folder.rename(aside)
+        try:
+            folder.rename(aside)
+        except OSError as error:
+            raise unwritable(folder, error) from None
         self._warn(f"checkpoint {folder} is damaged ({damage}): renamed to {aside.name}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,13 @@ from trainer.meeting import meet
 from trainer.topology import Topology
 
 Json = Any
+
+# What gloo, NCCL and jax's coordination service say when another process does not answer.
+LOSS = re.compile(
+    "gloo|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|connection (closed|reset|refused)|socket closed|"
+    "unhandled system error|remote process exited",
+    re.IGNORECASE,
+)
 
 
 def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
@@ -115,13 +123,18 @@ def start_devices(
             jax.devices()
     except (AssertionError, RuntimeError) as error:  # jax asserts that it has found a backend
         told = (str(error) or "no such devices, or not the extra for them").splitlines()[0]
-        if topology.num_processes > 1 and "DEADLINE_EXCEEDED" in told:
+        if topology.num_processes > 1 and tells_of_a_loss(error):
             raise PeerLost(f"another process did not start its devices: {told}") from None
         raise ConfigError(
             f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: jax cannot start it ({told})",
             "install the extra cuda12 or cuda13 and look at nvidia-smi, or train on the CPU with "
             "JAX_PLATFORMS=cpu",
         ) from None
+
+
+def tells_of_a_loss(error: Exception) -> bool:
+    """Return whether an error came out of the connections between the processes."""
+    return LOSS.search(str(error)) is not None
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh
@@ -27,7 +26,7 @@ def start(
         steps: the numbers of the K steps.
         asked_to_stop: this process's vote.
     """
-    votes = np.full((len(steps), jax.local_device_count()), asked_to_stop, np.uint8)
+    votes = np.full((len(steps), mesh.local_mesh.size), asked_to_stop, np.uint8)
     numbers = np.array(steps)
     lrs, counts = schedule(numbers), numbers.astype(np.int32)
     batch, votes = meshes.place(meshes.batched(mesh), (batch, votes))

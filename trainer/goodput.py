@@ -89,6 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
         seconds = {name: float(found["seconds"][name]) for name in PHASES}
-        return {name: found[name] for name in new} | {"seconds": seconds}
+        totals = {name: type(zero)(found[name]) for name, zero in new.items() if name != "seconds"}
+        return totals | {"seconds": seconds}
     except (OSError, ValueError, KeyError, TypeError):
         return new

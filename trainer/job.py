@@ -12,7 +12,7 @@ from functools import partial
 
 import jax
 
-from trainer import joining, summary
+from trainer import cluster, joining, summary
 from trainer.account import Account, process_seconds
 from trainer.atomic import write_json
 from trainer.config import Config
@@ -32,12 +32,6 @@ from trainer.terminal import Terminal
 from trainer.topology import Topology, resolve
 from trainer.watchdog import Watchdog
 
-# What gloo, NCCL and jax's coordination service say when another process does not answer.
-LOSS = re.compile(
-    "gloo|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|connection (closed|reset|refused)|socket closed|"
-    "unhandled system error|remote process exited",
-    re.IGNORECASE,
-)
 MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 
 
@@ -69,6 +63,10 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
                 leave(error.exit_code, partial(Terminal().error, str(error)))
             leave_later(limit, error.exit_code)
         raise
+    except Exception:
+        if alone:
+            raise
+        leave(EXIT_INTERNAL, traceback.print_exc)
     if not alone:
         leave_later(limit, code)
     return code
@@ -86,8 +84,10 @@ def _run(
         with account.phase("startup"):
             try:
                 place, peers = joining.take_place(config, experiment, topology, stop, stack)
+            except TrainerError:
+                raise
             except Exception as error:
-                if topology.num_processes == 1 or not _tells_of_a_loss(error):
+                if topology.num_processes == 1 or not cluster.tells_of_a_loss(error):
                     raise
                 reason = f"lost another process at the start ({_first_line(error)})"
                 raise PeerLost(f"{reason}: {joining.AGAIN}") from None
@@ -108,9 +108,11 @@ def _run(
                 except OSError as error:
                     terminal.error(f"no summary in {place.directory}: {error.strerror}")
 
+        first = threading.Lock()
+
         def end(told: str) -> None:
             """Write how the run ended, and say so; of several threads that know, the first does."""
-            if report["error"] is None:
+            if first.acquire(blocking=False):
                 report["error"] = told
                 terminal.error(told)
                 close()
@@ -132,7 +134,7 @@ def _run(
             end(str(error))
         except Exception as error:
             first_line = _first_line(error)
-            if jax.process_count() > 1 and _tells_of_a_loss(error):
+            if jax.process_count() > 1 and cluster.tells_of_a_loss(error):
                 code = PeerLost.exit_code
                 end(f"lost {peers.blame()} ({first_line}): {joining.AGAIN}")
             elif _tells_of_memory(error):
@@ -160,11 +162,6 @@ def _run(
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _tells_of_a_loss(error: Exception) -> bool:
-    """Return whether an error came out of the connections between the processes."""
-    return LOSS.search(str(error)) is not None
 
 
 def _tells_of_memory(error: Exception) -> bool:

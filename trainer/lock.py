@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ NAME = "run.lock"
 _TRIES = 5  # because held() takes the lock as well, for an instant
 _PAUSE_SECONDS = 0.02
 _WAIT_SECONDS = 0.2  # between looks at an earlier attempt
+_TURN_SECONDS = 60.0  # a turn takes less than one; its host may have been cut off
 
 
 @contextmanager
@@ -63,14 +65,13 @@ def hold(
         time.sleep(_WAIT_SECONDS)
 
     with _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait) as file:
+        with _writing(path):
+            os.ftruncate(file.fileno(), 0)  # who held it before, and says so
         if not shared:
             since = time.strftime("%Y-%m-%d %H:%M:%S %z")
             me = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "job": job}
-            try:
-                os.ftruncate(file.fileno(), 0)
+            with _writing(path):
                 os.write(file.fileno(), json.dumps(me).encode())
-            except OSError as error:
-                raise unwritable(path, error) from None
         yield
 
 
@@ -79,10 +80,14 @@ def turn(path: Path) -> Iterator[None]:
     """Wait for the file at `path`, which is made if need be, and have it alone in the block.
 
     Raises:
-        OSError: it cannot be made or locked.
+        OSError: it cannot be made or locked, or another has it for a minute.
     """
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _TURN_SECONDS
+        while not _take(file, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                told = f"another process has had {path.name} for {_TURN_SECONDS:g} s"
+                raise TimeoutError(errno.ETIMEDOUT, told, str(path))
         yield
 
 
@@ -105,13 +110,19 @@ def _take(file: IO[Any], kind: int, pause: float = _PAUSE_SECONDS) -> bool:
     return True
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
 def _locked(path: Path, kind: int, wait: Callable[[], None]) -> IO[str]:
     """Open and lock a file; `wait` is called while another has it, and raises to give up."""
     with ExitStack() as opened:
-        try:
+        with _writing(path):
             file = opened.enter_context(path.open("a+"))
-        except OSError as error:
-            raise unwritable(path, error) from None
         try:
             while not any(_take(file, kind) for _ in range(_TRIES)):
                 wait()

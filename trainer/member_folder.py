@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer import lock, reports
+from trainer import committed, lock, reports
 from trainer.atomic import write_json
 from trainer.errors import EXIT_COMPLETED, EXIT_RETRY
 from trainer.ranking import Result
@@ -52,7 +52,7 @@ def status_of(held: bool, summary: Report, ending: Report, saved: bool) -> str:
         held: whether a job is at it.
         summary: of its last start that came to write one.
         ending: of its last start, as begin() and end() left it.
-        saved: whether it has checkpoints.
+        saved: whether it has got as far as its checkpoints.
     """
     if held:
         return "running"
@@ -76,7 +76,7 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
     summary, ending, goodput = (
         reports.read_or_empty(directory / file) for file in ("summary.json", ENDING, "goodput.json")
     )
-    saved = (directory / "checkpoints").is_dir()
+    saved = (directory / committed.CHECKPOINTS).is_dir()
     status = status_of(lock.held(directory), summary, ending, saved)
     goodput = reports.table(summary.get("goodput")) or goodput
     if status in ("running", "interrupted", "waiting"):

@@ -32,6 +32,19 @@ def make_mesh(local_devices: int | None) -> Mesh:
     return Mesh(np.array(used), (AXIS,))
 
 
+def check_method(method: str, processes: int) -> None:
+    """Check parallel.method against the number of processes. Pure.
+
+    Raises:
+        ConfigError: jax's pmap, called within jit, sees the devices of its own process only.
+    """
+    if method == "pmap" and processes > 1:
+        raise ConfigError(
+            f"parallel.method=pmap: works in one process only, and there are {processes}",
+            "leave it at shard_map",
+        )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

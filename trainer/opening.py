@@ -50,6 +50,7 @@ def open_all(task: Task, stack: ExitStack) -> Opened:
         Preempted: asked to stop before training began.
         ConfigError: the run directory holds a run of another meaning.
         DataError: no data, or no intact checkpoint.
+        ReadError, SaveError: the storage does not let the run directory be read or written.
     """
     config, place, report = task.config, task.place, task.report
     with task.account.phase("startup"):

@@ -50,6 +50,7 @@ def start(
         ConfigError: the run was begun with a configuration of another meaning, or has done more
             steps than the plan has.
         DataError: there are checkpoints, and none is intact.
+        ReadError, SaveError: the storage does not let them be read, or a damaged one be renamed.
     """
     key = jax.random.PRNGKey(seed)
     template = jax.eval_shape(partial(step.new_state, init_weights), key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ def choose(run: RunConfig, experiment: str) -> Path:
     """Return where the run lies: run.dir, or <run.root>/<experiment>/<run.name>.
 
     Without a name it is named by the time, and by a number behind it if that is taken.
+
+    Raises:
+        ConfigError, SaveError: whether it is taken cannot be seen.
     """
     if run.dir is not None:
         return Path(run.dir).expanduser().absolute()
@@ -22,10 +26,11 @@ def choose(run: RunConfig, experiment: str) -> Path:
     if run.name is not None:
         return parent / run.name
     name = time.strftime("%Y%m%d-%H%M%S")
-    taken = 0
-    while (parent / (name if not taken else f"{name}-{taken}")).exists():
-        taken += 1
-    return parent / (name if not taken else f"{name}-{taken}")
+    names = itertools.chain([name], (f"{name}-{taken}" for taken in itertools.count(1)))
+    try:
+        return next(parent / name for name in names if not (parent / name).exists())
+    except OSError as error:
+        raise unwritable(parent, error) from None
 
 
 def create(directory: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainer import description, digest, environment, rundir
+from trainer import committed, description, digest, environment, rundir
 from trainer.account import Account
 from trainer.background import Background
 from trainer.checkpoint import Checkpoints
@@ -26,7 +26,7 @@ from trainer.tracking import Tracker
 
 
 class Writer:
-    """The files of one run; close() comes with the stack."""
+    """The files of one run; they are closed with the stack."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Writer:
         self._failure: SaveError | None = None  # set when no more failed saves are borne
         self.checkpoints = stack.enter_context(
             Checkpoints(
-                directory / "checkpoints",
+                directory / committed.CHECKPOINTS,
                 keep_last=config.checkpoint.keep_last,
                 keep_best=config.checkpoint.keep_best,
                 warn=terminal.warn,
@@ -77,7 +77,7 @@ class Writer:
             resume_step: where the run goes on; None: it is new.
             saved: the record of the checkpoint there; empty: it is new.
             meaning: of the configuration (see meaning.py), for the checkpoints.
-            objective: what a model is besides its weights (see step.py), for the checkpoints.
+            objective: what a model is besides its weights (see objective.py), for the checkpoints.
             record: file name -> text, for .hydra/.
             devices: a line for each.
         """

@@ -27,9 +27,9 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
     try:
         with sweep_folder.turn(folder):
             found = sweep_folder.write_table(folder)
-            written.append(folder / sweep_folder.TABLE)
-            if chart.draw(folder / sweep_folder.PLOT, found):
-                written.append(folder / sweep_folder.PLOT)
+        written.append(folder / sweep_folder.TABLE)
+        if chart.draw(folder / sweep_folder.PLOT, found):  # takes seconds: nobody waits for it
+            written.append(folder / sweep_folder.PLOT)
     except OSError as error:
         warn(f"{folder} cannot be written: {error.strerror}")
     except ImportError:

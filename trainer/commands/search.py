@@ -123,10 +123,12 @@ def _read(overrides: Sequence[str]) -> _Asked:
                 raise ConfigError(f"{text}: a search takes {SWEEPER} and hydra.sweeper.* only")
             settings.append(text)
         elif override.is_sweep_override():
+            fixed.pop(key, None)
             searched[key] = text
         elif key.lstrip("+") in plan.PLACES:
             places.append(text)
         else:
+            searched.pop(key, None)
             fixed[key] = text
     if not searched:
         raise ConfigError("-m: nothing to search: give an option a range, like interval(0.01,0.2)")

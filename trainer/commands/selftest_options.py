@@ -41,7 +41,15 @@ JOB = (
     "train.log_every_steps=9",  # a point where an epoch ends: whether it is being evaluated shows
     "checkpoint.every_steps=30",
 )
-OWN = ("run.dir", "run.name", "run.root", "train.compilation_cache_dir", "parallel.devices")
+OWN = (
+    "run.dir",
+    "run.name",
+    "run.root",
+    "train.compilation_cache_dir",
+    "parallel.devices",
+    "cluster.heartbeat_timeout_seconds",
+    "cluster.startup_timeout_seconds",
+)
 
 
 def parser() -> argparse.ArgumentParser:

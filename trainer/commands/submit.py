@@ -64,7 +64,10 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
 
 def _check(job: Job, args: argparse.Namespace) -> None:
     """Check a job against the processes and devices that it is to get."""
-    from trainer.mesh import check_division  # jax only after the configuration is known to be good
+    from trainer.mesh import (  # jax only after the configuration is known to be good
+        check_division,
+        check_method,
+    )
 
     cluster, asked = job.config.cluster, job.config.parallel.devices
     processes = args.nodes * args.tasks_per_node
@@ -91,6 +94,7 @@ def _check(job: Job, args: argparse.Namespace) -> None:
             f"parallel.devices={asked}: each process is to have {gpus} GPUs: use at most {gpus}, "
             "or leave it out to use all"
         )
+    check_method(job.config.parallel.method, processes)
     devices = processes * (asked or max(gpus, 1))
     check_division(devices, job.config.train.global_batch_size, job.config.parallel.virtual_shards)
 

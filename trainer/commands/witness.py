@@ -6,7 +6,6 @@ Reads the files of the contract alone; nothing here imports jax.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import committed as checkpoints
-from trainer import metrics_log
+from trainer import lock, reports
 
 COMPARED = ("steps", "test_loss", "test_accuracy", "weights_sha256")
 CLOCKED = ("time", "examples_per_second")  # what may differ between two runs of the same bits
@@ -43,23 +42,11 @@ def set_aside(run: Path) -> Counter[int]:
     return Counter(int(found[1]) for path in paths if (found := re.match(r"\D*(\d+)", path.name)))
 
 
-def points(run: Path) -> list[dict[str, Any]]:
-    """Return the logged points; none where there is no log."""
-    try:
-        return metrics_log.read(run / "metrics.jsonl")
-    except OSError:
-        return []
-
-
 def summary(run: Path, since: float = 0.0) -> dict[str, Any]:
     """Return summary.json, or nothing where there is none of a start after `since`."""
-    try:
-        found = json.loads((run / "summary.json").read_text())
-    except (OSError, ValueError):
-        return {}
+    found = reports.read_or_empty(run / "summary.json")
     # The kernel tells the start of a process to a hundredth of a second.
-    started = found.get("started", 0.0) if isinstance(found, dict) else -1.0
-    return found if started >= since - 0.02 else {}
+    return found if (reports.number(found.get("started")) or 0.0) >= since - 0.02 else {}
 
 
 def step_reached(run: Path, since: float) -> int | None:
@@ -69,7 +56,7 @@ def step_reached(run: Path, since: float) -> int | None:
 
 def evaluated(run: Path) -> frozenset[int]:
     """Return the steps after which a run was evaluated."""
-    return frozenset(point["step"] for point in points(run) if point["split"] == "eval")
+    return frozenset(point["step"] for point in reports.points(run) if point["split"] == "eval")
 
 
 def phase(run: Path, since: float, evaluations: frozenset[int]) -> str:
@@ -81,7 +68,7 @@ def phase(run: Path, since: float, evaluations: frozenset[int]) -> str:
         evaluations: the steps after which an unbroken run is evaluated. Whether one is under way
             shows only where training logs that step too.
     """
-    if not _newer(run / "run.lock", since):
+    if not _newer(run / lock.NAME, since):
         return "start-up"
     if not _newer(run / "environment.json", since):
         return "restore"
@@ -116,8 +103,8 @@ def differences(unbroken: Path, broken: Path) -> list[str]:
         for name in COMPARED
         if repr(one.get(name)) != repr(other.get(name))
     ]
-    lines += repeated(points(broken))
-    expected, got = _by_step(points(unbroken)), _by_step(points(broken))
+    lines += repeated(reports.points(broken))
+    expected, got = _by_step(reports.points(unbroken)), _by_step(reports.points(broken))
     if list(expected) != list(got) and set(expected) == set(got):
         lines.append("metrics.jsonl: the same points in another order")
     for key in dict.fromkeys([*expected, *got]):
@@ -141,7 +128,7 @@ def repeated(logged: list[dict[str, Any]]) -> list[str]:
 
 def flip_bit(run: Path, step: int, rng: random.Random) -> str:
     """Flip one bit of the largest file of a checkpoint; return the file's name."""
-    folder = run / "checkpoints" / str(step)
+    folder = run / checkpoints.CHECKPOINTS / str(step)
     path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: (p.stat().st_size, p))
     place, bit = rng.randrange(path.stat().st_size), rng.randrange(8)
     with path.open("r+b") as file:
@@ -154,7 +141,7 @@ def flip_bit(run: Path, step: int, rng: random.Random) -> str:
 
 
 def _logged(run: Path, since: float) -> list[dict[str, Any]]:
-    return [point for point in points(run) if point["time"] >= since - 0.001]
+    return [point for point in reports.points(run) if point["time"] >= since - 0.001]
 
 
 def _by_step(logged: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
