@@ -16,7 +16,7 @@ from trainer.account import Account
 from trainer.background import Background
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config
-from trainer.errors import SaveError
+from trainer.errors import SaveError, first_line
 from trainer.goodput import Ledger
 from trainer.meaning import differences
 from trainer.progress import State as ProgressState
@@ -151,7 +151,7 @@ class Writer:
                 self._failed.clear()
             return
         except Exception as error:  # orbax raises anything when it cannot write
-            self._failed.append((str(error) or type(error).__name__).splitlines()[0])
+            self._failed.append(first_line(error))
         count, limit = len(self._failed), self._config.checkpoint.max_failed_saves
         told = f"a checkpoint cannot be written to {self._directory}: {self._failed[-1]}"
         self._terminal.warn(f"{told} (failure {count}, at most {limit} are borne)")

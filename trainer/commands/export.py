@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.commands import arguments as command_line
 from trainer.commands.printing import show, table
-from trainer.errors import EXIT_COMPLETED, DataError, Preempted
+from trainer.errors import EXIT_COMPLETED, DataError, Preempted, first_line
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
 
@@ -74,8 +74,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         if args.data is not None:
             raise
         test = None
-        first_line = str(error).splitlines()[0]
-        terminal.warn(f"the card will have no metrics, and noise is compared ({first_line})")
+        terminal.warn(f"the card will have no metrics, and noise is compared ({first_line(error)})")
     if stop():
         raise Preempted("asked to stop before anything was written")
     with bundle.making(target, replace=args.replace) as folder:
