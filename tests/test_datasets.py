@@ -7,7 +7,6 @@ import hashlib
 import http.server
 import importlib.resources
 import shutil
-import struct
 import threading
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from trainer import datasets, download
+from trainer import datasets, download, idx
 from trainer.config import DataConfig
 from trainer.datasets import FILES
 from trainer.errors import ConfigError, DataError, Preempted
@@ -25,7 +24,7 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES
 
 
 def plain(array):
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + bytes(array)
+    return idx.header(array.shape) + bytes(array)
 
 
 def contents(train=30, test=10, side=4):

@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -36,9 +35,9 @@ def evaluated(capsys, monkeypatch):
 def write_test_files(folder, images, labels):
     """The two files of a test split, one of them packed."""
     folder.mkdir(exist_ok=True)
-    data = struct.pack(">4B3I", 0, 0, 8, 3, *images.shape) + images.tobytes()
+    data = idx.header(images.shape) + images.tobytes()
     (folder / f"{FILES[2]}.gz").write_bytes(gzip.compress(data))
-    (folder / FILES[3]).write_bytes(struct.pack(">4BI", 0, 0, 8, 1, len(labels)) + labels.tobytes())
+    (folder / FILES[3]).write_bytes(idx.header(labels.shape) + labels.tobytes())
 
 
 def test_it_finds_what_the_run_found(mnist_run, mnist_dir, evaluated, tmp_path):
