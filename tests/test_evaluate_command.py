@@ -7,8 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
+from harm import flip_a_bit
 from PIL import Image
-from trained_runs import copy, damage, everything, flip_a_bit
+from trained_runs import copy, damage, everything
 
 from trainer import confusion_picture, idx, lock, trained
 from trainer.commands import evaluate

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import re
-import resource
 import time
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
+from harm import files_of_at_most
 
 from trainer import digest, saved
 from trainer.account import Account
@@ -33,15 +33,9 @@ def opened(tmp_path):
     return opener
 
 
-@contextmanager
 def full_disk():
-    """Let no file grow beyond 1 MB: the arrays cannot be written, which only the thread learns."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    """The arrays cannot be written, which only the thread learns."""
+    return files_of_at_most(1_000_000)
 
 
 def failures(capsys):
