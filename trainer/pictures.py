@@ -55,16 +55,16 @@ def digits(
     rows = -(-count // columns)
     image = Image.new("L", (10 + columns * cell_w, 36 + max(rows, 1) * cell_h), 255)
     draw = ImageDraw.Draw(image)
-    draw.text((10, 8), title, fill=34, font=_font(15))
+    draw.text((10, 8), title, fill=34, font=font(15))
     if not count:
-        draw.text((10, 40), "none", fill=34, font=_font(12))
+        draw.text((10, 40), "none", fill=34, font=font(12))
     for i, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = 10 + i % columns * cell_w, 36 + i // columns * cell_h
         large = np.repeat(np.repeat(pixels, scale, axis=0), scale, axis=1)
         image.paste(Image.fromarray(large), (x + (cell_w - 12 - scale * width) // 2, y))
         below = (x + (cell_w - 12) / 2, y + scale * height + 3)
         draw.multiline_text(
-            below, caption, fill=34, font=_font(12), anchor="ma", align="center", spacing=2
+            below, caption, fill=34, font=font(12), anchor="ma", align="center", spacing=2
         )
     return image
 
@@ -93,7 +93,8 @@ def filters(kernels: npt.NDArray[np.floating[Any]], columns: int = 9) -> Image.I
 
 
 @lru_cache(8)
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
+    """Return the font of all drawings, which each call of Pillow's would parse anew."""
     return ImageFont.load_default(size)
 
 
