@@ -171,10 +171,6 @@ def test_missing_files_of_a_folder_are_named(load, tmp_path):
 
 
 def test_wrong_options_are_named(load):
-    with pytest.raises(ConfigError, match=r"data\.name=cifar: use one of mnist, mnist_5k, idx"):
-        load("cifar")
-    with pytest.raises(ConfigError, match=r"data\.root=DIR"):
-        load("idx")
     with pytest.raises(ConfigError, match=r"data\.num_classes=9: use at least 10"):
         load("mnist", num_classes=9)
     with pytest.raises(ConfigError, match=r"data\.sha256 has no t10k-labels-idx1-ubyte"):
