@@ -23,8 +23,9 @@ STATE = {"weights": np.random.default_rng(0).normal(size=500_000)}  # 4 MB, that
 @pytest.fixture
 def opened(tmp_path):
     @contextmanager
-    def opener(limit):
-        (job,) = compose(["+experiment=smoke", f"checkpoint.max_failed_saves={limit}"])
+    def opener(limit, *overrides):
+        limited = ("+experiment=smoke", f"checkpoint.max_failed_saves={limit}")
+        (job,) = compose([*limited, *overrides])
         with ExitStack() as stack:
             writer = Writer(job.config, tmp_path, Terminal(), Account(), stack)
             writer.begin(None, {}, {}, {}, job.record, [])
@@ -78,6 +79,21 @@ def test_a_save_that_succeeds_ends_the_count(opened, capsys):
             writer.finish_saves()
         assert writer.checkpoints.steps == [2, 4]
     assert failures(capsys) == [("1", "1"), ("1", "1")]
+
+
+def test_a_save_counts_where_older_checkpoints_cannot_be_deleted(opened, tmp_path, capsys):
+    with opened(0, "checkpoint.keep_last=1") as writer:
+        writer.save(1, STATE, {}, None)
+        writer.finish_saves()
+        (tmp_path / "checkpoints" / "trash-1" / "in the way").mkdir(parents=True)
+        writer.save(2, STATE, {}, None)
+        writer.finish_saves()
+        assert not writer.failing()
+        assert writer.checkpoints.steps == [1, 2]
+    told = capsys.readouterr().err
+    assert "checkpoints/2 is saved, but older ones cannot be deleted" in told
+    assert "Directory not empty" in told
+    assert "cannot be written" not in told
 
 
 def test_what_ends_a_run_does_not_lose_the_save_under_way(opened, tmp_path):
