@@ -154,9 +154,6 @@ def _run(
             terminal.summary(summary.rows(place.directory, report))
         if not together and jax.process_count() > 1:
             leave(code)
-        if any(not t.daemon for t in threading.enumerate() if t is not threading.main_thread()):
-            jax.distributed.shutdown()
-            leave(code)  # a failed save leaves threads of orbax behind that end 20 minutes later
     return code
 
 
