@@ -94,7 +94,7 @@ class Browser:
         found = self._call("Runtime.evaluate", expression=f"{{{script}}}", returnByValue=True)
         return found["result"].get("value")
 
-    def open(self, address: str, *wanted: str, pictures: int = 0, seconds: float = 60) -> None:
+    def open(self, address: str, *wanted: str, pictures: int = 0) -> None:
         """Open a page and wait until it shows some texts, and so many pictures."""
         self._call("Page.navigate", url="about:blank")
         self._call("Page.navigate", url=address)
@@ -104,7 +104,7 @@ class Browser:
             there = len(self.evaluate(PICTURES) or [])
             return [each for each in wanted if each not in text], max(0, pictures - there)
 
-        wait_until(lambda: missing() == ([], 0), seconds, lambda: f"{missing()} of {self.text()}")
+        wait_until(lambda: missing() == ([], 0), 60, lambda: f"{missing()} of {self.text()}")
 
     def text(self) -> str:
         """Return all that is written on the page, a line each piece."""

@@ -3,7 +3,6 @@
 import atexit
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+
+from trainer import processes
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -81,17 +82,12 @@ class Trainer:
         self, count: int, *arguments: str, devices: int = 1, **environ: str
     ) -> list[subprocess.Popen[str]]:
         """Start the processes of one run."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        address = processes.free_address()
         return [
             self.start(
                 *arguments,
                 devices=devices,
-                JAX_COORDINATOR_ADDRESS=address,
-                JAX_NUM_PROCESSES=str(count),
-                JAX_PROCESS_ID=str(index),
-                **environ,
+                **processes.environment(environ, count, index, address),
             )
             for index in range(count)
         ]

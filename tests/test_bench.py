@@ -14,7 +14,7 @@ SECTION = ("--quick", "--sections", "data", "--out", "out", "data=mnist_5k")
 
 @pytest.fixture
 def bench(tmp_path):
-    def call(*arguments, timeout=300):
+    def call(*arguments):
         return subprocess.run(
             [ROOT / "scripts" / "bench", *arguments],
             cwd=tmp_path,
@@ -27,7 +27,7 @@ def bench(tmp_path):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=300,
         )
 
     return call
@@ -81,7 +81,7 @@ def test_a_wrong_option_of_the_trainer_is_told(bench):
     assert "data.rot is not an option: did you mean data.root?" in done.stderr
 
 
-def test_a_rival_that_is_not_installed_is_left_out_with_the_remedy(tmp_path):
+def test_a_rival_that_is_not_installed_is_left_out_with_the_remedy():
     bare = [sys.executable, "-S", "-c", BLOCKED]  # -S: no packages at all
     done = subprocess.run(bare, capture_output=True, text=True, cwd=ROOT / "scripts", timeout=60)
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from harm import files_of_at_most, flip_a_bit, largest_file
 
 from trainer import digest, saved
 from trainer.checkpoint import Checkpoints, weights_sha256
@@ -86,26 +87,6 @@ def test_all_of_the_best_are_kept_while_few_are_known(opened):
         for step, accuracy in ((1, 0.7), (2, 0.9), (3, None), (4, None)):
             checkpoints.save(step, make_state(step), {}, accuracy)
     assert checkpoints.steps == [1, 2, 4]
-
-
-@contextmanager
-def files_of_at_most(size):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 16
-    path.write_bytes(data)
-
-
-def largest_file(folder):
-    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_an_emptied_folder_is_noticed(set_aside_after):
 
 
 def test_other_arrays_than_those_saved_are_noticed_also_where_the_files_are_as_written(
-    set_aside_after, pristine, tmp_path
+    set_aside_after, tmp_path
 ):
     """As if a bit had flipped in memory, before the files got their digests."""
     with Checkpoints(tmp_path / "other", keep_last=3, keep_best=0, warn=print) as other:

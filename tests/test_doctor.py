@@ -6,7 +6,9 @@ import shutil
 import sys
 
 import pytest
-from test_startup import CONNECTED, address, variables
+from test_startup import CONNECTED, variables
+
+from trainer.processes import free_address
 
 DOCTOR = ("doctor", "+experiment=smoke", "--json")
 
@@ -36,8 +38,8 @@ def test_all_is_well(trainer, tmp_path):
     assert not list((tmp_path / "runs").iterdir())
 
 
-def test_two_processes_are_looked_at_together(trainer, tmp_path):
-    where = address()
+def test_two_processes_are_looked_at_together(trainer):
+    where = free_address()
     started = [trainer.start(*DOCTOR, **variables(2, i, where)) for i in (0, 1)]
     outs = [process.communicate(timeout=90) for process in started]
     assert [process.returncode for process in started] == [0, 0], outs
@@ -50,7 +52,7 @@ def test_two_processes_are_looked_at_together(trainer, tmp_path):
 
 def test_a_missing_process_is_named(trainer):
     options = (*DOCTOR, "cluster.startup_timeout_seconds=2")
-    done = trainer(*options, **variables(2, 0, address()))
+    done = trainer(*options, **variables(2, 0, free_address()))
     assert done.returncode == 69
     meeting = findings(done)["meeting"]
     assert meeting["level"] == "failure"
@@ -62,7 +64,7 @@ def beside(trainer):
     """Runs doctor as process 0 of two, beside a process that meets it, connects, and does else."""
 
     def run(rest, *options):
-        where = address()
+        where = free_address()
         other = trainer.start(
             program=(sys.executable, "-c", CONNECTED + rest), **variables(2, 1, where)
         )
@@ -106,7 +108,7 @@ def test_a_process_that_dies_fails_the_collective(beside):
 
 
 def test_a_process_that_fails_alone_does_not_keep_the_others(trainer):
-    where = address()
+    where = free_address()
     first = trainer.start(*DOCTOR, **variables(2, 0, where))
     ill = "import trainer.checks.devices as d; d.ROUNDS = None; "  # fails behind the first sum
     ill += "from trainer.__main__ import main; main()"
@@ -121,7 +123,7 @@ def test_a_process_that_fails_alone_does_not_keep_the_others(trainer):
 
 
 def test_clocks_that_differ_are_told(trainer):
-    where = address()
+    where = free_address()
     late = "import time; now = time.time; time.time = lambda: now() + 60; "
     late += "from trainer.__main__ import main; main()"
     first = trainer.start(*DOCTOR, **variables(2, 0, where))

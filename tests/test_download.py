@@ -277,7 +277,7 @@ def test_a_folder_that_cannot_be_written_is_named(server, tmp_path, monkeypatch)
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DataError, match=r"No space left on device\): make room"):
         get([server.url("good")], tmp_path / "file.gz")
     assert left_in(tmp_path) == ["file"]

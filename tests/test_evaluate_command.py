@@ -4,12 +4,12 @@ import gzip
 import io
 import json
 import shutil
-import struct
 
 import numpy as np
 import pytest
+from harm import flip_a_bit
 from PIL import Image
-from trained_runs import copy, damage, everything, flip_a_bit
+from trained_runs import copy, damage, everything
 
 from trainer import confusion_picture, idx, lock, trained
 from trainer.commands import evaluate
@@ -36,9 +36,9 @@ def evaluated(capsys, monkeypatch):
 def write_test_files(folder, images, labels):
     """The two files of a test split, one of them packed."""
     folder.mkdir(exist_ok=True)
-    data = struct.pack(">4B3I", 0, 0, 8, 3, *images.shape) + images.tobytes()
+    data = idx.header(images.shape) + images.tobytes()
     (folder / f"{FILES[2]}.gz").write_bytes(gzip.compress(data))
-    (folder / FILES[3]).write_bytes(struct.pack(">4BI", 0, 0, 8, 1, len(labels)) + labels.tobytes())
+    (folder / FILES[3]).write_bytes(idx.header(labels.shape) + labels.tobytes())
 
 
 def test_it_finds_what_the_run_found(mnist_run, mnist_dir, evaluated, tmp_path):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harm import flip_a_bit
 from safetensors.numpy import load_file, save_file
-from trained_runs import copy, damage, everything, flip_a_bit
+from trained_runs import copy, damage, everything
 
 from trainer import bundle, exporting, idx, onnx_file, standalone, trained
 from trainer.commands import export, exported_files

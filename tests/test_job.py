@@ -260,7 +260,7 @@ def test_too_large_a_model_is_told_as_such(trainer, processes):
     assert codes <= {70, 75}  # 75: the other was faster
 
 
-def test_an_evaluation_takes_no_more_than_the_split(trainer, tmp_path):
+def test_an_evaluation_takes_no_more_than_the_split(trainer):
     done = trainer(*SMOKE, "train.eval_batch_size=1000000000")
     assert done.returncode == 0, done.stderr
 

@@ -1,6 +1,5 @@
 import json
 import math
-import resource
 import shutil
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from harm import files_of_at_most
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,17 +149,11 @@ def test_kill_9_leaves_at_most_one_torn_line(path):
 def test_a_failed_write_leaves_no_torn_line_and_the_next_may_succeed(path, log):
     log.append("train", 1, {"loss": 1.0}, 0.0)
     whole = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, hard))
-    try:
+    with files_of_at_most(len(whole) + 10):
         for step in (2, 3):
             with pytest.raises(OSError):
                 log.append("train", step, {"loss": 1.0}, 0.0)
             assert path.read_bytes() == whole
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, old)
     log.append("train", 4, {"loss": 1.0}, 0.0)
     assert steps(path) == [1, 4]
 

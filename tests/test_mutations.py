@@ -18,8 +18,7 @@ LABELS = np.arange(40, dtype=np.uint8) % 10
 
 
 def packed(array):
-    dims = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    return dims + array.tobytes()
+    return idx.header(array.shape) + array.tobytes()
 
 
 FILES = [

@@ -12,7 +12,7 @@ from trainer import pictures
 def test_digits_are_drawn_whole_one_beside_the_other():
     images = np.zeros((7, 28, 28), np.uint8)
     images[:, 3:5, 3:5] = 201  # a value that no other part of the drawing has
-    image = np.asarray(pictures.digits(images, ["label 3\nsaid 5"] * 7, "title", columns=3))
+    image = np.asarray(pictures.digits(images, ["label 3\nsaid 5"] * 7, "title"))
     scale = 64 // 28
     assert (image == 201).sum() == 7 * (2 * scale) ** 2
     assert (image == 0).sum() >= 7 * ((28 * scale) ** 2 - (2 * scale) ** 2)
@@ -26,15 +26,15 @@ def test_no_digits_and_other_shapes_can_be_drawn():
 
 
 def test_filters_are_scaled_one_by_one_blue_below_zero_and_red_above():
-    kernels = np.zeros((3, 4, 4))
+    kernels = np.zeros((10, 4, 4))
     kernels[0, 0, 0], kernels[1, 0, 0] = 0.001, -50.0
-    image = np.asarray(pictures.filters(kernels, columns=2).convert("RGB")).astype(int)
+    image = np.asarray(pictures.filters(kernels).convert("RGB")).astype(int)
     size = 4 * 14 + 4
-    assert image.shape == (2 * size, 2 * size, 3)
+    assert image.shape == (2 * size, 9 * size, 3)
     assert image[2, 2].tolist() == [255, 40, 40]
     assert image[2, size + 2].tolist() == [40, 40, 255]
     white = (image == 255).all(axis=-1)
-    assert white.sum() == 4 * size**2 - 2 * 14**2
+    assert white.sum() == 18 * size**2 - 2 * 14**2
 
 
 def test_png_keeps_sixteen_colours_as_they_are_in_few_bytes():

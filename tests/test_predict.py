@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -70,7 +69,7 @@ def test_an_idx_file_is_taken_as_it_is(mnist_run, mnist_dir, predicted):
 
 def test_packed_or_not_is_the_same(smoke_run, tmp_path, predicted):
     images = np.stack([to_mnist(draw(digit)) for digit in range(10)])
-    data = struct.pack(">4B3I", 0, 0, 8, 3, *images.shape) + images.tobytes()
+    data = idx.header(images.shape) + images.tobytes()
     (tmp_path / "plain").write_bytes(data)
     (tmp_path / "packed").write_bytes(gzip.compress(data))
     for digit in range(10):
@@ -94,12 +93,12 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_done(smoke_run, tmp
     (tmp_path / "empty.png").touch()
     half = (tmp_path / "first.png").read_bytes()
     (tmp_path / "half.png").write_bytes(half[: len(half) // 2])
-    (tmp_path / "short.idx").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 2, 28, 28) + b"\1" * 99)
-    (tmp_path / "wide.idx").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 1, 2, 2) + b"\1" * 4)
-    oblong = struct.pack(">4B3I", 0, 0, 8, 3, 1, 14, 56) + bytes(range(196)) * 4
+    (tmp_path / "short.idx").write_bytes(idx.header((2, 28, 28)) + b"\1" * 99)
+    (tmp_path / "wide.idx").write_bytes(idx.header((1, 2, 2)) + b"\1" * 4)
+    oblong = idx.header((1, 14, 56)) + bytes(range(196)) * 4
     (tmp_path / "oblong.idx").write_bytes(oblong)
-    (tmp_path / "float.idx").write_bytes(struct.pack(">4B3I", 0, 0, 13, 3, 1, 1, 1) + b"\1" * 4)
-    (tmp_path / "labels.idx").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 2) + b"\1\2")
+    (tmp_path / "float.idx").write_bytes(b"\0\0\x0d\3" + bytes(16))
+    (tmp_path / "labels.idx").write_bytes(idx.header((2,)) + b"\1\2")
     draw(1, ink=(9, 9, 9), paper=(9, 9, 9)).save(tmp_path / "blank.png")
     os.mkfifo(tmp_path / "pipe")
     wrong = {

@@ -3,7 +3,6 @@
 import http.server
 import json
 import signal
-import struct
 import threading
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import Trainer
 
-from trainer import committed
+from trainer import committed, idx
 
 pytestmark = pytest.mark.timed
 
@@ -51,8 +50,8 @@ def job(tmp_path_factory):
         images = draw.integers(0, 256, (count, 28, 28), np.uint8)
         labels = draw.integers(0, 10, count, np.uint8)
         for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-            head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-            (folder / f"{split}-{name}-ubyte").write_bytes(head + array.tobytes())
+            data = idx.header(array.shape) + array.tobytes()
+            (folder / f"{split}-{name}-ubyte").write_bytes(data)
     return (*JOB, f"data.root={folder}")
 
 

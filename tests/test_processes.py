@@ -23,7 +23,7 @@ def finish(process, timeout):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_is_named_and_the_others_end(trainer, tmp_path, victim):
+def test_a_killed_process_is_named_and_the_others_end(trainer, victim):
     processes = trainer.start_all(3, *LONG, *FAST)
     trainer.wait_for_step(100)
     processes[victim].kill()

@@ -33,7 +33,7 @@ def test_the_section_names_each_way():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_is_right_as_written(command, monkeypatch, tmp_path):
+def test_a_command_is_right_as_written(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TRAINER_VENV", sys.prefix)
     words = [word for word in shlex.split(command) if not re.match("[A-Z_]+=", word)]

@@ -233,7 +233,7 @@ def test_the_command_line(trainer, smoke_run):
     assert trainer("runs", "--jsno").returncode == EXIT_CONFIG
 
 
-def test_nobody_waits_for_jax_to_read_the_help(smoke_run):
+def test_nobody_waits_for_jax_to_read_the_help():
     for command in ("evaluate", "export", "predict", "runs"):
         done = subprocess.run(
             [

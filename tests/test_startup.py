@@ -1,15 +1,16 @@
 """Processes that do not find each other at the start end in time, and say why."""
 
 import os
-import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from test_topology import cluster
 
 from trainer.meeting import meet
+from trainer.processes import environment, free_address
 from trainer.topology import resolve
 
 CONNECTED = """
@@ -22,20 +23,7 @@ topology = resolve(options, os.environ)
 cluster.connect(topology, options, lambda: False)
 """
 CLUSTER = ("+experiment=smoke", "run.dir=run", "cluster.startup_timeout_seconds=4")
-
-
-def variables(count, index, address):
-    return {
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": str(count),
-        "JAX_PROCESS_ID": str(index),
-    }
-
-
-def address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+variables = partial(environment, {})  # of a count of processes, an index and an address
 
 
 def ends(processes):
@@ -44,7 +32,7 @@ def ends(processes):
 
 
 def test_a_peer_that_never_comes_is_named_by_all(trainer, tmp_path):
-    where = address()
+    where = free_address()
     started = [trainer.start(*CLUSTER, **variables(3, i, where)) for i in (0, 2)]
     for code, err in ends(started):
         assert code == 75, err
@@ -55,21 +43,21 @@ def test_a_peer_that_never_comes_is_named_by_all(trainer, tmp_path):
 
 def test_a_first_process_that_never_comes_is_named(trainer):
     at_once = "cluster.startup_timeout_seconds=1"
-    ((code, err),) = ends([trainer.start(*CLUSTER, at_once, **variables(2, 1, address()))])
+    ((code, err),) = ends([trainer.start(*CLUSTER, at_once, **variables(2, 1, free_address()))])
     assert code == 75, err
     assert "process 0 at 127.0.0.1 did not come" in err
 
 
 def test_one_number_given_twice_is_refused(trainer):
-    where = address()
+    where = free_address()
     started = [trainer.start(*CLUSTER, **variables(3, i, where)) for i in (0, 1, 1)]
     for code, err in ends(started):
         assert code == 78, err
         assert "say they are the same process" in err
 
 
-def test_processes_with_other_options_are_refused(trainer, tmp_path):
-    where = address()
+def test_processes_with_other_options_are_refused(trainer):
+    where = free_address()
     options = [f"optim.lr={lr}" for lr in (0.1, 0.2)]
     started = [trainer.start(*CLUSTER, options[i], **variables(2, i, where)) for i in (0, 1)]
     for code, err in ends(started):
@@ -90,7 +78,7 @@ def test_a_name_that_is_known_late_is_waited_for(trainer, tmp_path):
     hosts.write_text(Path("/etc/hosts").read_text())
     enter = f'mount --bind {hosts} /etc/hosts && exec "$0" -m trainer "$@"'
     program = ("unshare", "--mount", "bash", "-c", enter, sys.executable)
-    where = address().replace("127.0.0.1", "late-0.train")
+    where = free_address().replace("127.0.0.1", "late-0.train")
     options = ("+experiment=smoke", "run.dir=run", "train.epochs=1")
     started = [trainer.start(*options, program=program, **variables(2, i, where)) for i in (0, 1)]
     time.sleep(6)
@@ -101,7 +89,7 @@ def test_a_name_that_is_known_late_is_waited_for(trainer, tmp_path):
 
 
 def test_a_process_that_connects_and_then_stands_still_ends_the_other(trainer):
-    where = address()
+    where = free_address()
     program = (sys.executable, "-c", f"{CONNECTED}\ntime.sleep(600)")
     trainer.start(program=program, **variables(2, 1, where))
     ((code, err),) = ends([trainer.start(*CLUSTER, **variables(2, 0, where))])
@@ -120,8 +108,8 @@ def test_devices_that_do_not_work_are_refused_by_the_variable(trainer, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-def test_the_coordinator_is_reached_past_a_proxy(trainer, tmp_path):
-    where = address()
+def test_the_coordinator_is_reached_past_a_proxy(trainer):
+    where = free_address()
     processes = [
         trainer.start(
             "+experiment=smoke",
@@ -137,7 +125,7 @@ def test_the_coordinator_is_reached_past_a_proxy(trainer, tmp_path):
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_process_that_dies_between_meeting_and_connecting_ends_the_other(trainer, lost):
-    where = address()
+    where = free_address()
     other = trainer.start(*CLUSTER, **variables(2, 1 - lost, where))
     topology = resolve(cluster(), variables(2, lost, where))
     meet(topology, timeout=60, stop=lambda: False)  # and does nothing more

@@ -125,7 +125,7 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
         ((*POD, "run.dir=a"), "use a folder below /runs"),
     ],
 )
-def test_a_wrong_job_is_refused_here(arguments, told, capsys):
+def test_a_wrong_job_is_refused_here(arguments, told):
     with pytest.raises(ConfigError) as error:
         submit.main([*arguments, "--dry-run"], StopRequest())
     assert told in str(error.value)

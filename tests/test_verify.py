@@ -5,6 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
+from harm import flip_a_bit, largest_file
+from trained_runs import everything
 
 from trainer import saved
 from trainer.checkpoint import Checkpoints
@@ -48,27 +50,6 @@ def called(capsys):
         return code, capsys.readouterr().out, error
 
     return call
-
-
-def flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 16
-    path.write_bytes(data)
-
-
-def largest_file(folder):
-    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-
-
-def everything(folder):
-    """Names, contents and times of all that is in a folder: what must not change."""
-    return {
-        str(path.relative_to(folder)): (
-            path.stat().st_mtime_ns,
-            path.read_bytes() if path.is_file() else None,
-        )
-        for path in [folder, *folder.rglob("*")]
-    }
 
 
 def megabytes(run, step):

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import re
-import resource
 import time
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
+from harm import files_of_at_most
 
 from trainer import digest, saved
 from trainer.account import Account
@@ -23,8 +23,9 @@ STATE = {"weights": np.random.default_rng(0).normal(size=500_000)}  # 4 MB, that
 @pytest.fixture
 def opened(tmp_path):
     @contextmanager
-    def opener(limit):
-        (job,) = compose(["+experiment=smoke", f"checkpoint.max_failed_saves={limit}"])
+    def opener(limit, *overrides):
+        limited = ("+experiment=smoke", f"checkpoint.max_failed_saves={limit}")
+        (job,) = compose([*limited, *overrides])
         with ExitStack() as stack:
             writer = Writer(job.config, tmp_path, Terminal(), Account(), stack)
             writer.begin(None, {}, {}, {}, job.record, [])
@@ -33,15 +34,9 @@ def opened(tmp_path):
     return opener
 
 
-@contextmanager
 def full_disk():
-    """Let no file grow beyond 1 MB: the arrays cannot be written, which only the thread learns."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    """The arrays cannot be written, which only the thread learns."""
+    return files_of_at_most(1_000_000)
 
 
 def failures(capsys):
@@ -84,6 +79,21 @@ def test_a_save_that_succeeds_ends_the_count(opened, capsys):
             writer.finish_saves()
         assert writer.checkpoints.steps == [2, 4]
     assert failures(capsys) == [("1", "1"), ("1", "1")]
+
+
+def test_a_save_counts_where_older_checkpoints_cannot_be_deleted(opened, tmp_path, capsys):
+    with opened(0, "checkpoint.keep_last=1") as writer:
+        writer.save(1, STATE, {}, None)
+        writer.finish_saves()
+        (tmp_path / "checkpoints" / "trash-1" / "in the way").mkdir(parents=True)
+        writer.save(2, STATE, {}, None)
+        writer.finish_saves()
+        assert not writer.failing()
+        assert writer.checkpoints.steps == [1, 2]
+    told = capsys.readouterr().err
+    assert "checkpoints/2 is saved, but older ones cannot be deleted" in told
+    assert "Directory not empty" in told
+    assert "cannot be written" not in told
 
 
 def test_what_ends_a_run_does_not_lose_the_save_under_way(opened, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from conftest import Trainer
+from harm import flip_a_bit, largest_file
 
 # Three epochs of the main job's recipe, less wide: 98 % on MNIST in 3 s.
 MNIST = ("+experiment=mlp", "model.hidden_sizes=[128]", "train.epochs=3", "run.dir=mnist")
@@ -19,17 +20,9 @@ def train(folder: Path, *arguments: str) -> Path:
     return folder / arguments[-1].removeprefix("run.dir=")
 
 
-def flip_a_bit(path: Path) -> None:
-    """Damage a file."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 16
-    path.write_bytes(data)
-
-
 def damage(run: Path, step: int) -> None:
     """Damage the arrays of one checkpoint."""
-    files = [path for path in (run / "checkpoints" / str(step)).rglob("*") if path.is_file()]
-    flip_a_bit(max(files, key=lambda path: path.stat().st_size))
+    flip_a_bit(largest_file(run / "checkpoints" / str(step)))
 
 
 def copy(run: Path, target: Path) -> Path:

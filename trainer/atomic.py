@@ -9,11 +9,11 @@ import os
 import secrets
 from pathlib import Path
 
+NONFINITE = frozenset({"NaN", "Infinity", "-Infinity"})  # which float() reads back
+
 
 def to_json(obj: object, indent: int | None = None) -> str:
-    """Return strictly valid JSON; NaN and the infinities, which JSON lacks, become strings.
-
-    These are "NaN", "Infinity" and "-Infinity", which `float()` reads back.
+    """Return strictly valid JSON; NaN and the infinities, which JSON lacks, become NONFINITE.
 
     Raises:
         TypeError: something in `obj` is neither JSON nor a tuple.
@@ -40,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | bytearray) -> None:
     """Replace `path` by `data`, all at once and on disk when this returns.
 
     Raises:

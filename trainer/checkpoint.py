@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from trainer import atomic, saved
 from trainer.committed import ASIDE, TRASH, WRITING
 from trainer.digest import Damaged, Record, leaves_of
-from trainer.errors import DataError, ReadError, unwritable
+from trainer.errors import DataError, ReadError, first_line, unwritable
 
 Tree = TypeVar("Tree")  # a pytree of arrays
 
@@ -78,7 +78,9 @@ class Checkpoints:
         """The steps that have a committed checkpoint, oldest first."""
         return saved.steps(self.directory)
 
-    def save(self, step: int, state: Tree, record: Record, accuracy: float | None = None) -> None:
+    def save(
+        self, step: int, state: Tree, record: Record, accuracy: float | None = None
+    ) -> str | None:
         """Write a checkpoint, unless the step has one, and delete what is no longer to be kept.
 
         When this returns, the checkpoint is on disk; when it raises, those before it are intact.
@@ -89,6 +91,9 @@ class Checkpoints:
             record: what to know beside the arrays; JSON.
             accuracy: on the test split, where it is known for these weights.
 
+        Returns:
+            None, or what to warn of where the checkpoint is saved and older ones cannot be deleted.
+
         Raises:
             OSError: the folder is not the one that was opened; orbax would make a new one, which
                 no lock of this run protects.
@@ -97,7 +102,7 @@ class Checkpoints:
         if self._look() != self._identity:
             raise FileNotFoundError(None, "the folder has been moved or deleted")
         if step in self.steps:
-            return
+            return None
         written = self.directory / f"{WRITING}{step}"
         try:
             self._checkpointer.save(written, args=ocp.args.StandardSave(state))
@@ -111,7 +116,12 @@ class Checkpoints:
             raise
         if accuracy is not None:
             self._accuracies[step] = accuracy
-        self._retire()
+        try:
+            self._retire()
+        except (OSError, ReadError) as error:
+            what = f"checkpoint {self.directory / str(step)} is saved"
+            return f"{what}, but older ones cannot be deleted: {first_line(error)}"
+        return None
 
     def restore(self, template: Tree) -> Restored | None:
         """Read the newest intact checkpoint; None if there has never been one.

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from trainer import leaving
 from trainer.config import ClusterConfig, RunConfig
 from trainer.errors import EXIT_RETRY, ConfigError, PeerLost, TrainerError
 from trainer.meeting import meet
@@ -54,8 +55,7 @@ def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
 
 
 def _leave(told: str) -> NoReturn:
-    print(f"error: {told}: look at their logs", file=sys.stderr, flush=True)
-    os._exit(EXIT_RETRY)
+    leaving.leave(EXIT_RETRY, lambda: print(f"error: {told}: look at their logs", file=sys.stderr))
 
 
 def connect(

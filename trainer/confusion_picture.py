@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from trainer import confusion
+from trainer.pictures import font
 
 CELL = 44  # pixels, where the counts are written in the cells
 SMALL_CELL = 8  # and where there are too many classes for that
@@ -70,12 +69,6 @@ def _text(
     size: int,
     ink: tuple[int, int, int] = INK,
 ) -> None:
-    font = _font(size)
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font(size))
     place = (centre[0] - (left + right) / 2, centre[1] - (top + bottom) / 2)
-    draw.text(place, text, font=font, fill=ink)
-
-
-@lru_cache(8)
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)  # parsed anew by each call
+    draw.text(place, text, font=font(size), fill=ink)

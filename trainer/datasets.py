@@ -87,14 +87,10 @@ def load(
         DataError: the files are missing, unreadable, not what they should be, or do not match.
         Preempted: should_stop() came true during a download.
     """
-    if name not in ("mnist", "mnist_5k", "idx"):
-        raise ConfigError(f"data.name={name}: use one of mnist, mnist_5k, idx")
     if name != "idx" and num_classes < digits.CLASSES:
         raise ConfigError(f"data.num_classes={num_classes}: use at least {digits.CLASSES}")
     if name == "mnist_5k":
         return _assemble(name, digits.load())
-    if name == "idx" and root is None:
-        raise ConfigError("data.root=null: data=idx needs it: data.root=DIR of the four files")
     no_digest = [file for file in FILES if file not in sha256]
     if name == "mnist" and no_digest:
         raise ConfigError(f"data.sha256 has no {no_digest[0]}: use those of conf/data/mnist.yaml")

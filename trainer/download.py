@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import time
-import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from trainer.atomic import write_bytes
 from trainer.errors import ConfigError, DataError
 from trainer.transfer import MAX_BYTES, POLL_SECONDS, Progress, Refused, ShouldStop, check, get
 
@@ -59,7 +58,7 @@ def fetch(
         with _locked(target.parent / ".download.lock", should_stop):
             if not _is_good(target, sha256):
                 body = _first_good(urls, sha256, timeout_seconds, progress, should_stop)
-                _write(target, body)
+                write_bytes(target, body)
     except OSError as error:
         fix = "make room, or choose another folder with data.cache_dir=DIR"
         raise DataError(f"{target}: cannot be written ({error}): {fix}") from error
@@ -111,18 +110,6 @@ def _is_good(path: Path, sha256: str) -> bool:
     except (OSError, Refused):
         return False
     return True
-
-
-def _write(target: Path, body: bytearray) -> None:
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

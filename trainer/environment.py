@@ -50,7 +50,7 @@ def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": redact(sys.orig_argv),
         "git": _git(Path(__file__).resolve().parent.parent),
-        "versions": {**versions(_PACKAGES), "trainer's source": _source()},
+        "versions": {**versions(_PACKAGES), "trainer's source": source("**/*.py")[:16]},
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "cpu": {"model": _cpu_model(), "count": os.cpu_count(), "usable": _usable_cpus()},
@@ -79,13 +79,18 @@ def redact(arguments: Sequence[str]) -> list[str]:
     return shown
 
 
-def _source() -> str:
-    """Return a digest of the trainer's own modules, short: with others the bits may differ."""
+def source(*patterns: str) -> str:
+    """Return a digest of the trainer's own files: with others the bits may differ.
+
+    Args:
+        patterns: which they are, relative to the package.
+    """
     package = Path(__file__).resolve().parent
     contents = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        contents.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
-    return contents.hexdigest()[:16]
+    for path in sorted(path for pattern in patterns for path in package.glob(pattern)):
+        if path.is_file():
+            contents.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return contents.hexdigest()
 
 
 def _git(checkout: Path) -> dict[str, Any] | None:

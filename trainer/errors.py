@@ -92,6 +92,16 @@ class PeerLost(TrainerError):
     exit_code = EXIT_RETRY
 
 
+def first_line(error: Exception, *, kind: bool = False) -> str:
+    """Return the first line of what an error says; with `kind`, behind the name of its class.
+
+    One that says nothing has that name alone.
+    """
+    name = type(error).__name__
+    told = f"{name}: {error}".rstrip(": ") if kind else str(error) or name
+    return told.splitlines()[0]
+
+
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
 

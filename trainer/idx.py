@@ -68,10 +68,10 @@ def parse(data: bytes, name: str, rank: int) -> Bytes:
         gunzip = zlib.decompressobj(wbits=31)
         try:
             # Header first, then no more than it declares and one byte: a bomb is never unpacked.
-            header = gunzip.decompress(data, 4 + 4 * rank)
-            if not header and not gunzip.eof:
+            head = gunzip.decompress(data, 4 + 4 * rank)
+            if not head and not gunzip.eof:
                 raise DataError(f"{name}: the gzip data are cut short", AGAIN)
-            shape = _shape(header, name, rank)
+            shape = _shape(head, name, rank)
             body = gunzip.decompress(gunzip.unconsumed_tail, math.prod(shape) + 1)
         except zlib.error as error:
             raise DataError(f"{name}: the gzip data are corrupt ({error})", AGAIN) from error
@@ -101,10 +101,14 @@ def parse(data: bytes, name: str, rank: int) -> Bytes:
 
 def sha256(array: Bytes) -> str:
     """Return the SHA-256 of the plain IDX file that holds just this C-contiguous array."""
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, UNSIGNED_BYTE, array.ndim, *array.shape)
-    digest = hashlib.sha256(header)
+    digest = hashlib.sha256(header(array.shape))
     digest.update(array.data)
     return digest.hexdigest()
+
+
+def header(shape: tuple[int, ...]) -> bytes:
+    """Return what stands before the elements in the plain file of an array of this shape."""
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, UNSIGNED_BYTE, len(shape), *shape)
 
 
 def _read(path: Path) -> bytes:
@@ -120,21 +124,21 @@ def _read(path: Path) -> bytes:
         raise DataError(told, "correct the path or its permissions") from error
 
 
-def _shape(header: bytes, name: str, rank: int) -> tuple[int, ...]:
-    """Return the dims a header declares; `header` may go on after its end, or stop before it."""
+def _shape(head: bytes, name: str, rank: int) -> tuple[int, ...]:
+    """Return the dims a header declares; `head` may go on after its end, or stop before it."""
     magic = bytes((0, 0, UNSIGNED_BYTE, rank))
-    found = f"starts with {header[:4].hex(' ')}, expected {magic.hex(' ')}"
-    if header[:2] != magic[:2]:
+    found = f"starts with {head[:4].hex(' ')}, expected {magic.hex(' ')}"
+    if head[:2] != magic[:2]:
         raise DataError(f"{name}: {found}: this is not an IDX file", AGAIN)
-    if header[2:3] != magic[2:3]:
+    if head[2:3] != magic[2:3]:
         raise DataError(f"{name}: {found}", "write the elements as unsigned bytes (type 08)")
-    if header[3:4] != magic[3:4]:
+    if head[3:4] != magic[3:4]:
         told = f"{name}: {found}: this is no file of {KINDS.get(rank, f'rank {rank}')}"
         raise DataError(told, "were two files swapped?")
     size = 4 + 4 * rank
-    if len(header) < size:
-        raise DataError(f"{name}: {len(header)} bytes of header found, {size} expected", AGAIN)
-    shape = struct.unpack(f">{rank}I", header[4:size])
+    if len(head) < size:
+        raise DataError(f"{name}: {len(head)} bytes of header found, {size} expected", AGAIN)
+    shape = struct.unpack(f">{rank}I", head[4:size])
     dims = " x ".join(map(str, shape))
     if 0 in shape:
         raise DataError(f"{name}: the header says {dims}, expected no dim of 0", AGAIN)

@@ -23,6 +23,7 @@ from trainer.errors import (
     PeerLost,
     Preempted,
     TrainerError,
+    first_line,
 )
 from trainer.leaving import LAST_WORDS_SECONDS, leave, leave_later
 from trainer.loop import Run
@@ -89,7 +90,7 @@ def _run(
             except Exception as error:
                 if topology.num_processes == 1 or not cluster.tells_of_a_loss(error):
                     raise
-                reason = f"lost another process at the start ({_first_line(error)})"
+                reason = f"lost another process at the start ({first_line(error)})"
                 raise PeerLost(f"{reason}: {joining.AGAIN}") from None
         report = summary.begin(experiment, config.train.global_batch_size, account)
         report["devices"], report["processes"] = place.mesh.size, jax.process_count()
@@ -133,19 +134,18 @@ def _run(
             code, together = error.exit_code, error.everywhere
             end(str(error))
         except Exception as error:
-            first_line = _first_line(error)
             if jax.process_count() > 1 and cluster.tells_of_a_loss(error):
                 code = PeerLost.exit_code
-                end(f"lost {peers.blame()} ({first_line}): {joining.AGAIN}")
+                end(f"lost {peers.blame()} ({first_line(error)}): {joining.AGAIN}")
             elif _tells_of_memory(error):
                 end(
-                    f"out of memory ({first_line}): make model.hidden_sizes, "
+                    f"out of memory ({first_line(error)}): make model.hidden_sizes, "
                     "train.global_batch_size or train.eval_batch_size smaller, or use more "
                     "devices"
                 )
             else:
                 traceback.print_exc()
-                end(f"{type(error).__name__}: {first_line}")
+                end(first_line(error, kind=True))
         else:
             report["status"] = "completed"
             close()
@@ -154,14 +154,7 @@ def _run(
             terminal.summary(summary.rows(place.directory, report))
         if not together and jax.process_count() > 1:
             leave(code)
-        if any(not t.daemon for t in threading.enumerate() if t is not threading.main_thread()):
-            jax.distributed.shutdown()
-            leave(code)  # a failed save leaves threads of orbax behind that end 20 minutes later
     return code
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _tells_of_memory(error: Exception) -> bool:

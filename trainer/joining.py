@@ -47,7 +47,7 @@ def take_place(
         meshes.check_method(config.parallel.method, topology.num_processes)
         mesh = meshes.make_mesh(config.parallel.devices)
         rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")
-        meshes.check_shards(mesh, batch_size, config.parallel.virtual_shards)
+        meshes.check_division(mesh.size, batch_size, config.parallel.virtual_shards)
         layout.append((mesh, rows))
 
     def claim() -> str:

@@ -67,15 +67,6 @@ def local_rows(mesh: Mesh, global_batch_size: int, option: str) -> slice:
     return slice(mine[0] * rows, (mine[-1] + 1) * rows)
 
 
-def check_shards(mesh: Mesh, global_batch_size: int, virtual_shards: int | None) -> None:
-    """Check parallel.virtual_shards against the devices and the batch.
-
-    Raises:
-        ConfigError: the devices do not divide the shards, or the shards the batch.
-    """
-    check_division(mesh.size, global_batch_size, virtual_shards)
-
-
 def check_division(
     devices: int,
     global_batch_size: int,

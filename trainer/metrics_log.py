@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.atomic import to_json, write_text
+from trainer.atomic import NONFINITE, to_json, write_text
 
 _RESERVED = frozenset({"step", "split", "time"})
-_NONFINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 
 
 class MetricsLog:
@@ -97,7 +96,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         OSError: the file cannot be read.
     """
     return [
-        {key: float(v) if v in _NONFINITE else v for key, v in point.items()}
+        {key: float(v) if v in NONFINITE else v for key, v in point.items()}
         for _, point in _parse(path)
     ]
 

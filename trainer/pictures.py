@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _DEPTH = 7  # shades of each colour: with white they fit four bits
 _GREYS, _COLOURS = 16, 64  # of all other pictures
+_DIGITS, _FILTERS = 4, 9  # in a row: four digits are as wide as TensorBoard shows a picture
 
 
 def png(image: Image.Image) -> bytes:
@@ -32,16 +33,13 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def digits(
-    images: npt.NDArray[np.uint8], captions: Sequence[str], title: str, columns: int = 4
-) -> Image.Image:
-    """Draw images in a grid, with a caption below each.
+def digits(images: npt.NDArray[np.uint8], captions: Sequence[str], title: str) -> Image.Image:
+    """Draw images in a grid, four side by side, with a caption below each.
 
     Args:
         images: (N, rows, cols), 0 to 255.
         captions: N texts, of one or two short lines each.
         title: written above.
-        columns: of the grid; four are about as wide as TensorBoard shows a picture.
 
     Returns:
         an image in 256 greys.
@@ -52,29 +50,28 @@ def digits(
     scale = max(1, 64 // max(height, width))
     lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     cell_w, cell_h = max(scale * width, 76) + 12, scale * height + 15 * lines + 12
-    rows = -(-count // columns)
-    image = Image.new("L", (10 + columns * cell_w, 36 + max(rows, 1) * cell_h), 255)
+    rows = -(-count // _DIGITS)
+    image = Image.new("L", (10 + _DIGITS * cell_w, 36 + max(rows, 1) * cell_h), 255)
     draw = ImageDraw.Draw(image)
-    draw.text((10, 8), title, fill=34, font=_font(15))
+    draw.text((10, 8), title, fill=34, font=font(15))
     if not count:
-        draw.text((10, 40), "none", fill=34, font=_font(12))
+        draw.text((10, 40), "none", fill=34, font=font(12))
     for i, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
-        x, y = 10 + i % columns * cell_w, 36 + i // columns * cell_h
+        x, y = 10 + i % _DIGITS * cell_w, 36 + i // _DIGITS * cell_h
         large = np.repeat(np.repeat(pixels, scale, axis=0), scale, axis=1)
         image.paste(Image.fromarray(large), (x + (cell_w - 12 - scale * width) // 2, y))
         below = (x + (cell_w - 12) / 2, y + scale * height + 3)
         draw.multiline_text(
-            below, caption, fill=34, font=_font(12), anchor="ma", align="center", spacing=2
+            below, caption, fill=34, font=font(12), anchor="ma", align="center", spacing=2
         )
     return image
 
 
-def filters(kernels: npt.NDArray[np.floating[Any]], columns: int = 9) -> Image.Image:
-    """Draw weights as little images, side by side: blue below zero, red above, white at zero.
+def filters(kernels: npt.NDArray[np.floating[Any]]) -> Image.Image:
+    """Draw weights as little images, nine side by side: blue below zero, red above, white at zero.
 
     Args:
         kernels: (N, rows, cols), finite; each is scaled by its own largest weight.
-        columns: of the grid.
 
     Returns:
         an image in 15 colours.
@@ -83,17 +80,18 @@ def filters(kernels: npt.NDArray[np.floating[Any]], columns: int = 9) -> Image.I
     largest = np.abs(kernels).max(axis=(1, 2), keepdims=True, initial=1e-12)
     values = np.rint(kernels / largest * _DEPTH).astype(np.int8) + _DEPTH
     scale = max(1, 56 // max(height, width))
-    rows = -(-count // columns)
-    canvas = np.full((rows * columns, scale * height + 4, scale * width + 4), _DEPTH, np.uint8)
+    rows = -(-count // _FILTERS)
+    canvas = np.full((rows * _FILTERS, scale * height + 4, scale * width + 4), _DEPTH, np.uint8)
     canvas[:count, 2:-2, 2:-2] = np.repeat(np.repeat(values, scale, axis=1), scale, axis=2)
-    grid = canvas.reshape(rows, columns, *canvas.shape[1:]).swapaxes(1, 2)
-    image = Image.fromarray(grid.reshape(rows * canvas.shape[1], columns * canvas.shape[2]))
+    grid = canvas.reshape(rows, _FILTERS, *canvas.shape[1:]).swapaxes(1, 2)
+    image = Image.fromarray(grid.reshape(rows * canvas.shape[1], _FILTERS * canvas.shape[2]))
     image.putpalette(_shades(), "RGB")
     return image
 
 
 @lru_cache(8)
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
+    """Return the font of all drawings, which each call of Pillow's would parse anew."""
     return ImageFont.load_default(size)
 
 

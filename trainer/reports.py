@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import metrics_log
-
-_NONFINITE = ("NaN", "Infinity", "-Infinity")  # as atomic.to_json writes them
+from trainer.atomic import NONFINITE
 
 
 def read(path: Path) -> dict[str, Any] | str | None:
@@ -50,7 +49,7 @@ def number(value: object) -> float | None:
 
 def loss(value: object) -> float | None:
     """Return a number that may be infinite, or NaN, for which JSON has texts."""
-    if isinstance(value, float) or (isinstance(value, str) and value in _NONFINITE):
+    if isinstance(value, float) or (isinstance(value, str) and value in NONFINITE):
         return float(value)
     return number(value)
 

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 
 from trainer import committed, digest
 from trainer.digest import Damaged, Record, Sealed
-from trainer.errors import ReadError
+from trainer.errors import ReadError, first_line
 
 RECORD_FILE = "record.json"  # the record and the digests of all arrays and all other files
 OLD_RECORD_FILE = "_CHECKPOINT_METADATA"  # where orbax kept the record before we had that file
@@ -89,7 +89,7 @@ def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[
     try:
         state = reader.restore(folder, args=ocp.args.StandardRestore(template))
     except Exception as error:  # orbax raises anything
-        told = f"it cannot be read: {_first_line(error)}"
+        told = f"it cannot be read: {first_line(error, kind=True)}"
         if sealed.files is None or not folder.exists():  # by an older version; retired meanwhile
             raise Damaged(told) from None
         raise ReadError(
@@ -116,7 +116,7 @@ def _sealed(folder: Path) -> Sealed:
         except Damaged as error:
             raise Damaged(f"file {name}: {error}") from None
         except Exception as error:  # whatever wrong bytes lead to
-            raise Damaged(f"file {name} is unreadable: {_first_line(error)}") from None
+            raise Damaged(f"file {name} is unreadable: {first_line(error, kind=True)}") from None
     if sealed.record["step"] != int(folder.name):
         raise Damaged(f"it was saved as step {sealed.record['step']}")
     return sealed
@@ -149,8 +149,3 @@ def _sha256(folder: Path, name: str) -> str:
         raise Damaged(f"file {name} is missing") from None
     except OSError as error:
         raise refused(folder / name, error) from None
-
-
-def _first_line(error: Exception) -> str:
-    told = f"{type(error).__name__}: {error}".rstrip(": ")
-    return told.splitlines()[0]

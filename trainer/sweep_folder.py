@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,15 +130,13 @@ def write_table(folder: Path) -> list[Result]:
     return found
 
 
-@contextmanager
-def turn(folder: Path) -> Iterator[None]:
+def turn(folder: Path) -> AbstractContextManager[None]:
     """Wait until nobody else writes the plan or the table, so that none replaces a newer one.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    with lock.turn(folder / _TURN):
-        yield
+    return lock.turn(folder / _TURN)
 
 
 @contextmanager

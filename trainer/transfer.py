@@ -40,13 +40,15 @@ def get(url: str, timeout_seconds: float, progress: Progress, should_stop: Shoul
     transfer.start()
     since, before = time.monotonic(), 0
     try:
-        while transfer.is_alive():
+        alive = True
+        while alive:
             transfer.join(POLL_SECONDS)
+            alive = transfer.is_alive()
             check(should_stop)
             received = len(transfer.body)
             progress(url.rpartition("/")[2], received, transfer.total)
             seconds = time.monotonic() - since
-            if seconds >= timeout_seconds and transfer.is_alive():
+            if seconds >= timeout_seconds and alive:
                 if received - before < MIN_BYTES_PER_SECOND * seconds:
                     raise Refused(f"timed out: {received - before:,} bytes in {seconds:.0f} s")
                 since, before = since + seconds, received

@@ -16,7 +16,7 @@ from trainer.account import Account
 from trainer.background import Background
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config
-from trainer.errors import SaveError
+from trainer.errors import SaveError, first_line
 from trainer.goodput import Ledger
 from trainer.meaning import differences
 from trainer.progress import State as ProgressState
@@ -60,7 +60,7 @@ class Writer:
                 warn=terminal.warn,
             )
         )
-        self._saving: Background[None] = Background()
+        self._saving: Background[str | None] = Background()  # what to warn of
 
     def begin(
         self,
@@ -119,9 +119,9 @@ class Writer:
                 "progress": progress,
             }
 
-            def write() -> None:
+            def write() -> str | None:
                 self.tracker.flush()  # no point before the checkpoint may get lost after it
-                self.checkpoints.save(step, host, record, accuracy)
+                return self.checkpoints.save(step, host, record, accuracy)
 
             self._saving.submit(write)
         self.ledger.write(step, now=True)
@@ -147,11 +147,15 @@ class Writer:
     def _settle(self, *, wait: bool) -> None:
         """Count in the save under way if it is over: one that fails is told."""
         try:
-            if self._saving.collect(wait=wait):
-                self._failed.clear()
-            return
+            saved = self._saving.collect(wait=wait)
         except Exception as error:  # orbax raises anything when it cannot write
-            self._failed.append((str(error) or type(error).__name__).splitlines()[0])
+            self._failed.append(first_line(error))
+        else:
+            if saved:
+                self._failed.clear()
+            for told in filter(None, saved):
+                self._terminal.warn(told)
+            return
         count, limit = len(self._failed), self._config.checkpoint.max_failed_saves
         told = f"a checkpoint cannot be written to {self._directory}: {self._failed[-1]}"
         self._terminal.warn(f"{told} (failure {count}, at most {limit} are borne)")

@@ -22,6 +22,7 @@ from benchmarks.bench import FAILED, Bench, Settings
 from benchmarks.processes import Failed
 from benchmarks.progress import Progress
 from trainer.atomic import write_json
+from trainer.commands.arguments import at_least
 
 SECTIONS = ("rivals", "batch", "data", "startup", "overhead", "target", "scaling", "memory")
 
@@ -82,7 +83,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="A,B,...",
         help=f"of {', '.join(SECTIONS)}",
     )
-    parser.add_argument("--rounds", type=positive, help="of every measurement (3; --quick: 1)")
+    parser.add_argument("--rounds", type=at_least(1), help="of every measurement (3; --quick: 1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="of the results (runs/bench/TIME)")
     parser.add_argument(
         "--torch-python",
@@ -110,13 +111,6 @@ def section_names(text: str) -> list[str]:
         if name not in SECTIONS:
             raise argparse.ArgumentTypeError(f"{name}: use some of {', '.join(SECTIONS)}")
     return [name for name in SECTIONS if name in names]
-
-
-def positive(text: str) -> int:
-    """Return a whole number above 0."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: use a whole number from 1 up")
-    return int(text)
 
 
 def same_settings(path: Path, settings: Mapping[str, Any]) -> bool:

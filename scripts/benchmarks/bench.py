@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,9 +15,11 @@ from benchmarks import answer, processes
 from benchmarks.progress import Progress
 from trainer import metrics_log
 from trainer.commands.children import Layout, environment
+from trainer.processes import free_address
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = Layout(1, 1)
+TIMEOUT = 600  # seconds, of what is measured
 FAILED = "failed: "  # begins the reason why something was left out that should have worked
 
 Result = dict[str, Any]  # JSON; {"left_out": reason} where a measurement was not possible
@@ -68,7 +69,6 @@ class Bench:
         *,
         layout: Layout = ONE,
         only_cores: list[int] | None = None,
-        timeout: float = 600,
         **arguments: Any,
     ) -> Result:
         """Run benchmarks.workers.NAME in its own process (or several), and return its answer.
@@ -78,7 +78,6 @@ class Bench:
             layout: how many processes, and simulated devices in each; the first one's answer is
                 returned, with those of the others in "each".
             only_cores: of the processor, that it may use; None: all.
-            timeout: seconds.
             arguments: of the worker, JSON.
 
         Raises:
@@ -90,7 +89,7 @@ class Bench:
             if not shutil.which("taskset"):
                 return {"left_out": "needs the program taskset"}
             command = ["taskset", "--cpu-list", ",".join(map(str, only_cores)), *command]
-        ended = processes.run(command, self._environments(layout), timeout)
+        ended = processes.run(command, self._environments(layout), TIMEOUT)
         answers = [answer.find(one.output) for one in ended]
         if answers[0] is None:
             raise processes.Failed(f"{name} gave no answer: {ended[0].output[-300:]}")
@@ -103,7 +102,6 @@ class Bench:
         layout: Layout = ONE,
         look: Callable[[Path], object] = lambda directory: None,
         read: Callable[[Path], Result] = lambda directory: {},
-        timeout: float = 600,
     ) -> Result:
         """Run `python -m trainer +experiment=mlp OVERRIDES`, as its users do.
 
@@ -112,7 +110,6 @@ class Bench:
             layout: processes and simulated devices in each.
             look: called with the run directory every few milliseconds.
             read: called with it at the end; what it returns is added.
-            timeout: seconds.
 
         Returns summary (summary.json), points (of metrics.jsonl), began (unix seconds), wall
         (seconds of the command) and peak_bytes (of the largest process).
@@ -131,7 +128,7 @@ class Bench:
             ended = processes.run(
                 [*command, *overrides],
                 self._environments(layout),
-                timeout,
+                TIMEOUT,
                 lambda: look(directory),
             )
             return {
@@ -176,10 +173,7 @@ class Bench:
 
     def _environments(self, layout: Layout) -> list[dict[str, str]]:
         """Return the variables of each process; simulated devices have one thread each."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        one_thread = layout.devices > 1
+        address, one_thread = free_address(), layout.devices > 1
         return [
             {**environment(os.environ, layout, i, address, one_thread), "PYTHONPATH": PATHS}
             for i in range(layout.processes)

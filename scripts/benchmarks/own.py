@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from trainer import recipe, step
 from trainer.commands.compose import compose
 from trainer.config import Config
 from trainer.datasets import Dataset, Split
+from trainer.feed import start
 from trainer.recipe import Recipe
 from trainer.stream import Superbatch
 
@@ -33,11 +32,11 @@ def load_arrays(folder: str) -> Dataset:
     return Dataset("arrays", Split(*arrays[:2]), Split(*arrays[2:]), "", (1, arrays[0].shape[1]))
 
 
-def empty_dataset(examples: int = 60_000, pixels: int = 784) -> Dataset:
-    """Return a data set of the right shape for what is compiled and never run."""
-    images, labels = np.zeros((1, pixels), np.uint8), np.zeros(1, np.uint8)
-    images, labels = np.broadcast_to(images, (examples, pixels)), np.broadcast_to(labels, examples)
-    return Dataset("empty", Split(images, labels), Split(images, labels), "", (1, pixels))
+def empty_dataset() -> Dataset:
+    """Return a data set of MNIST's shape for what is compiled and never run."""
+    zero = np.uint8(0)
+    split = Split(np.broadcast_to(zero, (60_000, 784)), np.broadcast_to(zero, 60_000))
+    return Dataset("empty", split, split, "", (1, 784))
 
 
 def make(config: Config, dataset: Dataset, devices: int | None) -> tuple[Mesh, Recipe]:
@@ -58,14 +57,11 @@ def first_batches(dataset: Dataset, k: int, batch_size: int) -> Superbatch:
     return Superbatch(images, labels, np.ones(index.shape, np.uint8))
 
 
-def feed(mesh: Mesh, batch: Superbatch, lr: float, first_step: int) -> step.Feed:
-    """Copy what a dispatch consumes to the devices, and wait for it."""
+def feed(mesh: Mesh, batch: Superbatch) -> step.Feed:
+    """Copy what a dispatch consumes to the devices, at a constant rate, and wait for it."""
     k = len(batch.labels)
-    stop = np.zeros((k, mesh.local_mesh.size), np.uint8)
-    lrs, numbers = np.full(k, lr, np.float32), np.arange(first_step, first_step + k, dtype=np.int32)
-    batch, stop = meshes.place(meshes.batched(mesh), (batch, stop))
-    lrs, numbers = meshes.place(meshes.replicated(mesh), (lrs, numbers))
-    return jax.block_until_ready(step.Feed(batch, stop, lrs, numbers))
+    lrs = np.full(k, 0.01, np.float32)
+    return jax.block_until_ready(start(mesh, lambda _: lrs, batch, range(k), False))
 
 
 def shapes(made: Recipe, mesh: Mesh, k: int, batch_size: int, pixels: int) -> tuple[Any, Any]:
@@ -88,14 +84,3 @@ def shapes(made: Recipe, mesh: Mesh, k: int, batch_size: int, pixels: int) -> tu
     batch, stop = described((batch, array(np.uint8, k, mesh.size)), rows)
     lrs, numbers = described((array(np.float32, k), array(np.int32, k)), whole)
     return described(state, whole), step.Feed(batch, stop, lrs, numbers)
-
-
-def flops(batch_size: int, sizes: Sequence[int]) -> float:
-    """Return the floating-point operations of one step's matrix products.
-
-    Three products a layer (forward, gradient of the kernel, gradient of the input), but the images
-    need no gradient.
-    """
-    layers = list(itertools.pairwise(sizes))
-    products = 3 * sum(a * b for a, b in layers) - layers[0][0] * layers[0][1]
-    return 2.0 * batch_size * products

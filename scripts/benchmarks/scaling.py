@@ -7,6 +7,7 @@ shows where it takes longer than the step. Seconds, bytes, bytes a second throug
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,7 +27,12 @@ class Net(NamedTuple):
     @property
     def weights(self) -> int:
         """Kernels and biases."""
-        return sum(a * b + b for a, b in zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        return self.products + sum(self.sizes[1:])
+
+    @property
+    def products(self) -> int:
+        """Multiplications of an image's way forward."""
+        return sum(a * b for a, b in itertools.pairwise(self.sizes))
 
     @property
     def message(self) -> int:
@@ -39,9 +45,12 @@ class Net(NamedTuple):
         return 2 * self.weights * FLOAT
 
     def flops(self, batch: int) -> float:
-        """Return the operations of a step's matrix products; the images need no gradient."""
-        layers = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
-        return 2.0 * batch * (3 * sum(a * b for a, b in layers) - layers[0][0] * layers[0][1])
+        """Return the floating-point operations of one step's matrix products.
+
+        Three products a layer (forward, gradient of the kernel, gradient of the input), but the
+        images need no gradient.
+        """
+        return 2.0 * batch * (3 * self.products - self.sizes[0] * self.sizes[1])
 
 
 class Link(NamedTuple):

@@ -43,7 +43,7 @@ def batch(config: Config, devices: Mesh) -> Finding:
     """Check that the batch and the virtual shards divide over the devices."""
     size = config.train.global_batch_size
     mesh.local_rows(devices, size, "train.global_batch_size")
-    mesh.check_shards(devices, size, config.parallel.virtual_shards)
+    mesh.check_division(devices.size, size, config.parallel.virtual_shards)
     return Finding("batch", OK, f"{size} images a step, {size // devices.size} a device")
 
 

@@ -21,6 +21,7 @@ from trainer.checks.finding import FAILURE, OK, Finding, exit_code, failure, mer
 from trainer.config import Config
 from trainer.datasets import Dataset, Missing
 from trainer.errors import EXIT_UNAVAILABLE, PeerLost, TrainerError
+from trainer.leaving import leave
 from trainer.peers import Peers
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
@@ -196,14 +197,13 @@ class Examination:
 
     def _not_met(self, told: str) -> NoReturn:
         self._findings.append(Finding("meeting", FAILURE, told, "look at their logs"))
-        self._show(self._findings)
-        os._exit(exit_code(self._findings))
+        leave(exit_code(self._findings), lambda: self._show(self._findings))
 
     def _lost(self, told: str) -> None:
         if self._me == 0:
             self._give_up("end", told)
-        print(f"error: {told}", file=sys.stderr, flush=True)  # there is nobody to tell
-        os._exit(EXIT_UNAVAILABLE)
+        # There is nobody to tell.
+        leave(EXIT_UNAVAILABLE, lambda: print(f"error: {told}", file=sys.stderr))
 
     def _give_up(self, check: str, told: str) -> NoReturn:
         self._findings.append(Finding(check, FAILURE, told, "look at the logs of all processes"))
@@ -219,5 +219,4 @@ class Examination:
         else:
             findings = self._findings
             self._tell()
-        sys.stdout.flush()
-        os._exit(exit_code(findings))
+        leave(exit_code(findings))

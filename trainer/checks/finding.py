@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from trainer.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, ConfigError, TrainerError
+from trainer.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, ConfigError, TrainerError, first_line
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 RANK = {OK: 0, WARNING: 1, FAILURE: 2}
@@ -26,8 +26,7 @@ def failure(check: str, error: Exception) -> Finding:
     if isinstance(error, TrainerError):
         code = EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_UNAVAILABLE
         return Finding(check, FAILURE, error.told, error.fix, code)
-    told = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0]}"
-    return Finding(check, FAILURE, told)
+    return Finding(check, FAILURE, first_line(error, kind=True))
 
 
 def merge(of_processes: list[list[Finding]]) -> list[Finding]:

@@ -60,7 +60,11 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 
 def parse(
-    parser: argparse.ArgumentParser, arguments: Sequence[str], *, overrides: bool = False
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str],
+    *,
+    overrides: bool = False,
+    intermixed: bool = False,
 ) -> argparse.Namespace | None:
     """Return the arguments; None where --help has answered.
 
@@ -68,12 +72,15 @@ def parse(
         parser: of the command.
         arguments: behind the command.
         overrides: those that the parser does not know are options of a job, in `overrides`.
+        intermixed: those without dashes may stand between the others.
 
     Raises:
         ConfigError: an option is wrong; argparse has told which.
     """
     see = f"see `{parser.prog} --help`"
     try:
+        if intermixed:
+            return parser.parse_intermixed_args(arguments)
         if not overrides:
             return parser.parse_args(arguments)
         args, unknown = parser.parse_known_args(arguments)

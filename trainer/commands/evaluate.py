@@ -12,6 +12,7 @@ import numpy as np
 
 from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
+from trainer.commands.opened import open_run
 from trainer.commands.printing import printable, show, table
 from trainer.errors import EXIT_COMPLETED, ConfigError, Preempted
 from trainer.preemption import StopRequest
@@ -63,12 +64,10 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     args = command_line.parse(parser, arguments)
     if args is None:
         return EXIT_COMPLETED
-    run = command_line.run_directory(args.run)
     terminal = Terminal()
+    trained = open_run(args.run, args.step, terminal)
     from trainer.commands import testdata
-    from trainer.commands.opened import open_run
 
-    trained = open_run(run, args.step, terminal)
     test = testdata.load(trained, args.data, terminal, stop, download=True)
     if stop():
         raise Preempted("asked to stop before the model was tested")
@@ -78,13 +77,13 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     logits = run_on(trained, test.split.images).logits
     found = assess(logits, test.split.labels, trained.objective)
     report = _report(trained, test.name, found)
-    out = (args.out or run / "evaluation").expanduser().absolute()
+    out = (args.out or trained.run / "evaluation").expanduser().absolute()
     stem = f"step-{trained.step}" + (f"-{_short(args.data.resolve())}" if args.data else "")
     picture = _keep(out, stem, report, found)
     if args.json:
         show(to_json(report, indent=2))
     else:
-        show("\n".join(_told(trained, report, picture)))
+        show("\n".join(_told(report, picture)))
     return EXIT_COMPLETED
 
 
@@ -135,7 +134,7 @@ def _keep(out: Path, stem: str, report: dict[str, Any], found: Assessment) -> Pa
     return picture
 
 
-def _told(trained: Trained, report: dict[str, Any], picture: Path) -> Iterator[str]:
+def _told(report: dict[str, Any], picture: Path) -> Iterator[str]:
     yield f"model      {printable(report['run'])}, step {report['step']:,}"
     yield f"data       {printable(report['data'])}, {report['examples']:,} test images"
     yield f"accuracy   {report['accuracy']:.2%}"

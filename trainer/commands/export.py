@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands import arguments as command_line
+from trainer.commands.opened import open_run
 from trainer.commands.printing import show, table
-from trainer.errors import EXIT_COMPLETED, DataError, Preempted
+from trainer.errors import EXIT_COMPLETED, DataError, Preempted, first_line
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
 
@@ -59,14 +60,12 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         return EXIT_COMPLETED
     from trainer import bundle
 
-    run = command_line.run_directory(args.run)
     target = args.directory.expanduser().absolute()
     bundle.check_target(target, replace=args.replace)
     terminal = Terminal()
+    trained = open_run(args.run, args.step, terminal)
     from trainer.commands import exported_files, testdata
-    from trainer.commands.opened import open_run
 
-    trained = open_run(run, args.step, terminal)
     terminal.note(f"checkpoint {trained.step} of {args.run} is intact")
     try:
         test = testdata.load(trained, args.data, terminal, stop, download=False)
@@ -74,8 +73,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         if args.data is not None:
             raise
         test = None
-        first_line = str(error).splitlines()[0]
-        terminal.warn(f"the card will have no metrics, and noise is compared ({first_line})")
+        terminal.warn(f"the card will have no metrics, and noise is compared ({first_line(error)})")
     if stop():
         raise Preempted("asked to stop before anything was written")
     with bundle.making(target, replace=args.replace) as folder:

@@ -50,12 +50,8 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         ConfigError: something is wrong with the command line, or another job is at the sweep.
         Preempted: asked to stop; the member at work has saved.
     """
-    parser = _parser()
-    try:
-        args = parser.parse_intermixed_args(arguments)
-    except SystemExit as ended:  # argparse has told
-        if ended.code:
-            raise ConfigError("see `python -m trainer -m --help`") from None
+    args = command_line.parse(_parser(), arguments, intermixed=True)
+    if args is None:
         return EXIT_COMPLETED
     if any(text.startswith("hydra/sweeper=") for text in args.overrides):
         if args.members or args.member is not None:

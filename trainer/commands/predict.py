@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
+from trainer.commands.opened import open_run
 from trainer.commands.printing import printable, show, table
 from trainer.errors import EXIT_COMPLETED, EXIT_DATA, DataError, Preempted
 from trainer.preemption import StopRequest
@@ -72,8 +73,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     args = command_line.parse(parser, arguments)
     if args is None:
         return EXIT_COMPLETED
-    from trainer.commands.opened import open_run
-
     terminal = Terminal()
     trained = open_run(args.run, args.step, terminal)
     from trainer.trained import run_on

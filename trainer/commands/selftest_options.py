@@ -55,16 +55,16 @@ OWN = (
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = command_line.parser("selftest", DESCRIPTION, EPILOG)
-    add = made.add_argument
-    add("--kills", type=int, default=20, metavar="N", help="interruptions in all; left out: 20")
+    add, some = made.add_argument, command_line.at_least(1)
+    add("--kills", type=some, default=20, metavar="N", help="interruptions in all; left out: 20")
     add(
         "--processes",
-        type=int,
+        type=some,
         default=1,
         metavar="P",
         help="processes of the job, on this machine; left out: 1",
     )
-    add("--devices", type=int, default=1, metavar="D", help="devices of each process; left out: 1")
+    add("--devices", type=some, default=1, metavar="D", help="devices of each process; left out: 1")
     signals = "what ends it, drawn at random; left out: %(default)s"
     add("--signals", metavar="NAME,...", default=",".join(SIGNALS), help=signals)
     add("--seed", type=int, default=0, metavar="S", help="of the random draws; left out: 0")
@@ -73,11 +73,11 @@ def parser() -> argparse.ArgumentParser:
     add("--layouts", metavar="PxD,...", help="draw PROCESSESxDEVICES anew at each start")
     add(
         "--virtual-shards",
-        type=int,
+        type=some,
         metavar="V",
         help="parallel.virtual_shards=V, which --layouts needs",
     )
-    add("--flip-every", type=int, metavar="N", help="flip a bit of a checkpoint every N starts")
+    add("--flip-every", type=some, metavar="N", help="flip a bit of a checkpoint every N starts")
     add("--json", action="store_true", help="print the result as JSON")
     add(
         "overrides",
@@ -95,15 +95,6 @@ def read(args: argparse.Namespace) -> Options:
     Raises:
         ConfigError: names the option, the value, the rule.
     """
-    for name, value, least in (
-        ("--kills", args.kills, 1),
-        ("--processes", args.processes, 1),
-        ("--devices", args.devices, 1),
-        ("--flip-every", args.flip_every, 1),
-        ("--virtual-shards", args.virtual_shards, 1),
-    ):
-        if value is not None and value < least:
-            raise ConfigError(f"{name} {value}: use a whole number from {least} up")
     names = [name.strip().upper().removeprefix("SIG") for name in args.signals.split(",")]
     for name in names:
         if name not in SIGNALS:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from trainer import committed
 from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
-from trainer.commands.printing import show
-from trainer.errors import EXIT_COMPLETED, ConfigError, DataError, Preempted
+from trainer.commands.printing import show, table
+from trainer.errors import EXIT_COMPLETED, DataError, Preempted
 from trainer.preemption import StopRequest
 
 DESCRIPTION = """\
@@ -78,13 +78,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer verify",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_line.parser("verify", DESCRIPTION, EPILOG)
     parser.add_argument(
         "run",
         metavar="RUN",
@@ -101,15 +95,11 @@ def _checkpoints_of(run: Path) -> Path:
     Raises:
         ConfigError: there is no such run.
     """
-    fix = "give the directory of a run, such as runs/mlp/NAME"
-    given = run.expanduser().absolute().resolve()
-    if not given.exists():
-        raise ConfigError(f"RUN={run} does not exist: {fix}")
-    if committed.is_run(given):
-        return given / committed.CHECKPOINTS
-    if given.is_dir() and (given.name == committed.CHECKPOINTS or [*given.glob("*/_METADATA")]):
+    given = run.expanduser().resolve()
+    looks_like_it = given.name == committed.CHECKPOINTS or any(given.glob("*/_METADATA"))
+    if looks_like_it and given.is_dir() and not committed.is_run(given):
         return given
-    raise ConfigError(f"RUN={run} is not a run directory (it has no checkpoints folder): {fix}")
+    return command_line.run_directory(run).resolve() / committed.CHECKPOINTS
 
 
 def _check(directory: Path) -> Iterator[Checked]:
@@ -157,13 +147,7 @@ def _table(checked: list[Checked], aside: list[str], unfinished: list[str]) -> I
         size = f"{one.bytes / 1e6:.2f}"
         rows.append((str(one.step), result, accuracy, size, saved_at, one.damage or ""))
     if checked:
-        widths = [max(len(row[column]) for row in rows) for column in range(6)]
-        for row in rows:
-            cells = [
-                cell.ljust(width) if column in (1, 4, 5) else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            yield "  ".join(cells).rstrip()
+        yield from table(rows, left=(1, 4, 5))
     if aside:
         yield f"found damaged and set aside before (delete at will): {', '.join(aside)}"
     if unfinished:

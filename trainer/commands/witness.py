@@ -5,7 +5,6 @@ Reads the files of the contract alone; nothing here imports jax.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import committed as checkpoints
-from trainer import lock, reports
+from trainer import environment, lock, reports
 
 COMPARED = ("steps", "test_loss", "test_accuracy", "weights_sha256")
 CLOCKED = ("time", "examples_per_second")  # what may differ between two runs of the same bits
@@ -23,12 +22,7 @@ PHASES = ("start-up", "restore", "compile", "training", "evaluation", "saving", 
 
 def program() -> str:
     """Return a digest of the trainer's own files: another program may round in another way."""
-    package = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for folder, kind in ((package, "*.py"), (package, "*.yaml"), (package.parent / "conf", "*")):
-        for path in sorted(path for path in folder.rglob(kind) if path.is_file()):
-            digest.update(f"{path}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
+    return environment.source("**/*.py", "**/*.yaml", "../conf/**/*")
 
 
 def committed(run: Path) -> list[int]:

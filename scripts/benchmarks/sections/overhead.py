@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import partial
 
 from benchmarks.bench import Bench, Result
 from benchmarks.lines import Line, Section, line
+from benchmarks.scaling import Net
 from benchmarks.sections import rivals
 
 TITLE = "The cost of logging, evaluating and saving every epoch, batch 64"
@@ -37,11 +37,8 @@ def measure(bench: Bench) -> Section:
             rivals.PROGRAM: program,
         }
     )
-    counts, sizes = bench.machine["dataset"], bench.machine["sizes"]
-    pairs = list(itertools.pairwise(sizes))
-    forward = sum(a * b for a, b in pairs)
-    ideal = counts["test_examples"] * forward
-    ideal /= counts["train_examples"] * (3 * forward - sizes[0] * sizes[1])
+    counts, net = bench.machine["dataset"], Net(tuple(bench.machine["sizes"]))
+    ideal = 2 * counts["test_examples"] * net.products / net.flops(counts["train_examples"])
 
     def share(phase: str, name: str, includes: str) -> Line:
         results = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from benchmarks import own
 from benchmarks.bench import Bench, Result
 from benchmarks.lines import Line, Section, line, ratios
+from benchmarks.scaling import Net
 
 TITLE = "Training speed at batch 64"
 BATCH_SIZE = 64
@@ -100,7 +100,7 @@ def measure(bench: Bench) -> Section:
         line(name, includes, unit, found[name], "seconds_per_step", scale=steps)
         for name, includes in INCLUDES.items()
     ]
-    operations = own.flops(BATCH_SIZE, sizes)
+    operations = Net(tuple(sizes)).flops(BATCH_SIZE)
     peak = line(
         "float32 matrix product 2048 x 2048",
         "jax, the same process as the three below",

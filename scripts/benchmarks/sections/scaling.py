@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from benchmarks import scaling, scaling_tables
 from benchmarks.bench import Bench, Result
 from benchmarks.lines import Line, Section, line
+from trainer import idx
 from trainer.commands.children import Layout
 from trainer.datasets import FILES
 
@@ -178,6 +178,5 @@ def write_idx(bench: Bench) -> Path:
         count = IMAGES if split == "train" else TESTS
         array = source[np.arange(count) % len(source)]
         dims = (count, side, side) if kind == "images" else (count,)
-        header = struct.pack(f">BBBB{len(dims)}I", 0, 0, 8, len(dims), *dims)
-        (folder / file).write_bytes(header + array.tobytes())
+        (folder / file).write_bytes(idx.header(dims) + array.tobytes())
     return folder

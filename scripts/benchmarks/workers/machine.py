@@ -38,7 +38,6 @@ def measure(folder: str, overrides: list[str]) -> dict[str, Any]:
             "pixels": dataset.train.images.shape[1],
         },
         "sizes": [dataset.train.images.shape[1], *config.model.hidden_sizes, classes],
-        "steps_per_dispatch": config.train.steps_per_dispatch,
         "pixel_mean": config.data.pixel_mean,
         "pixel_std": config.data.pixel_std,
     }

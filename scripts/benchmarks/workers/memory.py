@@ -22,7 +22,7 @@ def measure(arrays: str, batch_size: int, k: int, overrides: list[str]) -> dict[
     mesh, made = own.make(config, dataset, 1)
     state = own.first_state(made, mesh)
     batch = own.first_batches(dataset, k, batch_size)
-    feed = own.feed(mesh, batch, 0.01, 0)
+    feed = own.feed(mesh, batch)
     compiled = made.train_step.lower(state, feed).compile()
     planned = compiled.memory_analysis()
     jax.block_until_ready(compiled(state, feed))

@@ -33,7 +33,7 @@ def measure(
     mesh, made = own.make(config, dataset, 1)
     state = own.first_state(made, mesh)
     batch = own.first_batches(dataset, k, batch_size)
-    feeds = own.feed(mesh, batch, 0.01, 0)
+    feeds = own.feed(mesh, batch)
     numbers = [
         jax.device_put(np.arange(i * k, (i + 1) * k, dtype=np.int32), feeds.steps.sharding)
         for i in range(dispatches + 1)
