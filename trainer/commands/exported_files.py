@@ -22,6 +22,7 @@ from trainer.trained import Outputs, Trained, run_on
 PROGRAM, WEIGHTS, ONNX = "model.stablehlo", "weights.safetensors", "model.onnx"
 TOLERANCE = 1e-6
 ONNX_TOLERANCE = 1e-5  # where another library multiplies the matrices
+PARTS = 3  # of the work: writing, and comparing each program
 CHECKED_IMAGES = 1000  # of noise, and by ONNX's reference implementation, which is slow
 PACKAGES = ("python", "trainer", "jax", "jaxlib", "numpy", "safetensors", "onnx")
 
@@ -39,10 +40,12 @@ def write(folder: Path, trained: Trained, test: TestData | None, terminal: Termi
         TrainerError: a file does not agree with the model.
     """
     index = _describe(trained)
+    terminal.work("export", 0, PARTS, "writing the program and the weights")
     _write_model(folder, trained)
     digests = bundle.write_index(folder, index)  # which predict.py reads
-    terminal.note("the program and the weights are written")
     found, measured = _compare(folder, trained, test, terminal)
+    terminal.work("export", PARTS, PARTS, "")
+    terminal.close()
     left_out = []
     if ONNX not in digests:
         left_out.append(f"{ONNX} was left out: it needs the extra, pip install 'trainer[onnx]'")
@@ -105,10 +108,12 @@ def _compare(
         images, kind = noise, "images of noise"
     else:
         images, kind = test.split.images.reshape(-1, *shape), f"test images of {test.name}"
+
+    terminal.work("export", 1, PARTS, f"comparing {PROGRAM} with the live model")
     live = run_on(trained, images)
-    terminal.note(f"they are compared with the live model on {len(images):,} {kind}")
     found = [_distance(PROGRAM, standalone.load_model(folder)(images), live, TOLERANCE, kind)]
     if (folder / ONNX).exists():
+        terminal.work("export", 2, PARTS, f"comparing {ONNX} with the live model")
         got = onnx_file.run((folder / ONNX).read_bytes(), images[:CHECKED_IMAGES])
         found.append(_distance(ONNX, got, live, ONNX_TOLERANCE, kind))
     if test is None:
