@@ -276,7 +276,7 @@ def test_without_the_package_onnx(smoke_run, tmp_path, monkeypatch, capsys):
     assert export.main([str(smoke_run), str(tmp_path / "digits")], StopRequest()) == 0
     assert {path.name for path in (tmp_path / "digits").iterdir()} == FILES - {"model.onnx"}
     told = capsys.readouterr()
-    assert "model.onnx was left out: it needs the extra, pip install 'trainer[onnx]'" in told.err
+    assert "model.onnx was left out: install the extra `onnx`: pip install '.[onnx]'" in told.err
     assert "model.onnx was left out" in (tmp_path / "digits" / "MODEL_CARD.md").read_text()
 
 

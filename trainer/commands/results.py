@@ -33,7 +33,8 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
     except OSError as error:
         warn(f"{folder} cannot be written: {error.strerror}")
     except ImportError:
-        warn("no plot: matplotlib is not installed (pip install 'trainer[plots]')")
+        fix = "install the extra `plots`: pip install '.[plots]' in the checkout"
+        warn(f"no plot: matplotlib is not installed: {fix}")
     for path in written:
         show(str(path))
 

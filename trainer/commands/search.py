@@ -49,7 +49,8 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
         optuna = import_module("optuna")
     except ModuleNotFoundError:
         raise ConfigError(
-            f"{SWEEPER}: Optuna is not installed: pip install 'trainer[optuna]'"
+            f"{SWEEPER}: Optuna is not installed: install the extra `optuna`: "
+            "pip install '.[optuna]' in the checkout"
         ) from None
     unchanged.check(asked.folder, asked.matters)  # not within Hydra, which composes once at a time
     optuna.logging.set_verbosity(logging.ERROR)

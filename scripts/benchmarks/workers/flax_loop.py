@@ -29,8 +29,8 @@ def measure(
         from flax.training.train_state import TrainState
     except ModuleNotFoundError as error:
         raise answer.LeftOut(
-            f"{error.name} is not installed: pip install 'trainer[bench]', or scripts/bench "
-            "without BENCH_PYTHON"
+            f"{error.name} is not installed: install the extra `bench`: pip install '.[bench]' in "
+            "the checkout; or call scripts/bench without BENCH_PYTHON"
         ) from None
 
     class Net(nn.Module):
