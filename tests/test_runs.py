@@ -65,6 +65,20 @@ def test_the_table_has_the_newest_first(smoke_run, tmp_path, capsys):
     assert [row.split()[-1] for row in (rows[0], rows[2])] == ["no", "no"]
 
 
+@pytest.mark.parametrize("set_to", [None, "", "elsewhere"])
+def test_the_default_folder_is_that_of_training(smoke_run, tmp_path, monkeypatch, capsys, set_to):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRAINER_RUN_ROOT", raising=False)
+    if set_to is not None:
+        monkeypatch.setenv("TRAINER_RUN_ROOT", set_to)
+    root = tmp_path / (set_to or "runs")
+    copy(smoke_run, root / "smoke" / "a")
+    assert runs.main(["--json"], StopRequest()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["directory"] == str(root)
+    assert [run["directory"] for run in found["runs"]] == [str(root / "smoke" / "a")]
+
+
 def test_preempted_then_running_then_killed(trainer, tmp_path, listed):
     job = ("+experiment=smoke", "run.dir=runs/a", "train.epochs=100000")
     process = trainer.start(*job)

@@ -33,7 +33,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--step",
         metavar="N",
         type=at_least(0),
-        help="use the checkpoint after N steps; left out: the newest that is intact",
+        help="use the checkpoint after N steps (default: the newest that is intact)",
     )
 
 
@@ -44,7 +44,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         type=Path,
         help="test on the images t10k-images-idx3-ubyte and labels t10k-labels-idx1-ubyte, packed "
-        "or not, in this folder; left out: on the data set of the run",
+        "or not, in this folder (default: on the data set of the run)",
+    )
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of a job, which parse() leaves to Hydra."""
+    parser.add_argument_group(
+        "the job",
+        "+experiment=NAME, OPTION=VALUE   what is trained; `python -m trainer --help` lists both",
     )
 
 

@@ -27,10 +27,12 @@ EPILOG = """\
 exit codes:
   0   all is well, or there are only warnings
   69  something needed is missing or does not answer
+  74  the output cannot be written
   78  a configuration is wrong
 
 examples:
   python -m trainer doctor +experiment=mlp
+  python -m trainer doctor --download +experiment=mlp     fetch MNIST first, if it is missing
   srun --nodes=2 python -m trainer doctor +experiment=mlp
 """
 
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser("doctor", DESCRIPTION, EPILOG, usage)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--download", action="store_true", help="download data that is missing")
+    command_line.add_overrides(parser)
     return parser
 
 

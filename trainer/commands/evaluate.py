@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Tests the model of a run, by its newest intact checkpoint, on the test images of its data set or on
-those of a folder: accuracy, loss, a line a class, and the confusion matrix, of which a picture and
-a JSON file are kept in the folder evaluation/ of the run.
+those of a folder: accuracy, loss, a line per class, and the confusion matrix. A picture of it and
+all figures as JSON are kept in the folder evaluation/ of the run.
 
 It runs on the CPU, also while the run goes on, and never touches the checkpoints.
 """
@@ -33,12 +33,14 @@ EPILOG = """\
 exit codes:
   0   the model was tested
   65  the run has no intact checkpoint, or the test images are missing or wrong
-  78  RUN is not a run directory, the results cannot be written, or an option is wrong
+  74  the storage does not let a checkpoint be read, or the output cannot be written
+  75  asked to stop
+  78  RUN is not a run directory, the folder of the results cannot be written, or an option is wrong
 
 examples:
   python -m trainer evaluate runs/mlp/first
   python -m trainer evaluate runs/mlp/first --step 938
-  python -m trainer evaluate runs/mlp/first --data ~/my-digits --out /tmp/my-digits
+  python -m trainer evaluate runs/mlp/first --data ~/my-digits --out my-digits-results
   python -m trainer evaluate runs/mlp/first --json | jq .accuracy
 """
 
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         "--out",
         metavar="FOLDER",
         type=Path,
-        help="where to keep the picture and the JSON file; left out: RUN/evaluation",
+        help="where to keep the picture and the JSON file (default: RUN/evaluation)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     args = command_line.parse(parser, arguments)
@@ -154,7 +156,7 @@ def _told(report: dict[str, Any], picture: Path) -> Iterator[str]:
 
 
 def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield a row a class; the last column names what it is taken for most often, if anything."""
+    """Yield a row per class; the last column names what it is taken for most often, if anything."""
     for one, counts in zip(report["classes"], report["confusion"], strict=True):
         others = [(count, i) for i, count in enumerate(counts) if i != one["class"]]
         count, other = max(others, key=lambda pair: pair[0])

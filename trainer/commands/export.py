@@ -28,9 +28,11 @@ are compared with the live model before the folder is put in place, all at once.
 EPILOG = """\
 exit codes:
   0   the folder is in place
-  65  the run has no intact checkpoint
+  65  the run has no intact checkpoint, or the images of --data are missing or wrong
   70  an exported file does not agree with the model; nothing was put in place
-  78  RUN is not a run directory, DIR holds something else, or an option is wrong
+  74  the storage does not let a checkpoint be read, or the output cannot be written
+  75  asked to stop; nothing was put in place
+  78  RUN is not a run directory, DIR is not for us to write, or an option is wrong
 
 examples:
   python -m trainer export runs/mlp/first exported/digits

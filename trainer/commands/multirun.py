@@ -24,12 +24,13 @@ spread over the seeds, and writes them to sweep.csv and sweep.png.
 """
 EPILOG = """\
 OPTION=A,B,C        tries these values; so do range(0,5), choice(a,b) and glob(*)
-run.name=NAME       the sweep lies in <run.root>/<experiment>/NAME; left out, a digest of the
-                    command names it. The same name takes more values of the same options later
+run.name=NAME       the sweep lies in <run.root>/<experiment>/NAME (default: sweep-DIGEST, a digest
+                    of the options). The same name takes more values of the same options later
 run.dir=DIR         the folder of the sweep itself
 
 exit codes:
   0   all members are completed
+  74  the folder of the sweep or the output cannot be written
   75  asked to stop: the member at work has saved, the same command goes on
   78  a member has wrong options: none is trained; or another job is at this sweep; or finished
       members were trained with another configuration, as conf/ has changed since
@@ -108,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         "several processes and runs beside the tasks of the other members",
     )
     parser.add_argument(
-        "overrides", metavar="OPTION=VALUE", nargs="*", help="as `python -m trainer --help` tells"
+        "overrides",
+        metavar="OPTION=VALUE",
+        nargs="*",
+        help="as `python -m trainer --help` lists them",
     )
     return parser

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trainer.trained import Trained
 
 DESCRIPTION = """\
-Tells which digit is on a picture, with the newest intact checkpoint of a run.
+Prints which digit is on a picture, by the newest intact checkpoint of a run.
 
 A picture is a PNG or JPEG file of one digit, of any size and colours, dark on light or light on
 dark, transparent or not. It is brought to the form of MNIST's digits first: bright on black, scaled
@@ -32,7 +32,9 @@ nothing besides the digit.
 EPILOG = """\
 exit codes:
   0   all files were read
-  65  a file could not be read: it is named, the others are done; or the run has no checkpoint
+  65  a file could not be read: it is named, the others are done; or no checkpoint is intact
+  74  the storage does not let a checkpoint be read, or the output cannot be written
+  75  asked to stop
   78  RUN is not a run directory, or an option is wrong
 
 examples:

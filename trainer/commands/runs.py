@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,15 +26,17 @@ status:
   running    a job holds the run directory now
   completed  all its epochs are done
   preempted  it was asked to stop and has saved: the same command goes on from there
-  failed     it ended with an error, which is told
-  unknown    it ended without telling how (killed, power cut), or its files are damaged
+  failed     it ended with an error, which is shown
+  unknown    it ended without saying how (killed, power cut), or its files are damaged
 
 resumable:
   the step that the same command would go on from, if the run has work left, a checkpoint to go on
-  from, and no job at it. Whether a checkpoint is intact, `python -m trainer verify RUN` tells.
+  from, and no job at it. `python -m trainer verify RUN` checks whether a checkpoint is intact.
 
 exit codes:
   0   the table is printed, even if it is empty
+  74  the output cannot be written
+  75  asked to stop
   78  DIR does not exist, or an option is wrong
 
 examples:
@@ -55,9 +58,13 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     """
     parser = command_line.parser("runs", DESCRIPTION, EPILOG)
     parser.add_argument(
-        "directory", metavar="DIR", type=Path, nargs="?", default=Path("runs"),
-        help="the folder to search, or one run; left out: runs",
-    )  # fmt: skip
+        "directory",
+        metavar="DIR",
+        type=Path,
+        nargs="?",
+        default=Path(os.environ.get("TRAINER_RUN_ROOT") or "runs"),
+        help="the folder to search, or one run (default: that in TRAINER_RUN_ROOT, or else runs)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = command_line.parse(parser, arguments)
     if args is None:
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     if not root.is_dir():
         raise ConfigError(
             f"DIR={args.directory} is not a folder: give the one that your runs lie in (run.root, "
-            "which is runs unless you have changed it)"
+            "which is TRAINER_RUN_ROOT or runs unless you have changed it)"
         )
     found = []
     for directory in inventory.find(root):

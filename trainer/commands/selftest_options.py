@@ -22,6 +22,7 @@ EPILOG = """\
 exit codes:
   0   proven
   70  not equal: it says what differs, and keeps the folder
+  74  the output cannot be written
   75  asked to stop
   78  an option is wrong
   else the job's own, where it fails by itself
@@ -56,18 +57,18 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = command_line.parser("selftest", DESCRIPTION, EPILOG)
     add, some = made.add_argument, command_line.at_least(1)
-    add("--kills", type=some, default=20, metavar="N", help="interruptions in all; left out: 20")
+    add("--kills", type=some, default=20, metavar="N", help="interruptions in all (default: 20)")
     add(
         "--processes",
         type=some,
         default=1,
         metavar="P",
-        help="processes of the job, on this machine; left out: 1",
+        help="processes of the job, on this machine (default: 1)",
     )
-    add("--devices", type=some, default=1, metavar="D", help="devices of each process; left out: 1")
-    signals = "what ends it, drawn at random; left out: %(default)s"
+    add("--devices", type=some, default=1, metavar="D", help="devices per process (default: 1)")
+    signals = "what ends it, drawn at random (default: %(default)s)"
     add("--signals", metavar="NAME,...", default=",".join(SIGNALS), help=signals)
-    add("--seed", type=int, default=0, metavar="S", help="of the random draws; left out: 0")
+    add("--seed", type=int, default=0, metavar="S", help="of the random draws (default: 0)")
     add("--dir", metavar="DIR", help="work in this folder, empty or new, not in a temporary one")
     add("--keep", action="store_true", help="do not empty the folder at the end")
     add("--layouts", metavar="PxD,...", help="draw PROCESSESxDEVICES anew at each start")
@@ -83,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         "overrides",
         nargs="*",
         metavar="OPTION=VALUE",
-        help="of the job, as `python -m trainer --help` tells; a +experiment=NAME among them "
+        help="of the job, as `python -m trainer --help` lists them; a +experiment=NAME among them "
         "replaces the short job",
     )
     return made

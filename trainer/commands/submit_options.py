@@ -17,6 +17,7 @@ EPILOG = """\
 exit codes:
   0   submitted, or shown
   69  sbatch or kubectl is missing, or refused
+  74  the output cannot be written
   78  an option of the job or of this command is wrong
 
 examples:
@@ -66,13 +67,26 @@ def _parser() -> argparse.ArgumentParser:
     usage = "slurm|k8s [options] +experiment=NAME [OPTION=VALUE ...]"
     parser = command_line.parser("submit", DESCRIPTION, EPILOG, usage)
     from_one, from_zero = command_line.at_least(1), command_line.at_least(0)
-    parser.add_argument("scheduler", choices=("slurm", "k8s"))
-    parser.add_argument("--nodes", type=from_one, default=1, metavar="N", help="default: 1")
     parser.add_argument(
-        "--gpus-per-node", type=from_zero, default=0, metavar="G", help="default: 0, the CPUs"
+        "scheduler", choices=("slurm", "k8s"), help="SLURM, by sbatch; or Kubernetes, by kubectl"
     )
-    parser.add_argument("--name", help="of the job (k8s: behind `train-`; default: the time)")
+    parser.add_argument(
+        "--nodes", type=from_one, default=1, metavar="N", help="number of nodes (default: 1)"
+    )
+    parser.add_argument(
+        "--gpus-per-node",
+        type=from_zero,
+        default=0,
+        metavar="G",
+        help="number of GPUs per node (default: 0, which trains on the CPUs)",
+    )
+    parser.add_argument(
+        "--name",
+        help="the name of the job (default: trainer); on Kubernetes the job and the run are called "
+        "train-NAME (default: train-TIME)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be submitted")
+    command_line.add_overrides(parser)
     slurm = parser.add_argument_group("SLURM")
     slurm.add_argument(
         "-m",
@@ -82,20 +96,23 @@ def _parser() -> argparse.ArgumentParser:
         "`python -m trainer -m --help`",
     )
     slurm.add_argument(
-        "--at-once", type=from_one, metavar="N", help="tasks of the array; default: no limit"
+        "--at-once",
+        type=from_one,
+        metavar="N",
+        help="how many tasks of the array may run at the same time (default: no limit)",
     )
     slurm.add_argument(
         "--tasks-per-node",
         type=from_one,
         default=1,
         metavar="T",
-        help="processes, which share the GPUs of the node; default: 1, with all of them",
+        help="processes per node, which share its GPUs (default: 1, which drives them all)",
     )
     slurm.add_argument(
         "--cpus-per-task",
         type=from_one,
         metavar="C",
-        help="processors of each; default: the site's, often 1: give some for each GPU",
+        help="processors per task (default: the site's, often 1: ask for some per GPU)",
     )
     slurm.add_argument(
         "--scheduler-option",
@@ -105,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
         help="one more option for sbatch, like --scheduler-option=--partition=gpu; repeatable",
     )
     k8s = parser.add_argument_group("Kubernetes")
-    k8s.add_argument("--image", metavar="IMAGE[:TAG]", help="default: the overlay's")
-    k8s.add_argument("--namespace", help="default: the overlay's")
+    k8s.add_argument(
+        "--image",
+        metavar="IMAGE[:TAG]",
+        help="the trainer's, in a registry (default: that of the overlay in scripts/k8s/overlays)",
+    )
+    k8s.add_argument("--namespace", help="of the job (default: that of the overlay)")
     return parser

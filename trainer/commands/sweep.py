@@ -26,10 +26,11 @@ status:
   preempted    it was asked to stop and has saved
   interrupted  it was killed, or its machine was lost
   waiting      it has not begun to train
-  failed       it ended with an error, which is told; output.log in its folder has more
+  failed       it ended with an error, which is shown; output.log in its folder has more
 
 exit codes:
   0   shown, however the members stand
+  74  the output cannot be written
   78  there is no sweep in DIR, or an option is wrong
 
 examples:

@@ -25,13 +25,15 @@ any time, also while the run goes on or in a folder that cannot be written.
 EPILOG = """\
 results:
   ok         all files and arrays are, bit for bit, what was saved
-  damaged    not so; what is wrong is told. Starting the run again renames a damaged checkpoint to
-             bad-STEP.NUMBER and goes on at the newest intact one; nothing is deleted
+  damaged    not so; the table says what is wrong. Starting the run again renames a damaged
+             checkpoint to bad-STEP.NUMBER and goes on at the newest intact one; nothing is deleted
 
 exit codes:
   0   there are checkpoints, and all are intact
   65  one is damaged, or there is none
-  74  the storage does not let a file be read: nothing is known of it
+  74  the storage does not let a file be read: nothing is known of it; or the output cannot be
+      written
+  75  asked to stop
   78  RUN is not a run directory, or an option is wrong
 
 example:
