@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,10 @@ from rich.console import Console
 
 from benchmarks import lines, plot, report
 from benchmarks.bench import FAILED, Bench, Settings
+from benchmarks.options import SECTIONS, parse
 from benchmarks.processes import Failed
 from benchmarks.progress import Progress
 from trainer.atomic import write_json
-from trainer.commands.arguments import at_least
-
-SECTIONS = ("rivals", "batch", "data", "startup", "overhead", "target", "scaling", "memory")
 
 
 def main() -> int:
@@ -70,47 +66,6 @@ def main() -> int:
     progress.say(f"{minutes:.1f} minutes; {out / 'bench.json'}{drawn}")
     told = [line["left_out"] for section in found.values() for line in section["lines"]]
     return 70 if any(reason.startswith(FAILED) for reason in told) else 0
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options; argparse ends the program where they are wrong."""
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round, less of everything")
-    parser.add_argument(
-        "--sections",
-        type=section_names,
-        default=list(SECTIONS),
-        metavar="A,B,...",
-        help=f"of {', '.join(SECTIONS)}",
-    )
-    parser.add_argument("--rounds", type=at_least(1), help="of every measurement (3; --quick: 1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="of the results (runs/bench/TIME)")
-    parser.add_argument(
-        "--torch-python",
-        default=sys.executable,
-        metavar="PATH",
-        help="a Python that has torch and numpy",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=["data.offline_fallback=true"],
-        metavar="OPTION=VALUE",
-        help="of the trainer, like data.root=DIR (data.offline_fallback=true)",
-    )
-    options = parser.parse_intermixed_args(arguments)
-    if shutil.which(options.torch_python) is None:
-        parser.error(f"--torch-python {options.torch_python}: no such program")
-    return options
-
-
-def section_names(text: str) -> list[str]:
-    """Return the sections named, in the usual order."""
-    names = text.split(",")
-    for name in names:
-        if name not in SECTIONS:
-            raise argparse.ArgumentTypeError(f"{name}: use some of {', '.join(SECTIONS)}")
-    return [name for name in SECTIONS if name in names]
 
 
 def same_settings(path: Path, settings: Mapping[str, Any]) -> bool:

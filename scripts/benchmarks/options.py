@@ -1,0 +1,114 @@
+"""The command line of `scripts/bench`; needs the standard library only: --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.commands.arguments import at_least
+
+DESCRIPTION = """\
+Measures the trainer against PyTorch, a notebook's JAX loop and Flax, and against the limits of this
+machine, on MNIST at batch 64 and more. Everything is measured in turn, in three rounds, each
+measurement in a process of its own. Writes bench.md (tables), bench.json (all figures) and
+bench.png (a plot).
+
+All of it takes about 17 minutes on 2 cores, --quick about 3. Leave the machine alone meanwhile.
+"""
+EPILOG = """\
+PyTorch is optional. It is not in the lock, because its wheel brings gigabytes of CUDA; without it
+its lines say how to get it:
+  .venv/bin/python -m pip install torch==2.13.0     in the environment, where it is found
+  scripts/bench --torch-python /path/to/python      or a Python elsewhere with torch and numpy
+
+variables:
+  TRAINER_VENV, TRAINER_ACCELERATOR, PYTHON   choose the environment: see scripts/_venv --help
+  BENCH_PYTHON                                a Python that has all that is needed; no environment
+                                              is made then
+
+exit codes:
+  0    measured
+  2    an option is wrong
+  69   the trainer does not run here: no data, a wrong OPTION=VALUE, or no working jax
+  70   something failed that ought to work; the tables say what, and have all the rest
+  78   --out holds figures of other settings
+  130  stopped; the same command with --out DIR goes on
+  else that of scripts/_venv, where the environment cannot be made
+
+examples:
+  scripts/bench --quick
+  scripts/bench --sections rivals,data data.root=DIR
+  scripts/bench --out runs/bench/first     again: sections that are done are not measured again
+"""
+SECTIONS = {
+    "rivals": "training speed beside PyTorch, the notebook's loop and Flax; the machine's limits",
+    "batch": "training speed by batch size, and by optimizer steps per dispatch",
+    "data": "the data path alone",
+    "startup": "from the command to the first step, with and without compiled programs",
+    "overhead": "what logging, evaluating and saving cost",
+    "target": "from the command to 98 and to 98.5 % test accuracy",
+    "scaling": "several devices and processes, against a model's prediction",
+    "memory": "of the host and of the device",
+}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options; argparse ends the program where they are wrong."""
+    named = "".join(f"  {name:<9} {told}\n" for name, told in SECTIONS.items())
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description=DESCRIPTION,
+        epilog=f"sections:\n{named}\n{EPILOG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="one round, and less of everything")
+    parser.add_argument(
+        "--sections",
+        type=section_names,
+        default=list(SECTIONS),
+        metavar="A,B,...",
+        help="measure these only (default: all)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=at_least(1),
+        metavar="N",
+        help="rounds of every measurement (default: 3; with --quick: 1)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="of the results (default: runs/bench/TIME)"
+    )
+    parser.add_argument(
+        "--torch-python",
+        default=sys.executable,
+        metavar="PATH",
+        help="a Python that has torch and numpy (default: that of the environment)",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=["data.offline_fallback=true"],
+        metavar="OPTION=VALUE",
+        help="options of the trainer, wherever it is measured (default: "
+        "data.offline_fallback=true)",
+    )
+    options = parser.parse_intermixed_args(arguments)
+    if shutil.which(options.torch_python) is None:
+        parser.error(f"--torch-python {options.torch_python}: no such program")
+    return options
+
+
+def section_names(text: str) -> list[str]:
+    """Return the sections named, in the usual order."""
+    names = text.split(",")
+    for name in names:
+        if name not in SECTIONS:
+            raise argparse.ArgumentTypeError(f"{name}: use some of {', '.join(SECTIONS)}")
+    return [name for name in SECTIONS if name in names]
+
+
+if __name__ == "__main__":
+    parse(sys.argv[1:])
