@@ -10,16 +10,25 @@ from pathlib import Path
 import pytest
 from manifests import BIN
 
-from trainer.commands import submit
+from trainer.commands import arguments as arguments_of
+from trainer.commands import doctor, submit
 from trainer.commands.compose import compose
 from trainer.preemption import StopRequest
 
 ROOT = Path(__file__).parent.parent
 SECTION = (ROOT / "README.md").read_text().partition("\n## Submit it\n")[2].partition("\n## ")[0]
 PROGRAMS = r"(?:[A-Z_]+=\S+ )?(?:python|sbatch|kubectl|docker|source|export|scripts/\w+)"
+BLOCKS = re.findall(r"(?:^    .*\n)+", SECTION, re.MULTILINE)
 COMMANDS = [
     *re.findall(rf"`({PROGRAMS} [^`]+)`", SECTION),
-    *re.findall(rf"^    (?:\$ )?({PROGRAMS} .+)$", SECTION, re.MULTILINE),
+    # Where a block shows what a command prints, a dollar marks the command.
+    *(
+        command
+        for block in BLOCKS
+        for command in re.findall(
+            rf"^    {'[$] ' if '    $ ' in block else ''}({PROGRAMS} .+)$", block, re.MULTILINE
+        )
+    ),
 ]
 
 
@@ -40,15 +49,16 @@ def test_a_command_is_right_as_written(command, monkeypatch):
     match words:
         case ["python", "-m", "trainer", "submit", *arguments]:
             assert submit.main([*arguments, "--dry-run"], StopRequest()) == 0
-        case ["python", "-m", "trainer", "doctor", *overrides]:
-            assert compose(overrides)
+        case ["python", "-m", "trainer", "doctor", *arguments]:
+            args = arguments_of.parse(doctor._parser(), arguments, overrides=True)
+            assert compose(args.overrides)
         case ["sbatch", *options, script, experiment]:
             given = [f"--{o.partition('=')[0].strip('-')}={o.partition('=')[2]}" for o in options]
             assert submit.main(["slurm", *given, "--dry-run", experiment], StopRequest()) == 0
             assert (ROOT / script).samefile(ROOT / submit.slurm_job.SCRIPT)
         case ["kubectl", "apply", "-k", folder]:
             subprocess.run([BIN / "kubectl", "kustomize", folder], check=True, capture_output=True)
-        case ["scripts/local", _, *overrides]:
+        case ["scripts/local", _, *_]:
             environ = {**os.environ, "JAX_PLATFORMS": "cpu"}
             done = subprocess.run(
                 [*words, "--cfg", "job"], env=environ, capture_output=True, text=True
