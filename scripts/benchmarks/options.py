@@ -1,4 +1,4 @@
-"""The command line of `scripts/bench`: read without any package, so that --help answers at once."""
+"""The command line of `scripts/bench`; needs the standard library only: --help answers at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from trainer.commands.arguments import at_least
 
 DESCRIPTION = """\
 Measures the trainer against PyTorch, a notebook's JAX loop and Flax, and against the limits of this
@@ -72,7 +74,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--rounds",
-        type=positive,
+        type=at_least(1),
         metavar="N",
         help="rounds of every measurement (default: 3; with --quick: 1)",
     )
@@ -106,13 +108,6 @@ def section_names(text: str) -> list[str]:
         if name not in SECTIONS:
             raise argparse.ArgumentTypeError(f"{name}: use some of {', '.join(SECTIONS)}")
     return [name for name in SECTIONS if name in names]
-
-
-def positive(text: str) -> int:
-    """Return a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: use a whole number from 1 up")
-    return int(text)
 
 
 if __name__ == "__main__":
