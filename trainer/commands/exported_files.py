@@ -147,7 +147,7 @@ def _distance(file: str, got: Any, live: Outputs, tolerance: float, kind: str) -
         f"{off[1]:.1g}, its logits by {off[0]:.1g} of their size"
     )
     if not max(off) <= tolerance:
-        raise TrainerError(f"{told}: at most {tolerance:.0e} is borne; nothing was put in place")
+        raise TrainerError(f"{told}: at most {tolerance:.0e} is allowed; nothing was put in place")
     return told
 
 
