@@ -53,8 +53,9 @@ def folder(tmp_path_factory):
     assert start("finished").wait(120) == 0, (folder / "finished.txt").read_text()
     first = start("resumed")
     metrics = folder / "runs" / "resumed" / "metrics.jsonl"
+    saved = folder / "runs" / "resumed" / "checkpoints" / str(SAVED)
     while first.poll() is None and not (
-        metrics.exists() and f'"step": {8 * STEPS},' in metrics.read_text()
+        saved.exists() and metrics.exists() and f'"step": {8 * STEPS},' in metrics.read_text()
     ):
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)

@@ -81,7 +81,10 @@ class Peers:
             time.sleep(3 * INTERVAL)
             after = self._beats()
             silent = [name for name in after if before.get(name) == after[name]]
-            return self._describe([name for name in silent if name != str(self._me)])
+            lost = self._describe([name for name in silent if name != str(self._me)])
+            if self._me == 0 and silent:  # or those that ask later would blame this process
+                self.announce(lost)
+            return lost
         except jax.errors.JaxRuntimeError:
             return self._host
 
