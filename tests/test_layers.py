@@ -61,6 +61,7 @@ LAYERS = [
     {"datasets", "model", "ranking", "reports"},
     {"stream", "member_folder", "chart", "inventory"},
     {"objective", "sweep_folder"},
+    {"gradients"},
     {"step"},
     {"eval_step", "feed"},
     {

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from trainer import compiler, model
 from trainer.mesh import AXIS, replicated
-from trainer.objective import Objective, answers
+from trainer.objective import Objective, batch_logits, batch_losses
 from trainer.stream import Superbatch
 
 
@@ -48,7 +48,8 @@ def make(
     parts = (virtual_shards or mesh.size) // mesh.size
 
     def answer(weights: model.Weights, batch: Superbatch) -> Answers:
-        losses, logits = answers(weights, batch, objective)
+        logits = batch_logits(weights, jnp.asarray(batch.images), objective)
+        losses = batch_losses(logits, jnp.asarray(batch.labels), objective)
         confidences = jnp.max(jax.nn.softmax(logits, axis=-1), axis=-1)
         return Answers(losses, jnp.argmax(logits, axis=-1).astype(jnp.int32), confidences)
 

@@ -47,15 +47,24 @@ def init(
     ]
 
 
+def activations(x: jax.Array, weights: Weights, precision: str = "float32") -> list[jax.Array]:
+    """Return one image (pixels,), what each hidden layer makes of it, and the logits (classes,).
+
+    All are float32; the precision is a key of PRECISIONS.
+    """
+    *hidden, last = weights
+    found = [x]
+    for layer in hidden:
+        found.append(linear.fwd(found[-1], layer, jax.nn.relu, PRECISIONS[precision]))
+    return [*found, linear.fwd(found[-1], last, precision=PRECISIONS[precision])]
+
+
 def fwd(x: jax.Array, weights: Weights, precision: str = "float32") -> jax.Array:
     """Map one image (pixels,), float32, to logits (classes,), float32.
 
     The precision is a key of PRECISIONS.
     """
-    *hidden, last = weights
-    for layer in hidden:
-        x = linear.fwd(x, layer, jax.nn.relu, PRECISIONS[precision])
-    return linear.fwd(x, last, precision=PRECISIONS[precision])
+    return activations(x, weights, precision)[-1]
 
 
 def softmax_crossentropy(logits: jax.Array, targets: jax.Array) -> jax.Array:

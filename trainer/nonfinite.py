@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from trainer import step
-from trainer.objective import Objective, batch_sums
+from trainer.gradients import of_batch
+from trainer.objective import Objective
 from trainer.stream import Superbatches
 
-_gradient = jax.jit(jax.value_and_grad(batch_sums, has_aux=True), static_argnums=2)
+_gradients = jax.jit(of_batch, static_argnums=2)
 
 
 def diagnose(
@@ -27,10 +28,11 @@ def diagnose(
 
     Returns:
         JSON: the step (counted from 1), the indices of the batch's examples in the training split,
-        the mean loss, and the norm of the gradient of each layer.
+        the mean loss, the norm of the gradient of each layer, and the bound on its elements that
+        the step looks at.
     """
     batch, indices = source.global_batch(number)
-    (_, sums), gradients = jax.device_get(_gradient(state.weights, batch, objective))
+    gradients, bound, sums = jax.device_get(_gradients(state.weights, batch, objective))
     norms = {
         f"layer {i} {name}": float(np.linalg.norm(leaf.ravel() / sums.examples))
         for i, layer in enumerate(gradients)
@@ -41,5 +43,6 @@ def diagnose(
         "examples": indices.tolist(),
         "loss": float(sums.loss / sums.examples),
         "gradient_norms": norms,
+        "gradient_bound": float(bound / sums.examples),
         "weights_finite": all(bool(np.isfinite(x).all()) for x in jax.tree.leaves(state.weights)),
     }

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from trainer import model
-from trainer.objective import Objective, batch_sums
+from trainer.gradients import of_batch
+from trainer.objective import Objective
 from trainer.stream import Superbatch
 
 MOST_EXAMPLES = 1024  # of a batch that are looked at: one device does it, while others wait
@@ -27,8 +28,8 @@ def make(objective: Objective) -> Callable[[model.Weights, Superbatch], Norms]:
     """
 
     def measure(weights: model.Weights, batch: Superbatch) -> Norms:
-        gradients, sums = jax.grad(batch_sums, has_aux=True)(weights, batch, objective)
-        means = jax.tree.map(lambda g: g / sums.examples, gradients)
+        found = of_batch(weights, batch, objective)
+        means = jax.tree.map(lambda g: g / found.sums.examples, found.gradients)
         return {
             f"{kind}/layer/{i}/{name}": jnp.sqrt(jnp.sum(jnp.square(leaf)))
             for kind, layers in (("weight_norm", weights), ("gradient_norm", means))

@@ -30,32 +30,27 @@ class Objective(NamedTuple):
     precision: str = "float32"  # of the matrix products: a key of model.PRECISIONS
 
 
+def standardised(images: jax.Array, objective: Objective) -> jax.Array:
+    """Return pixels as the model takes them: uint8 to float32, of the same shape."""
+    scale = jnp.float32(1 / objective.pixel_std)
+    return (images.astype(jnp.float32) - jnp.float32(objective.pixel_mean)) * scale
+
+
 def batch_logits(weights: model.Weights, images: jax.Array, objective: Objective) -> jax.Array:
     """Return what the model makes of images (rows, pixels), uint8: logits (rows, classes)."""
-    scale = jnp.float32(1 / objective.pixel_std)
-    pixels = (images.astype(jnp.float32) - jnp.float32(objective.pixel_mean)) * scale
     fwd = partial(model.fwd, precision=objective.precision)
-    return jax.vmap(fwd, in_axes=(0, None))(pixels, weights)
+    return jax.vmap(fwd, in_axes=(0, None))(standardised(images, objective), weights)
 
 
-def answers(
-    weights: model.Weights, batch: Superbatch, objective: Objective
-) -> tuple[jax.Array, jax.Array]:
-    """Return the loss (rows,) and the logits (rows, classes) of each row, float32."""
-    targets = jax.nn.one_hot(batch.labels, objective.num_classes, dtype=jnp.float32)
-    logits = batch_logits(weights, jnp.asarray(batch.images), objective)
-    return jax.vmap(model.LOSSES[objective.loss])(logits, targets), logits
+def batch_losses(logits: jax.Array, labels: jax.Array, objective: Objective) -> jax.Array:
+    """Return the loss of each row (rows,), float32, given logits (rows, classes) and labels."""
+    targets = jax.nn.one_hot(labels, objective.num_classes, dtype=jnp.float32)
+    return jax.vmap(model.LOSSES[objective.loss])(logits, targets)
 
 
-def batch_sums(
-    weights: model.Weights, batch: Superbatch, objective: Objective
-) -> tuple[jax.Array, Sums]:
-    """Sum over the rows of images (rows, pixels), labels (rows,) and mask (rows,), all uint8.
-
-    Returns the summed loss, to be differentiated, and all sums, scalars.
-    """
-    losses, logits = answers(weights, batch, objective)
+def batch_sums(logits: jax.Array, batch: Superbatch, objective: Objective) -> Sums:
+    """Add up the rows of logits (rows, classes), labels (rows,) and mask (rows,), both uint8."""
     labels, valid = jnp.asarray(batch.labels), jnp.asarray(batch.mask).astype(jnp.float32)
-    loss = jnp.sum(losses * valid)
+    loss = jnp.sum(batch_losses(logits, labels, objective) * valid)
     hits = (jnp.argmax(logits, axis=-1) == labels.astype(jnp.int32)).astype(jnp.float32)
-    return loss, Sums(loss, jnp.sum(hits * valid), jnp.sum(valid))
+    return Sums(loss, jnp.sum(hits * valid), jnp.sum(valid))
