@@ -45,14 +45,17 @@ class Product(NamedTuple):
 
 
 def products(batch_size: int, sizes: list[int]) -> dict[str, Product]:
-    """Return the matrix products of a step."""
+    """Return the matrix products of a step, the last kernel transposed as the step keeps it."""
     named = {}
     for number, (a, b) in enumerate(itertools.pairwise(sizes), 1):
-        inputs, kernel, outputs = (batch_size, a), (a, b), (batch_size, b)
-        named[f"layer {number} forward"] = Product(inputs, kernel, (1, 0))
-        named[f"layer {number} kernel gradient"] = Product(inputs, outputs, (0, 0))
+        inputs, outputs = (batch_size, a), (batch_size, b)
+        last = number == len(sizes) - 1
+        kernel, features = ((b, a), 1) if last else ((a, b), 0)
+        named[f"layer {number} forward"] = Product(inputs, kernel, (1, features))
+        pair = (outputs, inputs) if last else (inputs, outputs)
+        named[f"layer {number} kernel gradient"] = Product(*pair, (0, 0))
         if number > 1:
-            named[f"layer {number} input gradient"] = Product(outputs, kernel, (1, 1))
+            named[f"layer {number} input gradient"] = Product(outputs, kernel, (1, 1 - features))
     return named
 
 
