@@ -28,7 +28,7 @@ from trainer.objective import Sums
 from trainer.stream import Plan, Superbatches
 
 WEIGHTS = 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
-METRICS = len(Sums._fields) + 1  # and the votes to stop
+METRICS = len(Sums._fields) + 2  # the bound on the gradients, and the votes to stop
 
 
 @pytest.mark.slow

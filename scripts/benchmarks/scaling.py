@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 FLOAT = 4  # bytes
-METRICS = 4  # floats that travel with the gradients: loss, correct, examples, stop votes
+METRICS = 5  # floats beside the gradients: their bound, loss, correct, examples, stop votes
 # How often a step passes over all weights: two products read them, one writes their gradients, and
 # the update reads weights, velocities and gradients, and writes the first two.
 PASSES = 8
