@@ -71,6 +71,13 @@ def test_the_state_may_change_as_soon_as_save_returned(opened):
         assert_equal(checkpoints.restore(state).state, make_state())
 
 
+def test_nothing_is_compressed(opened):
+    state = {"zeros": np.zeros((300, 1000), np.float32)}
+    with opened() as checkpoints:
+        checkpoints.save(1, state, {})
+    assert largest_file(opened.folder / "1").stat().st_size >= state["zeros"].nbytes
+
+
 def test_the_last_and_the_best_are_kept_also_after_a_restart(opened):
     with opened(keep_last=2, keep_best=1) as checkpoints:
         for step, accuracy in ((1, 0.7), (2, 0.9), (3, 0.8), (4, None), (5, 0.6)):
@@ -292,7 +299,7 @@ def test_a_checkpoint_of_a_version_without_record_files(opened):
     del sealed["files"], sealed["sha256"]
     sealed["sha256"] = digest.of_json(sealed)
     with saved.checkpointer() as orbax:
-        orbax.save(folder, args=ocp.args.StandardSave(state), custom_metadata=sealed)
+        orbax.save(folder, args=ocp.args.PyTreeSave(state), custom_metadata=sealed)
     shutil.copytree(folder, opened.folder / "4")  # which is not what its record says
     with opened() as checkpoints:
         restored = checkpoints.restore(make_state())

@@ -105,7 +105,7 @@ class Checkpoints:
             return None
         written = self.directory / f"{WRITING}{step}"
         try:
-            self._checkpointer.save(written, args=ocp.args.StandardSave(state))
+            self._checkpointer.save(written, args=ocp.args.PyTreeSave(state))
             about = {**record, "step": step, "test_accuracy": accuracy}
             saved.write_record(written, about, state)
             atomic.sync_tree(written)

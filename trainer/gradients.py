@@ -27,7 +27,7 @@ def of_batch(weights: model.Weights, batch: Superbatch, objective: Objective) ->
 
     The gradient of a kernel is the sum over the rows of a layer's input times the gradient of its
     output, so that the norms of these two bound it (sums of magnitudes, added up over the rows and
-    layers). They are a fiftieth of the gradients in size.
+    layers). With 64 rows they are a quarter of the gradients in size.
     """
     rows = len(batch.labels)
     # A bias for each row has the gradient of that row's output.

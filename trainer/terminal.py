@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import sys
 import time
@@ -105,13 +106,17 @@ class Terminal:
         test_accuracy: float,
         seconds: float,
     ) -> None:
-        """Write the line of one evaluation: where, the results (accuracy 0 to 1), how long."""
+        """Write the line of one evaluation: where, the results (accuracy 0 to 1), how long.
+
+        The training loss is NaN where no step of the epoch was done by this start of the run.
+        """
         total, epochs = step, epoch
         if self._training is not None:
             total, epochs = self._training.total_steps, self._training.epochs
+        trained = "     -" if math.isnan(train_loss) else f"{train_loss:6.4f}"
         self.note(
             f"epoch {epoch:{len(str(epochs))}}  step {step:{len(str(total))}}  "
-            f"train loss {train_loss:6.4f}  test loss {test_loss:6.4f}  "
+            f"train loss {trained}  test loss {test_loss:6.4f}  "
             f"test accuracy {test_accuracy:6.2%}  {seconds:.2f} s"
         )
 
