@@ -228,6 +228,12 @@ def test_numbers_that_are_not_finite_are_shown(screen, clock):
         terminal.close()
 
 
+def test_an_epoch_of_which_nothing_was_trained_has_no_training_loss():
+    stream = io.StringIO()
+    Terminal(stream).evaluation(1, 5, float("nan"), 0.0712, 0.9806, 0.1)
+    assert "train loss      -  test loss 0.0712  test accuracy 98.06%" in stream.getvalue()
+
+
 def test_a_second_training_after_close(screen, clock):
     terminal = Terminal(screen.stream)
     for total in (10, 20):

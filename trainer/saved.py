@@ -91,7 +91,9 @@ def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[
         if _sha256(folder, name) != wanted:
             raise Damaged(f"file {name} does not match its digest")
     try:
-        types = ocp.checkpoint_utils.construct_restore_args(template) if template else None
+        types = None
+        if template is not None:
+            types = ocp.checkpoint_utils.construct_restore_args(template)
         state = reader.restore(folder, args=ocp.args.PyTreeRestore(template, restore_args=types))
     except Exception as error:  # orbax raises anything
         told = f"it cannot be read: {first_line(error, kind=True)}"
