@@ -13,7 +13,7 @@ MNIST = {"steps_per_epoch": 938, "bytes_per_step": 64 * 784}
 
 def test_a_slow_step_needs_few_a_dispatch_and_a_fast_one_many():
     assert choose(Costs(0, 1e-3), **MNIST) == 1
-    assert choose(Costs(1e-3, 1.4e-3), **MNIST) == 134  # beside 143; it divides 938
+    assert choose(Costs(1e-3, 1.4e-3), **MNIST) == 134  # beside 238; it divides 938
     assert choose(Costs(1e-3, 2e-5), **MNIST) == 938
 
 

@@ -1,7 +1,8 @@
 """K, the steps of a dispatch, from a short measurement: train.steps_per_dispatch=auto.
 
-A dispatch costs the host some time, however many steps it holds. K makes this about a two-hundredth
-of the steps' own time, of which most goes on beside them; results do not depend on it.
+A dispatch costs the host some time, however many steps it holds. K makes this about a
+three-hundredth of the steps' own time, of which most goes on beside them; results do not depend
+on it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from trainer.program import Program
 from trainer.step import TrainState
 from trainer.stream import Superbatch
 
-SHARE = 0.005  # of the steps' time, that dispatches may cost
+SHARE = 0.003  # of the steps' time, that dispatches may cost
 LONGEST_SECONDS = 0.5  # of a dispatch: a signal to stop waits for its end
 LARGEST_BYTES = 64 << 20  # of the images of a dispatch on one process; three are in memory
 PROBES = (1, 8)  # K
