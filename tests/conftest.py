@@ -34,6 +34,9 @@ def mnist_dir() -> Path:
     return Path(folder)
 
 
+PROGRAM = (sys.executable, "-m", "trainer")
+
+
 class Trainer:
     """Starts `python -m trainer` as its users do: in a process of its own, in an empty folder."""
 
@@ -45,7 +48,7 @@ class Trainer:
         self,
         *arguments: str,
         devices: int = 1,
-        program: tuple[str, ...] = (sys.executable, "-m", "trainer"),
+        program: tuple[str, ...] = PROGRAM,
         **environ: str,
     ) -> subprocess.Popen[str]:
         """Start it and return at once."""
@@ -79,7 +82,12 @@ class Trainer:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def start_all(
-        self, count: int, *arguments: str, devices: int = 1, **environ: str
+        self,
+        count: int,
+        *arguments: str,
+        devices: int = 1,
+        program: tuple[str, ...] = PROGRAM,
+        **environ: str,
     ) -> list[subprocess.Popen[str]]:
         """Start the processes of one run."""
         address = processes.free_address()
@@ -87,6 +95,7 @@ class Trainer:
             self.start(
                 *arguments,
                 devices=devices,
+                program=program,
                 **processes.environment(environ, count, index, address),
             )
             for index in range(count)

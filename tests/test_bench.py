@@ -94,7 +94,7 @@ sys.modules["numpy"] = types.ModuleType("numpy")  # comes with torch
 from benchmarks import answer
 from benchmarks.workers import torch_loop
 sys.argv = ["", '{"arrays": "", "variant": "sliced", "sizes": [], "batch_size": 1,'
-            '"warmup_steps": 1, "steps": 1, "mean": 0, "std": 1}']
+            '"warmup_steps": 1, "steps": 1, "mean": 0, "std": 1, "precision": "float32"}']
 answer.serve(torch_loop.measure)
 """
 

@@ -81,6 +81,12 @@ def test_a_bad_override_is_named(override, told):
     assert raised.value.exit_code == 78
 
 
+def test_a_login_in_an_address_is_refused_and_not_repeated():
+    with pytest.raises(ConfigError, match=r"data\.mirrors\[1\]: holds a login") as raised:
+        compose(["data.mirrors=['https://host/a','https://me:s3cret@host/b']"])
+    assert "s3cret" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "arguments", [["optim.lr=-1"], ["evalute"], ["--bogus"], ["optim.lrr=1"], ["optim.lr=["]]
 )

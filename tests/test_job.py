@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -90,6 +92,15 @@ def test_a_step_that_is_not_finite_ends_the_run_with_its_state_saved(trainer, tm
     assert (tmp_path / "run" / "checkpoints" / str(summary["steps"])).is_dir()
 
 
+def test_a_step_that_was_not_finite_is_told_though_its_file_cannot_be_written(trainer, tmp_path):
+    (tmp_path / "run" / "nonfinite.json").mkdir(parents=True)
+    done = trainer(*SMOKE, *CONSTANT, "optim.lr=1e9")
+    assert done.returncode == 70, done.stderr
+    assert "not finite" in done.stderr
+    assert "nonfinite.json cannot be written (Is a directory)" in done.stderr
+    assert summary_of(tmp_path)["status"] == "failed"
+
+
 def test_an_update_that_is_not_finite_can_be_skipped_and_is_counted(trainer, tmp_path):
     done = trainer(*SMOKE, *CONSTANT, "optim.lr=1e9", "train.on_nonfinite=skip")
     assert done.returncode == 0, done.stderr
@@ -126,6 +137,69 @@ def test_a_corrupt_data_file_is_named(trainer, tmp_path):
     assert done.returncode == 65
     assert "train-images-idx3-ubyte" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_images_of_one_colour_are_refused(trainer, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("train", "t10k"):
+        images = struct.pack(">4i", 0x803, 100, 28, 28) + bytes(100 * 28 * 28)
+        (tmp_path / "data" / f"{name}-images-idx3-ubyte").write_bytes(images)
+        labels = struct.pack(">2i", 0x801, 100) + bytes(range(10)) * 10
+        (tmp_path / "data" / f"{name}-labels-idx1-ubyte").write_bytes(labels)
+    done = trainer("+experiment=smoke", "data=idx", "data.root=data", "run.dir=run")
+    assert done.returncode == 65, done.stderr
+    assert "all pixels of the training images are 0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_directory_that_does_not_answer_is_told(trainer):
+    hanging = """
+import time
+from trainer import rundir
+from trainer.__main__ import main
+rundir.create = lambda directory: time.sleep(600)
+main()
+"""
+    limits = ("cluster.startup_timeout_seconds=2", "cluster.hang_timeout_seconds=2")
+    process = trainer.start(*SMOKE, *limits, program=(sys.executable, "-c", hanging))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "the run directory did not answer within 4 s" in err
+
+
+def test_the_speed_counts_images_and_not_the_padding_of_a_short_batch(trainer, tmp_path):
+    done = trainer(*SMOKE, "train.global_batch_size=3000", "train.epochs=2")
+    assert done.returncode == 0, done.stderr
+    summary = summary_of(tmp_path)
+    assert summary["examples"] == 2 * 4000
+    assert summary["examples_per_second"] == summary["examples"] / summary["train_seconds"]
+
+
+def test_two_processes_get_the_bits_of_process_0(trainer):
+    told = """
+import os
+import numpy as np
+from trainer import cluster, config, topology
+os.environ.pop("XLA_FLAGS")
+options = config.ClusterConfig("auto", None, 6789, None, None, None, 60, 30, 60)
+place = topology.resolve(options, os.environ)
+cluster.connect(place, options, lambda: False)
+values = [-0.0, np.nan, np.inf, -1.5e-42, 1.5]
+tree = {"a": np.float32(values).reshape(5, 1), "b": np.int32(-7)}
+if place.process_id:
+    tree = {"a": np.zeros((5, 1), np.float32), "b": np.int32(0)}
+got = cluster.broadcast(tree)
+for x in got.values():
+    print(x.dtype, x.shape, x.tobytes().hex())
+"""
+    outs = []
+    for process in trainer.start_all(2, program=(sys.executable, "-c", told)):
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        outs.append(out.splitlines()[-2:])  # behind what gloo prints
+    sent = [np.float32([-0.0, np.nan, np.inf, -1.5e-42, 1.5]), np.int32(-7)]
+    first, second = (x.tobytes().hex() for x in sent)
+    assert outs == [[f"float32 (5, 1) {first}", f"int32 () {second}"]] * 2
 
 
 def test_checkpoints_all_damaged_end_with_65_and_nothing_is_overwritten(

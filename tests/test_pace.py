@@ -1,11 +1,14 @@
 """The steps of a dispatch, chosen from a measurement."""
 
 import json
+import time
 
+import jax.numpy as jnp
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import pace
+from trainer.mesh import make_mesh
 from trainer.pace import Costs, choose
 
 MNIST = {"steps_per_epoch": 938, "bytes_per_step": 64 * 784}
@@ -40,6 +43,29 @@ def test_what_is_measured_is_the_time_of_a_dispatch_and_of_a_step():
     costs = pace.measure(dispatch, lambda: clock)
     assert costs == Costs(0.5, 2.0)
     assert set(lengths) == set(pace.PROBES)
+
+
+def test_slow_steps_are_not_measured_for_long():
+    mesh, k_of, signs = make_mesh(1), [], []
+
+    def slow(state, fed):
+        k_of.append(len(fed.lrs))
+        time.sleep(0.3)
+        return state, fed.lrs
+
+    chosen = pace.steps_per_dispatch(
+        slow,
+        jnp.zeros(3),
+        mesh=mesh,
+        first_step=0,
+        steps_per_epoch=938,
+        local_batch=64,
+        pixels=784,
+        alive=lambda: signs.append(True),
+    )
+    assert chosen == 1
+    assert k_of == [1, 1]  # one that compiles, one that is timed
+    assert len(signs) == 2
 
 
 def test_auto_changes_no_result(trainer):

@@ -40,6 +40,15 @@ def test_steps_that_end_with_the_run_are_recorded_too(trainer, tmp_path):
     assert len(profiles(tmp_path)) == 1
 
 
+def test_a_profile_that_cannot_be_written_ends_nothing(trainer, tmp_path):
+    (tmp_path / "run" / "tensorboard").mkdir(parents=True)
+    (tmp_path / "run" / "tensorboard" / "plugins").write_text("in the way")
+    done = trainer(*OPTIONS, "train.profile_steps=[30,50]")
+    assert done.returncode == 0, done.stderr
+    assert "the profile cannot be written, training goes on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("steps", ["[5]", "[0,3]", "[9,3]", "[1,2,3]", "[]"])
 def test_steps_that_cannot_be_are_refused(trainer, steps):
     done = trainer("+experiment=smoke", f"train.profile_steps={steps}")

@@ -11,6 +11,7 @@ import time
 import pytest
 from slurm_cluster import ROOT, SLURM
 
+from trainer import committed
 from trainer.commands.plan import quoted
 
 JOB = (
@@ -31,8 +32,9 @@ def whole(cluster):
     wrong = cluster.work / "elsewhere" / "trainer" / "__init__.py"
     wrong.write_text("raise SystemExit('the wrong trainer')")
     places = [f"--chdir={wrong.parents[1]}", f"--output={cluster.work}/slurm-%j.out"]
-    # JAX_PLATFORMS leaves the GPUs alone.
-    return cluster.submit(*JOB, options=["--gpus-per-node=8", *places])
+    # JAX_PLATFORMS leaves the GPUs alone. As of a site that lets jobs have few variables.
+    few = "--export=JAX_PLATFORMS,TRAINER_CACHE_DIR,TRAINER_VENV"
+    return cluster.submit(*JOB, options=["--gpus-per-node=8", few, *places])
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,21 @@ def test_what_must_not_be_retried_is_not(cluster):
     assert cluster.wait_for_end(dead)["JobState"] == "CANCELLED"
     time.sleep(8)  # a job that comes back does so after its credential has expired
     assert cluster.show(dead)["JobState"] == "CANCELLED"
+
+
+def test_a_task_of_a_job_array_goes_on_by_itself(cluster):
+    options = ["--array=0-1", "--output=slurm-%A_%a.out"]
+    array = cluster.submit("-m", *JOB, "run.seed=0,1", nodes=1, options=options)
+    first, second = f"{array}_0", f"{array}_1"
+    folders = "runs/smoke/sweep-*/*run.seed=1*/checkpoints"
+    cluster.wait_for(second, lambda: any(map(committed.steps, cluster.work.glob(folders))))
+    cluster.login("scancel", "--signal=TERM", second)
+    for job, restarts in ((first, "0"), (second, "1")):
+        done = cluster.wait_for_end(job)
+        told = cluster.log(job)[-3000:]
+        assert (done["JobState"], done["Restarts"]) == ("COMPLETED", restarts), told
+    (run,) = cluster.work.glob(folders)
+    assert json.loads((run.parent / "summary.json").read_text())["resumed_from_step"] > 0
 
 
 def test_submit_hands_the_job_over(cluster):

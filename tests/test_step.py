@@ -39,11 +39,12 @@ def batches(steps, batch=BATCH, short=3) -> Superbatch:
 
 
 @functools.cache
-def programs(devices, method="shard_map", virtual_shards=None, skip=False):
+def programs(devices, method="shard_map", virtual_shards=None, skip=False, loss=OBJECTIVE.loss):
     """The mesh and the training step, compiled once for all tests."""
     mesh = make_mesh(devices)
     optimizer = OPTIMIZER._replace(skip_nonfinite=skip)
-    return mesh, step.make_train_step(OBJECTIVE, optimizer, mesh, method, virtual_shards)
+    objective = OBJECTIVE._replace(loss=loss)
+    return mesh, step.make_train_step(objective, optimizer, mesh, method, virtual_shards)
 
 
 @functools.cache
@@ -178,11 +179,12 @@ def test_an_update_that_is_not_finite_can_be_skipped():
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
 @pytest.mark.parametrize("k", [1, 6])
-def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(devices, k):
-    expected = train(1, 1, virtual_shards=4)
-    got = train(devices, k, virtual_shards=4)
+@pytest.mark.parametrize("loss", model.LOSSES)
+def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(devices, k, loss):
+    expected = train(1, 1, virtual_shards=4, loss=loss)
+    got = train(devices, k, virtual_shards=4, loss=loss)
     assert_equal(got, expected)
-    plain, _ = train(1, 1)
+    plain, _ = train(1, 1, loss=loss)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got[0], plain)
 
 

@@ -24,6 +24,7 @@ SCHEMAS = Path(sys.prefix) / "bin" / "kubernetes-validate"
 def _environment(monkeypatch):
     monkeypatch.setenv("TRAINER_VENV", sys.prefix)
     monkeypatch.delenv("MAX_RESTARTS", raising=False)
+    monkeypatch.delenv("JAX_PLATFORMS")  # of these tests; it would forbid the GPUs
 
 
 def shown(capsys, *arguments):
@@ -218,7 +219,8 @@ def told_of(capsys, *arguments):
 
 def test_a_job_of_kubernetes_is_handed_over(capsys, monkeypatch, tmp_path):
     real = Path(sys.prefix) / "bin" / "kubectl"
-    stand_in(tmp_path, "kubectl", f'[ "$1" = apply ] || exec {real} "$@"\ncat >{tmp_path}/given')
+    apply = f"cat >{tmp_path}/given; echo job.batch/train-a created"
+    stand_in(tmp_path, "kubectl", f'[ "$1" = apply ] || exec {real} "$@"\n{apply}')
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     job = ("--namespace", "ml", "train.epochs=3")
     told = told_of(capsys, *POD, *job)
@@ -230,13 +232,43 @@ def test_a_job_of_kubernetes_is_handed_over(capsys, monkeypatch, tmp_path):
         "run": "/runs/mlp/train-a on the claim trainer-runs",
         "follow": "kubectl -n ml logs -f job/train-a --all-pods --prefix",
         "state": "kubectl -n ml get job,pods -l batch.kubernetes.io/job-name=train-a",
-        "cancel": "kubectl -n ml delete job/train-a",
+        "cancel": "kubectl -n ml delete job,service,networkpolicy train-a",
     }
+
+
+@pytest.mark.parametrize("answer", ["unchanged", "configured"])
+def test_a_job_of_kubernetes_that_is_there_already_is_told(monkeypatch, tmp_path, answer):
+    real = Path(sys.prefix) / "bin" / "kubectl"
+    apply = f"echo service/train-a created; echo job.batch/train-a {answer}"
+    stand_in(tmp_path, "kubectl", f'[ "$1" = apply ] || exec {real} "$@"\n{apply}')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(ConfigError, match=r"train-a in namespace ml already.*delete it") as error:
+        submit.main([*POD, "--namespace", "ml"], StopRequest())
+    assert "kubectl -n ml delete job,service,networkpolicy train-a" in str(error.value)
+
+
+def test_a_pod_asks_for_its_gpus_share_of_a_node(capsys):
+    objects = yaml.safe_load_all(shown(capsys, *POD, "--gpus-per-node", "1"))
+    (pod,) = (x["spec"]["template"]["spec"] for x in objects if x["kind"] == "Job")
+    (container,) = pod["containers"]
+    (shm,) = (volume for volume in pod["volumes"] if volume["name"] == "shm")
+    asked, most = (container["resources"][name] for name in ("requests", "limits"))
+    assert (asked["cpu"], asked["memory"], asked["ephemeral-storage"]) == ("2", "8Gi", "1Gi")
+    assert (most["cpu"], most["memory"], most["ephemeral-storage"]) == ("4", "8Gi", "4Gi")
+    assert most["nvidia.com/gpu"] == "1"
+    assert shm["emptyDir"]["sizeLimit"] == "1Gi"
+
+
+def test_gpus_that_the_environment_forbids_are_not_waited_for(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with pytest.raises(ConfigError, match=r"JAX_PLATFORMS=cpu.*unset it"):
+        submit.main(["slurm", "--gpus-per-node", "8", "+experiment=mlp"], StopRequest())
 
 
 def test_the_run_of_a_pod_lies_where_its_options_say(capsys, monkeypatch, tmp_path):
     real = Path(sys.prefix) / "bin" / "kubectl"
-    stand_in(tmp_path, "kubectl", f'[ "$1" = apply ] || exec {real} "$@"')
+    apply = "echo job.batch/train-a created"
+    stand_in(tmp_path, "kubectl", f'[ "$1" = apply ] || exec {real} "$@"\n{apply}')
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     for override, where in (
         ("run.dir=/runs/x/y", "/runs/x/y"),

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from trainer.meeting import meet
 from trainer.topology import Topology
 
 Json = Any
+Tree = TypeVar("Tree")  # a pytree of arrays
 
 # What gloo, NCCL and jax's coordination service say when another process does not answer.
 LOSS = re.compile(
@@ -173,6 +174,16 @@ def check_gpus(topology: Topology) -> None:
             "install the extra cuda12 or cuda13, look at nvidia-smi, or train on the CPU with "
             "JAX_PLATFORMS=cpu",
         )
+
+
+def broadcast(tree: Tree) -> Tree:
+    """Return the numpy arrays of process 0, bit for bit; all processes give the same shapes."""
+    if jax.process_count() == 1:
+        return tree
+    # As bytes: jax adds the arrays of the processes up, and -0.0 + 0.0 is 0.0.
+    raw = jax.tree.map(lambda x: np.frombuffer(np.asarray(x).tobytes(), np.uint8), tree)
+    sent = multihost_utils.broadcast_one_to_all(raw)
+    return jax.tree.map(lambda x, got: np.asarray(got).view(x.dtype).reshape(x.shape), tree, sent)
 
 
 def share(make: Callable[[], Json]) -> list[Json]:

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from hydra.core.config_store import ConfigStore
 
@@ -72,6 +73,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_choice("data.name", self.name, ("mnist", "mnist_5k", "idx"))
+        for number, mirror in enumerate(self.mirrors):  # the run directory and logs would tell it
+            if "@" in urlsplit(mirror).netloc:
+                raise ConfigError(f"data.mirrors[{number}]: holds a login: use an address without")
         _check_positive("data.timeout_seconds", self.timeout_seconds)
         _check_at_least("data.num_classes", self.num_classes, 2)
         _check(self.num_classes <= 256, "data.num_classes", self.num_classes, "use at most 256")

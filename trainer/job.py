@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -158,7 +159,9 @@ def _run(
 
 
 def _tells_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or MEMORY.search(str(error)) is not None
+    told = str(error)  # XLA says RESOURCE_EXHAUSTED of a full disk as well
+    found = MEMORY.search(told) is not None and os.strerror(errno.ENOSPC) not in told
+    return isinstance(error, MemoryError) or found
 
 
 def _describe(topology: Topology, place: Place) -> str:

@@ -68,7 +68,12 @@ def take_place(
                 "the same command line"
             )
     cluster.share(lay_out)
-    return Place(*layout[0], Path(cluster.share(claim)[0]), chief), peers
+    # A file system that hangs would hold the job up for ever: the watchdog looks at runs only.
+    seconds = config.cluster.startup_timeout_seconds + config.cluster.hang_timeout_seconds
+    told = f"the run directory did not answer within {seconds:g} s"
+    with cluster.time_limit(seconds, lambda: peers.on_lost(told)):
+        directory = Path(cluster.share(claim)[0])
+    return Place(*layout[0], directory, chief), peers
 
 
 def leaving(say: Callable[[str], None]) -> Callable[[str], None]:

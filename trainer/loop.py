@@ -8,14 +8,14 @@ from contextlib import ExitStack
 import jax
 import numpy as np
 
-from trainer import cluster, feed, step
+from trainer import cluster, feed, step, summary
 from trainer.atomic import write_json
 from trainer.checkpoint import weights_sha256
 from trainer.errors import NonFinite, Preempted
 from trainer.evaluate import evaluate
 from trainer.nonfinite import diagnose
 from trainer.opening import open_all
-from trainer.task import Task, check_stop, in_directory
+from trainer.task import Task, check_stop
 
 
 class Run:
@@ -31,7 +31,7 @@ class Run:
         self.source, self.batches, self.progress = opened.source, opened.batches, opened.progress
         self.writer, self.dashboard, self.profile = opened.writer, opened.dashboard, opened.profile
         self.state = opened.state
-        self.done = self.first_step = opened.done  # optimizer steps
+        self.done = opened.done  # optimizer steps
         self.pending: tuple[range, step.Reduced] | None = None
         self._count(self.done)
 
@@ -110,9 +110,8 @@ class Run:
                 self.report["skipped_steps"] = self.progress.skipped
                 self.terminal.warn(f"step {steps[bad] + 1:,} was not finite: its update is dropped")
         rows = np.stack(reduced.sums, axis=-1).astype(np.float64)[:good]
-        examples = (steps.start + good - self.first_step) * self.config.train.global_batch_size
-        speed = examples / self.account.training
-        self.progress.add(steps[:good], rows, speed)
+        self.report["examples"] += int(rows[:, 2].sum())
+        self.progress.add(steps[:good], rows, summary.speed(self.report, self.account))
         self._count(steps.start + good)
         if self.writer is not None:
             self.writer.ledger.write(steps.start + good)
@@ -157,9 +156,12 @@ class Run:
         def diagnosis() -> None:
             if self.place.chief:
                 state = jax.device_get(self.state)
-                write_json(told, diagnose(state, self.recipe.objective, self.source, number))
+                try:
+                    write_json(told, diagnose(state, self.recipe.objective, self.source, number))
+                except OSError as error:  # must not hide why the run ends
+                    self.terminal.warn(f"{told} cannot be written ({error.strerror})")
 
-        in_directory(self.task, diagnosis)
+        cluster.share(diagnosis)
 
         def end() -> None:
             self._finish_saves()

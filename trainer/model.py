@@ -78,7 +78,10 @@ def clipped_crossentropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Softmax, probabilities clipped to [1e-7, 1 - 1e-7], cross-entropy divided by the number of
     classes. A saturated image has no gradient, which makes the training chaotic.
     """
-    probabilities = jnp.clip(jax.nn.softmax(logits), 1e-7, 1 - 1e-7)
+    # Not jax.nn.softmax: of the division in it XLA makes a product with 1 / sum in some programs
+    # and not in others, and the bits would depend on the number of devices.
+    exponentials = jnp.exp(logits - lax.stop_gradient(jnp.max(logits)))
+    probabilities = jnp.clip(exponentials * (1 / jnp.sum(exponentials)), 1e-7, 1 - 1e-7)
     return losses.categorical_crossentropy(probabilities, targets) / targets.shape[0]
 
 

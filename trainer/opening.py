@@ -89,13 +89,12 @@ def open_all(task: Task, stack: ExitStack) -> Opened:
         seed=seed if config.data.shuffle else None,
         first_step=done,
     )
-    dashboard = None
+    dashboard, warn = None, task.terminal.warn
     if writer is not None:
-        fresh, warn = begin.step is None, task.terminal.warn
-        shown = (config, dataset, made, source, writer)
+        fresh, shown = begin.step is None, (config, dataset, made, source, writer)
         dashboard = stack.enter_context(Dashboard(*shown, task.account, fresh, warn))
     profiled = config.train.profile_steps if place.chief else None
-    profile = stack.enter_context(Profile(place.directory / TENSORBOARD, profiled))
+    profile = stack.enter_context(Profile(place.directory / TENSORBOARD, profiled, warn))
     batches = stream.iterate(source)
     stack.callback(batches.close)
     return Opened(
@@ -190,5 +189,6 @@ def _plan(
             steps_per_epoch=plan.steps_per_epoch,
             local_batch=task.place.rows.stop - task.place.rows.start,
             pixels=dataset.train.images.shape[1],
+            alive=task.account.alive,
         )
     return plan._replace(steps_per_dispatch=k)

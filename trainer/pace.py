@@ -79,6 +79,7 @@ def steps_per_dispatch(
     steps_per_epoch: int,
     local_batch: int,
     pixels: int,
+    alive: Callable[[], object],
 ) -> int:
     """Measure, and return the same K on all processes; the state stays as it is.
 
@@ -90,6 +91,7 @@ def steps_per_dispatch(
         steps_per_epoch: of the whole data set.
         local_batch: rows of every global batch that this process loads.
         pixels: of an image.
+        alive: called after each dispatch.
     """
     copy, done = jax.tree.map(jnp.copy, state), first_step
 
@@ -105,6 +107,16 @@ def steps_per_dispatch(
         copy, reduced = train_step(copy, fed)
         jax.device_get(reduced)
         done += k
+        alive()
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        dispatch(1)
+        return time.perf_counter() - began
+
+    dispatch(1)  # compiles it
+    if max(cluster.share(seconds)) > LONGEST_SECONDS / 2:
+        return 1  # two steps are longer than a dispatch may be: there is nothing to choose
 
     costs = measure(dispatch)
     chosen = choose(costs, steps_per_epoch, local_batch * pixels)

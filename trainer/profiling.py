@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+
+from trainer.errors import first_line
 
 
 class Profile:
     """Records the dispatches that do the steps FIRST to LAST, counted from 1; a context manager."""
 
-    def __init__(self, directory: Path, steps: Sequence[int] | None) -> None:
+    def __init__(
+        self, directory: Path, steps: Sequence[int] | None, warn: Callable[[str], None]
+    ) -> None:
         """Describe what to record.
 
         Args:
             directory: of the event files; the profile goes to plugins/profile/TIME/ in it.
             steps: FIRST and LAST; None: nothing is recorded.
+            warn: told when the profile cannot be written; training goes on.
         """
         self._directory = directory
         self._steps = steps
         self._running = False
+        self._warn = warn
 
     def starting(self, steps: range) -> None:
         """Begin to record if a dispatch, about to start, does the first of the steps or later ones.
@@ -44,7 +50,10 @@ class Profile:
         """Write what was recorded, if anything."""
         if self._running:
             self._running, self._steps = False, None
-            jax.profiler.stop_trace()
+            try:
+                jax.profiler.stop_trace()
+            except (OSError, RuntimeError) as error:  # the latter is jaxlib's, of a full disk
+                self._warn(f"the profile cannot be written, training goes on: {first_line(error)}")
 
     def __enter__(self) -> Profile:
         """Return the profile itself."""

@@ -94,9 +94,8 @@ class Host:
 
     def _name(self, guest: _Guest, line: Json, selector: selectors.BaseSelector) -> None:
         """Take a guest's first word: who it is."""
-        ours = self._topology.attempt
-        if line.get("token") != ours:
-            guest.send({"error": f"other processes meet here ({ours})", "stranger": True})
+        if line.get("token") != self._topology.attempt:
+            guest.send({"error": "other processes meet here", "stranger": True})
             self._drop(guest, selector)
             return
         guest.send({"welcome": True})

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from trainer import compiler, datasets, eval_step, model, step
 from trainer.config import Config, DataConfig
 from trainer.datasets import Dataset
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError
 from trainer.eval_step import EvalStep
 from trainer.functional import schedules
 from trainer.objective import Objective
@@ -38,6 +38,7 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
 
     Raises:
         ConfigError: these devices do not have model.precision.
+        DataError: the images are of one colour.
     """
     steps_per_epoch = -(-len(dataset.train.labels) // config.train.global_batch_size)
     total_steps = config.train.epochs * steps_per_epoch
@@ -87,6 +88,12 @@ def _pixel_statistics(config: Config, dataset: Dataset) -> tuple[float, float]:
         found = float(values @ weights)
         mean = found if mean is None else mean
         std = float(np.sqrt((values - found) ** 2 @ weights)) if std is None else std
+        if std == 0:
+            raise DataError(
+                f"data set {dataset.name}: all pixels of the training images are {found:g}, so "
+                "that nothing can be learnt from them",
+                "give the right files, or data.pixel_mean and data.pixel_std",
+            )
     return mean, std
 
 

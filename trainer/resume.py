@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from trainer import cluster, mesh, model, step
@@ -83,8 +82,6 @@ def start(
         host = restored.state
     else:
         host = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
-    if jax.process_count() > 1:
-        host = multihost_utils.broadcast_one_to_all(host)
-    state = mesh.place(mesh.replicated(devices), host)
+    state = mesh.place(mesh.replicated(devices), cluster.broadcast(host))
     record = restored.record if restored is not None else {}
     return Start(state, found["step"], found["progress"], record)

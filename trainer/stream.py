@@ -2,7 +2,7 @@
 
 A superbatch is what one dispatch consumes: K global batches. An element of the grain pipeline is
 some megabytes of them, gathered with one `np.take`. That is two orders of magnitude faster than one
-example an element, and an iterator's whole state is the number of steps done.
+example an element, and where a stream is follows from the number of steps done.
 """
 
 from __future__ import annotations
@@ -193,8 +193,7 @@ def iterate(source: Superbatches) -> Generator[Superbatch]:
     _keep_freed_memory()
     blocks = _Blocks(source)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    iterator = iter(grain.MapDataset.source(blocks).to_iter_dataset(options))
-    iterator.set_state({"next_index": blocks.first})
+    iterator = iter(grain.MapDataset.source(blocks)[blocks.first :].to_iter_dataset(options))
     try:
         for block in iterator:
             yield from block
@@ -210,5 +209,7 @@ def _keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(trim_threshold, KEPT_BYTES)
-        libc.mallopt(mmap_threshold, KEPT_BYTES)
+        # Older glibc takes no more than 32 MiB, and refuses all else. Without the first, the second
+        # would only end its own adaptation.
+        if any(libc.mallopt(mmap_threshold, size) for size in (KEPT_BYTES, 32 << 20)):
+            libc.mallopt(trim_threshold, KEPT_BYTES)

@@ -21,6 +21,7 @@ def begin(experiment: str, global_batch_size: int, account: Account) -> Report:
         "dataset": None,
         "steps": 0,
         "epochs": 0.0,
+        "examples": 0,  # trained on since this start
         "test_accuracy": None,
         "test_loss": None,
         "examples_per_second": None,
@@ -50,12 +51,16 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def finish(report: Report, account: Account) -> None:
-    """Fill in the times; the speed is that of the steps done by this process."""
+    """Fill in the times, and the speed since this start."""
     report["wall_seconds"] = account.elapsed
     report["train_seconds"], report["seconds"] = account.training, account.seconds
-    steps = report["steps"] - (report["resumed_from_step"] or 0)
-    if steps > 0:
-        report["examples_per_second"] = steps * report["global_batch_size"] / account.training
+    if report["examples"]:
+        report["examples_per_second"] = speed(report, account)
+
+
+def speed(report: Report, account: Account) -> float:
+    """Return the images a second that this process's training took."""
+    return float(report["examples"] / account.training)
 
 
 def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:

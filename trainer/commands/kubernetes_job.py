@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import re
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from trainer.config import RunConfig
 from trainer.errors import ConfigError
 
 PLACEHOLDER = "registry.example.com/"  # what the overlays say, to be replaced
+SHARED = ("cpu", "memory", "nvidia.com/gpu")  # of a node, by the pods that take some of its GPUs
 Run = Callable[[Sequence[str]], str]
 
 
@@ -126,7 +129,20 @@ def _fit(spec: dict[str, Any], wanted: Wanted) -> None:
     ours = {override.partition("=")[0].lstrip("+") for override in wanted.overrides}
     kept = [text for text in container["args"] if text.partition("=")[0].lstrip("+") not in ours]
     if wanted.gpus:
-        container["resources"]["limits"]["nvidia.com/gpu"] = str(wanted.gpus)
+        limits = container["resources"]["limits"]
+        part = Fraction(wanted.gpus, int(limits["nvidia.com/gpu"]))
+        for amounts in (limits, container["resources"]["requests"]):
+            shared = {name: amounts[name] for name in SHARED if name in amounts}
+            amounts.update({name: _part(amount, part) for name, amount in shared.items()})
+        for volume in spec["template"]["spec"]["volumes"]:
+            if "sizeLimit" in volume.get("emptyDir", {}) and volume["name"] == "shm":
+                volume["emptyDir"]["sizeLimit"] = _part(volume["emptyDir"]["sizeLimit"], part)
         number = f"cluster.gpus_per_process={wanted.gpus}"
         kept = [number if text.startswith("cluster.gpus_per_process=") else text for text in kept]
     container["args"] = [*wanted.overrides, *(t for t in kept if not t.startswith("+experiment="))]
+
+
+def _part(amount: str, part: Fraction) -> str:
+    """Return a part of an amount such as 64Gi, rounded up; one that is no whole number stays."""
+    found = re.fullmatch(r"(\d+)([A-Za-z]*)", str(amount))
+    return f"{math.ceil(int(found[1]) * part)}{found[2]}" if found else amount

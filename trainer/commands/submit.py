@@ -84,6 +84,12 @@ def _check(job: Job, args: argparse.Namespace) -> None:
                 "out"
             )
     gpus = args.gpus_per_node // args.tasks_per_node
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if args.scheduler == "slurm" and gpus and platforms.partition(",")[0] == "cpu":
+        raise ConfigError(
+            f"JAX_PLATFORMS={platforms}: the job would get this variable, and leave the GPUs of "
+            "--gpus-per-node alone: unset it"
+        )
     if cluster.gpus_per_process not in (None, gpus):
         raise ConfigError(
             f"cluster.gpus_per_process={cluster.gpus_per_process}: each process is to have {gpus} "
@@ -152,14 +158,21 @@ def _kubernetes(args: argparse.Namespace, checkout: Path) -> None:
     if args.dry_run:
         show(rendered.text.rstrip("\n"))
         return
-    run([kubernetes_job.kubectl(), "apply", "--filename=-"], rendered.text, instead=DRY_RUN)
+    told = run([kubernetes_job.kubectl(), "apply", "--filename=-"], rendered.text, instead=DRY_RUN)
+    own = f"kubectl -n {namespace} delete job,service,networkpolicy {name}"
+    if f"job.batch/{name} created" not in told.splitlines():
+        raise ConfigError(
+            f"--name: there is a job {name} in namespace {namespace} already, and nothing was "
+            "started",
+            f"to go on with its run, delete it and submit again: {own}",
+        )
     label = f"batch.kubernetes.io/job-name={name}"
     show(
         f"submitted      Kubernetes job {name} in namespace {namespace}\n"
         f"run            {where} on the claim {claim}\n"
         f"follow         kubectl -n {namespace} logs -f job/{name} --all-pods --prefix\n"
         f"state          kubectl -n {namespace} get job,pods -l {label}\n"
-        f"cancel         kubectl -n {namespace} delete job/{name}"
+        f"cancel         {own}"
     )
 
 

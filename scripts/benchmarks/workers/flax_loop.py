@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import answer
+from benchmarks.precisions import JAX
 
 
 def measure(
@@ -21,6 +22,7 @@ def measure(
     steps: int,
     mean: float,
     std: float,
+    precision: str,
 ) -> dict[str, Any]:
     """Train, and return the seconds of a step; the arguments are those of torch_loop."""
     try:
@@ -42,6 +44,7 @@ def measure(
                 x = nn.relu(nn.Dense(size)(x))
             return nn.Dense(sizes[-1])(x)
 
+    jax.config.update("jax_default_matmul_precision", JAX[precision])
     images = np.load(Path(arrays) / "train_images.npy")
     labels = np.load(Path(arrays) / "train_labels.npy")
     net = Net()

@@ -40,6 +40,7 @@ def measure(folder: str, overrides: list[str]) -> dict[str, Any]:
         "sizes": [dataset.train.images.shape[1], *config.model.hidden_sizes, classes],
         "pixel_mean": config.data.pixel_mean,
         "pixel_std": config.data.pixel_std,
+        "precision": config.model.precision,
     }
 
 

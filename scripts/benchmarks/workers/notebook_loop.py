@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import answer
+from benchmarks.precisions import JAX
 
 LR, MOMENTUM = 0.05, 0.9
 
@@ -44,8 +45,10 @@ def measure(
     steps: int,
     mean: float,
     std: float,
+    precision: str,
 ) -> dict[str, Any]:
     """Train, and return the seconds of a step; the arguments are those of torch_loop."""
+    jax.config.update("jax_default_matmul_precision", JAX[precision])
     images = np.load(Path(arrays) / "train_images.npy")
     labels = np.load(Path(arrays) / "train_labels.npy")
     weights = init(jax.random.key(24), sizes)

@@ -1,4 +1,4 @@
-"""What the machine can do: float32 matrix products and memory bandwidth, through jax."""
+"""What the machine can do: matrix products and memory bandwidth, through jax."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks import answer
+from benchmarks.precisions import JAX
 
 SIDE = 2048  # of the big square matrices
 COPIES = 16  # different left operands, so that nothing can be computed once for all
@@ -75,8 +76,9 @@ def product_seconds(product: Product) -> float:
     return seconds_of(lambda: all_of_them(left, right)) / COPIES
 
 
-def measure(batch_size: int, sizes: list[int]) -> dict[str, Any]:
+def measure(batch_size: int, sizes: list[int], precision: str) -> dict[str, Any]:
     """Return rates in operations and bytes a second, and the seconds of the step's products."""
+    jax.config.update("jax_default_matmul_precision", JAX[precision])
     big = jax.random.normal(jax.random.key(0), (SIDE, SIDE))
     square = jax.jit(lambda a: a @ a)
     each = {name: product_seconds(shape) for name, shape in products(batch_size, sizes).items()}

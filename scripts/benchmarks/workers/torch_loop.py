@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import answer
+from benchmarks.precisions import TORCH
 
 
 def measure(
@@ -25,6 +26,7 @@ def measure(
     steps: int,
     mean: float,
     std: float,
+    precision: str,
 ) -> dict[str, Any]:
     """Train, and return the seconds of a step.
 
@@ -37,6 +39,7 @@ def measure(
         steps: that are timed.
         mean: of the pixels.
         std: of the pixels.
+        precision: of the matrix products, as model.precision names it.
     """
     try:
         import torch
@@ -47,7 +50,7 @@ def measure(
         ) from None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, as jax does by default
+        torch.set_float32_matmul_precision(TORCH[precision])
     torch.manual_seed(0)
     images = torch.from_numpy(np.load(Path(arrays) / "train_images.npy"))
     labels = torch.from_numpy(np.load(Path(arrays) / "train_labels.npy")).long()
