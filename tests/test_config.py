@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import subprocess
+import sys
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,6 +11,7 @@ from omegaconf import OmegaConf
 from trainer import config
 from trainer.commands import COMMANDS
 from trainer.commands.compose import compose
+from trainer.commands.literal import quoted
 from trainer.errors import ConfigError
 from trainer.preemption import StopRequest
 
@@ -41,7 +44,7 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("dat=mnist", "did you mean data?"),
         ("experiment=mlp", "+experiment=NAME"),
         ("+experiment=nope", "mlp_notebook"),
-        ("model=nope", "Available options in 'model'"),
+        ("model=nope", "model=nope: there is no such file"),
         ("optim.lr=abc", "optim.lr"),
         ("train.epochs=1.5", "train.epochs"),
         ("run.seed=null", "run.seed"),
@@ -69,6 +72,13 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("evalute", "neither a command nor OPTION=VALUE: did you mean evaluate?"),
         ("mlp", "`python -m trainer --help` lists both"),
         ("data=idx", "data.root=DIR"),
+        ("data=mnst", "did you mean mnist?"),
+        ("+experiment=mpl", "did you mean mlp?"),
+        ("optim.lr=abc", "optim.lr=abc: use a number"),
+        ("optim.lr=null", "optim.lr=null: it needs a value"),
+        ("train.epochs=1.5", "train.epochs=1.5: use a whole number"),
+        ("train.deterministic=yep", "train.deterministic=yep: use true or false"),
+        ("model.hidden_sizes=5", "model.hidden_sizes=5: use a list"),
         ("data.name=cifar", "data.name=cifar"),
         ("checkpoint.keep_last=0", "checkpoint.keep_last=0"),
         ("cluster.heartbeat_timeout_seconds=1", "cluster.heartbeat_timeout_seconds=1"),
@@ -79,6 +89,41 @@ def test_a_bad_override_is_named(override, told):
         compose([override])
     assert told in str(raised.value)
     assert raised.value.exit_code == 78
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["12e4567", "2026_11_27", "1.10", "true", "rüv d", "a=b(c)", "it's", "b\\'c", "end\\"],
+)
+def test_names_and_folders_are_taken_as_they_stand(text):
+    (job,) = compose([f"run.name={text}", f"run.root=/tmp/{text}"])
+    assert (job.config.run.name, job.config.run.root) == (text, f"/tmp/{text}")
+    (again,) = compose([f"run.name={quoted(text)}"])  # as a shell hands over what is quoted
+    assert again.config.run.name == text
+
+
+def test_nothing_and_variables_are_still_hydras(monkeypatch):
+    monkeypatch.setenv("WHERE", "there")
+    (job,) = compose(["run.name=null", "run.root=${oc.env:WHERE}/x"])
+    assert (job.config.run.name, job.config.run.root) == (None, "there/x")
+
+
+def test_empty_variables_are_as_good_as_none(trainer):
+    done = trainer("--cfg", "job", "--resolve", TRAINER_CACHE_DIR="", TRAINER_RUN_ROOT="")
+    assert "cache_dir: ~/.cache/trainer/mnist" in done.stdout
+    assert "root: runs" in done.stdout
+
+
+def test_an_answer_that_cannot_be_written_is_no_bad_configuration(trainer):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 74
+    assert "standard output cannot be written" in done.stderr
 
 
 def test_a_login_in_an_address_is_refused_and_not_repeated():

@@ -165,6 +165,10 @@ def test_what_cannot_be_used(smoke_run, tmp_path, predicted):
     damage(run, 63)
     with pytest.raises(DataError, match="none of its checkpoints is intact"):
         predicted(run, tmp_path / "3.png")
+    for step in (63, 126):
+        (run / "checkpoints" / str(step)).rename(run / "checkpoints" / f"bad-{step}.0")
+    with pytest.raises(DataError, match=r"renamed to bad-126\.0, bad-63\.0"):
+        predicted(run, tmp_path / "3.png")
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(DataError, match="has no checkpoint yet"):
         predicted(run, tmp_path / "3.png")

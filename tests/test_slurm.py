@@ -12,7 +12,7 @@ import pytest
 from slurm_cluster import ROOT, SLURM
 
 from trainer import committed
-from trainer.commands.plan import quoted
+from trainer.commands.literal import quoted
 
 JOB = (
     "+experiment=smoke",

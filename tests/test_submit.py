@@ -259,6 +259,11 @@ def test_a_pod_asks_for_its_gpus_share_of_a_node(capsys):
     assert shm["emptyDir"]["sizeLimit"] == "1Gi"
 
 
+def test_tasks_at_once_are_of_a_sweep():
+    with pytest.raises(ConfigError, match=r"--at-once=2: is for a sweep: add -m"):
+        submit.main(["slurm", "--at-once", "2", "+experiment=mlp"], StopRequest())
+
+
 def test_gpus_that_the_environment_forbids_are_not_waited_for(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     with pytest.raises(ConfigError, match=r"JAX_PLATFORMS=cpu.*unset it"):

@@ -16,6 +16,9 @@ from trainer.preemption import StopRequest
 
 def main() -> None:
     """Run what the command line says and exit with a documented code."""
+    for name in ("TRAINER_CACHE_DIR", "TRAINER_RUN_ROOT"):
+        if not os.environ.get(name, "unset"):  # empty, as templates leave it: the folder /
+            del os.environ[name]
     stop = StopRequest()
     stop.install()  # before the imports below, which take a second
     for name in ("absl", "asyncio"):  # through which orbax logs what it raises as well

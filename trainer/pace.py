@@ -26,9 +26,11 @@ from trainer.stream import Superbatch
 
 SHARE = 0.003  # of the steps' time, that dispatches may cost
 LONGEST_SECONDS = 0.5  # of a dispatch: a signal to stop waits for its end
+SLOW_SECONDS = 0.1  # of a step: nothing is measured
 LARGEST_BYTES = 64 << 20  # of the images of a dispatch on one process; three are in memory
 PROBES = (1, 8)  # K
 TIMES = (16, 6)
+MOST_SECONDS = 1.0  # that each of the two may take: nobody looks for a signal to stop meanwhile
 
 
 class Costs(NamedTuple):
@@ -59,8 +61,8 @@ def measure(
     found = []
     for k, times in zip(PROBES, TIMES, strict=True):
         dispatch(k)  # compiles it
-        seconds = []
-        for _ in range(times):
+        seconds: list[float] = []
+        while len(seconds) < times and sum(seconds) < MOST_SECONDS:
             began = clock()
             dispatch(k)
             seconds.append(clock() - began)
@@ -115,8 +117,8 @@ def steps_per_dispatch(
         return time.perf_counter() - began
 
     dispatch(1)  # compiles it
-    if max(cluster.share(seconds)) > LONGEST_SECONDS / 2:
-        return 1  # two steps are longer than a dispatch may be: there is nothing to choose
+    if max(cluster.share(seconds)) > SLOW_SECONDS:
+        return 1  # starting it costs next to nothing of such a step
 
     costs = measure(dispatch)
     chosen = choose(costs, steps_per_epoch, local_batch * pixels)

@@ -61,10 +61,16 @@ def start(
             return None
         recorded = checkpoints.newest_record()
         if recorded is not None and (changed := differences(recorded["meaning"], meant)):
+            told = "\n  ".join(changed)
+            if "train.epochs:" in told:
+                told += (
+                    "\nUnder all schedules but constant the learning rate of every step depends on "
+                    "train.epochs."
+                )
             raise ConfigError(
                 f"{checkpoints.directory.parent} was begun with another configuration, and cannot "
-                "go on with this one:\n  " + "\n  ".join(changed) + "\nGive these options as they "
-                "were, or begin another run with run.name=NAME"
+                f"go on with this one:\n  {told}\nGive these options as they were, or begin "
+                "another run with run.name=NAME"
             )
         restored = checkpoints.restore(template)
         if restored is not None and restored.step > plan.total_steps:

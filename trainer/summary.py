@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +86,9 @@ def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if report.get("goodput"):
         table.append(("where it went", _shares(report["goodput"])))
     table.append(("run", str(directory)))
-    table.append(("follow it with", f"tensorboard --logdir {directory.parent}"))
+    beside = Path(sys.executable).with_name("tensorboard")
+    program = "tensorboard" if shutil.which("tensorboard") or not beside.exists() else str(beside)
+    table.append(("follow it with", f"{program} --logdir {shlex.quote(str(directory.parent))}"))
     return table
 
 

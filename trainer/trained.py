@@ -55,6 +55,11 @@ def load(run: Path, number: int | None, warn: Callable[[str], None]) -> Trained:
     directory = run / committed.CHECKPOINTS
     steps = saved.steps(directory)
     if not steps:
+        if aside := sorted(path.name for path in directory.glob(f"{committed.ASIDE}*")):
+            raise DataError(
+                f"{run}: all its checkpoints were damaged, and are renamed to {', '.join(aside)}: "
+                "put an intact copy back"
+            )
         raise DataError(f"{run} has no checkpoint yet: a run saves the first after an epoch")
     if number is not None and number not in steps:
         raise DataError(

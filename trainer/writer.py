@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -142,14 +144,19 @@ class Writer:
         if self._failure is not None:
             raise self._failure
         if self._failed:
-            raise SaveError(f"the last checkpoint is not written: {self._failed[-1]}")
+            raise SaveError(
+                f"the last checkpoint is not written to {self._directory}: {self._failed[-1]}",
+                "make room or mend the folder, then run the same command again",
+            )
 
     def _settle(self, *, wait: bool) -> None:
         """Count in the save under way if it is over: one that fails is told."""
         try:
             saved = self._saving.collect(wait=wait)
         except Exception as error:  # orbax raises anything when it cannot write
-            self._failed.append(first_line(error))
+            full = os.strerror(errno.ENOSPC)
+            told = first_line(error)  # orbax says it at the end of a long line
+            self._failed.append(full if full in told or "os_error_code='28'" in told else told)
         else:
             if saved:
                 self._failed.clear()

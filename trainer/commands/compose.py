@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import NamedTuple
 
 import hydra
@@ -19,8 +20,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainer import config as trainer_config
 from trainer.commands import COMMANDS
+from trainer.commands.literal import literal
+from trainer.commands.printing import show
 from trainer.config import Config
 from trainer.errors import ConfigError, TrainerError
+
+_TYPES = {  # what OmegaConf says of a value, and the rule
+    "to Integer": "use a whole number",
+    "to Float": "use a number",
+    "to Boolean": "use true or false",
+    "not a valid bool": "use true or false",
+    "not a ListConfig": "use a list, like [512,512]",
+    "not Optional": "it needs a value",
+}
 
 
 class Job(NamedTuple):
@@ -44,8 +56,12 @@ def compose(arguments: Sequence[str]) -> list[Job]:
     def task(cfg: DictConfig) -> None:
         composed.append((cfg, HydraConfig.get()))
 
+    answer = io.StringIO()  # which may be a pipe or a file that takes no more
     with readable_errors():
-        run_hydra(arguments, task)
+        with redirect_stdout(answer):
+            run_hydra(literal(arguments), task)
+        if answer.getvalue():
+            show(answer.getvalue().removesuffix("\n"))
         return [job_of(cfg, hydra_config) for cfg, hydra_config in composed]
 
 
@@ -60,7 +76,7 @@ def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
     jobs = []
     with readable_errors(), initialize_config_dir(directory, version_base="1.3"):
         for overrides in lists:
-            cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
+            cfg = hydra.compose("config", literal(overrides), return_hydra_config=True)
             hydra_config = cfg.hydra
             with open_dict(cfg):
                 del cfg["hydra"]
@@ -129,6 +145,11 @@ def _explain(error: Exception) -> str:
     override = re.search(r"Could not override '([^']+)'", text)
     if override or re.search(r"Key '[^']+' (?:is )?not in", text):
         return _unknown_option(override.group(1) if override else key)
+    if choice := re.search(r"Could not find '([^']+)/([^']+)'", text):
+        return _unknown_choice(choice.group(1), choice.group(2))
+    if typed := re.search("|".join(_TYPES), text):
+        told = str(error).partition("\n")[0].removeprefix("Error merging override ")
+        return f"{told if '=' in told else key}: {_TYPES[typed.group()]}"
     where = key or getattr(error, "override", None) or ""
     return text if where in text else f"{where}: {text}"
 
@@ -139,6 +160,14 @@ def _unknown_option(name: str) -> str:
     near = difflib.get_close_matches(name, _option_names(), n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "`python -m trainer --cfg job` lists them all"
     return f"{name} is not an option: {hint}"
+
+
+def _unknown_choice(group: str, name: str) -> str:
+    folder = trainer_config.config_dir() / group
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
+    return f"{group}={name}: there is no such file in {folder}: {hint}"
 
 
 def _unknown_word(word: str) -> str:

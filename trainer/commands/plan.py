@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override
 from trainer import config as trainer_config
 from trainer import rundir, sweep_folder
 from trainer.commands.compose import compose_each, readable_errors
+from trainer.commands.literal import quoted
 from trainer.errors import ConfigError
 from trainer.sweep import SEED, Member, combine, folder_name
 
@@ -33,12 +34,6 @@ class Plan(NamedTuple):
 def arguments(folder: Path, member: Member) -> list[str]:
     """Return the command line that trains a member, in its folder within the sweep's."""
     return [*member.overrides, f"run.dir={quoted(folder / member.name)}"]
-
-
-def quoted(path: Path) -> str:
-    """Return a path as Hydra's grammar reads it back."""
-    text = str(path).replace("'", "\\'")
-    return f"'{text}'"
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from trainer.commands import plan, unchanged
 from trainer.commands.compose import job_of, readable_errors, run_hydra
 from trainer.commands.conductor import Conductor
+from trainer.commands.literal import quoted
 from trainer.commands.multirun import refuse_several_processes
 from trainer.errors import EXIT_COMPLETED, ConfigError, TrainerError
 from trainer.preemption import StopRequest
@@ -85,7 +86,7 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
 
         # Hydra wants a folder for itself; the sweep's is made when the first trial is checked.
         scratch = stack.enter_context(TemporaryDirectory(prefix="trainer-search-"))
-        own = [f"hydra.sweep.dir={plan.quoted(Path(scratch))}", "hydra.sweep.subdir=."]
+        own = [f"hydra.sweep.dir={quoted(scratch)}", "hydra.sweep.subdir=."]
         try:
             with readable_errors():
                 options = [*asked.fixed, *asked.searched.values()]

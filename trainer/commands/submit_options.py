@@ -54,6 +54,8 @@ def read(arguments: Sequence[str]) -> argparse.Namespace | None:
             "submit k8s -m: a sweep is a job array, which only SLURM has: submit its members one "
             "by one"
         )
+    if args.at_once and not args.multirun:
+        raise ConfigError(f"--at-once={args.at_once}: is for a sweep: add -m, or leave it out")
     if args.gpus_per_node % args.tasks_per_node:
         raise ConfigError(
             f"--tasks-per-node={args.tasks_per_node} does not divide "
