@@ -4,6 +4,7 @@ import importlib
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -115,7 +116,7 @@ def test_empty_variables_are_as_good_as_none(trainer):
 
 
 def test_an_answer_that_cannot_be_written_is_no_bad_configuration(trainer):
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "trainer", "--help"],
             stdout=full,
