@@ -100,8 +100,8 @@ def write(
         + " x ".join(map(str, shape))
         + ", for any N; scaling is a part "
         f"of the model. Outputs `logits` and `probabilities`: float32, N x {classes}. "
-        "`python predict.py IMAGES.npy` needs jax only, with the numpy that it brings, and refuses "
-        "files that do not match model.json.",
+        "`python predict.py IMAGES.npy` needs jax, the numpy that it brings and flatbuffers, and "
+        "refuses files that do not match model.json.",
         "Found before the files were put in place:\n\n" + "\n".join(f"- {c}" for c in checks),
         "## Data",
         f"{data['name']}: {data['train_examples']:,} images to train on, "

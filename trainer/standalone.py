@@ -1,4 +1,4 @@
-"""Runs this model with jax alone: `python predict.py IMAGES.npy`, uint8 as numpy.save writes it."""
+"""Runs this model with jax and flatbuffers: `python predict.py IMAGES.npy`, uint8 by numpy.save."""
 
 import hashlib
 import json

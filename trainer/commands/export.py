@@ -18,7 +18,7 @@ Writes the model of a run, by its newest intact checkpoint, to a folder that nee
   model.stablehlo      the program, of jax.export, for CPUs and NVIDIA GPUs and any batch size
   weights.safetensors  the weights, which the program takes as an argument
   model.onnx           both for other runtimes, if the package onnx is installed
-  predict.py           loads and runs them with jax alone
+  predict.py           loads and runs them with jax and flatbuffers
   model.json           what goes in and comes out, and the SHA-256 of every file
   MODEL_CARD.md        data, metrics, configuration, digests, versions, use and limits
 
