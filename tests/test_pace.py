@@ -40,7 +40,7 @@ def test_what_is_measured_is_the_time_of_a_dispatch_and_of_a_step():
         lengths.append(k)
         clock += 0.5 + 2 * k
 
-    costs = pace.measure(dispatch, lambda: clock)
+    costs = pace.measure(dispatch, 2.5, lambda: clock)
     assert costs == Costs(0.5, 2.0)
     assert set(lengths) == set(pace.PROBES)
 

@@ -55,14 +55,20 @@ def choose(costs: Costs, steps_per_epoch: int, bytes_per_step: int) -> int:
 
 
 def measure(
-    dispatch: Callable[[int], None], clock: Callable[[], float] = time.perf_counter
+    dispatch: Callable[[int], None],
+    slowest: float,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Costs:
-    """Time dispatches of a few lengths; `dispatch(K)` does one and waits for its end."""
+    """Time dispatches of a few lengths; `dispatch(K)` does one and waits for its end.
+
+    `slowest`: seconds of a dispatch of one step, the same on all processes, for all have to do as
+    many.
+    """
     found = []
     for k, times in zip(PROBES, TIMES, strict=True):
         dispatch(k)  # compiles it
-        seconds: list[float] = []
-        while len(seconds) < times and sum(seconds) < MOST_SECONDS:
+        seconds = []
+        for _ in range(min(times, math.ceil(MOST_SECONDS / (k * slowest)))):
             began = clock()
             dispatch(k)
             seconds.append(clock() - began)
@@ -117,10 +123,11 @@ def steps_per_dispatch(
         return time.perf_counter() - began
 
     dispatch(1)  # compiles it
-    if max(cluster.share(seconds)) > SLOW_SECONDS:
+    slowest = max(cluster.share(seconds))
+    if slowest > SLOW_SECONDS:
         return 1  # starting it costs next to nothing of such a step
 
-    costs = measure(dispatch)
+    costs = measure(dispatch, slowest)
     chosen = choose(costs, steps_per_epoch, local_batch * pixels)
     return int(cluster.share(lambda: chosen)[0])
 
