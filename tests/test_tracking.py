@@ -155,8 +155,10 @@ def test_a_full_disk_warns_once_a_file_and_training_goes_on(tmp_path):
     assert all("File too large" in line or "No space left" in line for line in told)
     assert ended.stderr == ""
     logged = [point["step"] for point in metrics_log.read(tmp_path / "metrics.jsonl")]
-    assert logged == list(range(len(logged)))
-    assert len(logged) > 200
+    # Behind the first that did not fit, a shorter line may: one whose time ends in a zero.
+    assert logged == sorted(set(logged))
+    assert logged[:200] == list(range(200))
+    assert len((tmp_path / "metrics.jsonl").read_bytes().splitlines()) == len(logged)  # none torn
     curve = steps(tmp_path, "train/loss")
     assert curve == list(range(len(curve)))
     assert len(curve) > 200
