@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from trainer import config
+from trainer import __version__, config
 from trainer.commands import COMMANDS
 from trainer.commands.compose import compose
 from trainer.commands.literal import quoted
@@ -57,6 +57,11 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("optim.lr=0", "optim.lr"),
         ("optim.lr=nan", "optim.lr"),
         ("optim.lr=inf", "optim.lr"),
+        ("optim.lr=1e39", "optim.lr=1e+39: use at most 3.402823e+38"),
+        ("data.mirrors=[ftp://host/]", "data.mirrors[0]=ftp://host/: use an address that begins"),
+        ("data.mirrors=['file:///etc']", "data.mirrors[0]=file:///etc: use an address"),
+        ("data.mirrors=[host/folder]", "data.mirrors[0]=host/folder: use an address"),
+        ("data.mirrors=['http://[x']", "data.mirrors[0]=http://[x: use an address"),
         ("optim.momentum=1", "optim.momentum=1.0: use a number in [0, 1)"),
         ("optim.momentum=0", "optim.nesterov=True: needs optim.momentum above 0"),
         ("optim.schedule=step", "constant, warmup_linear, warmup_cosine"),
@@ -113,6 +118,11 @@ def test_empty_variables_are_as_good_as_none(trainer):
     done = trainer("--cfg", "job", "--resolve", TRAINER_CACHE_DIR="", TRAINER_RUN_ROOT="")
     assert "cache_dir: ~/.cache/trainer/mnist" in done.stdout
     assert "root: runs" in done.stdout
+
+
+def test_the_version_is_the_trainers(trainer):
+    done = trainer("--version")
+    assert (done.returncode, done.stdout) == (0, f"trainer {__version__}\n")
 
 
 def test_an_answer_that_cannot_be_written_is_no_bad_configuration(trainer):

@@ -159,8 +159,9 @@ def test_a_corrupt_file_of_the_user_is_an_error_whatever_the_options(
     ],
 )
 def test_files_that_do_not_go_together_are_refused(load, tmp_path, change, message):
-    with pytest.raises(DataError, match=message):
-        load("idx", root=write(tmp_path / "root", SMALL | change))
+    root = write(tmp_path / "root", SMALL | change)
+    with pytest.raises(DataError, match=f"{root}.*{message}"):
+        load("idx", root=root)
 
 
 def test_missing_files_of_a_folder_are_named(load, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 from trainer import download, transfer
 from trainer.download import fetch
-from trainer.errors import ConfigError, DataError, Preempted
+from trainer.errors import DataError, Preempted
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENTS = bytes(range(256)) * 200
@@ -225,12 +225,6 @@ def test_every_mirror_is_reported(server, tmp_path):
         get(mirrors, tmp_path / "file.gz")
     with pytest.raises(DataError, match=r"data\.mirrors is empty"):
         get([], tmp_path / "file.gz")
-
-
-@pytest.mark.parametrize("mirror", ["ftp://host/", "file:///etc", "host/folder"])
-def test_other_schemes_are_refused(tmp_path, mirror):
-    with pytest.raises(ConfigError, match=f"data.mirrors={mirror}: .*https"):
-        get([mirror], tmp_path / "file.gz")
 
 
 @pytest.mark.parametrize("behaviour", ["silent", "half", "trickle"])

@@ -23,7 +23,7 @@ def test_the_facts_are_json(monkeypatch):
     assert facts["devices"] == ["gpu H100", "gpu H100"]
     assert facts["processes"] == 2
     assert facts["versions"]["python"].startswith("3.")
-    assert all(facts["versions"][name] for name in ("jax", "jaxlib", "numpy", "grain"))
+    assert all(facts["versions"][name] for name in ("trainer", "jax", "jaxlib", "numpy", "grain"))
     assert facts["environment"]["SLURM_JOB_ID"] == "17"
     assert facts["environment"]["JAX_COMPILATION_CACHE_DIR"] == "https://***@host/x"
     assert facts["memory_bytes"] > 2**20

@@ -122,7 +122,7 @@ def test_a_folder_of_test_images(smoke_run, tmp_path, evaluated, mnist_dir):
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (lambda folder: (folder / FILES[3]).unlink(), "put these files there"),
+        (lambda folder: (folder / FILES[3]).unlink(), "/mine: put these files there"),
         (lambda folder: flip_a_bit(folder / f"{FILES[2]}.gz"), "gzip data are corrupt"),
         (lambda folder: (folder / FILES[3]).write_bytes(b"\0\0\x08\x01\0\0\0\1\x0b"), "label 11"),
         (

@@ -40,6 +40,14 @@ def test_steps_that_end_with_the_run_are_recorded_too(trainer, tmp_path):
     assert len(profiles(tmp_path)) == 1
 
 
+def test_steps_behind_the_end_of_the_run_are_told(trainer, tmp_path):
+    done = trainer(*OPTIONS, "train.epochs=1", "train.profile_steps=[64,70]")
+    assert done.returncode == 0, done.stderr
+    told = "train.profile_steps=[64, 70]: nothing will be recorded: the run ends with step 63"
+    assert told in done.stderr
+    assert profiles(tmp_path) == []
+
+
 def test_a_profile_that_cannot_be_written_ends_nothing(trainer, tmp_path):
     (tmp_path / "run" / "tensorboard").mkdir(parents=True)
     (tmp_path / "run" / "tensorboard" / "plugins").write_text("in the way")

@@ -124,12 +124,28 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
         ((*POD, "run.dir=/tmp/a"), "run.dir=/tmp/a: the run would lie in no volume"),
         ((*POD, "run.dir=/runs/../a"), "use a folder below /runs"),
         ((*POD, "run.dir=a"), "use a folder below /runs"),
+        ((*POD, "--image=a b"), "--image=a b: use one like REGISTRY/trainer:0.1.0"),
+        ((*POD, "--image=Upper"), "--image=Upper: use one like"),
+        ((*POD, "--image="), "--image=: use one like"),
     ],
 )
 def test_a_wrong_job_is_refused_here(arguments, told):
     with pytest.raises(ConfigError) as error:
         submit.main([*arguments, "--dry-run"], StopRequest())
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "trainer",
+        "host:5000/team/a__b.c-d:V1.0_x",
+        f"ghcr.io/a/b@sha256:{'0a' * 32}",
+    ],
+)
+def test_any_name_of_an_image_is_taken(image, capsys):
+    submit.main([*POD, f"--image={image}", "--dry-run"], StopRequest())
+    assert f"image: {image}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])

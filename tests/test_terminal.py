@@ -389,7 +389,9 @@ START = "from trainer.terminal import Terminal\nt = Terminal()\nt.start(100, 0, 
 
 def test_ctrl_c_leaves_the_cursor_and_no_thread():
     process, screen = in_a_terminal(
-        f"import threading, time\n{START}"
+        "import signal, threading, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # `pytest &` ignores it
+        f"{START}"
         "print(threading.active_count(), flush=True)\n"
         "for step in range(1, 10**9): t.update(step % 100, 1.0, 0.5, 1.0)"
     )

@@ -2,4 +2,6 @@
 
 import time
 
+__version__ = "0.1.0"
+
 BEGAN = time.monotonic()  # before the imports, which the goodput account counts

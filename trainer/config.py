@@ -15,6 +15,8 @@ from hydra.core.config_store import ConfigStore
 
 from trainer.errors import ConfigError
 
+FLOAT32_MAX = (2 - 2**-23) * 2.0**127
+
 
 def _check(ok: bool, option: str, value: object, rule: str) -> None:
     if not ok:
@@ -32,6 +34,17 @@ def _check_at_least(option: str, value: int | None, least: int) -> None:
 def _check_positive(option: str, value: float | None) -> None:
     ok = value is None or (math.isfinite(value) and value > 0)
     _check(ok, option, value, "use a finite number above 0")
+
+
+def _check_address(option: str, value: str) -> None:
+    try:
+        scheme, host = urlsplit(value)[:2]
+    except ValueError:
+        scheme, host = "", value
+    if "@" in host:  # the run directory and logs would tell it
+        raise ConfigError(f"{option}: holds a login: use an address without")
+    ok = scheme in ("http", "https") and host != ""
+    _check(ok, option, value, "use an address that begins with https:// or http://")
 
 
 @dataclass
@@ -73,9 +86,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_choice("data.name", self.name, ("mnist", "mnist_5k", "idx"))
-        for number, mirror in enumerate(self.mirrors):  # the run directory and logs would tell it
-            if "@" in urlsplit(mirror).netloc:
-                raise ConfigError(f"data.mirrors[{number}]: holds a login: use an address without")
+        for number, mirror in enumerate(self.mirrors):
+            _check_address(f"data.mirrors[{number}]", mirror)
         _check_positive("data.timeout_seconds", self.timeout_seconds)
         _check_at_least("data.num_classes", self.num_classes, 2)
         _check(self.num_classes <= 256, "data.num_classes", self.num_classes, "use at most 256")
@@ -125,6 +137,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _check_choice("optim.name", self.name, ("sgd",))
         _check_positive("optim.lr", self.lr)
+        _check(self.lr <= FLOAT32_MAX, "optim.lr", self.lr, f"use at most {FLOAT32_MAX:.7g}")
         _check(0 <= self.momentum < 1, "optim.momentum", self.momentum, "use a number in [0, 1)")
         useless = self.nesterov and self.momentum == 0
         _check(not useless, "optim.nesterov", True, "needs optim.momentum above 0")

@@ -112,11 +112,11 @@ def load(
 
     try:
         if root is not None:
-            return _assemble(name, _from_root(folder, read))
+            return _assemble(name, _from_root(f"data.root={folder}", folder, read), folder)
         cached = [
             _from_cache(folder, file, read, get if download else None, warn) for file in FILES
         ]
-        return _assemble(name, cached)
+        return _assemble(name, cached, folder)
     except Missing as missing:
         if name == "idx":
             raise
@@ -151,18 +151,19 @@ def load_test(root: Path, num_classes: int) -> tuple[Split, tuple[int, ...]]:
         DataError: the files are missing, unreadable, not what they should be, or do not match.
     """
     read = partial(_read, num_classes=num_classes, expected=None)
-    images, labels = _from_root(root.expanduser(), read, FILES[2:])
-    _check_count(FILES[2], images, labels)
+    root = root.expanduser()
+    images, labels = _from_root(f"{root}", root, read, FILES[2:])
+    _check_count(root / FILES[2], images, labels)
     return Split(images.reshape(len(images), -1), labels), images.shape[1:]
 
 
 def _from_root(
-    root: Path, read: Callable[[Path, str], Bytes], files: Sequence[str] = FILES
+    told: str, root: Path, read: Callable[[Path, str], Bytes], files: Sequence[str] = FILES
 ) -> list[Bytes]:
     found = [(_find(root, file), file) for file in files]
     missing = "".join(f"\n  {file}[.gz]" for path, file in found if path is None)
     if missing:
-        raise Missing(f"data.root={root}: put these files there, or correct it:{missing}")
+        raise Missing(f"{told}: put these files there, or correct it:{missing}")
     return [read(path, file) for path, file in found if path is not None]
 
 
@@ -215,14 +216,14 @@ def _find(folder: Path, file: str) -> Path | None:
         ) from error
 
 
-def _assemble(name: str, arrays: Sequence[Bytes]) -> Dataset:
+def _assemble(name: str, arrays: Sequence[Bytes], folder: Path = Path()) -> Dataset:
     """Return four arrays, images (N, rows, cols) and labels (N,) of each split, as a data set."""
     train_images, train_labels, test_images, test_labels = arrays
     for file, images, labels in zip(FILES[::2], arrays[::2], arrays[1::2], strict=True):
-        _check_count(file, images, labels)
+        _check_count(folder / file, images, labels)
     if train_images.shape[1:] != test_images.shape[1:]:
         raise DataError(
-            f"train images have {train_images.shape[1:]} pixels, test images "
+            f"{folder}: train images have {train_images.shape[1:]} pixels, test images "
             f"{test_images.shape[1:]}: expected the same",
             "take all files from the same data set",
         )
@@ -238,7 +239,7 @@ def _assemble(name: str, arrays: Sequence[Bytes]) -> Dataset:
     )
 
 
-def _check_count(file: str, images: Bytes, labels: Bytes) -> None:
+def _check_count(file: Path, images: Bytes, labels: Bytes) -> None:
     if len(images) != len(labels):
         raise DataError(
             f"{file}: {len(images):,} images but {len(labels):,} labels: expected one label an "

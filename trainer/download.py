@@ -9,10 +9,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from trainer.atomic import write_bytes
-from trainer.errors import ConfigError, DataError
+from trainer.errors import DataError
 from trainer.transfer import MAX_BYTES, POLL_SECONDS, Progress, Refused, ShouldStop, check, get
 
 ROUNDS = 2  # over all mirrors
@@ -44,14 +43,10 @@ def fetch(
         should_stop: looked at all the time, also while a mirror is silent.
 
     Raises:
-        ConfigError: a mirror is no http(s) address.
         DataError: every mirror failed (the message tells each one's failure), or the target
             cannot be written.
         Preempted: should_stop() came true.
     """
-    for mirror in mirrors:
-        if urlsplit(mirror).scheme not in ("http", "https"):
-            raise ConfigError(f"data.mirrors={mirror}: use addresses that begin with https://")
     urls = [f"{mirror.rstrip('/')}/{filename}" for mirror in mirrors]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import trainer
+
 _PACKAGES = (
     "python",
     "trainer",
@@ -129,6 +131,8 @@ def versions(packages: Sequence[str]) -> dict[str, str | None]:
 
 
 def _version(package: str) -> str | None:
+    if package == "trainer":  # which a checkout does not install
+        return trainer.__version__
     try:
         return platform.python_version() if package == "python" else version(package)
     except PackageNotFoundError:

@@ -94,6 +94,9 @@ def open_all(task: Task, stack: ExitStack) -> Opened:
         fresh, shown = begin.step is None, (config, dataset, made, source, writer)
         dashboard = stack.enter_context(Dashboard(*shown, task.account, fresh, warn))
     profiled = config.train.profile_steps if place.chief else None
+    if profiled is not None and profiled[0] > plan.total_steps:
+        last = f"the run ends with step {plan.total_steps:,}"
+        warn(f"train.profile_steps={profiled}: nothing will be recorded: {last}")
     profile = stack.enter_context(Profile(place.directory / TENSORBOARD, profiled, warn))
     batches = stream.iterate(source)
     stack.callback(batches.close)

@@ -21,6 +21,9 @@ from trainer.config import RunConfig
 from trainer.errors import ConfigError
 
 PLACEHOLDER = "registry.example.com/"  # what the overlays say, to be replaced
+IMAGE = re.compile(  # [HOST[:PORT]/]PATH[:TAG][@DIGEST]
+    r"([\w.-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
 SHARED = ("cpu", "memory", "nvidia.com/gpu")  # of a node, by the pods that take some of its GPUs
 Run = Callable[[Sequence[str]], str]
 
@@ -80,6 +83,8 @@ def render(folder: Path, wanted: Wanted, run: Run) -> Rendered:
     name, namespace = job["metadata"]["name"], job["metadata"].get("namespace", "default")
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
+    if wanted.image is not None and not IMAGE.fullmatch(wanted.image):
+        raise ConfigError(f"--image={wanted.image}: use one like REGISTRY/trainer:0.1.0")
     if container["image"].startswith(PLACEHOLDER):
         raise ConfigError(
             f"--image: {container['image']} is a placeholder: give your own image, as pushed to a "

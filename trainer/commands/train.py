@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import trainer
 from trainer.commands import plan
 from trainer.commands.compose import compose
+from trainer.commands.printing import show
 from trainer.errors import ConfigError
 from trainer.preemption import StopRequest
 
@@ -20,6 +22,9 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         from trainer.commands import multirun
 
         return multirun.main(arguments, stop)
+    if "--version" in arguments:  # Hydra would tell its own
+        show(f"trainer {trainer.__version__}")
+        return 0
     jobs = compose(arguments)
     if not jobs:  # --help, --cfg and the like: Hydra has answered
         return 0
