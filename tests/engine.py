@@ -150,7 +150,7 @@ class Engine:
             for word in value.split():
                 path = Path(word.removeprefix("file://"))
                 if path.is_absolute() and path.exists():
-                    # The files of a local index lie beside its folder `simple`.
+                    # An index in a folder `simple` refers to files beside it.
                     shared = path.parent if path.name == "simple" else path
                     place = Path(f"/run/pip/{len(mounts)}")
                     mounts.append((shared, place))

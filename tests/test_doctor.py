@@ -193,7 +193,7 @@ def test_a_corrupt_file_of_the_data_set_is_named(trainer, tmp_path, mnist_dir):
     data = findings(done)["data"]
     assert data["level"] == "failure"
     assert labels.name in data["told"]
-    assert data["told"].endswith("all elements are there, but not the check sum behind them")
+    assert data["told"].endswith("all elements are there, but not the checksum behind them")
     assert data["fix"] == "copy or download the file again"
 
 

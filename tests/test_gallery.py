@@ -9,7 +9,8 @@ from PIL import Image
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from trainer import charts, confusion, gallery, summaries
+from trainer import confusion, gallery, tensorboard_layout
+from trainer import tensorboard_summaries as summaries
 from trainer.datasets import Dataset, Split
 from trainer.evaluate import Outcome
 from trainer.functional import linear
@@ -81,7 +82,7 @@ def test_weights_are_counted_into_histograms_and_what_is_not_finite_is_left_out(
 
 
 def test_the_layout_names_each_curve_in_one_chart():
-    (value,) = summaries.layout(charts.CHARTS).value
+    (value,) = summaries.layout(tensorboard_layout.CHARTS).value
     layout = layout_pb2.Layout.FromString(value.tensor.string_val[0])
     patterns = {
         chart.title: list(chart.multiline.tag) for of in layout.category for chart in of.chart

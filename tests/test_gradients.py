@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from trainer import model
+from trainer.batch import Superbatch
 from trainer.gradients import of_batch
 from trainer.objective import Objective
-from trainer.stream import Superbatch
 
 OBJECTIVE = Objective("softmax_crossentropy", 10, 33.3, 78.6)
 NOTEBOOK = Objective("clipped_crossentropy", 10, 0.0, 1.0)

@@ -91,7 +91,7 @@ def test_a_restarted_job_waits_for_an_attempt_that_is_cut_off_but_alive(trainer,
     assert codes == [75, 75], errs
     assert told in errs[0]
     assert "an earlier attempt of SLURM job 7: waiting for its end" in errs[0]
-    assert "run me again" in errs[0]
+    assert "run the same command again" in errs[0]
 
     half, whole = (start(trainer, "7", restart, "train.epochs=8") for restart in (3, 4))
     for processes in (half, whole):

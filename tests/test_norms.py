@@ -6,8 +6,8 @@ import pytest
 
 from trainer import mesh as meshes
 from trainer import model, norms, step
+from trainer.batch import Superbatch
 from trainer.objective import Objective
-from trainer.stream import Superbatch
 
 OBJECTIVE = Objective("softmax_crossentropy", 10, 100.0, 50.0)
 

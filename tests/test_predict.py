@@ -199,20 +199,6 @@ def test_a_checkpoint_deleted_meanwhile(smoke_run, tmp_path, monkeypatch):
     assert warnings == []
 
 
-def test_a_checkpoint_of_the_first_version(smoke_run, monkeypatch):
-    """It has no objective; the configuration tells the same."""
-    now = trained.load(smoke_run, None, print)
-    read = trained.saved.read
-
-    def of_old(*arguments):
-        state, record = read(*arguments)
-        return state, {key: record[key] for key in record if key != "objective"}
-
-    monkeypatch.setattr(trained.saved, "read", of_old)
-    then = trained.load(smoke_run, None, print)
-    assert (then.objective, then.image_shape) == (now.objective, now.image_shape)
-
-
 def test_the_shape_of_the_images_is_recorded(smoke_run, monkeypatch):
     read = trained.saved.read
 

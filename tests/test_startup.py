@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from test_topology import cluster
 
-from trainer.meeting import meet
 from trainer.processes import environment, free_address
+from trainer.rendezvous import meet
 from trainer.topology import resolve
 
 CONNECTED = """

@@ -8,9 +8,9 @@ import pytest
 
 from trainer import mesh as meshes
 from trainer import model, step
+from trainer.batch import Superbatch
 from trainer.mesh import make_mesh
 from trainer.objective import Objective
-from trainer.stream import Superbatch
 
 OBJECTIVE = Objective("softmax_crossentropy", 10, 33.3, 78.6)
 OPTIMIZER = step.Optimizer(momentum=0.9, nesterov=True, skip_nonfinite=False)

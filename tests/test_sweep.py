@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import chart, member_folder, ranking, sweep, sweep_folder
+from trainer import member_folder, ranking, sweep, sweep_folder, sweep_plot
 from trainer.commands import multirun, plan, unchanged
 from trainer.commands import sweep as command
 from trainer.commands.compose import compose_each
@@ -478,7 +478,7 @@ def test_the_plot_is_drawn(values, tmp_path):
     pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")
     path = tmp_path / "sweep.png"
-    assert chart.draw(path, some_results(values))
+    assert sweep_plot.draw(path, some_results(values))
     with image.open(path) as drawn:
         assert drawn.format == "PNG"
         assert len(drawn.convert("RGB").getcolors(1 << 24)) > 10
@@ -487,7 +487,7 @@ def test_the_plot_is_drawn(values, tmp_path):
 
 def test_nothing_is_drawn_of_nothing(tmp_path):
     waiting = Result("a", {"optim.lr": "1"}, "waiting")
-    assert not chart.draw(tmp_path / "sweep.png", [waiting])
+    assert not sweep_plot.draw(tmp_path / "sweep.png", [waiting])
     assert not list(tmp_path.iterdir())
 
 

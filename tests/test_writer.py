@@ -40,7 +40,7 @@ def full_disk():
 
 
 def failures(capsys):
-    return re.findall(r"\(failure (\d+), at most (\d+) are borne\)", capsys.readouterr().err)
+    return re.findall(r"\(failure (\d+) in a row, (\d+) are tolerated\)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from trainer import confusion, model
+from trainer import confusion
 from trainer.datasets import Bytes
-from trainer.objective import Objective
+from trainer.objective import Objective, batch_losses
 
 
 class Assessment(NamedTuple):
@@ -25,11 +25,7 @@ class Assessment(NamedTuple):
 
 def assess(logits: npt.NDArray[np.float32], labels: Bytes, objective: Objective) -> Assessment:
     """Compare logits (N, classes) with the labels (N,)."""
-
-    def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        targets = jax.nn.one_hot(labels, objective.num_classes, dtype=jnp.float32)
-        return jax.vmap(model.LOSSES[objective.loss])(logits, targets)
-
+    losses = partial(batch_losses, objective=objective)
     each = jax.device_get(jax.jit(losses)(*jax.device_put((logits, labels))))
     counts = confusion.count(labels, np.argmax(logits, axis=-1), objective.num_classes)
     accuracy = float(np.trace(counts) / len(labels))

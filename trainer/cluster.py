@@ -19,10 +19,11 @@ from jax.experimental import multihost_utils
 from trainer import leaving
 from trainer.config import ClusterConfig, RunConfig
 from trainer.errors import EXIT_RETRY, ConfigError, PeerLost, TrainerError
-from trainer.meeting import meet
+from trainer.rendezvous import meet
 from trainer.topology import Topology
 
 Json = Any
+T = TypeVar("T")
 Tree = TypeVar("Tree")  # a pytree of arrays
 
 # What gloo, NCCL and jax's coordination service say when another process does not answer.
@@ -184,6 +185,17 @@ def broadcast(tree: Tree) -> Tree:
     raw = jax.tree.map(lambda x: np.frombuffer(np.asarray(x).tobytes(), np.uint8), tree)
     sent = multihost_utils.broadcast_one_to_all(raw)
     return jax.tree.map(lambda x, got: np.asarray(got).view(x.dtype).reshape(x.shape), tree, sent)
+
+
+def together(make: Callable[[], T]) -> T:
+    """Call `make` on every process, and return what it got on this one: share() for any value.
+
+    Raises:
+        TrainerError: on every process, the first that any of them raised.
+    """
+    own: list[T] = []
+    share(lambda: own.append(make()))
+    return own[0]
 
 
 def share(make: Callable[[], Json]) -> list[Json]:

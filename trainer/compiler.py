@@ -1,6 +1,6 @@
 """What XLA is asked for beyond its defaults, for every platform in this one place.
 
-A CPU needs nothing. What each option gave on a GPU belongs into docs/benchmarks.md.
+A CPU needs nothing. What each option gave on a GPU belongs in docs/benchmarks.md.
 """
 
 from __future__ import annotations

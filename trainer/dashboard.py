@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -18,12 +17,13 @@ import numpy as np
 from trainer import confusion, laps, memory, model, norms
 from trainer.account import Account
 from trainer.background import Background
+from trainer.batch import Superbatch
 from trainer.config import Config
 from trainer.datasets import Dataset
 from trainer.evaluate import Outcome
 from trainer.program import Program
 from trainer.recipe import Recipe
-from trainer.stream import Superbatch, Superbatches
+from trainer.stream import Superbatches
 from trainer.writer import Writer
 
 Drawn = tuple[int, list[Any]]  # after how many steps, and the summaries
@@ -40,6 +40,7 @@ class Dashboard:
         source: Superbatches,
         writer: Writer,
         account: Account,
+        *,
         fresh: bool,
         warn: Callable[[str], None],
     ) -> None:
@@ -114,12 +115,7 @@ class Dashboard:
         """Return the dashboard itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer import digits, idx
+from trainer import idx, mnist_5k
 from trainer.download import fetch
 from trainer.errors import ConfigError, DataError
 from trainer.transfer import Progress, ShouldStop
@@ -87,10 +87,10 @@ def load(
         DataError: the files are missing, unreadable, not what they should be, or do not match.
         Preempted: should_stop() came true during a download.
     """
-    if name != "idx" and num_classes < digits.CLASSES:
-        raise ConfigError(f"data.num_classes={num_classes}: use at least {digits.CLASSES}")
+    if name != "idx" and num_classes < mnist_5k.CLASSES:
+        raise ConfigError(f"data.num_classes={num_classes}: use at least {mnist_5k.CLASSES}")
     if name == "mnist_5k":
-        return _assemble(name, digits.load())
+        return _assemble(name, mnist_5k.load())
     no_digest = [file for file in FILES if file not in sha256]
     if name == "mnist" and no_digest:
         raise ConfigError(f"data.sha256 has no {no_digest[0]}: use those of conf/data/mnist.yaml")
@@ -135,7 +135,7 @@ def load(
             "(data=mnist_5k): do not compare the results with those of MNIST.\n"
             f"{missing}"
         )
-        return _assemble("mnist_5k", digits.load())
+        return _assemble("mnist_5k", mnist_5k.load())
 
 
 def load_test(root: Path, num_classes: int) -> tuple[Split, tuple[int, ...]]:

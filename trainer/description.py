@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import charts, summaries
+from trainer import tensorboard_layout as layout
+from trainer import tensorboard_summaries as summaries
 from trainer.config import Config
 from trainer.tracking import Tracker
 
@@ -31,11 +32,11 @@ def write(
         yaml: the configuration as a text.
         environment: what the start stands on; it is another one each time.
     """
-    values = charts.hparams(config, len(environment["devices"]))
-    tracker.mark(_BEGUN, summaries.hparams(values, charts.METRICS, charts.FIRST))
+    values = layout.hparams(config, len(environment["devices"]))
+    tracker.mark(_BEGUN, summaries.hparams(values, layout.METRICS, layout.FIRST))
     tracker.mark(_ENDED, None)
     if before is None:
-        tracker.summary(0, summaries.layout(charts.CHARTS))
+        tracker.summary(0, summaries.layout(layout.CHARTS))
     if before != json.loads(json.dumps(dataclasses.asdict(config))):
         tracker.text("configuration", summaries.code(yaml))
     tracker.text("environment", summaries.table(environment))

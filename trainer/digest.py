@@ -33,7 +33,7 @@ class Sealed(NamedTuple):
 
     record: Record
     leaves: dict[str, str]  # digests of the arrays, by path
-    files: dict[str, str] | None  # of the files, by name; None: sealed when there were none yet
+    files: dict[str, str]  # of the files, by name
 
 
 def seal(record: Record, state: Any, files: dict[str, str]) -> Record:
@@ -50,11 +50,11 @@ def unseal(sealed: Record) -> Sealed:
         Damaged: the record does not match its own digest.
     """
     record = {key: value for key, value in sealed.items() if key != "sha256"}
-    if "leaves" not in record:
+    if not {"leaves", "files"} <= record.keys():
         raise Damaged("its record of digests is missing")
     if of_json(record) != sealed.get("sha256"):
         raise Damaged("its record does not match the record's own digest")
-    leaves, files = record.pop("leaves"), record.pop("files", None)
+    leaves, files = record.pop("leaves"), record.pop("files")
     return Sealed(record, leaves, files)
 
 

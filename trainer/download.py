@@ -56,7 +56,7 @@ def fetch(
                 write_bytes(target, body)
     except OSError as error:
         fix = "make room, or choose another folder with data.cache_dir=DIR"
-        raise DataError(f"{target}: cannot be written ({error}): {fix}") from error
+        raise DataError(f"{target}: cannot be written ({error})", fix) from error
 
 
 def _first_good(

@@ -55,7 +55,11 @@ def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
         "versions": {**versions(_PACKAGES), "trainer's source": source("**/*.py")[:16]},
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "cpu": {"model": _cpu_model(), "count": os.cpu_count(), "usable": _usable_cpus()},
+        "cpu": {
+            "model": _cpu_model(),
+            "count": os.cpu_count(),
+            "usable": len(os.sched_getaffinity(0)),
+        },
         "memory_bytes": _memory_bytes(),
         "devices": list(devices),
         "processes": processes,
@@ -145,12 +149,6 @@ def _cpu_model() -> str | None:
     except OSError:
         found = None
     return found[1] if found else platform.processor() or None
-
-
-def _usable_cpus() -> int | None:
-    """Return how many CPUs this process may use, where the system can tell."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count()
 
 
 def _memory_bytes() -> int | None:

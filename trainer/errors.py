@@ -6,12 +6,12 @@ import errno
 from pathlib import Path
 
 EXIT_COMPLETED = 0
-EXIT_DATA = 65  # bad data or no readable checkpoint: never retry
-EXIT_UNAVAILABLE = 69  # something the preflight check needs is missing
+EXIT_DATA = 65  # bad data, or no intact checkpoint: never retry
+EXIT_UNAVAILABLE = 69  # doctor, submit: something needed is missing or does not answer
 EXIT_NONFINITE = 70  # training became non-finite: never retry
-EXIT_INTERNAL = 70  # an error of the trainer itself: never retry
+EXIT_INTERNAL = 70  # too little memory, or an error of the trainer itself: never retry
 EXIT_SAVE = 74  # checkpoints cannot be written or read: mend the storage first
-EXIT_RETRY = 75  # preempted and saved, or a peer was lost: run me again
+EXIT_RETRY = 75  # preempted and saved, or a peer was lost: run the same command again
 EXIT_CONFIG = 78  # bad configuration: never retry
 
 

@@ -11,9 +11,9 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from trainer import compiler, model
+from trainer.batch import Superbatch
 from trainer.mesh import AXIS, replicated
 from trainer.objective import Objective, batch_logits, batch_losses
-from trainer.stream import Superbatch
 
 
 class Answers(NamedTuple):

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from jax.sharding import Mesh
 
 from trainer import mesh as meshes
+from trainer.batch import Superbatch
 from trainer.datasets import Split
 from trainer.eval_step import Answers, EvalStep
 from trainer.model import Weights
-from trainer.stream import Superbatch
 
 BYTES_PER_DISPATCH = 256 << 20  # of images, to bound the memory an evaluation takes
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import numpy.typing as npt
 from jax.sharding import Mesh
 
 from trainer import mesh as meshes
-from trainer import step, stream
-
-Schedule = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+from trainer import step
+from trainer.batch import Superbatch
+from trainer.functional.schedules import Schedule
 
 
 def start(
-    mesh: Mesh, schedule: Schedule, batch: stream.Superbatch, steps: range, asked_to_stop: bool
+    mesh: Mesh, schedule: Schedule, batch: Superbatch, steps: range, asked_to_stop: bool
 ) -> step.Feed:
     """Start copying K batches, and what goes with them, to the devices; does not wait.
 

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from tensorboardX import summary
 
-from trainer import confusion_picture, model, pictures, summaries
+from trainer import confusion_picture, model, pictures
+from trainer import tensorboard_summaries as summaries
 from trainer.confusion import Counts
 from trainer.datasets import Dataset
 from trainer.evaluate import Outcome
@@ -57,9 +58,7 @@ def weights(layers: model.Weights, dataset: Dataset) -> list[Any]:
     kernels = np.asarray(layers[0].kernel)[:, :FILTERS].T.reshape(-1, *dataset.shape)
     drawn = [_image("filters", pictures.filters(kernels))] if np.isfinite(kernels).all() else []
     leaves = {
-        f"weights/layer/{i}/{name}": np.asarray(leaf)
-        for i, layer in enumerate(layers)
-        for name, leaf in layer._asdict().items()
+        f"weights/layer/{i}/{name}": np.asarray(leaf) for i, name, leaf in model.leaves(layers)
     }
     return drawn + [
         summary.histogram(tag, leaf.ravel(), BINS)

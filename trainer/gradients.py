@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from trainer import model
+from trainer.batch import Superbatch
 from trainer.functional import linear
 from trainer.objective import Objective, Sums, batch_sums, standardised
-from trainer.stream import Superbatch
 
 
 class BatchGradients(NamedTuple):

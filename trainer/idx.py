@@ -78,7 +78,7 @@ def parse(data: bytes, name: str, rank: int) -> Bytes:
         if not gunzip.eof and len(body) <= math.prod(shape):
             told = f"{len(body):,} bytes of elements found, {math.prod(shape):,} expected"
             if len(body) == math.prod(shape):
-                told = "all elements are there, but not the check sum behind them"
+                told = "all elements are there, but not the checksum behind them"
             raise DataError(f"{name}: the gzip data are cut short: {told}", AGAIN)
         if gunzip.unused_data:
             raise DataError(

@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 from trainer import cluster, digest, lock, rundir
 from trainer import mesh as meshes
 from trainer.config import Config
+from trainer.deadline import Deadline
 from trainer.errors import ConfigError, PeerLost
 from trainer.leaving import leave
 from trainer.peers import Peers
 from trainer.preemption import StopRequest
-from trainer.reception import Clock
 from trainer.task import Place
 from trainer.terminal import Terminal
 from trainer.topology import Topology
@@ -36,19 +36,18 @@ def take_place(
     peers = stack.enter_context(Peers(limit, leaving(Terminal().error)))
     cluster.start_devices(topology, config.cluster)
     chief = topology.process_id == 0  # the one process that writes
-    layout: list[tuple[Mesh, slice]] = []
 
     def agree() -> str:
         cluster.check_gpus(topology)
         return _digest(config)
 
-    def lay_out() -> None:
+    def lay_out() -> tuple[Mesh, slice]:
         batch_size = config.train.global_batch_size
         meshes.check_method(config.parallel.method, topology.num_processes)
         mesh = meshes.make_mesh(config.parallel.devices)
         rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")
         meshes.check_division(mesh.size, batch_size, config.parallel.virtual_shards)
-        layout.append((mesh, rows))
+        return mesh, rows
 
     def claim() -> str:
         if not chief:
@@ -67,13 +66,13 @@ def take_place(
                 f"process {index} was started with other options than process 0: start all with "
                 "the same command line"
             )
-    cluster.share(lay_out)
+    mesh, rows = cluster.together(lay_out)
     # A file system that hangs would hold the job up for ever: the watchdog looks at runs only.
     seconds = config.cluster.startup_timeout_seconds + config.cluster.hang_timeout_seconds
     told = f"the run directory did not answer within {seconds:g} s"
     with cluster.time_limit(seconds, lambda: peers.on_lost(told)):
         directory = Path(cluster.share(claim)[0])
-    return Place(*layout[0], directory, chief), peers
+    return Place(mesh, rows, directory, chief), peers
 
 
 def leaving(say: Callable[[str], None]) -> Callable[[str], None]:
@@ -84,7 +83,7 @@ def leaving(say: Callable[[str], None]) -> Callable[[str], None]:
 def _patience(config: Config, stop: StopRequest) -> Callable[[str], bool]:
     """Return what tells whether an earlier attempt was waited for long enough, and says so."""
     seconds = config.cluster.startup_timeout_seconds
-    clock, said = Clock(seconds, stop), False
+    deadline, said = Deadline(seconds, stop, "the end of an earlier attempt"), False
 
     def over(told: str) -> bool:
         nonlocal said
@@ -92,7 +91,7 @@ def _patience(config: Config, stop: StopRequest) -> Callable[[str], bool]:
             patience = f"waiting for its end, cluster.startup_timeout_seconds={seconds}"
             Terminal(quiet=config.run.quiet).note(f"{told}: {patience}")
             said = True
-        return clock.over()
+        return deadline.over()
 
     return over
 

@@ -19,7 +19,7 @@ NAME = "run.lock"
 _TRIES = 5  # because held() takes the lock as well, for an instant
 _PAUSE_SECONDS = 0.02
 _WAIT_SECONDS = 0.2  # between looks at an earlier attempt
-_TURN_SECONDS = 60.0  # a turn takes less than one; its host may have been cut off
+_TURN_SECONDS = 60.0  # under one as a rule; who keeps it longer is on a host that was cut off
 
 
 @contextmanager
@@ -61,7 +61,8 @@ def hold(
             fix = "wait for its end, or choose another with run.name=NAME"
             raise ConfigError(told, fix)
         if over(f"{told}, an earlier attempt of {job}"):
-            raise PeerLost(f"{told}, an earlier attempt of {job}", "end it, or run me again")
+            fix = "end it, or run the same command again"
+            raise PeerLost(f"{told}, an earlier attempt of {job}", fix)
         time.sleep(_WAIT_SECONDS)
 
     with _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait) as file:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from pathlib import Path
 
 import jax
@@ -13,13 +11,9 @@ MIB = 2**20
 
 
 def host_mib() -> float:
-    """Return the resident memory in MiB; where the system does not tell it, its peak."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
-    except (OSError, ValueError, IndexError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (MIB if sys.platform == "darwin" else 1024)
+    """Return the resident memory in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
 def device_mib() -> dict[str, float]:

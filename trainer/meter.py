@@ -1,4 +1,4 @@
-"""Running means over examples, with the same bits however the steps are portioned."""
+"""Running means over examples; the bits do not depend on how steps are cut into dispatches."""
 
 from __future__ import annotations
 

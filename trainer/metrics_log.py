@@ -85,7 +85,7 @@ class MetricsLog:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file; once more is fine."""
+        """Close the file; may be called twice."""
         self._file.close()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,13 @@ def init(
         linear.init(key, *in_out, kernel_initializer=initializer)
         for key, in_out in zip(keys, pairwise(sizes), strict=True)
     ]
+
+
+def leaves(weights: Weights) -> Iterator[tuple[int, str, Any]]:
+    """Yield each layer's number, from 0, and the name and the value of each of its arrays."""
+    for index, layer in enumerate(weights):
+        for name, leaf in layer._asdict().items():
+            yield index, name, leaf
 
 
 def activations(x: jax.Array, weights: Weights, precision: str = "float32") -> list[jax.Array]:

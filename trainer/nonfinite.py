@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainer import step
+from trainer import model, step
 from trainer.gradients import of_batch
 from trainer.objective import Objective
 from trainer.stream import Superbatches
@@ -35,8 +35,7 @@ def diagnose(
     gradients, bound, sums = jax.device_get(_gradients(state.weights, batch, objective))
     norms = {
         f"layer {i} {name}": float(np.linalg.norm(leaf.ravel() / sums.examples))
-        for i, layer in enumerate(gradients)
-        for name, leaf in layer._asdict().items()
+        for i, name, leaf in model.leaves(gradients)
     }
     return {
         "step": number + 1,

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from trainer import model
+from trainer.batch import Superbatch
 from trainer.gradients import of_batch
 from trainer.objective import Objective
-from trainer.stream import Superbatch
 
 MOST_EXAMPLES = 1024  # of a batch that are looked at: one device does it, while others wait
 
@@ -33,8 +33,7 @@ def make(objective: Objective) -> Callable[[model.Weights, Superbatch], Norms]:
         return {
             f"{kind}/layer/{i}/{name}": jnp.sqrt(jnp.sum(jnp.square(leaf)))
             for kind, layers in (("weight_norm", weights), ("gradient_norm", means))
-            for i, layer in enumerate(layers)
-            for name, leaf in layer._asdict().items()
+            for i, name, leaf in model.leaves(layers)
         }
 
     return jax.jit(measure)

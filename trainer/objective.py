@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from trainer import model
-from trainer.stream import Superbatch
+from trainer.batch import Superbatch
 
 
 class Sums(NamedTuple):

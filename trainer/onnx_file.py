@@ -1,6 +1,6 @@
 """A trained model as an ONNX file: the few operators an MLP needs, written by hand.
 
-A converter would do the same for any model, but none that is kept up works with the versions of
+A converter would do the same for any model, but no maintained one works with the versions of
 jax and orbax that the trainer needs. Needs the package onnx, the extra `onnx`.
 """
 

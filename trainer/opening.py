@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from trainer import cluster, description, pace, recipe, resume, stream, summary
+from trainer.batch import Superbatch
 from trainer.dashboard import Dashboard
 from trainer.datasets import Dataset
 from trainer.errors import Preempted
@@ -33,7 +34,7 @@ class Opened(NamedTuple):
     done: int  # optimizer steps
     progress: Progress
     source: stream.Superbatches
-    batches: Generator[stream.Superbatch]
+    batches: Generator[Superbatch]
     writer: Writer | None
     dashboard: Dashboard | None
     profile: Profile
@@ -91,8 +92,18 @@ def open_all(task: Task, stack: ExitStack) -> Opened:
     )
     dashboard, warn = None, task.terminal.warn
     if writer is not None:
-        fresh, shown = begin.step is None, (config, dataset, made, source, writer)
-        dashboard = stack.enter_context(Dashboard(*shown, task.account, fresh, warn))
+        dashboard = stack.enter_context(
+            Dashboard(
+                config,
+                dataset,
+                made,
+                source,
+                writer,
+                task.account,
+                fresh=begin.step is None,
+                warn=warn,
+            )
+        )
     profiled = config.train.profile_steps if place.chief else None
     if profiled is not None and profiled[0] > plan.total_steps:
         last = f"the run ends with step {plan.total_steps:,}"
@@ -101,47 +112,41 @@ def open_all(task: Task, stack: ExitStack) -> Opened:
     batches = stream.iterate(source)
     stack.callback(batches.close)
     return Opened(
-        dataset,
-        made,
-        plan,
-        train_step,
-        eval_step,
-        begin.state,
-        done,
-        progress,
-        source,
-        batches,
-        writer,
-        dashboard,
-        profile,
+        dataset=dataset,
+        recipe=made,
+        plan=plan,
+        train_step=train_step,
+        eval_step=eval_step,
+        state=begin.state,
+        done=done,
+        progress=progress,
+        source=source,
+        batches=batches,
+        writer=writer,
+        dashboard=dashboard,
+        profile=profile,
     )
 
 
 def _load(task: Task) -> tuple[Dataset, recipe.Recipe]:
-    loaded: list[tuple[Dataset, recipe.Recipe]] = []
-
     def should_stop() -> bool:
         task.account.alive()  # it is asked all the time while data is downloaded
         return task.stop()
 
-    def load() -> None:
+    def load() -> tuple[Dataset, recipe.Recipe]:
         dataset = recipe.load_dataset(task.config.data, task.terminal, should_stop)
-        loaded.append((dataset, recipe.make(task.config, dataset, task.place.mesh)))
+        return dataset, recipe.make(task.config, dataset, task.place.mesh)
 
-    cluster.share(load)
-    return loaded[0]
+    return cluster.together(load)
 
 
 def _open_writer(task: Task, stack: ExitStack) -> Writer | None:
-    opened: list[Writer] = []
+    def work() -> Writer | None:
+        if not task.place.chief:
+            return None
+        return Writer(task.config, task.place.directory, task.terminal, task.account, stack)
 
-    def work() -> None:
-        if task.place.chief:
-            where = task.place.directory
-            opened.append(Writer(task.config, where, task.terminal, task.account, stack))
-
-    in_directory(task, work)
-    return opened[0] if opened else None
+    return in_directory(task, work)
 
 
 def _begin_writer(

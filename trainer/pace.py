@@ -1,8 +1,7 @@
 """K, the steps of a dispatch, from a short measurement: train.steps_per_dispatch=auto.
 
-A dispatch costs the host some time, however many steps it holds. K makes this about a
-three-hundredth of the steps' own time, of which most goes on beside them; results do not depend
-on it.
+A dispatch costs the host some time, however many steps it holds. K is chosen so that this is about
+0.3 % of the time of its steps; results do not depend on it.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ import numpy.typing as npt
 from jax.sharding import Mesh
 
 from trainer import cluster, feed
+from trainer.batch import Superbatch
 from trainer.program import Program
 from trainer.step import TrainState
-from trainer.stream import Superbatch
 
 SHARE = 0.003  # of the steps' time, that dispatches may cost
 LONGEST_SECONDS = 0.5  # of a dispatch: a signal to stop waits for its end

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.functional.schedules import Schedule
 from trainer.meter import Meter
 from trainer.terminal import Terminal
 from trainer.tracking import Tracker
@@ -22,7 +22,7 @@ class Progress:
         self,
         *,
         log_every_steps: int,
-        schedule: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]],
+        schedule: Schedule,
         tracker: Tracker | None,
         terminal: Terminal,
         saved: State | None,

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import numpy.typing as npt
 from jax.sharding import Mesh
 
 from trainer import compiler, datasets, eval_step, model, step
@@ -26,7 +25,7 @@ class Recipe(NamedTuple):
     """All that follows from the configuration and the data set alone."""
 
     plan: Plan  # of one step a dispatch, where train.steps_per_dispatch=auto
-    schedule: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+    schedule: schedules.Schedule
     init_weights: Callable[[jax.Array], model.Weights]
     objective: Objective
     train_step: step.TrainStep

@@ -53,10 +53,8 @@ def start(
     """
     key = jax.random.PRNGKey(seed)
     template = jax.eval_shape(partial(step.new_state, init_weights), key)
-    restored: Restored | None = None
 
-    def restore() -> dict[str, Any] | None:
-        nonlocal restored
+    def restore() -> Restored | None:
         if checkpoints is None:
             return None
         recorded = checkpoints.newest_record()
@@ -79,9 +77,11 @@ def start(
                 f"{checkpoints.directory.parent} has done {restored.step / plan.steps_per_epoch:g} "
                 "epochs: give at least that many, or begin another run with run.name=NAME"
             )
-        return restored and {"step": restored.step, "progress": restored.record["progress"]}
+        return restored
 
-    found = cluster.share(restore)[0]
+    restored = cluster.together(restore)
+    known = restored and {"step": restored.step, "progress": restored.record["progress"]}
+    found = cluster.share(lambda: known)[0]
     if found is None:
         return Start(step.init_state(init_weights, key, devices), None, None, {})
     if restored is not None:

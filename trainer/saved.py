@@ -17,7 +17,6 @@ from trainer.digest import Damaged, Record, Sealed
 from trainer.errors import ReadError, first_line
 
 RECORD_FILE = "record.json"  # the record and the digests of all arrays and all other files
-OLD_RECORD_FILE = "_CHECKPOINT_METADATA"  # where orbax kept the record before we had that file
 ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -87,7 +86,7 @@ def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[
         ReadError: the storage does not give it, or orbax cannot read what is as it was written.
     """
     sealed = _sealed(folder)
-    for name, wanted in (sealed.files or {}).items():
+    for name, wanted in sealed.files.items():
         if _sha256(folder, name) != wanted:
             raise Damaged(f"file {name} does not match its digest")
     try:
@@ -97,7 +96,7 @@ def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[
         state = reader.restore(folder, args=ocp.args.PyTreeRestore(template, restore_args=types))
     except Exception as error:  # orbax raises anything
         told = f"it cannot be read: {first_line(error, kind=True)}"
-        if sealed.files is None or not folder.exists():  # by an older version; retired meanwhile
+        if not folder.exists():  # retired meanwhile
             raise Damaged(told) from None
         raise ReadError(
             f"{folder}: every file is as it was written, but {told}. Nothing is renamed or "
@@ -108,33 +107,20 @@ def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[
 
 
 def _sealed(folder: Path) -> Sealed:
-    name = RECORD_FILE
+    text = _text(folder, RECORD_FILE)
     try:
-        text = _text(folder, name)
-    except Damaged:
-        if (sealed := _of_old(folder)) is None:
-            raise
-    else:
-        try:
-            found = json.loads(text)
-            if json.dumps(found) != text:  # it means the same, and is not what was written
-                raise Damaged("its text is not what was written")
-            sealed = digest.unseal(found)
-        except Damaged as error:
-            raise Damaged(f"file {name}: {error}") from None
-        except Exception as error:  # whatever wrong bytes lead to
-            raise Damaged(f"file {name} is unreadable: {first_line(error, kind=True)}") from None
+        found = json.loads(text)
+        if json.dumps(found) != text:  # it means the same, and is not what was written
+            raise Damaged("its text is not what was written")
+        sealed = digest.unseal(found)
+    except Damaged as error:
+        raise Damaged(f"file {RECORD_FILE}: {error}") from None
+    except Exception as error:  # whatever wrong bytes lead to
+        told = f"file {RECORD_FILE} is unreadable: {first_line(error, kind=True)}"
+        raise Damaged(told) from None
     if sealed.record["step"] != int(folder.name):
         raise Damaged(f"it was saved as step {sealed.record['step']}")
     return sealed
-
-
-def _of_old(folder: Path) -> Sealed | None:
-    """Return what a version without a record file wrote; None: it was another, or is damaged."""
-    try:
-        return digest.unseal(json.loads(_text(folder, OLD_RECORD_FILE))["custom_metadata"])
-    except (Damaged, ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 def _text(folder: Path, name: str) -> str:

@@ -18,11 +18,11 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from trainer import compiler, model
+from trainer.batch import Superbatch
 from trainer.functional import sgd, update
 from trainer.gradients import BatchGradients, of_batch
 from trainer.mesh import AXIS, replicated
 from trainer.objective import Objective, Sums
-from trainer.stream import Superbatch
 
 
 class TrainState(NamedTuple):
@@ -165,10 +165,10 @@ def _one_step(
     # their product in any case, and the division would be a pass over memory of its own.
     def apply_update() -> tuple[model.Weights, sgd.State]:
         lr = feed.lrs / sums.examples
-        steps, optim_state = sgd.step(
+        updates, optim_state = sgd.step(
             gradients, state.optim_state, lr, optimizer.momentum, optimizer.nesterov
         )
-        return update.apply_gradients(steps, state.weights), optim_state
+        return update.apply_gradients(updates, state.weights), optim_state
 
     weights, optim_state = lax.cond(apply, apply_update, lambda: (state.weights, state.optim_state))
     sums = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), sums)

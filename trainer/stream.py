@@ -17,18 +17,11 @@ import grain
 import numpy as np
 import numpy.typing as npt
 
+from trainer.batch import Superbatch
 from trainer.datasets import Split
 
 BLOCK_BYTES = 4 << 20  # of images; an element costs grain some 0.1 ms, whatever its size
 KEPT_BYTES = 256 << 20  # of freed memory, for the next blocks
-
-
-class Superbatch(NamedTuple):
-    """K batches; `local_batch` is the part of the global batch that this process loads."""
-
-    images: npt.NDArray[np.uint8]  # (K, local_batch, pixels)
-    labels: npt.NDArray[np.uint8]  # (K, local_batch)
-    mask: npt.NDArray[np.uint8]  # (K, local_batch): 1 for an example, 0 where a batch is short
 
 
 class Plan(NamedTuple):

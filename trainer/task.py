@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from jax.sharding import Mesh
 
@@ -14,6 +14,8 @@ from trainer.config import Config
 from trainer.errors import Preempted, unwritable
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
+
+T = TypeVar("T")
 
 
 class Place(NamedTuple):
@@ -55,17 +57,19 @@ def check_stop(task: Task, before: str) -> None:
     cluster.share(check)
 
 
-def in_directory(task: Task, work: Callable[[], None]) -> None:
+def in_directory(task: Task, work: Callable[[], T]) -> T:
     """Do file work in the run directory on each process; where it fails on one, all end alike.
+
+    Returns what it got on this one.
 
     Raises:
         ConfigError, SaveError: it cannot be written to.
     """
 
-    def write() -> None:
+    def write() -> T:
         try:
-            work()
+            return work()
         except OSError as error:
             raise unwritable(task.place.directory, error) from None
 
-    cluster.share(write)
+    return cluster.together(write)

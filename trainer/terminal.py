@@ -185,7 +185,7 @@ class Terminal:
             self._line(value, f"{name:{width}}  ", "bold")
 
     def close(self) -> None:
-        """Take leave of the bar, which stays as it is; once more is fine, and so is a new start."""
+        """Leave the bar on the screen as it is; may be called twice, and start() may follow."""
         training, self._training = self._training, None
         if self._bar is not None:
             with self._writing():

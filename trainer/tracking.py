@@ -14,7 +14,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tensorboardX import summary
@@ -94,7 +93,7 @@ class Tracker:
         self.summary(step, Summary(value=points))
 
     def summary(self, step: int, content: Any) -> None:
-        """Show anything else in TensorBoard alone, after `step` steps; see summaries.py."""
+        """Show in TensorBoard alone what tensorboard_summaries.py makes, after `step` steps."""
         self._event(Event(step=step, wall_time=time.time(), summary=content))
 
     def mark(self, what: str, content: Any | None) -> None:
@@ -141,7 +140,7 @@ class Tracker:
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Flush and close both files; once more is fine."""
+        """Flush and close both files; may be called twice."""
         if not self._closed:
             self._closed = True
             self.flush()
@@ -153,12 +152,7 @@ class Tracker:
         """Return the tracker itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
 

@@ -28,7 +28,7 @@ class Trained(NamedTuple):
     step: int
     weights: model.Weights  # numpy, float32
     objective: Objective
-    image_shape: tuple[int, ...]  # (rows, cols); (pixels,) where the run has not recorded it
+    image_shape: tuple[int, ...]  # (rows, cols)
     record: Record  # what the run kept beside the arrays
 
 
@@ -139,19 +139,9 @@ def _model_of(state: Any, record: Record) -> tuple[model.Weights, Objective, tup
     """
     try:
         weights = [linear.Weights(layer["kernel"], layer["bias"]) for layer in state["weights"]]
-        pixels = weights[0].kernel.shape[0]
-        side = math.isqrt(pixels)
-        shape: tuple[int, ...] = (side, side) if side * side == pixels else (pixels,)
-        if found := dict(record.get("objective", {})):
-            shape = tuple(found.pop("image_shape", shape))  # which older runs have not
-            # Whatever it was trained with: this may be another platform.
-            return weights, Objective(**found)._replace(precision="float32"), shape
-        # Saved by version 0.1.0, which kept the configuration only.
-        data, network = record["config"]["data"], record["config"]["model"]
-        mean, std = (
-            (0.0, 1.0) if network["pixels"] == "raw" else (data["pixel_mean"], data["pixel_std"])
-        )
-        classes = data["num_classes"]
-        return weights, Objective(network["loss"], classes, mean * 1.0, std * 1.0), shape
+        found = dict(record["objective"])
+        shape = tuple(found.pop("image_shape"))
+        # Whatever it was trained with: this may be another platform.
+        return weights, Objective(**found)._replace(precision="float32"), shape
     except (KeyError, TypeError, AttributeError):
         raise Damaged("it is not a model that this version of the trainer knows") from None

@@ -53,7 +53,7 @@ class Writer:
         self._account = account
         self._stack = stack
         self._failed: list[str] = []  # why the last saves in a row could not be made
-        self._failure: SaveError | None = None  # set when no more failed saves are borne
+        self._failure: SaveError | None = None  # set when no more failed saves are tolerated
         self.checkpoints = stack.enter_context(
             Checkpoints(
                 directory / committed.CHECKPOINTS,
@@ -129,7 +129,7 @@ class Writer:
         self.ledger.write(step, now=True)
 
     def failing(self) -> bool:
-        """Return whether more saves in a row have failed than are borne."""
+        """Return whether more saves in a row have failed than are tolerated."""
         self._settle(wait=False)
         return self._failure is not None
 
@@ -165,11 +165,11 @@ class Writer:
             return
         count, limit = len(self._failed), self._config.checkpoint.max_failed_saves
         told = f"a checkpoint cannot be written to {self._directory}: {self._failed[-1]}"
-        self._terminal.warn(f"{told} (failure {count}, at most {limit} are borne)")
+        self._terminal.warn(f"{told} (failure {count} in a row, {limit} are tolerated)")
         if count > limit:
             self._failure = SaveError(
                 f"{told}. Those before it are intact: make room or mend the folder, then run the "
-                "same command again (checkpoint.max_failed_saves says how many failures are borne)"
+                "same command again (checkpoint.max_failed_saves tells how many are tolerated)"
             )
 
     def _close(self) -> None:

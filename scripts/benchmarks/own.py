@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 
 from trainer import mesh as meshes
 from trainer import recipe, step
+from trainer.batch import Superbatch
 from trainer.commands.compose import compose
 from trainer.config import Config
 from trainer.datasets import Dataset, Split
 from trainer.feed import start
 from trainer.recipe import Recipe
-from trainer.stream import Superbatch
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 

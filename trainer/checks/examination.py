@@ -121,7 +121,7 @@ class Examination:
             return devices.seen(topology)
 
         def mesh() -> Finding:
-            cluster.share(lambda: made.append(meshes.make_mesh(config.parallel.devices)))
+            made.append(cluster.together(lambda: meshes.make_mesh(config.parallel.devices)))
             return Finding("mesh", OK, f"{made[0].size} devices along the axis {meshes.AXIS}")
 
         def step() -> Finding:

@@ -12,7 +12,7 @@ RANK = {OK: 0, WARNING: 1, FAILURE: 2}
 
 
 class Finding(NamedTuple):
-    """What one check found on one process; JSON when made a dict."""
+    """What one check found on one process; serialises as a JSON list."""
 
     check: str
     level: str  # ok, warning or failure

@@ -15,7 +15,8 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer import config as trainer_config
@@ -51,6 +52,8 @@ def compose(arguments: Sequence[str]) -> list[Job]:
     Raises:
         ConfigError: an option is misspelt, missing, of the wrong type or out of range.
     """
+    if not any(argument.startswith("-") for argument in arguments):
+        return compose_each([arguments])
     composed: list[tuple[DictConfig, DictConfig]] = []
 
     def task(cfg: DictConfig) -> None:
@@ -66,7 +69,9 @@ def compose(arguments: Sequence[str]) -> list[Job]:
 
 
 def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
-    """Compose several lists of overrides, in a quarter of the time that compose() takes for each.
+    """Compose several lists of overrides, without any of Hydra's flags.
+
+    Each takes a quarter of the time that run_hydra() takes.
 
     Raises:
         ConfigError: as `compose`.
@@ -77,10 +82,10 @@ def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
     with readable_errors(), initialize_config_dir(directory, version_base="1.3"):
         for overrides in lists:
             cfg = hydra.compose("config", literal(overrides), return_hydra_config=True)
-            hydra_config = cfg.hydra
-            with open_dict(cfg):
-                del cfg["hydra"]
-            jobs.append(job_of(cfg, hydra_config))
+            if cfg.hydra.mode == RunMode.MULTIRUN:
+                raise ConfigError("hydra.mode: a file asks for a sweep: start it with -m")
+            HydraConfig.instance().set_config(cfg)  # for ${hydra:...}
+            jobs.append(job_of(cfg, cfg.hydra))
     return jobs
 
 
@@ -122,7 +127,10 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
         Exception: it is wrong; readable_errors() makes it readable.
     """
     # A plus adds any key to a composed configuration; merging into a fresh schema refuses it.
-    typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(cfg))
+    given = OmegaConf.to_container(cfg)
+    assert isinstance(given, dict)
+    given.pop("hydra", None)
+    typed = OmegaConf.merge(OmegaConf.structured(Config), given)
     config = OmegaConf.to_object(typed)
     assert isinstance(config, Config)
     record = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 from trainer import lock, member_folder, rundir, sweep_folder
 from trainer.commands import leash
@@ -60,12 +59,7 @@ class Conductor:
         self._terminal.note(f"sweep of {self._total} members in {self.folder}")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Show the results, also after a stop or an error, and leave the folder."""
         with self._stack:
             self._terminal.close()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 
-from trainer import topology
 from trainer.commands import arguments as command_line
 from trainer.commands import plan, unchanged
-from trainer.commands.compose import Job, compose_each
+from trainer.commands.compose import compose_each
 from trainer.commands.conductor import Conductor
 from trainer.commands.printing import show
 from trainer.errors import EXIT_COMPLETED, ConfigError
@@ -69,7 +67,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
 
         return array.main(planned, args.member, stop)
     jobs = compose_each([plan.arguments(planned.folder, member) for member in planned.members])
-    refuse_several_processes(jobs[0])
+    plan.refuse_several_processes(jobs[0])
     unchanged.check(planned.folder, planned.fixed)
     terminal = Terminal(quiet=jobs[0].config.run.quiet)
     members = planned.members
@@ -78,21 +76,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         for member in members:
             conductor.train(member)
     return conductor.code
-
-
-def refuse_several_processes(job: Job) -> None:
-    """Refuse a sweep that several processes were started with.
-
-    Raises:
-        ConfigError: there are several.
-    """
-    found = topology.resolve(job.config.cluster, os.environ)
-    if found.num_processes > 1:
-        raise ConfigError(
-            f"-m: {found.num_processes} processes were started ({found.evidence}), and a sweep is "
-            "one process that starts the others: start it once, or start each member as a job of "
-            "its own with --member I"
-        )
 
 
 def _parser() -> argparse.ArgumentParser:

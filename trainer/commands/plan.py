@@ -1,8 +1,9 @@
-"""`-m` and its overrides -> the members of a sweep and the folder it belongs into."""
+"""`-m` and its overrides -> the members of a sweep and the folder it lies in."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from trainer import config as trainer_config
-from trainer import rundir, sweep_folder
-from trainer.commands.compose import compose_each, readable_errors
+from trainer import rundir, sweep_folder, topology
+from trainer.commands.compose import Job, compose_each, readable_errors
 from trainer.commands.literal import quoted
 from trainer.errors import ConfigError
 from trainer.sweep import SEED, Member, combine, folder_name
@@ -42,6 +43,21 @@ def is_sweep(arguments: Sequence[str]) -> bool:
         a in ("-m", "hydra.mode=MULTIRUN") or (a.startswith("--m") and "--multirun".startswith(a))
         for a in arguments
     )
+
+
+def refuse_several_processes(job: Job) -> None:
+    """Refuse a sweep that several processes were started with.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    found = topology.resolve(job.config.cluster, os.environ)
+    if found.num_processes > 1:
+        raise ConfigError(
+            f"-m: {found.num_processes} processes were started ({found.evidence}), and a sweep is "
+            "one process that starts the others: start it once, or start each member as a job of "
+            "its own with --member I"
+        )
 
 
 def make(overrides: Sequence[str]) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trainer import chart, sweep_folder
+from trainer import sweep_folder, sweep_plot
 from trainer.commands.printing import printable, show, table
 from trainer.ranking import Result, printed, printed_groups
 
@@ -28,7 +28,7 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
         with sweep_folder.turn(folder):
             found = sweep_folder.write_table(folder)
         written.append(folder / sweep_folder.TABLE)
-        if chart.draw(folder / sweep_folder.PLOT, found):  # takes seconds: nobody waits for it
+        if sweep_plot.draw(folder / sweep_folder.PLOT, found):  # takes seconds: nobody waits for it
             written.append(folder / sweep_folder.PLOT)
     except OSError as error:
         warn(f"{folder} cannot be written: {error.strerror}")

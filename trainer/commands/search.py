@@ -21,7 +21,6 @@ from trainer.commands import plan, unchanged
 from trainer.commands.compose import job_of, readable_errors, run_hydra
 from trainer.commands.conductor import Conductor
 from trainer.commands.literal import quoted
-from trainer.commands.multirun import refuse_several_processes
 from trainer.errors import EXIT_COMPLETED, ConfigError, TrainerError
 from trainer.preemption import StopRequest
 from trainer.sweep import folder_name, member_of
@@ -67,7 +66,7 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
                     job = job_of(cfg, hydra_config)
                 if conductor is None:
                     _check(hydra_config.sweeper)
-                    refuse_several_processes(job)
+                    plan.refuse_several_processes(job)
                     terminal = Terminal(quiet=job.config.run.quiet)
                     conductor = Conductor(
                         asked.folder, asked.matters, hydra_config.sweeper.n_trials, terminal, stop

@@ -8,7 +8,6 @@ import trainer
 from trainer.commands import plan
 from trainer.commands.compose import compose
 from trainer.commands.printing import show
-from trainer.errors import ConfigError
 from trainer.preemption import StopRequest
 
 
@@ -28,8 +27,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     jobs = compose(arguments)
     if not jobs:  # --help, --cfg and the like: Hydra has answered
         return 0
-    if len(jobs) > 1:
-        raise ConfigError("hydra.mode: a file asks for a sweep: start it with -m")
     from trainer.job import run  # jax only after the configuration is known to be good
 
     (job,) = jobs

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Steps = npt.NDArray[np.int64]
 Rates = npt.NDArray[np.float32]
+Schedule = Callable[[Steps], Rates]
 
 
 def constant(steps: Steps, lr: float) -> Rates:
@@ -42,7 +43,7 @@ def warmup_cosine(steps: Steps, lr: float, warmup_steps: int, total_steps: int) 
     return (lr * _warmup(steps, warmup_steps) * decay).astype(np.float32)
 
 
-def make(name: str, lr: float, warmup_steps: int, total_steps: int) -> Callable[[Steps], Rates]:
+def make(name: str, lr: float, warmup_steps: int, total_steps: int) -> Schedule:
     """Return the schedule of that name as a function of the steps alone."""
     if name == "constant":
         return lambda steps: constant(steps, lr)

@@ -44,7 +44,7 @@ def step(
         nesterov: look one step ahead.
 
     Returns:
-        the new gradients and the new state.
+        the updates to subtract from the weights, and the new state.
     """
     velocities = jax.tree.map(lambda g, v: momentum * v + lr * g, gradients, state.velocities)
     if not nesterov:

@@ -1,4 +1,4 @@
-"""(a) Training speed by batch size and by K, the optimizer steps in a dispatch."""
+"""Training speed by batch size and by K, the optimizer steps in a dispatch."""
 
 from __future__ import annotations
 

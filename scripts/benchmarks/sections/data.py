@@ -1,4 +1,4 @@
-"""(b) The data path alone: by K, by processes, and for a set ten times as large."""
+"""The data path alone: by K, by processes, and for a set ten times as large."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""(g) Memory of the host and of the device."""
+"""Memory of the host and of the device."""
 
 from __future__ import annotations
 

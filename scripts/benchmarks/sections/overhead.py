@@ -1,4 +1,4 @@
-"""(d) What logging, evaluating and saving cost, and how much of the loop is not the program."""
+"""What logging, evaluating and saving cost, and how much of the loop is not the program."""
 
 from __future__ import annotations
 

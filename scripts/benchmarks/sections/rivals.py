@@ -1,4 +1,4 @@
-"""(a) Training speed at batch 64: the trainer, its rivals and the roofs, in turn."""
+"""Training speed at batch 64: the trainer, its rivals and the roofs, in turn."""
 
 from __future__ import annotations
 

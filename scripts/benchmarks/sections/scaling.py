@@ -1,4 +1,4 @@
-"""(f) Devices and processes at fixed global and fixed local batch, and what the model predicts."""
+"""Devices and processes at fixed global and fixed local batch, and what the model predicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TITLE = "Scaling"
 BATCH_SIZE = 64
 IMAGES, TESTS = 12_800, 1_000  # enough for 200 steps at batch 64
 STEPS = 200
-SHORT = 1_000  # floats: gloo adds up a single one in a tenth of the time, but sends no gradients so
+SHORT = 1_000  # floats: gloo adds up a single one in a fifth of the time, but sends no gradients so
 COMPILED = [2, 4, 8, 512]  # simulated devices that a step is compiled for
 
 

@@ -1,4 +1,4 @@
-"""(c) Start-up: imports, configuration, data, compilation cold and warm, the first dispatch."""
+"""Start-up: imports, configuration, data, compilation cold and warm, the first dispatch."""
 
 from __future__ import annotations
 

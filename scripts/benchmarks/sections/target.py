@@ -1,4 +1,4 @@
-"""(e) From the command to 98 % and to 98.5 % of the test images."""
+"""From the command to 98 % and to 98.5 % of the test images."""
 
 from __future__ import annotations
 

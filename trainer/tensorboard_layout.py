@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from trainer.config import Config
-from trainer.summaries import HParams, flatten
+from trainer.tensorboard_summaries import HParams, flatten
 
 CHARTS = {
     "Training": {

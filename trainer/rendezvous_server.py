@@ -7,13 +7,13 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
-from trainer.errors import ConfigError, PeerLost, Preempted, TrainerError
+from trainer.deadline import Deadline
+from trainer.errors import ConfigError, PeerLost, TrainerError
 from trainer.topology import Topology
 
-TICK = 0.2  # seconds between looks at the clock and at the stop flag
+TICK = 0.2  # seconds between looks at the deadline and at the stop flag
 SILENT = 5.0  # seconds without a word, after which a guest has left
 LONGEST = 4096  # bytes of a line
 
@@ -25,26 +25,11 @@ def me(topology: Topology) -> str:
     return f"process {topology.process_id} (host {socket.gethostname()}, pid {os.getpid()})"
 
 
-class Clock:
-    """How long to wait, and whether to go on at all."""
-
-    def __init__(self, timeout: float, stop: Callable[[], bool]) -> None:
-        self.timeout = timeout
-        self._end = time.monotonic() + timeout
-        self._stop = stop
-
-    def over(self, grace: float = 0) -> bool:
-        """Return whether the time is over, and `grace` seconds more."""
-        if self._stop():
-            raise Preempted("asked to stop while waiting for the other processes")
-        return time.monotonic() > self._end + grace
-
-
 class Host:
     """Process 0's side: receives the others."""
 
-    def __init__(self, topology: Topology, listener: socket.socket, clock: Clock) -> None:
-        self._topology, self._listener, self._clock = topology, listener, clock
+    def __init__(self, topology: Topology, listener: socket.socket, deadline: Deadline) -> None:
+        self._topology, self._listener, self._deadline = topology, listener, deadline
         self._guests: dict[int, _Guest] = {}
         self._unnamed: set[_Guest] = set()
 
@@ -54,7 +39,7 @@ class Host:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._listener, selectors.EVENT_READ)
                 while len(self._guests) < self._topology.num_processes - 1:
-                    if self._clock.over():
+                    if self._deadline.over():
                         raise PeerLost(self._missing(), "look at their logs")
                     for key, _ in selector.select(TICK):
                         self._receive(key, selector)
@@ -146,7 +131,7 @@ class Host:
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         return (
             f"{', '.join(names)}{more} of {count} did not come within "
-            f"cluster.startup_timeout_seconds={self._clock.timeout:g}"
+            f"cluster.startup_timeout_seconds={self._deadline.timeout:g}"
         )
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from trainer.errors import ConfigError, PeerLost, Preempted, TrainerError
-from trainer.meeting import meet
+from trainer.rendezvous import meet
 from trainer.topology import Topology
 
 
@@ -73,7 +73,7 @@ def test_whoever_does_not_come_is_named_to_all():
 
 
 def test_process_0_that_does_not_come_is_named(monkeypatch):
-    monkeypatch.setattr("trainer.meeting.SILENT", 0.2)
+    monkeypatch.setattr("trainer.rendezvous.SILENT", 0.2)
     with pytest.raises(PeerLost, match=r"process 0 at 127\.0\.0\.1 did not come.*refused"):
         meet(topology(1, 2, free_port()), 0.5, lambda: False)
 
