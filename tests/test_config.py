@@ -57,6 +57,10 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("optim.lr=0", "optim.lr"),
         ("optim.lr=nan", "optim.lr"),
         ("optim.lr=inf", "optim.lr"),
+        ("train.epochs=99999999999999999999", "train.epochs=99999999999999999999: use a number"),
+        ("model.hidden_sizes=[99999999999999999999]", "model.hidden_sizes=[99999999999999999999]"),
+        ("train.steps_per_dispatch=99999999999", "train.steps_per_dispatch=99999999999"),
+        ("run.dir=a\udcff", "run.dir='a\\udcff': use UTF-8"),
         ("optim.lr=1e39", "optim.lr=1e+39: use at most 3.402823e+38"),
         ("data.mirrors=[ftp://host/]", "data.mirrors[0]=ftp://host/: use an address that begins"),
         ("data.mirrors=['file:///etc']", "data.mirrors[0]=file:///etc: use an address"),
@@ -198,3 +202,27 @@ def test_each_command_says_how_it_is_called_and_how_it_ends(command, capsys, mon
     assert "exit codes:" in told.lower()
     assert re.search(r"^ +python -m trainer ", told, re.MULTILINE), "no example"
     assert max(map(len, told.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("train run.dir=~nobody-here/x", "run.dir"),
+        ("train data=idx data.root=~nobody-here/x", "data.root"),
+        ("train train.compilation_cache_dir=~nobody-here/x", "train.compilation_cache_dir"),
+        ("runs ~nobody-here/x", "DIR"),
+        ("sweep ~nobody-here/x", "DIR"),
+        ("verify ~nobody-here/x", "RUN"),
+        ("evaluate ~nobody-here/x", "RUN"),
+        ("selftest --dir ~nobody-here/x", "--dir"),
+        ("doctor run.root=~nobody-here/x", "run.root"),
+    ],
+)
+def test_a_home_directory_that_nobody_knows(trainer, command, option):
+    words = command.split()
+    smoke = ["+experiment=smoke"] if words[0] in ("train", "doctor") else []
+    done = trainer(*words, *smoke)
+    told = f"{option}=~nobody-here/x: there is no such home directory: write the folder out"
+    assert told in done.stderr + done.stdout
+    assert done.returncode == 78
+    assert "Traceback" not in done.stderr

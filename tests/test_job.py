@@ -10,10 +10,16 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from trainer import rundir
+from trainer.commands.compose import compose
+
+ROOT = Path(__file__).parent.parent
 SMOKE = ("+experiment=smoke", "run.dir=run")
 CONSTANT = ("optim.schedule=constant",)
 
@@ -358,3 +364,40 @@ def test_a_run_directory_that_vanishes_ends_the_run(trainer, tmp_path, replaced)
     assert "a checkpoint cannot be written" in err
     assert "Traceback" not in err
     assert any(p.name.isdecimal() for p in (tmp_path / "away" / "checkpoints").iterdir())
+
+
+SUSPENDED = """
+import time, pathlib, sys
+from trainer.account import Account
+from trainer.watchdog import Watchdog
+account = Account()
+with Watchdog(2.0, account, pathlib.Path("stacks"), print):
+    print("begun", flush=True)
+    for _ in range(40):
+        account.alive()
+        time.sleep(0.1)
+print("done")
+"""
+
+
+def test_a_process_that_was_suspended_did_not_hang(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUSPENDED],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(4)
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate(timeout=30)[0] == "done\n"
+    assert process.returncode == 0
+
+
+def test_starts_in_the_same_second_have_directories_of_their_own(tmp_path):
+    (job,) = compose(["+experiment=smoke", f"run.root={tmp_path}"])
+    with ThreadPoolExecutor(8) as pool:
+        chosen = list(pool.map(lambda _: rundir.choose(job.config.run, "smoke"), range(8)))
+    assert len(set(chosen)) == 8

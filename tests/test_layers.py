@@ -30,6 +30,7 @@ LAYERS = [
         "digest",
         "meter",
         "opaque",
+        "paths",
         "standalone",
         "transfer",
         "leaving",

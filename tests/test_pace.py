@@ -1,6 +1,7 @@
 """The steps of a dispatch, chosen from a measurement."""
 
 import json
+import sys
 import time
 
 import jax.numpy as jnp
@@ -79,10 +80,28 @@ def test_auto_changes_no_result(trainer):
     assert 1 <= chosen["steps_per_dispatch"] <= 79
 
 
+# Each process measures something else, and says what K it takes.
+ODD = """
+import jax
+from trainer import opening, pace
+measured, planned = pace.steps_per_dispatch, opening._plan
+def plan(*arguments):
+    found = planned(*arguments)
+    print("K", found.steps_per_dispatch)
+    return found
+pace.steps_per_dispatch = lambda *a, **k: measured(*a, **k) + jax.process_index()
+opening._plan = plan
+from trainer.__main__ import main
+main()
+"""
+
+
 def test_all_processes_take_the_same(trainer):
     arguments = ("+experiment=smoke", "train.steps_per_dispatch=auto", "run.dir=run")
-    for process in trainer.start_all(2, *arguments):
-        _, err = process.communicate(timeout=120)
+    taken = []
+    for process in trainer.start_all(2, *arguments, program=(sys.executable, "-c", ODD)):
+        out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
+        taken += [line for line in out.splitlines() if line.startswith("K ")]
     summary = json.loads((trainer.folder / "run" / "summary.json").read_text())
-    assert summary["status"] == "completed"
+    assert taken == [f"K {summary['steps_per_dispatch']}"] * 2

@@ -3,14 +3,19 @@
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from trainer.errors import ConfigError, PeerLost, Preempted, TrainerError
 from trainer.rendezvous import meet
 from trainer.topology import Topology
+
+ROOT = Path(__file__).parent.parent
 
 
 def free_ports(count):
@@ -182,3 +187,37 @@ def test_a_signal_ends_the_waiting(index):
     time.sleep(0.3)
     stopped.set()
     assert isinstance(guest.end().error, Preempted)
+
+
+SERVER = """
+import resource, sys
+sys.path.insert(0, "tests")
+from test_rendezvous import Guest, topology
+port, limit = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, limit))
+server = Guest(topology(0, 41, port))
+print(server.end().error or server.result[1] == port)
+"""
+
+
+@contextlib.contextmanager
+def server_with_few_files(limit):
+    """Process 0 of 41 in a process of its own; it may raise its 32 open files to a limit."""
+    port = free_port()
+    command = [sys.executable, "-c", SERVER, str(port), str(limit)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    yield process, [Guest(topology(index, 41, port)) for index in range(1, 41)]
+    process.communicate(timeout=60)
+
+
+def test_more_processes_come_than_open_files_are_allowed_at_first():
+    with server_with_few_files(4096) as (process, guests):
+        assert process.stdout.read() == "True\n"
+        assert all(guest.end().error is None for guest in guests)
+
+
+def test_more_processes_than_files_can_be_open_are_told_to_all():
+    with server_with_few_files(32) as (process, guests):
+        told = "process 0 can take no more (Too many open files): raise ulimit -n"
+        assert told in process.stdout.read()
+        assert any(told in str(guest.end().error) for guest in guests)

@@ -211,3 +211,12 @@ def test_points_after_a_rollback_are_gone_for_every_reader(tmp_path, warnings):
         found += [event.step for event in events if event.summary.value]
     assert found == [10, 20, 30, 40, 50, 60]
     assert warnings == []
+
+
+def test_a_clock_that_is_behind_loses_no_point(tmp_path, warnings, monkeypatch):
+    for step, resumed in ((10, None), (20, 10)):
+        with Tracker(tmp_path, resumed, warnings.append) as tracker:
+            tracker.scalars("train", step, {"loss": 1.0})
+        late = time.time_ns() - 3600 * 10**9
+        monkeypatch.setattr("trainer.tracking.time.time_ns", lambda: late)  # noqa: B023
+    assert steps(tmp_path, "train/loss") == [10, 20]

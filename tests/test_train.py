@@ -4,11 +4,15 @@ import json
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import Trainer
+from test_datasets import contents, write
+
+from trainer.processes import environment, free_address
 
 SMOKE = ("+experiment=smoke", "run.dir=run")
 KEYS = {
@@ -193,3 +197,64 @@ def test_other_code_or_versions_on_resume_are_told(trainer, tmp_path):
     done = trainer(*options, "train.epochs=2", PYTHONPATH=str(copy))
     assert done.returncode == 0, done.stderr
     assert "goes on with other versions (trainer's source:" in done.stderr
+
+
+def test_jax_variables_do_not_change_what_a_seed_means(trainer, tmp_path):
+    others = {"JAX_THREEFRY_PARTITIONABLE": "0", "JAX_DEFAULT_PRNG_IMPL": "rbg"}
+    one_epoch = ("+experiment=smoke", "train.epochs=1")
+    assert trainer(*one_epoch, "run.dir=plain").returncode == 0
+    assert trainer(*one_epoch, "run.dir=odd", **others).returncode == 0
+    plain, odd = (summary_of(tmp_path, run)["weights_sha256"] for run in ("plain", "odd"))
+    assert plain == odd
+    refused = trainer("+experiment=smoke", JAX_DISABLE_JIT="1")
+    assert refused.returncode == 78
+    assert "JAX_DISABLE_JIT is set" in refused.stderr
+
+
+def test_a_last_update_that_is_not_finite_ends_the_run_so(trainer, tmp_path):
+    odd = ("optim.lr=3e38", "optim.schedule=constant", "train.global_batch_size=4000")
+    for _ in range(2):
+        done = trainer("+experiment=smoke", "run.dir=run", "train.epochs=1", *odd)
+        assert done.returncode == 70, done.stderr
+        assert "step 1, the last: its update left weights whose loss" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert summary_of(tmp_path)["status"] == "failed"
+
+
+def test_processes_with_other_data_are_refused(trainer, tmp_path):
+    """Each finds what its own home directory has."""
+    options = ("data=idx", "data.root=~/data", "data.pixel_mean=100", "data.pixel_std=50")
+    address, started = free_address(), []
+    for index in range(2):
+        home = tmp_path / f"home-{index}"
+        write(home / "data", contents(train=64 + index, test=10))
+        environ = environment({"HOME": str(home)}, 2, index, address)
+        arguments = ("+experiment=smoke", *options, "run.dir=run", "train.global_batch_size=16")
+        started.append(trainer.start(*arguments, **environ))
+    for process in started:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 65, err
+        assert "process 1 loaded another data set (idx, SHA-256 " in err
+        assert "Traceback" not in err
+
+
+SLOW_TO_CLOSE = """
+import sys, time
+from trainer import dashboard
+close = dashboard.Dashboard.close
+def slow(self):
+    time.sleep(7)
+    close(self)
+dashboard.Dashboard.close = slow
+from trainer.__main__ import main
+main()
+"""
+
+
+def test_a_process_that_waits_for_the_last_drawings_is_not_lost(trainer, tmp_path):
+    arguments = ("+experiment=smoke", "run.dir=run", "cluster.heartbeat_timeout_seconds=3")
+    program = (sys.executable, "-c", SLOW_TO_CLOSE)
+    for process in trainer.start_all(2, *arguments, program=program):
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    assert summary_of(tmp_path)["status"] == "completed"

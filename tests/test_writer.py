@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import pytest
 from harm import files_of_at_most
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer import digest, saved
 from trainer.account import Account
@@ -66,6 +67,18 @@ def test_a_failure_is_noticed_without_another_save(opened):
         while not writer.failing():
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_no_point_before_a_checkpoint_can_get_lost_after_it(opened, tmp_path):
+    with opened(0) as writer:
+        for step in (1, 2):
+            writer.tracker.scalars("train", step, {"loss": 0.5})
+        writer.save(2, STATE, {}, None)
+        writer.finish_saves()
+        # Read while both files are open: what a killed process would leave.
+        read = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+        assert [point.step for point in read.Scalars("train/loss")] == [1, 2]
+        assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_save_that_succeeds_ends_the_count(opened, capsys):

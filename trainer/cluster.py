@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -19,6 +18,7 @@ from jax.experimental import multihost_utils
 from trainer import leaving
 from trainer.config import ClusterConfig, RunConfig
 from trainer.errors import EXIT_RETRY, ConfigError, PeerLost, TrainerError
+from trainer.paths import expanded
 from trainer.rendezvous import meet
 from trainer.topology import Topology
 
@@ -38,12 +38,16 @@ def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
     """Set jax's process-wide options, before anything is computed.
 
     Raises:
-        ConfigError: the folder of compiled programs cannot be made.
+        ConfigError: the folder of compiled programs cannot be made, or jax is not to compile.
     """
-    if run.legacy_prng:
-        jax.config.update("jax_threefry_partitionable", False)
+    # Whatever JAX_* variables say: the weights follow from the configuration and its seed alone.
+    jax.config.update("jax_threefry_partitionable", not run.legacy_prng)
+    jax.config.update("jax_default_prng_impl", "threefry2x32")
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        raise ConfigError("JAX_DISABLE_JIT is set: the trainer's programs are compiled: unset it")
     if compilation_cache_dir is not None:
-        folder = Path(compilation_cache_dir).expanduser().absolute()
+        option = "train.compilation_cache_dir"
+        folder = expanded(compilation_cache_dir, option).absolute()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # programs in it are trusted
         except OSError as error:

@@ -29,11 +29,20 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _check_at_least(option: str, value: int | None, least: int) -> None:
     _check(value is None or value >= least, option, value, f"use a whole number from {least} up")
+    _check(value is None or value < 2**31, option, value, "use a number below 2**31")
 
 
 def _check_positive(option: str, value: float | None) -> None:
     ok = value is None or (math.isfinite(value) and value > 0)
     _check(ok, option, value, "use a finite number above 0")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the command line had other bytes
+        return False
+    return True
 
 
 def _check_address(option: str, value: str) -> None:
@@ -65,6 +74,8 @@ class RunConfig:
             _check(ok, "run.name", self.name, "use a plain folder name, without slashes")
         _check(self.dir != "", "run.dir", self.dir, "name a folder, or use null for run.root")
         _check(self.root != "", "run.root", self.root, "name a folder")
+        for option, path in (("name", self.name), ("dir", self.dir), ("root", self.root)):
+            _check(path is None or _is_utf8(path), f"run.{option}", ascii(path), "use UTF-8")
 
 
 @dataclass
@@ -112,7 +123,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_choice("model.name", self.name, ("mlp",))
-        ok = bool(self.hidden_sizes) and all(size > 0 for size in self.hidden_sizes)
+        ok = bool(self.hidden_sizes) and all(0 < size < 2**31 for size in self.hidden_sizes)
         rule = "use at least one size, each above 0, like model.hidden_sizes=[512,512]"
         _check(ok, "model.hidden_sizes", self.hidden_sizes, rule)
         initializers = ("he_normal", "glorot_uniform")
@@ -173,7 +184,7 @@ class TrainConfig:
         ):
             _check_at_least(f"train.{name}", getattr(self, name), 1)
         k = self.steps_per_dispatch
-        ok = k == "auto" or (type(k) is int and k >= 1)
+        ok = k == "auto" or (type(k) is int and 1 <= k < 2**31)
         _check(ok, "train.steps_per_dispatch", k, "use a whole number from 1 up, or auto")
         _check_at_least("train.pictures_every_epochs", self.pictures_every_epochs, 1)
         if self.profile_steps is not None:

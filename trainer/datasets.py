@@ -18,6 +18,7 @@ import numpy.typing as npt
 from trainer import idx, mnist_5k
 from trainer.download import fetch
 from trainer.errors import ConfigError, DataError
+from trainer.paths import expanded
 from trainer.transfer import Progress, ShouldStop
 
 FILES = (
@@ -94,7 +95,8 @@ def load(
     no_digest = [file for file in FILES if file not in sha256]
     if name == "mnist" and no_digest:
         raise ConfigError(f"data.sha256 has no {no_digest[0]}: use those of conf/data/mnist.yaml")
-    folder = (cache_dir if root is None else root).expanduser()
+    option, given = ("data.cache_dir", cache_dir) if root is None else ("data.root", root)
+    folder = expanded(given, option)
 
     def read(path: Path, file: str) -> Bytes:
         return _read(path, file, num_classes, sha256[file] if name == "mnist" else None)
@@ -151,7 +153,7 @@ def load_test(root: Path, num_classes: int) -> tuple[Split, tuple[int, ...]]:
         DataError: the files are missing, unreadable, not what they should be, or do not match.
     """
     read = partial(_read, num_classes=num_classes, expected=None)
-    root = root.expanduser()
+    root = expanded(root, "--data")
     images, labels = _from_root(f"{root}", root, read, FILES[2:])
     _check_count(root / FILES[2], images, labels)
     return Split(images.reshape(len(images), -1), labels), images.shape[1:]

@@ -127,6 +127,7 @@ def _run(
         try:
             with ExitStack() as opened:
                 Run(task, opened).fit()
+            _wait_for_all()
             code, together = EXIT_COMPLETED, True
         except ConfigError:
             raise  # the directory belongs to a run of another meaning: nothing is written to it
@@ -134,6 +135,8 @@ def _run(
             report["status"] = "preempted" if isinstance(error, Preempted) else "failed"
             code, together = error.exit_code, error.everywhere
             end(str(error))
+            if together:
+                _wait_for_all()
         except Exception as error:
             if jax.process_count() > 1 and cluster.tells_of_a_loss(error):
                 code = PeerLost.exit_code
@@ -156,6 +159,15 @@ def _run(
         if not together and jax.process_count() > 1:
             leave(code)
     return code
+
+
+def _wait_for_all() -> None:
+    """Stay, and be heard, until process 0 has closed its files: a process that ends looks lost."""
+    try:
+        cluster.share(lambda: None)
+    except Exception as error:
+        if not cluster.tells_of_a_loss(error):  # one that is lost now takes nothing away
+            raise
 
 
 def _tells_of_memory(error: Exception) -> bool:

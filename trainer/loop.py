@@ -70,6 +70,7 @@ class Run:
         if self.report["test_accuracy"] is None:
             self.test()
         cluster.share(self._finish_saves)
+        cluster.share(self._check_last_update)
         self.report["weights_sha256"] = weights_sha256(jax.device_get(self.state.weights))
 
     def dispatch(self) -> bool:
@@ -172,6 +173,14 @@ class Run:
             )
 
         cluster.share(end)
+
+    def _check_last_update(self) -> None:
+        """Look at the weights after the last step, which no further step does."""
+        if not np.isfinite(self.report["test_loss"]) and self.config.train.on_nonfinite == "stop":
+            raise NonFinite(
+                f"step {self.done:,}, the last: its update left weights whose loss on the test "
+                "images is not finite: begin another run (run.name=NAME) with a lower optim.lr"
+            )
 
     def _finish_saves(self) -> None:
         if self.writer is not None:

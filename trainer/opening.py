@@ -11,7 +11,7 @@ from trainer import cluster, description, pace, recipe, resume, stream, summary
 from trainer.batch import Superbatch
 from trainer.dashboard import Dashboard
 from trainer.datasets import Dataset
-from trainer.errors import Preempted
+from trainer.errors import DataError, Preempted
 from trainer.meaning import meaning
 from trainer.profiling import Profile
 from trainer.program import Program
@@ -50,7 +50,7 @@ def open_all(task: Task, stack: ExitStack) -> Opened:
     Raises:
         Preempted: asked to stop before training began.
         ConfigError: the run directory holds a run of another meaning.
-        DataError: no data, or no intact checkpoint.
+        DataError: no data, not the same on all processes, or no intact checkpoint.
         ReadError, SaveError: the storage does not let the run directory be read or written.
     """
     config, place, report = task.config, task.place, task.report
@@ -137,7 +137,18 @@ def _load(task: Task) -> tuple[Dataset, recipe.Recipe]:
         dataset = recipe.load_dataset(task.config.data, task.terminal, should_stop)
         return dataset, recipe.make(task.config, dataset, task.place.mesh)
 
-    return cluster.together(load)
+    loaded = cluster.together(load)
+    sets = cluster.share(lambda: f"{loaded[0].name}, SHA-256 {loaded[0].sha256[:16]}")
+    for index, other in enumerate(sets):
+        if other != sets[0]:
+            differ = DataError(
+                f"process {index} loaded another data set ({other}) than process 0 ({sets[0]})",
+                "put the same files on all hosts, or name a folder that they share with data.root "
+                "or data.cache_dir",
+            )
+            differ.everywhere = True
+            raise differ
+    return loaded
 
 
 def _open_writer(task: Task, stack: ExitStack) -> Writer | None:
@@ -199,4 +210,4 @@ def _plan(
             pixels=dataset.train.images.shape[1],
             alive=task.account.alive,
         )
-    return plan._replace(steps_per_dispatch=k)
+        return plan._replace(steps_per_dispatch=cluster.share(lambda: k)[0])

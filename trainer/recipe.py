@@ -36,11 +36,14 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
     """Build the recipe of a run; nothing is computed yet.
 
     Raises:
-        ConfigError: these devices do not have model.precision.
+        ConfigError: these devices do not have model.precision; too many steps.
         DataError: the images are of one colour.
     """
     steps_per_epoch = -(-len(dataset.train.labels) // config.train.global_batch_size)
     total_steps = config.train.epochs * steps_per_epoch
+    if total_steps >= 2**31:
+        told = f"train.epochs={config.train.epochs}: {total_steps:,} steps"
+        raise ConfigError(f"{told} are more than an int32 counts: use fewer")
     optim = config.optim
     warmup_steps = round(optim.warmup_fraction * total_steps)
     pixels = dataset.train.images.shape[1]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from trainer.rendezvous_server import LONGEST, SILENT, TICK, Host, Json, me
 from trainer.topology import Topology
 
 BEAT = 1.0  # seconds between a guest's words
+SPARE_FILES = 512  # for all that is no connection
 ANSWER = 2.0  # seconds until the host's first word
 
 
@@ -42,11 +44,21 @@ def meet(topology: Topology, timeout: float, stop: Callable[[], bool]) -> tuple[
     """
     deadline = Deadline(timeout, stop, "the other processes")
     if topology.process_id == 0:
+        _allow_files(topology.num_processes)
         listener, ip = _listen(topology, deadline)
         with listener:
             Host(topology, listener, deadline).wait()
             return ip, listener.getsockname()[1]
     return _visit(topology, deadline)
+
+
+def _allow_files(connections: int) -> None:
+    """Raise the limit of open files as far as the system lets this process, if need be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _listen(topology: Topology, deadline: Deadline) -> tuple[socket.socket, str]:

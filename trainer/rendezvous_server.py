@@ -57,7 +57,11 @@ class Host:
 
     def _receive(self, key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
         if key.fileobj is self._listener:
-            connection, _ = self._listener.accept()
+            try:
+                connection, _ = self._listener.accept()
+            except OSError as error:
+                there = f"with {len(self._guests)} others connected, process 0 can take no more"
+                raise ConfigError(f"{there} ({error.strerror})", "raise ulimit -n") from None
             connection.setblocking(False)
             guest = _Guest(connection)
             self._unnamed.add(guest)

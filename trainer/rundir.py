@@ -10,27 +10,37 @@ from pathlib import Path
 from trainer.atomic import write_json, write_text
 from trainer.config import RunConfig
 from trainer.errors import unwritable
+from trainer.paths import expanded
 
 
 def choose(run: RunConfig, experiment: str) -> Path:
     """Return where the run lies: run.dir, or <run.root>/<experiment>/<run.name>.
 
-    Without a name it is named by the time, and by a number behind it if that is taken.
+    Without a name it is named by the time, and by a number behind it if that is taken; and made.
 
     Raises:
-        ConfigError, SaveError: whether it is taken cannot be seen.
+        ConfigError, SaveError: it cannot be made.
     """
     if run.dir is not None:
-        return Path(run.dir).expanduser().absolute()
-    parent = Path(run.root).expanduser().absolute() / experiment
+        return expanded(run.dir, "run.dir").absolute()
+    parent = expanded(run.root, "run.root").absolute() / experiment
     if run.name is not None:
         return parent / run.name
     name = time.strftime("%Y%m%d-%H%M%S")
     names = itertools.chain([name], (f"{name}-{taken}" for taken in itertools.count(1)))
+    create(parent)
+    return next(parent / name for name in names if _is_made(parent / name))
+
+
+def _is_made(directory: Path) -> bool:
+    """Make a directory, unless another start has it."""
     try:
-        return next(parent / name for name in names if not (parent / name).exists())
+        directory.mkdir()
+    except FileExistsError:
+        return False
     except OSError as error:
-        raise unwritable(parent, error) from None
+        raise unwritable(directory, error) from None
+    return True
 
 
 def create(directory: Path) -> None:

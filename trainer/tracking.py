@@ -58,7 +58,7 @@ class Tracker:
             self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
             self.reached = self._metrics.reached  # by the start before this one
             event_files.forget(folder, self._first_step)
-            self._events = RecordWriter(str(folder / _file_name()))
+            self._events = RecordWriter(str(folder / _file_name(folder)))
             # A TensorBoard that has read the earlier files forgets what is beyond this step.
             start = SessionLog(status=SessionLog.START)
             for fields in (
@@ -109,7 +109,7 @@ class Tracker:
             for path in self._folder.glob(f"events.out.tfevents.*.{what}"):
                 path.unlink()
             if content is not None:
-                file = RecordWriter(str(self._folder / f"{_file_name()}.{what}"))
+                file = RecordWriter(str(self._folder / f"{_file_name(self._folder)}.{what}"))
                 for fields in ({"file_version": "brain.Event:2"}, {"summary": content}):
                     file.write(Event(wall_time=time.time(), **fields).SerializeToString())
                 file.close()
@@ -183,8 +183,10 @@ class Tracker:
             self._warn(f"metrics.jsonl misses points from here, training goes on: {error}")
 
 
-def _file_name() -> str:
-    # The nanoseconds: TensorBoard reads the files in the order of their names, and a restart within
-    # one second must not truncate the file before it.
-    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+def _file_name(folder: Path) -> str:
+    # TensorBoard reads the files in the order of their names: later than all that are there, also
+    # within one second, or with a clock that is behind the one of the start before.
+    names = (path.name.split(".") for path in folder.glob("events.out.tfevents.*"))
+    taken = [int(name[3]) * 10**9 + int(name[4]) for name in names if "".join(name[3:5]).isdigit()]
+    seconds, nanoseconds = divmod(max(time.time_ns(), max(taken, default=0) + 1), 10**9)
     return f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}"

@@ -52,8 +52,12 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
+        looked = time.monotonic()
         while not self._ended.wait(self._interval):
-            if time.monotonic() - self._account.seen_alive > self._seconds:
+            before, looked = looked, time.monotonic()
+            if looked - before > self._interval + self._seconds / 2:
+                self._account.alive()  # the whole process was suspended: it did not hang
+            elif looked - self._account.seen_alive > self._seconds:
                 leave(EXIT_RETRY, self._tell)
 
     def _tell(self) -> None:

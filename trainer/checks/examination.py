@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 
 from jax.sharding import Mesh
@@ -22,6 +21,7 @@ from trainer.config import Config
 from trainer.datasets import Dataset, Missing
 from trainer.errors import EXIT_UNAVAILABLE, PeerLost, TrainerError
 from trainer.leaving import leave
+from trainer.paths import expanded
 from trainer.peers import Peers
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
@@ -54,7 +54,8 @@ class Examination:
             show: prints the findings.
         """
         self._config, self._downloadable, self._stop, self._show = config, downloadable, stop, show
-        self._root = Path(config.run.dir or config.run.root).expanduser().absolute()
+        option = "run.dir" if config.run.dir is not None else "run.root"
+        self._root = expanded(config.run.dir or config.run.root, option).absolute()
         self._patience = config.cluster.hang_timeout_seconds
         self._findings: list[Finding] = []
         self._raised: Exception | None = None  # by the last check

@@ -12,6 +12,7 @@ from trainer import environment
 from trainer.checks.finding import FAILURE, OK, WARNING, Finding
 from trainer.config import TrainConfig
 from trainer.errors import EXIT_CONFIG
+from trainer.paths import expanded
 from trainer.topology import Topology
 
 PACKAGES = ("python", "jax", "jaxlib", "numpy", "orbax-checkpoint", "grain", "tensorboardX")
@@ -65,7 +66,7 @@ def compilation_cache(train: TrainConfig) -> Finding:
     if train.compilation_cache_dir is None:
         told = "none: every start compiles anew"
         return Finding(name, WARNING, told, "set train.compilation_cache_dir=DIR")
-    folder = Path(train.compilation_cache_dir).expanduser().absolute()
+    folder = expanded(train.compilation_cache_dir, "train.compilation_cache_dir").absolute()
     option = f"train.compilation_cache_dir={folder}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trainer import committed
 from trainer.errors import ConfigError
+from trainer.paths import expanded
 
 
 def parser(
@@ -109,7 +110,7 @@ def run_directory(given: Path) -> Path:
         ConfigError: there is none.
     """
     fix = "give the directory of a run, such as runs/mlp/NAME (`python -m trainer runs` lists them)"
-    directory = given.expanduser().absolute()
+    directory = expanded(given, "RUN").absolute()
     try:
         if not directory.exists():
             raise ConfigError(f"RUN={given} does not exist: {fix}")

@@ -15,6 +15,7 @@ from trainer.commands import arguments as command_line
 from trainer.commands.opened import open_run
 from trainer.commands.printing import printable, show, table
 from trainer.errors import EXIT_COMPLETED, ConfigError, Preempted
+from trainer.paths import expanded
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
 
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     if args is None:
         return EXIT_COMPLETED
     terminal = Terminal()
+    given = expanded(args.out, "--out").absolute() if args.out else None
     trained = open_run(args.run, args.step, terminal)
     from trainer.commands import testdata
 
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     logits = run_on(trained, test.split.images).logits
     found = assess(logits, test.split.labels, trained.objective)
     report = _report(trained, test.name, found)
-    out = (args.out or trained.run / "evaluation").expanduser().absolute()
+    out = given or trained.run / "evaluation"
     stem = f"step-{trained.step}" + (f"-{_short(args.data.resolve())}" if args.data else "")
     picture = _keep(out, stem, report, found)
     if args.json:

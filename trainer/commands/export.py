@@ -9,6 +9,7 @@ from trainer.commands import arguments as command_line
 from trainer.commands.opened import open_run
 from trainer.commands.printing import show, table
 from trainer.errors import EXIT_COMPLETED, DataError, Preempted, first_line
+from trainer.paths import expanded
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
 
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         return EXIT_COMPLETED
     from trainer import bundle
 
-    target = args.directory.expanduser().absolute()
+    target = expanded(args.directory, "DIR").absolute()
     bundle.check_target(target, replace=args.replace)
     terminal = Terminal()
     trained = open_run(args.run, args.step, terminal)

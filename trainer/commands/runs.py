@@ -15,6 +15,7 @@ from trainer.commands import arguments as command_line
 from trainer.commands.printing import printable, show, table
 from trainer.errors import EXIT_COMPLETED, ConfigError, Preempted
 from trainer.inventory import RunInfo
+from trainer.paths import expanded
 from trainer.preemption import StopRequest
 
 DESCRIPTION = """\
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     args = command_line.parse(parser, arguments)
     if args is None:
         return EXIT_COMPLETED
-    root = args.directory.expanduser().absolute()
+    root = expanded(args.directory, "DIR").absolute()
     if not root.is_dir():
         raise ConfigError(
             f"DIR={args.directory} is not a folder: give the one that your runs lie in (run.root, "

@@ -20,6 +20,7 @@ from trainer.commands.interruption import Proof
 from trainer.commands.printing import show
 from trainer.commands.tally import report, rows
 from trainer.errors import EXIT_COMPLETED, EXIT_INTERNAL, ConfigError, TrainerError
+from trainer.paths import expanded
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
 
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
 def _folder(given: str | None) -> Path:
     if given is None:
         return Path(tempfile.mkdtemp(prefix="trainer-selftest-"))
-    folder = Path(given).expanduser().absolute()
+    folder = expanded(given, "--dir").absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):

@@ -14,6 +14,7 @@ from trainer.commands import kubernetes_job, plan, slurm_job, submit_options, un
 from trainer.commands.compose import Job, compose, compose_each
 from trainer.commands.printing import show
 from trainer.errors import EXIT_COMPLETED, ConfigError, UnavailableError
+from trainer.paths import expanded
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         return EXIT_COMPLETED
     slurm_job.check_environment(checkout, os.environ)
     for root in {job.config.data.root for job in jobs} - {None}:
-        if not Path(str(root)).expanduser().is_dir():
+        if not expanded(str(root), "data.root").is_dir():
             Terminal().warn(f"data.root={root}: is not on this machine: the nodes have to have it")
     if args.multirun:
         _array(args, checkout, planned)
@@ -128,7 +129,7 @@ def _slurm(args: argparse.Namespace, checkout: Path, job: Job) -> None:
         where = config.dir or Path(config.root) / job.experiment / (config.name or number)
         show(
             f"submitted      SLURM job {number}\n"
-            f"run            {Path(where).expanduser().absolute()}\n"
+            f"run            {expanded(where, 'run.dir').absolute()}\n"
             f"follow         tail -F {slurm_job.log(args, number)}\n"
             f"state          squeue --jobs={number}\n"
             f"save, go on    scancel --signal=TERM {number}\n"

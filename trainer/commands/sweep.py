@@ -11,6 +11,7 @@ from trainer.commands import arguments as command_line
 from trainer.commands.printing import show
 from trainer.commands.results import show_results
 from trainer.errors import EXIT_COMPLETED
+from trainer.paths import expanded
 from trainer.preemption import StopRequest
 from trainer.ranking import groups, rank
 from trainer.terminal import Terminal
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     args = command_line.parse(parser, arguments)
     if args is None:
         return EXIT_COMPLETED
-    folder = args.folder.expanduser().absolute()
+    folder = expanded(args.folder, "DIR").absolute()
     if args.json:
         found = sweep_folder.results(folder)
         told = {

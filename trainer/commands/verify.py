@@ -13,6 +13,7 @@ from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
 from trainer.commands.printing import show, table
 from trainer.errors import EXIT_COMPLETED, DataError, Preempted
+from trainer.paths import expanded
 from trainer.preemption import StopRequest
 
 DESCRIPTION = """\
@@ -97,7 +98,7 @@ def _checkpoints_of(run: Path) -> Path:
     Raises:
         ConfigError: there is no such run.
     """
-    given = run.expanduser().resolve()
+    given = expanded(run, "RUN").resolve()
     looks_like_it = given.name == committed.CHECKPOINTS or any(given.glob("*/_METADATA"))
     if looks_like_it and given.is_dir() and not committed.is_run(given):
         return given
