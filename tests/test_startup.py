@@ -1,6 +1,7 @@
 """Processes that do not find each other at the start end in time, and say why."""
 
 import os
+import shutil
 import sys
 import time
 from functools import partial
@@ -13,6 +14,7 @@ from trainer.processes import environment, free_address
 from trainer.rendezvous import meet
 from trainer.topology import resolve
 
+ROOT = Path(__file__).parent.parent
 CONNECTED = """
 import os, time
 from trainer import cluster
@@ -63,6 +65,21 @@ def test_processes_with_other_options_are_refused(trainer):
     for code, err in ends(started):
         assert code == 78, err
         assert "process 1 was started with other options" in err
+
+
+def test_processes_with_other_code_are_refused(trainer, tmp_path):
+    for part in ("trainer", "conf"):
+        shutil.copytree(ROOT / part, tmp_path / "changed" / part)
+    with (tmp_path / "changed" / "trainer" / "model.py").open("a") as module:
+        module.write("# another line\n")
+    where = free_address()
+    started = [
+        trainer.start(*CLUSTER, **variables(2, i, where), PYTHONPATH=str(path))
+        for i, path in enumerate((ROOT, tmp_path / "changed"))
+    ]
+    for code, err in ends(started):
+        assert code == 78, err
+        assert "process 1 runs other code than process 0" in err
 
 
 def test_gpus_that_are_not_there_are_refused(trainer):

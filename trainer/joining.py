@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 
-from trainer import cluster, digest, lock, rundir
+from trainer import cluster, digest, environment, lock, rundir
 from trainer import mesh as meshes
 from trainer.config import Config
 from trainer.deadline import Deadline
@@ -37,9 +38,10 @@ def take_place(
     cluster.start_devices(topology, config.cluster)
     chief = topology.process_id == 0  # the one process that writes
 
-    def agree() -> str:
+    def agree() -> tuple[str, str]:
         cluster.check_gpus(topology)
-        return _digest(config)
+        code = environment.source("**/*.py") if topology.num_processes > 1 else ""
+        return _digest(config), f"{code}, jax {jax.__version__}"
 
     def lay_out() -> tuple[Mesh, slice]:
         batch_size = config.train.global_batch_size
@@ -59,12 +61,17 @@ def take_place(
         return str(directory)
 
     # In this order: the first time that gloo connects the processes, it gives them only 30 s.
-    options = cluster.share(agree)
-    for index, other in enumerate(options):
-        if other != options[0]:
+    (options, code), *others = cluster.share(agree)
+    for index, (other_options, other_code) in enumerate(others, start=1):
+        if other_options != options:
             raise ConfigError(
                 f"process {index} was started with other options than process 0: start all with "
                 "the same command line"
+            )
+        if other_code != code:
+            raise ConfigError(
+                f"process {index} runs other code than process 0: give all hosts the same versions "
+                "of the trainer and of jax"
             )
     mesh, rows = cluster.together(lay_out)
     # A file system that hangs would hold the job up for ever: the watchdog looks at runs only.
