@@ -170,6 +170,43 @@ def test_a_member_is_told_its_folder_whatever_it_is_called():
     assert jobs[1].config.run.dir == "/it's a/dir, [x]/model.hidden_sizes=[16,8]"
 
 
+@pytest.mark.parametrize("root", ["~/mnist", "/data(1)", "/it's", "/a b", "12e4567", "/a=b"])
+def test_a_folder_of_a_sweep_is_what_it_is_in_a_single_run(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = (f"data.root={root}", f"train.compilation_cache_dir={root}", f"run.root={root}")
+    (single,) = compose_each([overrides])
+    assert single.config.data.root == root
+    made = make(*overrides, "run.seed=0,1")
+    assert made.fixed == ["+experiment=smoke", f"data.root={root}"]
+    assert made.folder.parent == Path(root).expanduser().absolute() / "smoke"
+    jobs = compose_each([plan.arguments(made.folder, member) for member in made.members])
+    assert [job.config.data.root for job in jobs] == [root] * 2
+    assert [job.config.run.dir for job in jobs] == [
+        str(made.folder / f"run.seed={seed}") for seed in (0, 1)
+    ]
+
+
+def test_one_more_folder_is_taken_by_a_sweep_over_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = make("data.root=/a,choice/b", "run.name=mine")
+    assert [member.name for member in first.members] == ["data.root=%2Fa", "data.root=choice%2Fb"]
+    first.folder.mkdir(parents=True)
+    sweep_folder.write_plan(first.folder, first.fixed, first.members)
+    more = make("data.root=~/it's", "run.name=mine")
+    assert [member.values for member in more.members] == [{"data.root": "~/it's"}]
+    (job,) = compose_each([plan.arguments(more.folder, more.members[0])])
+    assert job.config.data.root == "~/it's"
+    again = make("data.root=/a", "run.name=mine")
+    assert again.members == first.members[:1]
+
+
+def test_the_folder_of_a_sweep_keeps_its_name():
+    made = make("optim.lr=0.02,0.05", "run.seed=0,1", "data.root=/a/b", "run.root=/runs")
+    assert str(made.folder) == "/runs/smoke/sweep-2ea2b77e66"
+    made = make("run.seed= 3", "data.root=/a/b", "run.root=/runs")
+    assert str(made.folder) == "/runs/smoke/sweep-31819381c2"
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -256,7 +256,7 @@ def test_optuna_searches_and_goes_on(trainer, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `optuna`")
     command = (
         *("-m", "hydra/sweeper=search", "hydra.sweeper.n_trials=3", *TINY, "train.epochs=1"),
-        *("optim.lr=interval(0.01,0.2)", "run.dir=sweep"),
+        *("optim.lr=interval(0.01,0.2)", "data.cache_dir=~/cache", "run.dir=sweep"),
     )
     folder = tmp_path / "sweep"
     process = trainer.start(*command)

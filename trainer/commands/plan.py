@@ -12,11 +12,12 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 
 from trainer import config as trainer_config
 from trainer import rundir, sweep_folder, topology
 from trainer.commands.compose import Job, compose_each, readable_errors
-from trainer.commands.literal import quoted
+from trainer.commands.literal import literal, quoted
 from trainer.errors import ConfigError
 from trainer.sweep import SEED, Member, combine, folder_name
 
@@ -120,7 +121,9 @@ def folder_of(overrides: Sequence[str], experiments: Sequence[str], name: str) -
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Read overrides by Hydra's grammar.
+    """Read overrides by Hydra's grammar, or as texts where they name files and it cannot.
+
+    Each keeps the line that was given: a sweep has its name from these.
 
     Raises:
         ConfigError: one cannot be read.
@@ -128,7 +131,20 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     directory = str(trainer_config.config_dir())
     with readable_errors(), initialize_config_dir(directory, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+        parser = OverridesParser.create(config_loader=loader)
+        return [_parsed(parser, text) for text in overrides]
+
+
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    (as_text,) = literal([text])
+    try:
+        (override,) = parser.parse_overrides([text])  # first: a choice between folders is one
+    except HydraException:
+        if as_text == text:
+            raise
+        (override,) = parser.parse_overrides([as_text])
+        override.input_line = text
+    return override
 
 
 def _values(override: Override) -> list[str]:
@@ -147,6 +163,8 @@ def _values(override: Override) -> list[str]:
 def _single(text: str) -> list[str]:
     """Return the one value of an override, as it were of a sweep's."""
     key, _, value = text.partition("=")
+    if literal([text]) != [text]:
+        return [value]
     (override,) = parse([f"{key}=choice({value})"])
     return _values(override)
 

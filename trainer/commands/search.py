@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from trainer.commands import plan, unchanged
 from trainer.commands.compose import job_of, readable_errors, run_hydra
 from trainer.commands.conductor import Conductor
-from trainer.commands.literal import quoted
+from trainer.commands.literal import literal, quoted
 from trainer.errors import EXIT_COMPLETED, ConfigError, TrainerError
 from trainer.preemption import StopRequest
 from trainer.sweep import folder_name, member_of
@@ -88,7 +88,7 @@ def main(overrides: Sequence[str], stop: StopRequest) -> int:
         own = [f"hydra.sweep.dir={quoted(scratch)}", "hydra.sweep.subdir=."]
         try:
             with readable_errors():
-                options = [*asked.fixed, *asked.searched.values()]
+                options = [*literal(asked.fixed), *asked.searched.values()]
                 run_hydra(["-m", *asked.settings, *own, *options], trial)
         except _Ended as ended:
             raise ended.error from None
