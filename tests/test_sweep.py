@@ -333,6 +333,20 @@ def test_a_named_sweep_takes_one_more_value_of_an_option(tmp_path, monkeypatch):
     assert len(sweep_folder.read_members(first.folder)) == 6
 
 
+def test_a_named_sweep_with_a_fixed_seed_takes_one_more_value(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = make("run.seed=3", "optim.lr=0.02,0.05", "run.name=mine")
+    first.folder.mkdir(parents=True)
+    sweep_folder.write_plan(first.folder, first.fixed, first.members)
+    more = make("run.seed=3", "optim.lr=1e-1", "run.name=mine")
+    assert more.fixed == first.fixed == ["+experiment=smoke", "run.seed=3"]
+    assert [member.name for member in more.members] == ["optim.lr=0.1"]
+    sweep_folder.write_plan(more.folder, more.fixed, more.members)
+    other = make("run.seed=4", "optim.lr=0.2", "run.name=mine")
+    with pytest.raises(ConfigError, match=r"run\.seed=4: here only"):
+        sweep_folder.write_plan(other.folder, other.fixed, other.members)
+
+
 def finish(folder, made, *changes):
     """Leave behind what tells that the members are finished, but for changes to their options."""
     sweep_folder.write_plan(folder, made.fixed, made.members)

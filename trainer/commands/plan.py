@@ -90,15 +90,18 @@ def make(overrides: Sequence[str]) -> Plan:
             places.append(text)
         else:
             fixed[key] = text
-    if not swept and SEED in fixed:  # a sweep of one value, to which others can be added
-        swept[SEED] = _single(fixed.pop(SEED))
-    lines = [text for key, text in fixed.items() if matters(key)]
-    lines += [f"{key}={','.join(values)}" for key, values in swept.items()]
+    # A seed alone is a sweep of one value, to which others can be added.
+    alone = {SEED: _single(fixed[SEED])} if not swept and SEED in fixed else {}
+    lines = [text for key, text in fixed.items() if matters(key) and key not in alone]
+    lines += [f"{key}={','.join(values)}" for key, values in (swept | alone).items()]
     first = [*fixed.values(), *(f"{key}={values[0]}" for key, values in swept.items())]
     folder = folder_of([*first, *places], swept.get("+experiment", []), folder_name(lines))
     there = sweep_folder.read_plan(folder)
     for values in there.members.values() if there is not None else ():
         swept |= {key: _single(fixed.pop(key)) for key in values if key in fixed}
+    if alone and not swept:
+        swept = alone
+        del fixed[SEED]
     members = combine(swept, list(fixed.values()))
     return Plan(folder, [text for key, text in fixed.items() if matters(key)], members)
 
