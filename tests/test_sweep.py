@@ -229,6 +229,8 @@ def test_the_folder_of_a_sweep_keeps_its_name():
         (["optim.lr=1,2", "--member", "-1"], "--member -1"),
         (["optim.lr=1,2", "--member", "x"], "--help"),
         (["hydra/sweeper=search", "--member", "0", "optim.lr=1,2"], "results before it"),
+        (["hydra/sweeper=search", "hydra.sweeper.params={a: 1}"], "hydra.sweeper.params={a: 1}: "),
+        (["hydra/sweeper=search", "hydra.sweeper.search_space.a=1"], "like 'optim.lr=interval("),
     ],
 )
 def test_what_is_wrong_is_refused_at_once(arguments, told, tmp_path, monkeypatch):

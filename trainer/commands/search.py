@@ -28,6 +28,7 @@ from trainer.terminal import Terminal
 
 SWEEPER = "hydra/sweeper=search"
 _SETTINGS = ("hydra.sweeper.", "hydra/sweeper/")
+_RANGES = ("hydra.sweeper.params", "hydra.sweeper.search_space")  # that are not on the command line
 
 
 class _Ended(BaseException):
@@ -122,6 +123,11 @@ def _read(overrides: Sequence[str]) -> _Asked:
         if override.is_hydra_override():
             if text != SWEEPER and not text.startswith(_SETTINGS):
                 raise ConfigError(f"{text}: a search takes {SWEEPER} and hydra.sweeper.* only")
+            if key.startswith(_RANGES):
+                raise ConfigError(
+                    f"{text}: is not used: give each option its range itself, like "
+                    "'optim.lr=interval(0.01,0.2)'"
+                )
             settings.append(text)
         elif override.is_sweep_override():
             fixed.pop(key, None)
