@@ -151,6 +151,22 @@ def test_folders_that_hold_next_to_nothing(tmp_path, listed):
     assert not any(run["resumable"] for run in found.values())
 
 
+def test_runs_behind_links_are_found_once(tmp_path):
+    (tmp_path / "disk" / "big" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "disk" / "sub" / "deep" / ".hydra").mkdir(parents=True)
+    (tmp_path / "disk" / "sub" / "up").symlink_to(tmp_path / "disk")
+    runs_ = tmp_path / "runs"
+    (runs_ / "mlp" / "own" / "checkpoints").mkdir(parents=True)
+    (runs_ / "mlp" / "again").symlink_to("own")
+    (runs_ / "mlp" / "big").symlink_to(tmp_path / "disk" / "big")
+    (runs_ / "broken").symlink_to(tmp_path / "gone")
+    (runs_ / "root").symlink_to(runs_)
+    (runs_ / "smoke").symlink_to(tmp_path / "disk" / "sub")
+    found = {str(path.relative_to(runs_)) for path in inventory.find(runs_)}
+    assert found == {"mlp/own", "mlp/big", "smoke/deep"}
+    assert list(inventory.find(runs_ / "mlp" / "again")) == [runs_ / "mlp" / "again"]
+
+
 def test_what_cannot_be_read(smoke_run, tmp_path, listed):
     run = copy(smoke_run, tmp_path / "run")
     (run / "summary.json").unlink()

@@ -31,16 +31,27 @@ class RunInfo(NamedTuple):
 
 
 def find(root: Path) -> Iterator[Path]:
-    """Yield the run directories at or below a folder; folders that cannot be read have none."""
-    for path, folders, files in os.walk(root):
-        directory = Path(path)
-        depth = len(directory.relative_to(root).parts)
-        if any(mark in folders or mark in files for mark in committed.MARKS):
-            yield directory
-            folders.clear()  # a run holds no other run
-        elif depth == _MAX_DEPTH:
-            folders.clear()
-        folders.sort()
+    """Yield the run directories at or below a folder; folders that cannot be read have none.
+
+    Links to folders are followed; what has several paths is yielded once.
+    """
+    seen: set[tuple[int, int]] = set()
+    starts = [root]
+    for start in starts:  # links come last: a run is called by its own name where it has one here
+        for path, folders, files in os.walk(start):
+            directory = Path(path)
+            identity = _identity(directory)
+            if identity is None or identity in seen:
+                folders.clear()
+                continue
+            seen.add(identity)
+            if any(mark in folders or mark in files for mark in committed.MARKS):
+                yield directory
+                folders.clear()  # a run holds no other run
+            elif len(directory.relative_to(root).parts) == _MAX_DEPTH:
+                folders.clear()
+            folders.sort()
+            starts += [link for name in folders if (link := directory / name).is_symlink()]
 
 
 def describe(directory: Path) -> RunInfo:
@@ -110,6 +121,15 @@ def _steps(directory: Path) -> list[int]:
         return committed.steps(directory)
     except OSError:
         return []
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    """Return what is the same for all paths to a folder; None where it is gone."""
+    try:
+        found = directory.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _modified(directory: Path) -> float | None:
