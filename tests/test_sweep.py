@@ -7,13 +7,14 @@ import random
 import statistics
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import member_folder, ranking, sweep, sweep_folder, sweep_plot
+from trainer import lock, member_folder, ranking, sweep, sweep_folder, sweep_plot
 from trainer.commands import multirun, plan, unchanged
 from trainer.commands import sweep as command
 from trainer.commands.compose import compose_each
@@ -448,7 +449,61 @@ def test_how_a_member_stands_is_told_from_its_folder(tmp_path):
     ],
 )
 def test_the_status_of_a_member(held, summary, ending, saved, status):
+    summary = member_folder.of_last_start(summary, ending, {})
     assert member_folder.status_of(held, summary, ending, saved) == status
+
+
+def account(starts, seconds):
+    return {"starts": starts, "seconds": {"step": seconds}}
+
+
+STOPPED = {
+    "status": "preempted",
+    "started": 100.0,
+    "wall_seconds": 50.0,
+    "test_accuracy": 0.5,
+    "steps": 40,
+    "epochs": 1.0,
+    "examples_per_second": 1000.0,
+    "goodput": account(1, 45.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("ending", "held", "status"),
+    [
+        ({"begun": 200.0, "exit_code": None}, True, "running"),
+        ({"begun": 200.0, "exit_code": None}, False, "interrupted"),
+        ({"begun": 200.0, "exit_code": 70, "error": "ended by SIGKILL"}, False, "failed"),
+        ({"begun": 200.0, "exit_code": 75, "error": "ended before it began"}, False, "preempted"),
+        ({"begun": 99.0, "exit_code": 75}, False, "preempted"),  # resumed by hand, and killed
+    ],
+)
+def test_a_member_shows_no_figures_of_an_earlier_start(ending, held, status, tmp_path):
+    directory = tmp_path / "m"
+    (directory / "checkpoints").mkdir(parents=True)
+    write(directory / "summary.json", **STOPPED)
+    write(directory / "goodput.json", **account(2, 75.0))
+    write(directory / "member.json", **ending)
+    points = [{"step": n, "split": "eval", "accuracy": n / 100, "loss": 1.0} for n in (40, 80)]
+    (directory / "metrics.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in points))
+    with lock.hold(directory) if held else nullcontext():
+        found = member_folder.result(tmp_path, "m", {})
+    assert found.status == status
+    assert (found.test_accuracy, found.steps) == (0.8, 80)
+    assert (found.seconds, found.starts) == (75.0, 2)
+    assert (found.epochs, found.examples_per_second) == (None, None)
+
+
+@pytest.mark.parametrize("begun", [99.0, 105.0])  # of a sweep; of a job array
+@pytest.mark.parametrize("ending", [{"exit_code": 75, "error": "SIGTERM"}, {"exit_code": None}])
+def test_a_member_shows_the_figures_of_its_last_start(ending, begun, tmp_path):
+    write(tmp_path / "m" / "summary.json", **STOPPED)
+    write(tmp_path / "m" / "goodput.json", **account(1, 45.0))
+    write(tmp_path / "m" / "member.json", begun=begun, **ending)
+    found = member_folder.result(tmp_path, "m", {})
+    assert (found.status, found.test_accuracy, found.steps) == ("preempted", 0.5, 40)
+    assert (found.seconds, found.starts, found.epochs) == (45.0, 1, 1.0)
 
 
 DAMAGED = [

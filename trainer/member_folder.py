@@ -45,12 +45,31 @@ def finished(directory: Path) -> bool:
     return reports.read_or_empty(directory / "summary.json").get("status") == "completed"
 
 
+def of_last_start(summary: Report, ending: Report, goodput: Report) -> Report:
+    """Return a member's summary where its last start wrote it, and an empty one elsewhere.
+
+    Args:
+        summary: of its last start that came to write one.
+        ending: of its last start, as begin() and end() left it.
+        goodput: the account of all its starts, also of one that was killed.
+    """
+    if summary.get("status") == "completed":
+        return summary
+    # By its end: a process of a job array had started before it could write down that it began.
+    started, wall = (reports.number(summary.get(key)) for key in ("started", "wall_seconds"))
+    if started is None or started + (wall or 0.0) < (reports.number(ending.get("begun")) or 0.0):
+        return {}
+    starts = reports.count(reports.table(summary.get("goodput")).get("starts"))
+    later = starts is not None and (reports.count(goodput.get("starts")) or 0) > starts
+    return {} if later else summary
+
+
 def status_of(held: bool, summary: Report, ending: Report, saved: bool) -> str:
     """Return the status of a member, as in ranking.Result.
 
     Args:
         held: whether a job is at it.
-        summary: of its last start that came to write one.
+        summary: of_last_start().
         ending: of its last start, as begin() and end() left it.
         saved: whether it has got as far as its checkpoints.
     """
@@ -61,11 +80,8 @@ def status_of(held: bool, summary: Report, ending: Report, saved: bool) -> str:
     code = reports.count(ending.get("exit_code"))
     if code is not None:
         return "preempted" if code == EXIT_RETRY else "failed"
-    # Killed, unless the summary is of this start: a process that loses another leaves no more.
-    begun, started = (
-        reports.number(found) for found in (ending.get("begun"), summary.get("started"))
-    )
-    if summary.get("status") in ("preempted", "failed") and started and started >= (begun or 0.0):
+    # Killed, unless there is a summary: a process that loses another leaves no more.
+    if summary.get("status") in ("preempted", "failed"):
         return str(summary["status"])
     return "interrupted" if saved else "waiting"
 
@@ -73,12 +89,13 @@ def status_of(held: bool, summary: Report, ending: Report, saved: bool) -> str:
 def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
     """Tell from its folder how a member stands; also while it runs."""
     directory = folder / name
-    summary, ending, goodput = (
+    newest, ending, goodput = (
         reports.read_or_empty(directory / file) for file in ("summary.json", ENDING, "goodput.json")
     )
+    summary = of_last_start(newest, ending, goodput)
     saved = (directory / committed.CHECKPOINTS).is_dir()
     status = status_of(lock.held(directory), summary, ending, saved)
-    goodput = reports.table(summary.get("goodput")) or goodput
+    goodput = goodput or reports.table(summary.get("goodput"))
     if status in ("running", "interrupted", "waiting"):
         summary = ending = {}  # those of a start before
     if status == "completed":
