@@ -231,6 +231,29 @@ def test_tasks_of_a_job_array_train_a_member_each(trainer, tmp_path):
     assert {row["status"] for row in shown["members"]} == {"completed"}
 
 
+def test_a_sweep_and_a_single_run_do_not_mix(trainer, tmp_path, smoke_run):
+    run = ("+experiment=smoke", "data=mnist_5k", "train.epochs=1")
+    folder = tmp_path / "runs" / "smoke" / "same"
+    shutil.copytree(smoke_run, folder)
+    before = state_of(folder)
+    values = ("-m", *run, "run.seed=0,1", "run.name=same")
+    for command in (values, (*values, "--member", "1"), ("submit", "slurm", "--dry-run", *values)):
+        refused = trainer(*command)
+        assert refused.returncode == 78
+        assert f"error: -m: {folder} is the run directory of a single run" in refused.stderr
+        assert refused.stderr.endswith("choose another folder with run.name=NAME\n")
+        assert state_of(folder) == before
+
+    folder = tmp_path / "runs" / "smoke" / "sweep"
+    folder.mkdir()
+    (folder / "sweep.json").write_text('{"fixed": [], "members": {}}')
+    refused = trainer(*run, "run.name=sweep")
+    assert refused.returncode == 78
+    assert f"error: {folder} is the folder of a sweep" in refused.stderr
+    assert refused.stderr.endswith("choose another with run.name=NAME\n")
+    assert [path.name for path in folder.iterdir()] == ["sweep.json"]
+
+
 def test_a_task_that_cannot_write_the_table_says_so(trainer, tmp_path):
     folder = tmp_path / "sweep"
     folder.mkdir()

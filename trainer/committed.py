@@ -13,6 +13,8 @@ ASIDE = "bad-"  # and this that of a damaged one
 # Whichever of these a job that is killed early has come to write.
 MARKS = (CHECKPOINTS, ".hydra", "environment.json", "metrics.jsonl", "summary.json", "run.lock")
 
+SWEEP = "sweep.json"  # tells the folder of a sweep, which holds run directories and is none
+
 
 def is_run(directory: Path) -> bool:
     """Return whether a folder is a run directory, however little the run has written."""

@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainer import committed
 from trainer.atomic import write_json, write_text
 from trainer.config import RunConfig
-from trainer.errors import unwritable
+from trainer.errors import ConfigError, unwritable
 from trainer.paths import expanded
 
 
@@ -28,7 +29,7 @@ def choose(run: RunConfig, experiment: str) -> Path:
         return parent / run.name
     name = time.strftime("%Y%m%d-%H%M%S")
     names = itertools.chain([name], (f"{name}-{taken}" for taken in itertools.count(1)))
-    create(parent)
+    make(parent)
     return next(parent / name for name in names if _is_made(parent / name))
 
 
@@ -47,13 +48,49 @@ def create(directory: Path) -> None:
     """Make the run directory where it is missing.
 
     Raises:
+        ConfigError: a sweep lies there, or it cannot be made or written.
+        SaveError: the storage is full, or can only be read.
+    """
+    make(directory)
+    if _has(directory, committed.SWEEP):
+        raise ConfigError(
+            f"{directory} is the folder of a sweep, and holds no run of its own",
+            "choose another with run.name=NAME",
+        )
+
+
+def make(folder: Path) -> None:
+    """Make a folder for runs where it is missing.
+
+    Raises:
         ConfigError: it cannot be made or written.
         SaveError: the storage is full, or can only be read.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(directory, error) from None
+        raise unwritable(folder, error) from None
+
+
+def refuse_run(folder: Path) -> None:
+    """Refuse a run directory where a sweep is to lie.
+
+    Raises:
+        ConfigError: a run lies there, or whether one does cannot be seen.
+        SaveError: the storage does not let it be seen.
+    """
+    if _has(folder, *committed.MARKS):
+        raise ConfigError(
+            f"-m: {folder} is the run directory of a single run, and holds no sweep",
+            "choose another folder with run.name=NAME",
+        )
+
+
+def _has(folder: Path, *names: str) -> bool:
+    try:
+        return any((folder / name).exists() for name in names)
+    except OSError as error:
+        raise unwritable(folder, error) from None
 
 
 def describe(directory: Path, record: Mapping[str, str], environment: Mapping[str, object]) -> None:

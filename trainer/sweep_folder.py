@@ -15,13 +15,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer import lock, member_folder, reports
+from trainer import committed, lock, member_folder, reports
 from trainer.atomic import write_json, write_text
 from trainer.errors import ConfigError, SaveError
 from trainer.ranking import Result, member_rows
 from trainer.sweep import Member
 
-PLAN, TABLE, PLOT, LOCK = "sweep.json", "sweep.csv", "sweep.png", "sweep.lock"
+PLAN = committed.SWEEP
+TABLE, PLOT, LOCK = "sweep.csv", "sweep.png", "sweep.lock"
 _TURN = "sweep.turn"  # locked by the one that writes the plan or the table
 
 Members = dict[str, dict[str, str]]  # name -> swept option -> value

@@ -54,7 +54,7 @@ class Conductor:
         Raises:
             ConfigError: it cannot be written, or another job is at it.
         """
-        rundir.create(self.folder)
+        rundir.make(self.folder)
         self._stack.enter_context(lock.hold(self.folder, sweep_folder.LOCK, "sweep"))
         self._terminal.note(f"sweep of {self._total} members in {self.folder}")
         return self

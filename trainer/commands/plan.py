@@ -115,12 +115,14 @@ def folder_of(overrides: Sequence[str], experiments: Sequence[str], name: str) -
         name: where run.name is not given.
 
     Raises:
-        ConfigError: the overrides are wrong.
+        ConfigError: the overrides are wrong, or a single run lies there.
     """
     (job,) = compose_each([overrides])
     run = job.config.run
     experiment = job.experiment if len(experiments) < 2 else "several"
-    return rundir.choose(dataclasses.replace(run, name=run.name or name), experiment)
+    folder = rundir.choose(dataclasses.replace(run, name=run.name or name), experiment)
+    rundir.refuse_run(folder)
+    return folder
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
