@@ -582,21 +582,38 @@ def some_results(values):
         [{}],
     ],
 )
-def test_the_plot_is_drawn(values, tmp_path):
+def test_the_plot_is_drawn(values):
     pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")
-    path = tmp_path / "sweep.png"
-    assert sweep_plot.draw(path, some_results(values))
-    with image.open(path) as drawn:
+    with image.open(io.BytesIO(sweep_plot.draw(some_results(values)))) as drawn:
         assert drawn.format == "PNG"
         assert len(drawn.convert("RGB").getcolors(1 << 24)) > 10
-    assert [p.name for p in tmp_path.iterdir()] == ["sweep.png"]
 
 
-def test_nothing_is_drawn_of_nothing(tmp_path):
-    waiting = Result("a", {"optim.lr": "1"}, "waiting")
-    assert not sweep_plot.draw(tmp_path / "sweep.png", [waiting])
-    assert not list(tmp_path.iterdir())
+def test_nothing_is_drawn_of_nothing():
+    assert sweep_plot.draw([Result("a", {"optim.lr": "1"}, "waiting")]) is None
+
+
+def test_the_plot_has_what_was_completed_while_it_was_drawn(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    made = make("optim.lr=1,2,3")
+    sweep_folder.write_plan(tmp_path, made.fixed, made.members)
+    first, second, third = (tmp_path / member.name for member in made.members)
+    write(first / "summary.json", status="completed", test_accuracy=0.5)
+    draw, drawn = sweep_plot.draw, []
+
+    def slowly(found):
+        drawn.append(draw(found))
+        if len(drawn) == 1:  # another task of the array ends, and a third goes on
+            write(second / "summary.json", status="completed", test_accuracy=0.6)
+        write(third / "goodput.json", **account(1, len(drawn)))
+        return drawn[-1]
+
+    monkeypatch.setattr(sweep_plot, "draw", slowly)
+    assert command.main([str(tmp_path)], StopRequest()) == 0
+    assert len(drawn) == 2
+    assert drawn[0] != drawn[1] == draw(sweep_folder.results(tmp_path))
+    assert (tmp_path / "sweep.png").read_bytes() == drawn[1]
 
 
 def test_without_matplotlib_the_rest_is_there_and_one_line_says_so(tmp_path, monkeypatch, capsys):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.atomic import write_bytes
 from trainer.ranking import Group, Result, groups
 from trainer.sweep import SEED
 
@@ -19,19 +17,18 @@ _MOST_LINES = 8  # over a number; with more there is a row for each group
 Points = Mapping[str, Sequence[float]]  # label of a group -> accuracy of each seed, in percent
 
 
-def draw(path: Path, results: Sequence[Result]) -> bool:
-    """Draw the completed members; return False, and draw nothing, where there are none.
+def draw(results: Sequence[Result]) -> bytes | None:
+    """Return a picture of the completed members, as PNG; None where there are none.
 
     Where a swept option is a number, the accuracy stands over it, with a line for each combination
     of the other options; elsewhere every combination has a row.
 
     Raises:
         ImportError: matplotlib is not installed.
-        OSError: the file cannot be written.
     """
     found = groups(results)
     if not found:
-        return False
+        return None
     from matplotlib.figure import Figure
 
     points: dict[str, list[float]] = {}
@@ -59,8 +56,7 @@ def draw(path: Path, results: Sequence[Result]) -> bool:
     figure.tight_layout()
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    write_bytes(path, png.getvalue())
-    return True
+    return png.getvalue()
 
 
 def _draw_lines(

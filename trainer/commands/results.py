@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer import sweep_folder, sweep_plot
+from trainer.atomic import write_bytes
 from trainer.commands.printing import printable, show, table
 from trainer.ranking import Result, printed, printed_groups
 
@@ -28,7 +29,7 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
         with sweep_folder.turn(folder):
             found = sweep_folder.write_table(folder)
         written.append(folder / sweep_folder.TABLE)
-        if sweep_plot.draw(folder / sweep_folder.PLOT, found):  # takes seconds: nobody waits for it
+        if _draw(folder, found):
             written.append(folder / sweep_folder.PLOT)
     except OSError as error:
         warn(f"{folder} cannot be written: {error.strerror}")
@@ -37,6 +38,26 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
         warn(f"no plot: matplotlib is not installed: {fix}")
     for path in written:
         show(str(path))
+
+
+def _draw(folder: Path, found: Sequence[Result]) -> bool:
+    """Bring sweep.png up to date; return False where no member is completed.
+
+    Drawing takes seconds, for which nobody else waits. What others have brought to an end meanwhile
+    is drawn as well, or this plot would replace a newer one of theirs.
+    """
+    while picture := sweep_plot.draw(found):
+        with sweep_folder.turn(folder):
+            now = sweep_folder.results(folder)
+            if _completed(now) == _completed(found):
+                write_bytes(folder / sweep_folder.PLOT, picture)
+                return True
+        found = now
+    return False
+
+
+def _completed(results: Sequence[Result]) -> list[Result]:
+    return [result for result in results if result.status == "completed"]
 
 
 def tables(found: Sequence[Result]) -> str:
