@@ -254,6 +254,23 @@ def test_a_sweep_and_a_single_run_do_not_mix(trainer, tmp_path, smoke_run):
     assert [path.name for path in folder.iterdir()] == ["sweep.json"]
 
 
+def test_a_second_start_of_a_member_leaves_the_first_alone(trainer, tmp_path):
+    folder = tmp_path / "sweep"
+    command = ("-m", "--member", "0", *TINY, "train.epochs=100000", "run.seed=0,1", "run.dir=sweep")
+    first = trainer.start(*command)
+    trainer.wait_for_step(42, "sweep/run.seed=0")
+    ending = folder / "run.seed=0" / "member.json"
+    begun = ending.read_text()
+    second = trainer(*command)
+    assert second.returncode == 78
+    assert "is in use by process" in second.stderr
+    assert ending.read_text() == begun
+    first.kill()
+    first.wait()
+    shown = json.loads(trainer("sweep", "sweep", "--json").stdout)
+    assert [row["status"] for row in shown["members"]] == ["interrupted", "waiting"]
+
+
 def test_a_task_that_cannot_write_the_table_says_so(trainer, tmp_path):
     folder = tmp_path / "sweep"
     folder.mkdir()

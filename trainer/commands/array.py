@@ -43,14 +43,15 @@ def main(planned: Plan, index: int, stop: StopRequest) -> int:
             stack.enter_context(lock.hold(planned.folder, sweep_folder.LOCK, "sweep", shared=True))
             with sweep_folder.writing(planned.folder):
                 sweep_folder.write_plan(planned.folder, planned.fixed, planned.members)
-                member_folder.begin(directory)
+                if not lock.held(directory):
+                    member_folder.begin(directory)
         failure: TrainerError | None = None
         try:
             code = run(job.config, job.experiment, job.record, stop)
             told = reports.text(reports.read_or_empty(directory / "summary.json").get("error"))
         except TrainerError as error:
             failure, code, told = error, error.exit_code, str(error)
-        if chief:
+        if chief and not lock.held(directory):  # by another start, whose files these are then
             with sweep_folder.writing(planned.folder):
                 member_folder.end(directory, code, told)
                 with sweep_folder.turn(planned.folder):
