@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from trainer.errors import (
     TrainerError,
 )
 from trainer.preemption import StopRequest
+from trainer.terminal import Terminal
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -278,6 +280,36 @@ def test_without_the_package_onnx(smoke_run, tmp_path, monkeypatch, capsys):
     told = capsys.readouterr()
     assert "model.onnx was left out: install the extra `onnx`: pip install '.[onnx]'" in told.err
     assert "model.onnx was left out" in (tmp_path / "digits" / "MODEL_CARD.md").read_text()
+
+
+def test_large_logits_may_differ_by_more(smoke_run, tmp_path):
+    model = trained.load(smoke_run, None, print)
+    kernel, bias = model.weights[-1]
+    last = model.weights[-1]._replace(kernel=kernel * 500, bias=bias * 500)
+    told = exported_files.write(
+        tmp_path, model._replace(weights=[*model.weights[:-1], last]), None, Terminal(quiet=True)
+    )
+    assert (tmp_path / "model.onnx").exists()
+    onnx = next(line for line in told if "model.onnx" in line)
+    apart, of_size = map(float, re.search(r"at most (\S+), its logits by (\S+) of", onnx).groups())
+    assert apart > exported_files.ONNX_TOLERANCE > of_size
+
+
+def test_where_only_onnx_does_not_agree_it_is_left_out(smoke_run, tmp_path, monkeypatch, capsys):
+    older = onnx_file.build(trained.load(smoke_run, 63, print))
+    monkeypatch.setattr(onnx_file, "build", lambda _: older)
+    folder = tmp_path / "digits"
+    assert export.main([str(smoke_run), str(folder)], StopRequest()) == 0
+    assert {path.name for path in folder.iterdir()} == FILES - {"model.onnx"}
+    assert set(json.loads((folder / "model.json").read_text())["sha256"]) == FILES - {
+        "model.json",
+        "model.onnx",
+    }
+    told = capsys.readouterr()
+    assert "model.onnx was left out, use model.stablehlo: on 1,000 test images" in told.err
+    assert "at most 1e-05 of that size is allowed" in told.err
+    assert "model.onnx" not in told.out
+    assert "model.onnx was left out" in (folder / "MODEL_CARD.md").read_text()
 
 
 def test_only_an_export_is_replaced_and_only_when_asked(smoke_run, exported, tmp_path):

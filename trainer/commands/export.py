@@ -24,13 +24,14 @@ Writes the model of a run, by its newest intact checkpoint, to a folder that nee
   MODEL_CARD.md        data, metrics, configuration, digests, versions, use and limits
 
 The files take images of unsigned bytes; scaling the pixels is a part of the model. Their outputs
-are compared with the live model before the folder is put in place, all at once.
+are compared with the live model before the folder is put in place, all at once. An ONNX file that
+does not agree is left out.
 """
 EPILOG = """\
 exit codes:
   0   the folder is in place
   65  the run has no intact checkpoint, or the images of --data are missing or wrong
-  70  an exported file does not agree with the model; nothing was put in place
+  70  the exported program does not agree with the model; nothing was put in place
   74  the storage does not let a checkpoint be read, or the output cannot be written
   75  asked to stop; nothing was put in place
   78  RUN is not a run directory, DIR is not for us to write, or an option is wrong
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     Raises:
         ConfigError: an option is wrong, there is no such run, or DIR is not for us to write.
         DataError: the run has no intact checkpoint.
-        TrainerError: an exported file does not agree with the model.
+        TrainerError: the exported program does not agree with the model.
         Preempted: asked to stop.
     """
     parser = command_line.parser("export", DESCRIPTION, EPILOG)

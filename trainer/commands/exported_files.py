@@ -6,7 +6,7 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import save
@@ -20,11 +20,26 @@ from trainer.terminal import Terminal
 from trainer.trained import Outputs, Trained, run_on
 
 PROGRAM, WEIGHTS, ONNX = "model.stablehlo", "weights.safetensors", "model.onnx"
-TOLERANCE = 1e-6
+TOLERANCE = 1e-6  # of the size of an image's logits
 ONNX_TOLERANCE = 1e-5  # where another library multiplies the matrices
 PARTS = 3  # of the work: writing, and comparing each program
 CHECKED_IMAGES = 1000  # of noise, and by ONNX's reference implementation, which is slow
 PACKAGES = ("python", "trainer", "jax", "jaxlib", "numpy", "safetensors", "onnx")
+
+
+class Found(NamedTuple):
+    """What came out of a comparison with the live model."""
+
+    told: list[str]  # how far the files are, in a sentence each
+    left_out: list[str]  # which files were deleted, and why
+    measured: card.Measured | None  # None: there were no test images
+
+
+class Distance(NamedTuple):
+    """How far a file's outputs are from the live model's."""
+
+    told: str  # a sentence
+    allowed: bool
 
 
 def write(folder: Path, trained: Trained, test: TestData | None, terminal: Terminal) -> list[str]:
@@ -37,20 +52,17 @@ def write(folder: Path, trained: Trained, test: TestData | None, terminal: Termi
         terminal: told of the progress.
 
     Raises:
-        TrainerError: a file does not agree with the model.
+        TrainerError: the program does not agree with the model.
     """
     index = _describe(trained)
     terminal.work("export", 0, PARTS, "writing the program and the weights")
     _write_model(folder, trained)
-    digests = bundle.write_index(folder, index)  # which predict.py reads
-    found, measured = _compare(folder, trained, test, terminal)
+    bundle.write_index(folder, index)  # which predict.py reads
+    found = _compare(folder, trained, test, terminal)
     terminal.work("export", PARTS, PARTS, "")
     terminal.close()
-    left_out = []
-    if ONNX not in digests:
-        fix = "install the extra `onnx`: pip install '.[onnx]' in the checkout"
-        left_out.append(f"{ONNX} was left out: {fix}")
-        terminal.warn(left_out[0])
+    for told in found.left_out:
+        terminal.warn(told)
     text = card.write(
         name=index["run"],
         step=trained.step,
@@ -59,15 +71,15 @@ def write(folder: Path, trained: Trained, test: TestData | None, terminal: Termi
         shape=trained.image_shape,
         classes=trained.objective.num_classes,
         parameters=sum(array.size for layer in trained.weights for array in layer),
-        measured=measured,
-        checks=[*found, *left_out],
-        digests=digests,
+        measured=found.measured,
+        checks=[*found.told, *found.left_out],
+        digests=bundle.write_index(folder, index),
         revision=_revision(trained.run),
         versions=environment.versions(PACKAGES),
     )
     (folder / "MODEL_CARD.md").write_text(text)
     bundle.write_index(folder, index)
-    return found
+    return found.told
 
 
 def _describe(trained: Trained) -> dict[str, Any]:
@@ -95,13 +107,13 @@ def _write_model(folder: Path, trained: Trained) -> None:
         (folder / ONNX).write_bytes(onnx_file.build(trained))
 
 
-def _compare(
-    folder: Path, trained: Trained, test: TestData | None, terminal: Terminal
-) -> tuple[list[str], card.Measured | None]:
-    """Compare the files with the live model; say how far they are, and measure how good it is.
+def _compare(folder: Path, trained: Trained, test: TestData | None, terminal: Terminal) -> Found:
+    """Compare the files with the live model, and measure how good it is.
+
+    An ONNX file that does not agree is deleted: the export is of use without it.
 
     Raises:
-        TrainerError: a file does not agree with the model.
+        TrainerError: the program does not agree with the model.
     """
     shape = trained.image_shape
     if test is None:
@@ -112,43 +124,56 @@ def _compare(
 
     terminal.work("export", 1, PARTS, f"comparing {PROGRAM} with the live model")
     live = run_on(trained, images)
-    found = [_distance(PROGRAM, standalone.load_model(folder)(images), live, TOLERANCE, kind)]
-    if (folder / ONNX).exists():
+    program = _distance(PROGRAM, standalone.load_model(folder)(images), live, TOLERANCE, kind)
+    if not program.allowed:
+        raise TrainerError(f"{program.told}; nothing was put in place")
+    told, left_out = [program.told], []
+    if not (folder / ONNX).exists():
+        fix = "install the extra `onnx`: pip install '.[onnx]' in the checkout"
+        left_out.append(f"{ONNX} was left out: {fix}")
+    else:
         terminal.work("export", 2, PARTS, f"comparing {ONNX} with the live model")
         got = onnx_file.run((folder / ONNX).read_bytes(), images[:CHECKED_IMAGES])
-        found.append(_distance(ONNX, got, live, ONNX_TOLERANCE, kind))
+        onnx = _distance(ONNX, got, live, ONNX_TOLERANCE, kind)
+        if onnx.allowed:
+            told.append(onnx.told)
+        else:
+            (folder / ONNX).unlink()
+            left_out.append(f"{ONNX} was left out, use {PROGRAM}: {onnx.told}")
     if test is None:
-        return found, None
+        return Found(told, left_out, None)
     tested = assess(live.logits, test.split.labels, trained.objective)
-    found.append(f"accuracy on {tested.examples:,} {kind}: {tested.accuracy:.2%}")
-    return found, card.Measured(test.name, tested.examples, tested.accuracy, tested.loss)
+    told.append(f"accuracy on {tested.examples:,} {kind}: {tested.accuracy:.2%}")
+    measured = card.Measured(test.name, tested.examples, tested.accuracy, tested.loss)
+    return Found(told, left_out, measured)
 
 
-def _distance(file: str, got: Any, live: Outputs, tolerance: float, kind: str) -> str:
-    """Compare a file's outputs for the first images with the live model's; say how far they are.
+def _distance(file: str, got: Any, live: Outputs, tolerance: float, kind: str) -> Distance:
+    """Compare a file's outputs for the first images with the live model's.
+
+    Rounding moves a logit by a share of the largest of its image, and a probability by as much as
+    the logits: where these are large, it is no sign of another model.
 
     Args:
         file: its name.
         got: its logits and probabilities (N, classes).
         live: those of the model.
-        tolerance: of probabilities, and of logits by the size of an image's largest.
+        tolerance: of both, by the size of the image's largest logit or by 1.
         kind: of the images, in words.
-
-    Raises:
-        TrainerError: they are further away than the tolerance.
     """
     count = len(got[0])
-    off = []
-    for outputs, expected in zip(got, (part[:count] for part in live), strict=True):
-        size = np.maximum(np.abs(expected).max(axis=-1, keepdims=True), 1)
-        off.append(float((np.abs(np.asarray(outputs) - expected) / size).max()))
+    logits, probabilities = (
+        np.abs(np.asarray(outputs) - expected[:count])
+        for outputs, expected in zip(got, live, strict=True)
+    )
+    size = np.maximum(np.abs(live.logits[:count]).max(axis=-1, keepdims=True), 1)
     told = (
         f"on {count:,} {kind} the probabilities of {file} differ from the live model's by at most "
-        f"{off[1]:.1g}, its logits by {off[0]:.1g} of their size"
+        f"{probabilities.max():.2g}, its logits by {(logits / size).max():.2g} of their size"
     )
-    if not max(off) <= tolerance:
-        raise TrainerError(f"{told}: at most {tolerance:.0e} is allowed; nothing was put in place")
-    return told
+    if all((off / size <= tolerance).all() for off in (logits, probabilities)):
+        return Distance(told, allowed=True)
+    return Distance(f"{told}: at most {tolerance:.0e} of that size is allowed", allowed=False)
 
 
 def _revision(run: Path) -> str | None:
