@@ -340,6 +340,20 @@ def test_only_an_export_is_replaced_and_only_when_asked(smoke_run, exported, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"digits", "mine", "file", "empty"}
 
 
+def test_an_export_that_was_imported_is_replaced(smoke_run, exported):
+    use = "from predict import load_model; from pathlib import Path; load_model(Path())"
+    environ = {"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", use], cwd=exported, env=environ, check=True)
+    assert (exported / "__pycache__").is_dir()
+    assert export.main([str(smoke_run), str(exported), "--replace"], StopRequest()) == 0
+    assert {path.name for path in exported.iterdir()} == FILES
+    assert [path.name for path in exported.parent.iterdir()] == ["digits"]
+    (exported / "model.json").unlink()
+    (exported / "__pycache__").mkdir()
+    with pytest.raises(ConfigError, match="no export has put there"):
+        export.main([str(smoke_run), str(exported), "--replace"], StopRequest())
+
+
 def test_a_failed_replacement_leaves_the_old_one(exported, monkeypatch):
     before = everything(exported)
     rename = type(exported).rename

@@ -19,6 +19,7 @@ from trainer.errors import ConfigError
 
 INDEX = "model.json"  # lists the other files with their digests, and says what they are
 FORMAT = "trainer-export"
+CACHE = "__pycache__"  # which Python makes where somebody imports a file of a bundle
 
 
 def check_target(target: Path, *, replace: bool) -> None:
@@ -41,7 +42,7 @@ def check_target(target: Path, *, replace: bool) -> None:
     listed = _listed(target)
     if listed is None:
         raise ConfigError(f"DIR={target} holds files that no export has put there: {fix}")
-    if others := sorted(names - listed):
+    if others := sorted(names - listed - {CACHE}):
         raise ConfigError(f"DIR={target} holds an export and others' files ({others[0]}): {fix}")
     if not replace:
         raise ConfigError(f"DIR={target} holds an export: add --replace, or {fix}")
