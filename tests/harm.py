@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 
 def flip_a_bit(path: Path) -> None:
@@ -30,3 +34,17 @@ def files_of_at_most(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def own_disk(folder: Path, options: str) -> Iterator[None]:
+    """Mount a file system of its own on a folder, or skip the test."""
+    if os.geteuid():
+        pytest.skip("mounting a file system needs root")
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this sandbox does not let root mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

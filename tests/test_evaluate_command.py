@@ -7,14 +7,14 @@ import shutil
 
 import numpy as np
 import pytest
-from harm import flip_a_bit
+from harm import flip_a_bit, own_disk
 from PIL import Image
 from trained_runs import copy, damage, everything
 
 from trainer import confusion_picture, idx, lock, trained
 from trainer.commands import evaluate
 from trainer.datasets import FILES
-from trainer.errors import EXIT_CONFIG, EXIT_DATA, ConfigError, DataError
+from trainer.errors import EXIT_CONFIG, EXIT_DATA, ConfigError, DataError, SaveError
 from trainer.preemption import StopRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -158,6 +158,8 @@ def test_results_that_cannot_be_written(smoke_run, tmp_path, evaluated):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="name a folder with --out FOLDER"):
         evaluated(smoke_run, "--out", tmp_path / "file")
+    with own_disk(tmp_path, "ro"), pytest.raises(SaveError, match=r"/out .*Read-only .* storage"):
+        evaluated(smoke_run, "--out", tmp_path / "out")
 
 
 def test_the_picture():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harm import flip_a_bit
+from harm import flip_a_bit, own_disk
 from safetensors.numpy import load_file, save_file
 from trained_runs import copy, damage, everything
 
@@ -22,6 +22,7 @@ from trainer.errors import (
     ConfigError,
     DataError,
     Preempted,
+    SaveError,
     TrainerError,
 )
 from trainer.preemption import StopRequest
@@ -371,6 +372,14 @@ def test_a_failed_replacement_leaves_the_old_one(exported, monkeypatch):
         bundle.write_index(folder, {})
     assert everything(exported) == before
     assert [path.name for path in exported.parent.iterdir()] == ["digits"]
+
+
+def test_a_full_disk(smoke_run, tmp_path):
+    with own_disk(tmp_path, "size=128k"):
+        with pytest.raises(SaveError, match=r"DIR=.*/digits .*No space .* make room") as raised:
+            export.main([str(smoke_run), str(tmp_path / "digits")], StopRequest())
+        assert list(tmp_path.iterdir()) == []
+    assert raised.value.exit_code == 74
 
 
 def test_what_a_killed_export_has_left_is_deleted_by_the_next(tmp_path):

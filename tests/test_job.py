@@ -2,12 +2,10 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harm import own_disk
 
 from trainer import rundir
 from trainer.commands.compose import compose
@@ -231,61 +230,42 @@ def test_checkpoints_all_damaged_end_with_65_and_nothing_is_overwritten(
             assert path.read_bytes() == data, path
 
 
-def small_files(folder, *options):
-    """Mount a file system of its own on a folder, or skip."""
-    mount = ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this sandbox does not let root mount a file system")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_full_disk_is_told_and_the_checkpoint_before_it_stays_intact(trainer, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    small_files(run, "-o", "size=3m")
-    try:
+    with own_disk(run, "size=3m"):
         big = ("+experiment=smoke", "run.dir=run", "model.hidden_sizes=[128]", "train.epochs=300")
         done = trainer(*big, "checkpoint.max_failed_saves=1", "checkpoint.keep_last=100")
         assert done.returncode == 74, done.stderr
         assert "a checkpoint cannot be written" in done.stderr
         good = [p for p in (run / "checkpoints").iterdir() if p.name.isdecimal()]
         shutil.copytree(run, tmp_path / "copy", symlinks=True)
-    finally:
-        subprocess.run(["umount", str(run)], check=True)
     assert good
     assert np.isfinite(json.loads((tmp_path / "copy" / "goodput.json").read_text())["goodput"])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only file system needs root")
 def test_a_read_only_run_directory_is_told(trainer, tmp_path):
     root = tmp_path / "runs"
     root.mkdir()
-    small_files(root, "-o", "ro")
-    try:
+    with own_disk(root, "ro"):
         done = trainer("+experiment=smoke", "run.root=runs", "run.name=first")
-    finally:
-        subprocess.run(["umount", str(root)], check=True)
     assert done.returncode == 74, done.stderr
     assert "Read-only file system" in done.stderr
     assert str(root) in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 @pytest.mark.parametrize("free_kib", [0, 16])
 def test_a_disk_that_is_full_at_the_start_is_told(trainer, tmp_path, free_kib):
     root = tmp_path / "runs"
     root.mkdir()
-    small_files(root, "-o", "size=128k")
-    try:
+    with own_disk(root, "size=128k"):
         (root / "first").mkdir()
         (root / "filler").write_bytes(bytes((124 - free_kib) << 10))
         if not free_kib:
             with contextlib.suppress(OSError):
                 (root / "rest").write_bytes(bytes(8 << 10))
         done = trainer("+experiment=smoke", "run.dir=runs/first")
-    finally:
-        subprocess.run(["umount", str(root)], check=True)
     assert done.returncode == 74, done.stderr
     assert "No space left on device" in done.stderr
     assert str(root) in done.stderr

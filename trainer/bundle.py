@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.atomic import write_json
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, refused
 
 INDEX = "model.json"  # lists the other files with their digests, and says what they are
 FORMAT = "trainer-export"
@@ -58,6 +58,7 @@ def making(target: Path, *, replace: bool) -> Iterator[Path]:
 
     Raises:
         ConfigError: as check_target, or the folder cannot be written; nothing is left then.
+        SaveError: its storage is full or broken; nothing is left either.
     """
     target = target.resolve()
     token = secrets.token_hex(8)
@@ -70,9 +71,8 @@ def making(target: Path, *, replace: bool) -> Iterator[Path]:
             _put(temporary, target, target.with_name(f".{target.name}.{token}.old"))
         _delete_leftovers(target)
     except OSError as error:
-        raise ConfigError(
-            f"DIR={target} cannot be written ({error.strerror}): name another folder"
-        ) from None
+        told = f"DIR={target} cannot be written ({error.strerror})"
+        raise refused(told, error, "name another folder") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -115,6 +115,17 @@ def unwritable(path: Path, error: OSError) -> TrainerError:
     told = (
         f"{error.filename2 or error.filename or path} cannot be written ({error.strerror or error})"
     )
+    return refused(told, error, "choose another folder with run.dir=DIR or run.root=DIR")
+
+
+def refused(told: str, error: OSError, elsewhere: str) -> TrainerError:
+    """Return what to raise where a file system does not let something be written.
+
+    Args:
+        told: what cannot be written, and why.
+        error: of the file system.
+        elsewhere: the fix where its storage is neither full nor broken: how to name another place.
+    """
     if error.errno in _STORAGE:
         return SaveError(told, "mend the storage or make room, then run the same command again")
-    return ConfigError(told, "choose another folder with run.dir=DIR or run.root=DIR")
+    return ConfigError(told, elsewhere)

@@ -14,7 +14,7 @@ from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
 from trainer.commands.opened import open_run
 from trainer.commands.printing import printable, show, table
-from trainer.errors import EXIT_COMPLETED, ConfigError, Preempted
+from trainer.errors import EXIT_COMPLETED, Preempted, refused
 from trainer.paths import expanded
 from trainer.preemption import StopRequest
 from trainer.terminal import Terminal
@@ -34,7 +34,7 @@ EPILOG = """\
 exit codes:
   0   the model was tested
   65  the run has no intact checkpoint, or the test images are missing or wrong
-  74  the storage does not let a checkpoint be read, or the output cannot be written
+  74  the storage is full or read-only, or does not let a checkpoint be read
   75  asked to stop
   78  RUN is not a run directory, the folder of the results cannot be written, or an option is wrong
 
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     Raises:
         ConfigError: an option is wrong, there is no such run, or the results cannot be written.
         DataError: the run has no intact checkpoint, or the test images are missing or wrong.
+        SaveError: the storage of the results is full or broken.
         Preempted: asked to stop.
     """
     parser = command_line.parser("evaluate", DESCRIPTION, EPILOG)
@@ -132,9 +133,8 @@ def _keep(out: Path, stem: str, report: dict[str, Any], found: Assessment) -> Pa
         write_json(out / f"{stem}.json", report)
         write_bytes(picture, confusion_picture.png(found.confusion, title))
     except OSError as error:
-        raise ConfigError(
-            f"{out} cannot be written ({error.strerror}): name a folder with --out FOLDER"
-        ) from None
+        told = f"{out} cannot be written ({error.strerror})"
+        raise refused(told, error, "name a folder with --out FOLDER") from None
     return picture
 
 

@@ -32,7 +32,7 @@ exit codes:
   0   the folder is in place
   65  the run has no intact checkpoint, or the images of --data are missing or wrong
   70  the exported program does not agree with the model; nothing was put in place
-  74  the storage does not let a checkpoint be read, or the output cannot be written
+  74  the storage is full or read-only, or does not let a checkpoint be read
   75  asked to stop; nothing was put in place
   78  RUN is not a run directory, DIR is not for us to write, or an option is wrong
 
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     Raises:
         ConfigError: an option is wrong, there is no such run, or DIR is not for us to write.
         DataError: the run has no intact checkpoint.
+        SaveError: the storage of DIR is full or broken.
         TrainerError: the exported program does not agree with the model.
         Preempted: asked to stop.
     """
