@@ -77,6 +77,13 @@ def test_the_default_is_here_or_in_the_checkout_and_is_made(dashboard, tmp_path)
     assert shown(dashboard(TRAINER_RUN_ROOT=str(root)))[0] == root
 
 
+def test_a_tilde_is_the_home_as_for_training(dashboard, tmp_path):
+    home = {"HOME": str(tmp_path)}
+    assert shown(dashboard(TRAINER_RUN_ROOT="~/root", **home))[0] == tmp_path / "root"
+    assert shown(dashboard(TRAINER_RUN_ROOT="~", **home))[0] == tmp_path
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_a_folder_that_is_named_has_to_exist(dashboard):
     done = dashboard("rnus")
     assert done.returncode == 78
