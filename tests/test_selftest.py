@@ -156,7 +156,8 @@ def test_a_program_that_changes_during_the_proof_proves_nothing(tmp_path, monkey
 
 
 def test_four_interruptions_are_proven(trainer, tmp_path):
-    options = ("--kills", "4", "--json", "--dir", "work", "--seed", "3")
+    folder = tmp_path / "it's work, a=b"  # as any folder may be called
+    options = ("--kills", "4", "--json", "--dir", folder.name, "--seed", "3")
     done = trainer("selftest", *options, SHORT, timeout=300)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -164,7 +165,7 @@ def test_four_interruptions_are_proven(trainer, tmp_path):
     assert result["interruptions"] == sum(result["by_phase"].values()) == 4
     assert result["weights_sha256_unbroken"] == result["weights_sha256_interrupted"]
     assert "kill 4/4" in done.stderr
-    assert list((tmp_path / "work").iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_two_processes_are_proven(trainer):

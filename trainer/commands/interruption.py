@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trainer.commands import witness
 from trainer.commands.children import Children, Layout
+from trainer.commands.literal import quoted
 from trainer.commands.tally import Broken, Options, Tally, allowed_codes
 from trainer.errors import TrainerError
 from trainer.preemption import StopRequest
@@ -235,8 +236,8 @@ class Proof:
             *self.options.overrides,
             *(PEER_OPTIONS if layout.processes > 1 else ()),
             f"parallel.devices={layout.devices}",
-            f"run.dir='{run}'",
-            f"train.compilation_cache_dir='{self.folder / 'cache'}'",
+            f"run.dir={quoted(run)}",
+            f"train.compilation_cache_dir={quoted(self.folder / 'cache')}",
         ]
         one_thread = max(each.devices for each in self.options.layouts) > 1
         return Children(overrides, layout, self._logs, self._stop, one_thread)
