@@ -121,6 +121,17 @@ def test_a_frame_round_the_paper(frame):
         assert apart(to_mnist(framed), to_mnist(draw(3, size=size))) < 6
 
 
+@pytest.mark.parametrize(
+    "pixels",
+    [[[0, 255]], [[0], [0], [0], [0], [255], [255], [255], [255], [0]], [[0, 255] * 50] * 100],
+    ids=["2 pixels", "9 pixels", "a border of two colours"],
+)
+def test_a_picture_without_a_background_is_told(tmp_path, pixels):
+    Image.fromarray(np.array(pixels, np.uint8)).save(tmp_path / "odd.png")
+    with pytest.raises(DataError, match=r"odd\.png: no background is seen on it: give a digit"):
+        read(tmp_path / "odd.png")
+
+
 @pytest.mark.parametrize("kind", ["RGB", "L", "P"])
 @pytest.mark.parametrize("ink", [(0, 0, 0), (200, 30, 30)])
 @pytest.mark.parametrize("size", [24, 64, 300, 700])

@@ -65,7 +65,7 @@ def read(path: Path) -> Bytes:
 
 
 class EmptyPictureError(ValueError):
-    """There is nothing on the picture that differs from its background."""
+    """There is nothing on the picture that differs from its background, or no background."""
 
 
 def to_mnist(picture: Image.Image) -> Bytes:
@@ -74,7 +74,7 @@ def to_mnist(picture: Image.Image) -> Bytes:
     The picture may be of any mode and size, transparent, of any two colours that differ.
 
     Raises:
-        EmptyPictureError: it is of one colour.
+        EmptyPictureError: it is of one colour, or shows no background.
     """
     return _centred(_fitted(_cut_out(flat(picture))))
 
@@ -128,6 +128,9 @@ def _ink(colours: Floats) -> Floats:
     """Return how much each pixel differs from the background, 0 to 1: bright on black.
 
     It does not matter which of the two is darker, nor that they differ in hue only.
+
+    Raises:
+        EmptyPictureError: it is of one colour, or shows no background.
     """
     border = np.concatenate([colours[0], colours[-1], colours[1:-1, 0], colours[1:-1, -1]])
     background = np.median(border, axis=0)
@@ -137,6 +140,10 @@ def _ink(colours: Floats) -> Floats:
         far = np.asarray(smooth, np.float32)
     limit = _otsu(far)
     paper, digit = far[far < limit], far[far >= limit]
+    if len(paper) == 0:  # a few pixels, or a border of two colours, whose median is neither
+        raise EmptyPictureError(
+            "no background is seen on it: give a digit with a margin of one colour around it"
+        )
     if len(digit) == 0 or np.median(digit) - np.median(paper) < CONTRAST:
         raise EmptyPictureError("it is of one colour: there is no digit on it")
     deviation = np.median(np.abs(paper - np.median(paper)))
