@@ -147,6 +147,14 @@ def mnist_run(tmp_path_factory, mnist_dir):
     return train(tmp_path_factory.mktemp("runs"), *MNIST[:-1], f"data.root={mnist_dir}", MNIST[-1])
 
 
+@pytest.fixture(scope="session")
+def kinds_run(tmp_path_factory):
+    """A finished run on images of 8 x 6 pixels in 3 classes: not to be changed either."""
+    from trained_runs import train_on_three_kinds
+
+    return train_on_three_kinds(tmp_path_factory.mktemp("runs"))
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """A SLURM cluster of three emulated nodes; most jobs take two."""

@@ -119,6 +119,25 @@ def test_a_folder_of_test_images(smoke_run, tmp_path, evaluated, mnist_dir):
     assert sorted(json.loads(path.read_text())["examples"] for path in kept) == [9, np.sum(some)]
 
 
+def test_a_relative_data_root_is_found_from_elsewhere(kinds_run, evaluated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, told = evaluated(kinds_run, "--out", tmp_path / "out")
+    assert (found["examples"], told) == (90, "")
+
+    moved = copy(kinds_run.parent, tmp_path / "moved")  # the run and its data
+    away = kinds_run.parent.rename(tmp_path / "away")
+    try:
+        monkeypatch.chdir(moved)
+        assert evaluated("kinds")[0] == {**found, "run": str(moved / "kinds")}
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(
+            DataError, match=rf"(?s)data\.root={kinds_run.parent}/images: .*--data DIR"
+        ):
+            evaluated(moved / "kinds")
+    finally:
+        away.rename(kinds_run.parent)
+
+
 @pytest.mark.parametrize(
     ("harm", "told"),
     [

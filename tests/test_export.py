@@ -427,7 +427,9 @@ def test_damaged_checkpoints(smoke_run, tmp_path, capsys):
 def test_where_the_test_images_are_not_to_be_had(smoke_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("trainer.mnist_5k.FILE", "data/none.csv.gz")
     assert export.main([str(smoke_run), str(tmp_path / "digits")], StopRequest()) == 0
-    assert "the card will have no metrics, and noise is compared" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "there are no test images (" in told
+    assert "): noise is compared, and the card will have no metrics; name their folder with" in told
     card = (tmp_path / "digits" / "MODEL_CARD.md").read_text()
     assert "on 1,000 images of noise" in card
     assert "at the export |" not in card

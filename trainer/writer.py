@@ -52,6 +52,8 @@ class Writer:
         self._terminal = terminal
         self._account = account
         self._stack = stack
+        root = config.data.root  # from another folder, a relative one is found by this alone
+        self._data_root = None if root is None else str(Path(root).expanduser().absolute())
         self._failed: list[str] = []  # why the last saves in a row could not be made
         self._failure: SaveError | None = None  # set when no more failed saves are tolerated
         self.checkpoints = stack.enter_context(
@@ -117,6 +119,7 @@ class Writer:
                 "objective": dict(self._objective),
                 "config": dataclasses.asdict(self._config),
                 "config_sha256": digest.of_json(dataclasses.asdict(self._config)),
+                "data_root": self._data_root,
                 "versions": self._facts["versions"],
                 "progress": progress,
             }

@@ -78,7 +78,11 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         if args.data is not None:
             raise
         test = None
-        terminal.warn(f"the card will have no metrics, and noise is compared ({first_line(error)})")
+        told = first_line(error).rstrip(":")
+        terminal.warn(
+            f"there are no test images ({told}): noise is compared, and the card will have no "
+            "metrics; name their folder with --data DIR to have both"
+        )
     if stop():
         raise Preempted("asked to stop before anything was written")
     with bundle.making(target, replace=args.replace) as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +57,10 @@ def load(
             f"{trained.run} was trained by another version of the trainer, which had no "
             f"data.{error.args[0]}: name the folder of the test images with --data DIR"
         ) from None
+    there = trained.record.get("data_root")
+    if data.root is not None and there is not None:
+        moved = not os.access(there, os.X_OK) and os.access(Path(data.root).expanduser(), os.X_OK)
+        data = dataclasses.replace(data, root=data.root if moved else there)
     if seen["name"] == "mnist_5k":  # perhaps because MNIST could not be had
         data = dataclasses.replace(data, name="mnist_5k", root=None)
     data = dataclasses.replace(data, download=data.download and download, offline_fallback=False)
