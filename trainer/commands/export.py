@@ -78,9 +78,9 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         if args.data is not None:
             raise
         test = None
-        told = first_line(error).rstrip(":")
+        why = first_line(error).rstrip(":")
         terminal.warn(
-            f"there are no test images ({told}): noise is compared, and the card will have no "
+            f"there are no test images ({why}): noise is compared, and the card will have no "
             "metrics; name their folder with --data DIR to have both"
         )
     if stop():
