@@ -169,6 +169,16 @@ def test_the_card(smoke_run, smoke_export):
         assert told in card
 
 
+def test_the_card_of_other_images_tells_of_no_digits(kinds_run, smoke_export, tmp_path):
+    assert export.main([str(kinds_run), str(tmp_path / "kinds")], StopRequest()) == 0
+    card = (tmp_path / "kinds" / "MODEL_CARD.md").read_text()
+    assert "which of 3 classes, 0 to 2, an image of 8 x 6 pixels" in card
+    assert "| idx, 90 test images, at the export | 100.00% |" in card
+    for word in ("digit", "handwriting", "bright"):
+        assert word not in card
+        assert word in (smoke_export / "MODEL_CARD.md").read_text()
+
+
 def test_nothing_tells_of_this_machine(smoke_run, smoke_export):
     for path in smoke_export.iterdir():
         data = path.read_bytes()

@@ -14,16 +14,31 @@ LEFT_OUT = (
     *("timeout_seconds", "compilation_cache_dir"),
 )
 
-USE = """\
+DIGITS = ("mnist", "mnist_5k")  # the data sets that are known to be of handwritten digits
+USE_OF_DIGITS = """\
 The model tells which digit, 0 to 9, is on a grey image of {shape} pixels, bright on black, in the
-form of the data set that it was trained on. It is meant for learning, for tests of training and
-serving systems, and as a baseline.
+form of the data set that it was trained on.
 """
-LIMITS = """\
+USE_OF_OTHERS = """\
+The model tells which of {classes} classes, 0 to {last}, an image of {shape} pixels of one byte
+belongs to, in the form of the data set that it was trained on.
+"""
+USE = """\
+It is meant for learning, for tests of training and serving systems, and as a baseline.
+"""
+LIMITS_OF_DIGITS = """\
 - It always answers with one of its {classes} classes, also to an image that holds no digit or
   several. A high probability is no proof: networks like this are often wrong and sure.
 - It knows the handwriting of its training images. Other pens, scripts, printed digits and other
   ways of scaling and centring lower the accuracy; measure it on images of yours first.
+"""
+LIMITS_OF_OTHERS = """\
+- It always answers with one of its {classes} classes, also to an image of none of them. A high
+  probability is no proof: networks like this are often wrong and sure.
+- It knows images like those it was trained on. Other sources and other ways of scaling and
+  centring lower the accuracy; measure it on images of yours first.
+"""
+LIMITS = """\
 - Nobody has examined it for uses where a mistake does harm: do not use it there.
 - On another processor or in another batch size the logits differ in the last bits, which can turn
   the answer where two classes are all but equally likely.
@@ -84,22 +99,24 @@ def write(
     if accuracy is not None:
         tested = f"{data['name']}, {data['test_examples']:,} test images, by the run"
         metrics.append(f"| {tested} | {accuracy:.2%} | |")
+    digits = data["name"] in DIGITS
+    use = (USE_OF_DIGITS if digits else USE_OF_OTHERS) + USE
+    limits = (LIMITS_OF_DIGITS if digits else LIMITS_OF_OTHERS) + LIMITS
+    size = " x ".join(map(str, shape))
     parts = [
         f"# {name}, step {step:,}",
         f"A multilayer perceptron, {sizes}, {parameters:,} parameters, float32.",
         "## Use",
-        USE.format(shape=" x ".join(map(str, shape))),
+        use.format(shape=size, classes=classes, last=classes - 1),
         "## Limits",
-        LIMITS.format(classes=classes),
+        limits.format(classes=classes),
         "## Files",
         _table(
             "file | SHA-256", [f"| `{file}` | `{digest}` |" for file, digest in digests.items()]
         ),
         f"`weights_sha256` of the run's summary.json: `{weights_sha256}`",
-        "Input `images`: uint8, N x "
-        + " x ".join(map(str, shape))
-        + ", for any N; scaling is a part "
-        f"of the model. Outputs `logits` and `probabilities`: float32, N x {classes}. "
+        f"Input `images`: uint8, N x {size}, for any N; scaling is a part of the model. "
+        f"Outputs `logits` and `probabilities`: float32, N x {classes}. "
         "`python predict.py IMAGES.npy` needs jax, the numpy that it brings and flatbuffers, and "
         "refuses files that do not match model.json.",
         "Found before the files were put in place:\n\n" + "\n".join(f"- {c}" for c in checks),
