@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
