@@ -60,7 +60,9 @@ def load(
         ) from None
     there = trained.record.get("data_root")
     if data.root is not None and there is not None:
-        moved = not os.access(there, os.X_OK) and os.access(expanded(data.root, "data.root"), os.X_OK)
+        moved = not os.access(there, os.X_OK) and os.access(
+            expanded(data.root, "data.root"), os.X_OK
+        )
         data = dataclasses.replace(data, root=data.root if moved else there)
     if seen["name"] == "mnist_5k":  # perhaps because MNIST could not be had
         data = dataclasses.replace(data, name="mnist_5k", root=None)
