@@ -204,6 +204,19 @@ def test_the_picture():
         assert max(picture.size) < 2000
 
 
+def test_a_long_title_and_large_counts_fit_the_picture():
+    counts = np.array([[123_456, 0], [0, 123_456]])
+    picture = confusion_picture.draw(counts, "step 123,456: 100.00% of 10,000")
+    pixels = np.asarray(picture).astype(int)
+    written = (pixels != confusion_picture.PAPER).any(axis=-1)
+    assert written[:30].any()
+    assert not written[:30, :4].any()  # the title is not cut off
+    assert not written[:30, -4:].any()
+    first = confusion_picture.MARGIN
+    between = first + confusion_picture.CELL - 1  # a white line, behind the first cell
+    assert not written[first : first + confusion_picture.CELL - 1, between].any()
+
+
 def test_the_command_line(trainer, smoke_run):
     done = trainer("evaluate", str(smoke_run), "--out", "out")
     assert (done.returncode, done.stderr) == (0, "")

@@ -250,7 +250,9 @@ def test_a_program_that_uses_it_is_told_by_an_exception(exported):
         standalone.load_model(exported)
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", None], ids=["empty", "text", "floats"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no array", b"PK\3\4cut short", None], ids=["empty", "text", "zip", "floats"]
+)
 def test_a_file_that_is_no_array_of_images(smoke_export, tmp_path, content):
     np.save(tmp_path / "images.npy", np.zeros((3, 28, 28)))
     if content is not None:

@@ -34,7 +34,9 @@ def draw(counts: confusion.Counts, title: str, normalized: bool = False) -> Imag
     classes = len(counts)
     cell = CELL if classes <= MOST_WITH_COUNTS else SMALL_CELL
     side = MARGIN + classes * cell
-    picture = Image.new("RGB", (side + MARGIN // 2, side + MARGIN // 2), PAPER)
+    height = side + MARGIN // 2
+    width = max(height, MARGIN // 2 + round(font(17).getlength(title)))
+    picture = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(picture)
     shares = confusion.normalized(counts)
     for row in range(classes):
@@ -48,14 +50,16 @@ def draw(counts: confusion.Counts, title: str, normalized: bool = False) -> Imag
                 ink = PAPER if strength > 0.5 else INK
                 percent = f"{100 * shares[row, col]:.1f}".removesuffix(".0")  # a cell's width
                 figure = percent if normalized else str(counts[row, col])
-                _text(pen, (x + cell // 2, y + cell // 2), figure, 17, ink)
+                wide = font(17).getlength(figure) > cell - 4  # 10,000 images of a class and more
+                _text(pen, (x + cell // 2, y + cell // 2), figure, 10 if wide else 17, ink)
     step = 1 if cell == CELL else 10
     for index in range(0, classes, step):
         place = MARGIN + index * cell + cell // 2
         _text(pen, (place, MARGIN - 12), str(index), 17)
         _text(pen, (MARGIN - 14, place), str(index), 17)
-    _text(pen, (side // 2 + MARGIN // 2, 16), title, 17)
-    _text(pen, (side // 2 + MARGIN // 2, side + 12), "taken for", 16)
+    middle = side // 2 + MARGIN // 2
+    _text(pen, (middle if width == height else width // 2, 16), title, 17)
+    _text(pen, (middle, side + 12), "taken for", 16)
     upright = Image.new("RGB", (120, 20), PAPER)
     _text(ImageDraw.Draw(upright), (60, 10), "is", 16)
     picture.paste(upright.rotate(90, expand=True), (4, side // 2 - 40))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax.export
 import numpy as np
@@ -40,6 +41,6 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         _, probabilities = load_model(Path(__file__).parent)(np.load(sys.argv[1]))
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, BadZipFile) as error:  # what numpy raises
         sys.exit(f"{error}\n{__doc__}")
     print(*probabilities.argmax(axis=-1), sep="\n")
