@@ -19,6 +19,7 @@ from harm import own_disk
 
 from trainer import rundir
 from trainer.commands.compose import compose
+from trainer.commands.literal import quoted
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ("+experiment=smoke", "run.dir=run")
@@ -383,3 +384,18 @@ def test_starts_in_the_same_second_have_directories_of_their_own(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         chosen = list(pool.map(lambda _: rundir.choose(job.config.run, "smoke"), range(8)))
     assert len(set(chosen)) == 8
+
+
+@pytest.mark.parametrize("override", ["run.dir='a[b]'", "run.root='a\\\\b'", "run.name='[x]'"])
+def test_a_path_that_orbax_takes_for_a_pattern_is_refused(trainer, tmp_path, override):
+    done = trainer("+experiment=smoke", override)
+    assert done.returncode == 78, done.stderr
+    assert "and could not be read again: choose another with run.name=NAME" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a b*{}", "100%#1?", "it's ü]"])
+def test_other_odd_paths_can_be_read_again(trainer, tmp_path, name):
+    smoke = ("+experiment=smoke", "train.epochs=1", f"run.dir={quoted(name)}")
+    assert trainer(*smoke).returncode == 0
+    assert trainer("verify", name).returncode == 0
