@@ -43,7 +43,7 @@ def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
     # Whatever JAX_* variables say: the weights follow from the configuration and its seed alone.
     jax.config.update("jax_threefry_partitionable", not run.legacy_prng)
     jax.config.update("jax_default_prng_impl", "threefry2x32")
-    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+    if jax.config.values["jax_disable_jit"]:
         raise ConfigError("JAX_DISABLE_JIT is set: the trainer's programs are compiled: unset it")
     if compilation_cache_dir is not None:
         option = "train.compilation_cache_dir"
