@@ -386,16 +386,8 @@ def test_starts_in_the_same_second_have_directories_of_their_own(tmp_path):
     assert len(set(chosen)) == 8
 
 
-@pytest.mark.parametrize("override", ["run.dir='a[b]'", "run.root='a\\\\b'", "run.name='[x]'"])
-def test_a_path_that_orbax_takes_for_a_pattern_is_refused(trainer, tmp_path, override):
-    done = trainer("+experiment=smoke", override)
-    assert done.returncode == 78, done.stderr
-    assert "and could not be read again: choose another with run.name=NAME" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["a b*{}", "100%#1?", "it's ü]"])
-def test_other_odd_paths_can_be_read_again(trainer, tmp_path, name):
+@pytest.mark.parametrize("name", ["a b*{}", "100%#1?", "it's ü]", "size=[16,8]", "a\\b"])
+def test_odd_paths_can_be_read_again(trainer, tmp_path, name):
     smoke = ("+experiment=smoke", "train.epochs=1", f"run.dir={quoted(name)}")
     assert trainer(*smoke).returncode == 0
     assert trainer("verify", name).returncode == 0

@@ -105,7 +105,8 @@ class Checkpoints:
             return None
         written = self.directory / f"{WRITING}{step}"
         try:
-            self._checkpointer.save(written, args=ocp.args.PyTreeSave(state))
+            with saved.plain(self.directory) as directory:
+                self._checkpointer.save(directory / written.name, args=ocp.args.PyTreeSave(state))
             about = {**record, "step": step, "test_accuracy": accuracy}
             saved.write_record(written, about, state)
             atomic.sync_tree(written)

@@ -20,28 +20,17 @@ def choose(run: RunConfig, experiment: str) -> Path:
     Without a name it is named by the time, and by a number behind it if that is taken; and made.
 
     Raises:
-        ConfigError: no checkpoints can be kept there, or it cannot be made.
-        SaveError: it cannot be made, as its storage is full or can only be read.
+        ConfigError, SaveError: it cannot be made.
     """
     if run.dir is not None:
-        return _readable(expanded(run.dir, "run.dir").absolute())
-    parent = _readable(expanded(run.root, "run.root").absolute() / experiment)
+        return expanded(run.dir, "run.dir").absolute()
+    parent = expanded(run.root, "run.root").absolute() / experiment
     if run.name is not None:
-        return _readable(parent / run.name)
+        return parent / run.name
     name = time.strftime("%Y%m%d-%H%M%S")
     names = itertools.chain([name], (f"{name}-{taken}" for taken in itertools.count(1)))
     make(parent)
     return next(parent / name for name in names if _is_made(parent / name))
-
-
-def _readable(directory: Path) -> Path:
-    """Return the directory, unless orbax would take its path for a pattern and lose arrays."""
-    if found := sorted({"[", "\\"} & {*str(directory)}):
-        raise ConfigError(
-            f"{directory} holds {' and '.join(found)}, and could not be read again",
-            "choose another with run.name=NAME, run.root=DIR or run.dir=DIR",
-        )
-    return directory
 
 
 def _is_made(directory: Path) -> bool:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,22 @@ def checkpointer() -> ocp.Checkpointer:
     """
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=ALONE)
     return ocp.Checkpointer(handler, multiprocessing_options=ALONE)
+
+
+@contextmanager
+def plain(folder: Path) -> Iterator[Path]:
+    """Yield another path to a folder where orbax would take its own for a pattern.
+
+    Such as that of a member `model.hidden_sizes=[16,8]`, whose arrays it would lose.
+    """
+    if not {"[", "\\"} & {*str(folder)}:
+        yield folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def steps(directory: Path) -> list[int]:
@@ -93,7 +112,9 @@ def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[
         types = None
         if template is not None:
             types = ocp.checkpoint_utils.construct_restore_args(template)
-        state = reader.restore(folder, args=ocp.args.PyTreeRestore(template, restore_args=types))
+        with plain(folder.parent) as parent:
+            args = ocp.args.PyTreeRestore(template, restore_args=types)
+            state = reader.restore(parent / folder.name, args=args)
     except Exception as error:  # orbax raises anything
         told = f"it cannot be read: {first_line(error, kind=True)}"
         if not folder.exists():  # retired meanwhile

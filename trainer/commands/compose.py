@@ -71,7 +71,7 @@ def compose(arguments: Sequence[str]) -> list[Job]:
 def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
     """Compose several lists of overrides, without any of Hydra's flags.
 
-    Each takes a quarter of the time that run_hydra() takes.
+    Each takes 60 % of the time that run_hydra() takes.
 
     Raises:
         ConfigError: as `compose`.
