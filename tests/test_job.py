@@ -354,7 +354,7 @@ import time, pathlib, sys
 from trainer.account import Account
 from trainer.watchdog import Watchdog
 account = Account()
-with Watchdog(2.0, account, pathlib.Path("stacks"), print):
+with Watchdog(4.0, account, pathlib.Path("stacks"), print):
     print("begun", flush=True)
     for _ in range(40):
         account.alive()
@@ -373,7 +373,7 @@ def test_a_process_that_was_suspended_did_not_hang(tmp_path):
     )
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGSTOP)
-    time.sleep(4)
+    time.sleep(7)
     process.send_signal(signal.SIGCONT)
     assert process.communicate(timeout=30)[0] == "done\n"
     assert process.returncode == 0

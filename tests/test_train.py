@@ -243,7 +243,7 @@ import sys, time
 from trainer import dashboard
 close = dashboard.Dashboard.close
 def slow(self):
-    time.sleep(7)
+    time.sleep(9)
     close(self)
 dashboard.Dashboard.close = slow
 from trainer.__main__ import main
@@ -251,8 +251,9 @@ main()
 """
 
 
+@pytest.mark.timed
 def test_a_process_that_waits_for_the_last_drawings_is_not_lost(trainer, tmp_path):
-    arguments = ("+experiment=smoke", "run.dir=run", "cluster.heartbeat_timeout_seconds=3")
+    arguments = ("+experiment=smoke", "run.dir=run", "cluster.heartbeat_timeout_seconds=4")
     program = (sys.executable, "-c", SLOW_TO_CLOSE)
     for process in trainer.start_all(2, *arguments, program=program):
         _, err = process.communicate(timeout=120)
