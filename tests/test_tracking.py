@@ -214,6 +214,9 @@ def test_points_after_a_rollback_are_gone_for_every_reader(tmp_path, warnings):
 
 
 def test_a_clock_that_is_behind_loses_no_point(tmp_path, warnings, monkeypatch):
+    (tmp_path / "tensorboard").mkdir()
+    for foreign in ("1234", "1234.host", "x.y"):
+        (tmp_path / "tensorboard" / f"events.out.tfevents.{foreign}").touch()
     for step, resumed in ((10, None), (20, 10)):
         with Tracker(tmp_path, resumed, warnings.append) as tracker:
             tracker.scalars("train", step, {"loss": 1.0})

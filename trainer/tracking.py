@@ -10,6 +10,7 @@ after it.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -186,7 +187,8 @@ class Tracker:
 def _file_name(folder: Path) -> str:
     # TensorBoard reads the files in the order of their names: later than all that are there, also
     # within one second, or with a clock that is behind the one of the start before.
-    names = (path.name.split(".") for path in folder.glob("events.out.tfevents.*"))
-    taken = [int(name[3]) * 10**9 + int(name[4]) for name in names if "".join(name[3:5]).isdigit()]
-    seconds, nanoseconds = divmod(max(time.time_ns(), max(taken, default=0) + 1), 10**9)
+    names = [path.name for path in folder.glob("events.out.tfevents.*")]
+    found = [re.match(r"events\.out\.tfevents\.(\d+)\.(\d{9})\.", name) for name in names]
+    taken = [int(one[1] + one[2]) for one in found if one is not None]
+    seconds, nanoseconds = divmod(max([time.time_ns(), *(after + 1 for after in taken)]), 10**9)
     return f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}"
