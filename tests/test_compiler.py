@@ -11,6 +11,12 @@ def test_a_cpu_needs_no_options():
     assert compiler.options("cpu", deterministic=True) == {}
 
 
+def test_several_gpus_have_one_all_reduce_in_the_loop():
+    assert compiler.form("cpu", 8) == compiler.CPU
+    assert compiler.form("gpu", 1) == compiler.GPU
+    assert compiler.form("gpu", 8) == compiler.GPU._replace(unroll=1)
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_xla_knows_every_option_for_a_gpu_and_its_value(deterministic):
     options = compiler.options("gpu", deterministic)

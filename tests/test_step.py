@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from trainer import compiler, model, step
 from trainer import mesh as meshes
-from trainer import model, step
 from trainer.batch import Superbatch
 from trainer.mesh import make_mesh
 from trainer.objective import Objective
@@ -39,12 +39,19 @@ def batches(steps, batch=BATCH, short=3) -> Superbatch:
 
 
 @functools.cache
-def programs(devices, method="shard_map", virtual_shards=None, skip=False, loss=OBJECTIVE.loss):
+def programs(
+    devices,
+    method="shard_map",
+    virtual_shards=None,
+    skip=False,
+    loss=OBJECTIVE.loss,
+    form=compiler.CPU,
+):
     """The mesh and the training step, compiled once for all tests."""
     mesh = make_mesh(devices)
     optimizer = OPTIMIZER._replace(skip_nonfinite=skip)
     objective = OBJECTIVE._replace(loss=loss)
-    return mesh, step.make_train_step(objective, optimizer, mesh, method, virtual_shards)
+    return mesh, step.make_train_step(objective, optimizer, mesh, method, virtual_shards, form)
 
 
 @functools.cache
@@ -82,10 +89,17 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.parametrize("form", [compiler.CPU, compiler.GPU])
 @pytest.mark.parametrize("k", [2, 3, 4, 6])
 @pytest.mark.parametrize("devices", [1, 4])
-def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(devices, k):
-    assert_equal(train(devices, k), train(devices, 1))
+def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(devices, k, form):
+    assert_equal(train(devices, k, form=form), train(devices, 1, form=form))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_the_form_for_a_gpu_changes_rounding_alone(devices):
+    ours, usual = train(devices, 6, form=compiler.GPU), train(devices, 6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, usual)
 
 
 @pytest.mark.parametrize("devices", [2, 4, 8])
@@ -155,12 +169,14 @@ def exploding(bad):
 
 @pytest.mark.parametrize("k", [1, 3, 8])
 @pytest.mark.parametrize("bad", [1, 4, 7])
-@pytest.mark.parametrize("method", ["shard_map", "pmap"])
-def test_a_step_that_is_not_finite_and_all_after_it_change_nothing(bad, k, method):
-    state, reduced = train(2, k, 8, lrs=exploding(bad), method=method)
+@pytest.mark.parametrize(
+    "way", [{"method": "shard_map"}, {"method": "pmap"}, {"form": compiler.GPU}]
+)
+def test_a_step_that_is_not_finite_and_all_after_it_change_nothing(bad, k, way):
+    state, reduced = train(2, k, 8, lrs=exploding(bad), **way)
     assert reduced.finite.tolist() == [True] * bad + [False] * (8 - bad)
     assert state.step == bad
-    mesh, program = programs(2)
+    mesh, program = programs(2, **way)
     good = meshes.place(meshes.replicated(mesh), first_state())
     for i in range(bad):
         good, _ = program(good, place_feed(mesh, batches(8), range(i, i + 1), exploding(bad)))
@@ -168,9 +184,10 @@ def test_a_step_that_is_not_finite_and_all_after_it_change_nothing(bad, k, metho
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-def test_an_update_that_is_not_finite_can_be_skipped():
+@pytest.mark.parametrize("form", [compiler.CPU, compiler.GPU])
+def test_an_update_that_is_not_finite_can_be_skipped(form):
     for k in (1, 6):
-        state, reduced = train(1, k, 6, skip=True, lrs=exploding(3)[:6])
+        state, reduced = train(1, k, 6, skip=True, lrs=exploding(3)[:6], form=form)
         assert reduced.finite.tolist() == [True] * 3 + [False] * 3
         assert reduced.sums.examples.tolist() == [16] * 3 + [0] * 3
         assert state.step == 6

@@ -1,16 +1,49 @@
-"""What XLA is asked for beyond its defaults, for every platform in this one place.
+"""What a platform is compiled for, in this one place: XLA's options, and the form of the step.
 
-A CPU needs nothing. What each option gave on a GPU belongs in docs/benchmarks.md.
+The results are the same but for rounding. What each gave on a GPU is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 Options = dict[str, bool | int | str]
 
-# The K steps of a dispatch become one CUDA graph: the loop itself (WHILE) and the branch of the
-# non-finite guard (CONDITIONAL) beside what XLA records anyway. Without it the host launches every
-# kernel of every step, which takes longer than the kernels of a small model.
-COMMAND_BUFFERS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
+# The K steps of a dispatch become one CUDA graph: the loop itself (WHILE) beside what XLA records
+# anyway, however short the program around the loop (the least size). Else the host launches every
+# kernel of every step, which takes longer than the kernels of a small model. CONCURRENT runs those
+# side by side that do not need each other; by default XLA makes a queue of them.
+GPU_OPTIONS: Options = {
+    "xla_gpu_enable_command_buffer": (
+        "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
+    ),
+    "xla_gpu_graph_min_graph_size": 1,
+    "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT",
+}
+
+
+class Form(NamedTuple):
+    """How the step is written down."""
+
+    transpose_last: bool  # keep the last kernel as (classes, features) while steps run
+    branch: bool  # drop a non-finite update by a branch; False: by selecting each weight
+    unroll: int  # steps in the body of the loop over K
+
+
+CPU = Form(transpose_last=True, branch=True, unroll=1)
+GPU = Form(transpose_last=False, branch=False, unroll=4)
+
+
+def form(platform: str, devices: int) -> Form:
+    """Return the form that is fastest.
+
+    Args:
+        platform: of the devices, as jax names it: "cpu", "gpu".
+        devices: of the mesh; with several, the loop has one all-reduce in its body.
+    """
+    if platform != "gpu":
+        return CPU
+    return GPU if devices == 1 else GPU._replace(unroll=1)
 
 
 def options(platform: str, deterministic: bool) -> Options:
@@ -23,7 +56,6 @@ def options(platform: str, deterministic: bool) -> Options:
     """
     if platform != "gpu":
         return {}
-    found: Options = {"xla_gpu_enable_command_buffer": COMMAND_BUFFERS}
-    if deterministic:
-        found |= {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
-    return found
+    if not deterministic:
+        return GPU_OPTIONS
+    return GPU_OPTIONS | {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}

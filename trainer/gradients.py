@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from trainer import model
 from trainer.batch import Superbatch
 from trainer.functional import linear
-from trainer.objective import Objective, Sums, batch_sums, standardised
+from trainer.objective import Objective, Sums, example_sums, standardised
 
 
 class BatchGradients(NamedTuple):
@@ -42,8 +43,8 @@ def of_batch(weights: model.Weights, batch: Superbatch, objective: Objective) ->
 
     def loss(each: model.Weights) -> tuple[jax.Array, tuple[list[jax.Array], Sums]]:
         *inputs, logits = fwd(standardised(jnp.asarray(batch.images), objective), each)
-        sums = batch_sums(logits, batch, objective)
-        return sums.loss, (inputs, sums)
+        sums = example_sums(logits, batch, objective)
+        return jnp.sum(sums.loss), (inputs, sums)
 
     found, (inputs, sums) = jax.grad(loss, has_aux=True)(each)
 
@@ -51,8 +52,17 @@ def of_batch(weights: model.Weights, batch: Superbatch, objective: Objective) ->
         return jnp.sum(jnp.abs(x), axis=1)
 
     # The 1 is the input of a bias.
-    bounds = [
-        jnp.sum((1 + norm(x)) * norm(layer.bias)) for x, layer in zip(inputs, found, strict=True)
-    ]
+    bounds = [(1 + norm(x)) * norm(layer.bias) for x, layer in zip(inputs, found, strict=True)]
+    bound, *totals = _sums(sum(bounds[1:], bounds[0]), *sums)
     gradients = [layer._replace(bias=jnp.sum(layer.bias, axis=0)) for layer in found]
-    return BatchGradients(gradients, sum(bounds[1:], bounds[0]), sums)
+    return BatchGradients(gradients, bound, Sums(*totals))
+
+
+def _sums(*vectors: jax.Array) -> tuple[jax.Array, ...]:
+    """Add up vectors (rows,), float32, in one go: a GPU would start a kernel for each."""
+
+    def add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return tuple(x + y for x, y in zip(a, b, strict=True))
+
+    zeros = (jnp.float32(0),) * len(vectors)
+    return tuple(lax.reduce(vectors, zeros, add, (0,)))

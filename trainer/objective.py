@@ -48,9 +48,12 @@ def batch_losses(logits: jax.Array, labels: jax.Array, objective: Objective) -> 
     return jax.vmap(model.LOSSES[objective.loss])(logits, targets)
 
 
-def batch_sums(logits: jax.Array, batch: Superbatch, objective: Objective) -> Sums:
-    """Add up the rows of logits (rows, classes), labels (rows,) and mask (rows,), both uint8."""
+def example_sums(logits: jax.Array, batch: Superbatch, objective: Objective) -> Sums:
+    """Return what each row of logits (rows, classes) adds to the sums: (rows,), float32.
+
+    The labels and the mask are (rows,), uint8.
+    """
     labels, valid = jnp.asarray(batch.labels), jnp.asarray(batch.mask).astype(jnp.float32)
-    loss = jnp.sum(batch_losses(logits, labels, objective) * valid)
+    losses = batch_losses(logits, labels, objective)
     hits = (jnp.argmax(logits, axis=-1) == labels.astype(jnp.int32)).astype(jnp.float32)
-    return Sums(loss, jnp.sum(hits * valid), jnp.sum(valid))
+    return Sums(losses * valid, hits * valid, valid)

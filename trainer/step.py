@@ -19,6 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from trainer import compiler, model
 from trainer.batch import Superbatch
+from trainer.compiler import Form
 from trainer.functional import sgd, update
 from trainer.gradients import BatchGradients, of_batch
 from trainer.mesh import AXIS, replicated
@@ -59,11 +60,24 @@ class Feed(NamedTuple):
 
 
 class Reduced(NamedTuple):
-    """What each of the K steps tells the host; float32 and bool, (K,), the same everywhere."""
+    """What each of the K steps tells the host, in one array: every array more is a copy more."""
 
-    sums: Sums  # zero where a step was not finite
-    finite: jax.Array  # whether the loss was, and the bound on the gradients
-    stop_votes: jax.Array  # devices whose process was asked to stop
+    packed: jax.Array  # (K, 5) float32, the same everywhere; the columns are named below
+
+    @property
+    def sums(self) -> Sums:
+        """(K,) each; zero where a step was not finite."""
+        return Sums(*(self.packed[:, column] for column in range(3)))
+
+    @property
+    def finite(self) -> jax.Array:
+        """(K,) bool: whether the loss was, and the bound on the gradients."""
+        return self.packed[:, 3] != 0
+
+    @property
+    def stop_votes(self) -> jax.Array:
+        """(K,): devices whose process was asked to stop."""
+        return self.packed[:, 4]
 
 
 TrainStep = Any  # jitted: (TrainState, Feed) -> (TrainState, Reduced)
@@ -83,24 +97,25 @@ def init_state(
     return make(key)
 
 
-def _flip(weights: model.Weights) -> model.Weights:
-    """Transpose the last kernel, as it is kept while steps run: (classes, features).
+def _flip(weights: model.Weights, form: Form) -> model.Weights:
+    """Transpose the last kernel where the form keeps it so while steps run: (classes, features).
 
     Its gradient is a matrix product with few columns, for which XLA's CPU takes ten times as long
     as for its transpose: 6 % of a step.
     """
     *hidden, last = weights
-    return [*hidden, last._replace(kernel=last.kernel.T)]
+    return [*hidden, last._replace(kernel=last.kernel.T)] if form.transpose_last else weights
 
 
-def _flip_state(state: TrainState) -> TrainState:
-    """Transpose the last kernel and its velocity; the rest stays.
+def _flip_state(state: TrainState, form: Form) -> TrainState:
+    """Transpose the last kernel and its velocity, for the form; the rest stays.
 
     The barrier keeps XLA from looking through it where the loop is of one step only: K steps have
     the bits of K dispatches of one step.
     """
     velocities = cast(model.Weights, state.optim_state.velocities)
-    flipped = TrainState(_flip(state.weights), sgd.State(_flip(velocities)), state.step)
+    weights, velocities = _flip(state.weights, form), _flip(velocities, form)
+    flipped = TrainState(weights, sgd.State(velocities), state.step)
     return lax.optimization_barrier(flipped)
 
 
@@ -116,7 +131,7 @@ def _sum_over_devices(tree: Any, shards: Shards) -> Any:
 
 
 def _reduced_gradients(
-    weights: model.Weights, feed: Feed, objective: Objective, shards: Shards
+    weights: model.Weights, feed: Feed, objective: Objective, shards: Shards, form: Form
 ) -> tuple[BatchGradients, jax.Array]:
     """Sum the gradients, the sums and the votes over all devices: the one all-reduce of a step."""
     if shards.axis is not None:
@@ -125,8 +140,8 @@ def _reduced_gradients(
         weights = lax.pcast(weights, shards.axis, to="varying")
 
     def of_rows(batch: Superbatch) -> BatchGradients:
-        found = of_batch(_flip(weights), batch, objective)
-        return found._replace(gradients=_flip(found.gradients))
+        found = of_batch(_flip(weights, form), batch, objective)
+        return found._replace(gradients=_flip(found.gradients, form))
 
     votes = jnp.sum(feed.stop.astype(jnp.float32))
     if shards.total is None:
@@ -149,10 +164,22 @@ def _reduced_gradients(
 
 
 def _one_step(
-    objective: Objective, optimizer: Optimizer, shards: Shards, state: TrainState, feed: Feed
-) -> tuple[TrainState, Reduced]:
-    """Do one optimizer step; runs on every device, on its own rows of the batch."""
-    (gradients, bound, sums), votes = _reduced_gradients(state.weights, feed, objective, shards)
+    objective: Objective,
+    optimizer: Optimizer,
+    shards: Shards,
+    form: Form,
+    state: TrainState,
+    feed: Feed,
+) -> tuple[TrainState, jax.Array]:
+    """Do one optimizer step; runs on every device, on its own rows of the batch.
+
+    Returns the state, and a row of Reduced.packed.
+    """
+    found, votes = _reduced_gradients(state.weights, feed, objective, shards, form)
+    bound, sums = found.bound, found.sums
+    # Else XLA's GPU multiplies with the learning rate in a kernel of its own, for which it takes
+    # the rate out of the K of them: that keeps the loop over the steps out of the CUDA graph.
+    gradients = lax.optimization_barrier(found.gradients)
     finite = jnp.isfinite(sums.loss) & jnp.isfinite(2 * bound)  # twice: rounding may exceed it
     if optimizer.skip_nonfinite:
         apply, done = finite, state.step + 1
@@ -160,19 +187,25 @@ def _one_step(
         apply = finite & (state.step == feed.steps)
         done = state.step + apply.astype(jnp.int32)
 
-    # A branch, not a selection: it costs less, and leaves the rounding of the update as it is.
     # The learning rate is divided by the number of examples, not every gradient: the velocity holds
     # their product in any case, and the division would be a pass over memory of its own.
-    def apply_update() -> tuple[model.Weights, sgd.State]:
+    def updated() -> tuple[model.Weights, sgd.State]:
         lr = feed.lrs / sums.examples
         updates, optim_state = sgd.step(
             gradients, state.optim_state, lr, optimizer.momentum, optimizer.nesterov
         )
         return update.apply_gradients(updates, state.weights), optim_state
 
-    weights, optim_state = lax.cond(apply, apply_update, lambda: (state.weights, state.optim_state))
-    sums = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), sums)
-    return TrainState(weights, optim_state, done), Reduced(sums, finite, votes)
+    before = (state.weights, state.optim_state)
+    if form.branch:
+        weights, optim_state = lax.cond(apply, updated, lambda: before)
+    else:
+        weights, optim_state = jax.tree.map(partial(jnp.where, apply), updated(), before)
+    # Between two steps in one body of the loop XLA would compute the update once for the next step
+    # and once to keep it, and might round the two differently.
+    state = lax.optimization_barrier(TrainState(weights, optim_state, done))
+    told = [*jnp.where(finite, jnp.stack(sums), 0), finite.astype(jnp.float32), votes]
+    return state, jnp.stack(told)
 
 
 def make_train_step(
@@ -181,6 +214,7 @@ def make_train_step(
     mesh: Mesh,
     method: str,
     virtual_shards: int | None = None,
+    form: Form = compiler.CPU,
     compiler_options: compiler.Options | None = None,
 ) -> TrainStep:
     """Build the program of K optimizer steps: (state, feed) -> (state, reduced).
@@ -195,6 +229,7 @@ def make_train_step(
         method: "shard_map", or "pmap" for the same results the old way.
         virtual_shards: add up the gradients of so many parts of the batch in a fixed order, for
             the same bits on any number of devices that divides it; None: one part a device.
+        form: how the step is written; the results are the same but for rounding.
         compiler_options: of XLA.
     """
     local = (virtual_shards or mesh.size) // mesh.size
@@ -202,9 +237,9 @@ def make_train_step(
     jit = partial(jax.jit, donate_argnums=0, compiler_options=compiler_options)
 
     def steps(state: TrainState, feed: Feed) -> tuple[TrainState, Reduced]:
-        one_step = partial(_one_step, objective, optimizer, shards)
-        state, reduced = lax.scan(one_step, _flip_state(state), feed)
-        return _flip_state(state), reduced
+        one_step = partial(_one_step, objective, optimizer, shards, form)
+        state, packed = lax.scan(one_step, _flip_state(state, form), feed, unroll=form.unroll)
+        return _flip_state(state, form), Reduced(packed)
 
     if mesh.size == 1:
         return jit(steps)
