@@ -36,6 +36,7 @@ LAYERS = [
         "leaving",
         "slurm",
         "sweep",
+        "tensorboardx",
         "training_status",
     },
     {"topology", "confusion_picture", "meaning"},

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from tensorboardX.proto.event_pb2 import Event
 
 from trainer.atomic import write_bytes
+from trainer.tensorboardx import Event
 
 _LENGTH = struct.Struct("<Q4x")  # before each event, with its own checksum
 _CHECKSUM = 4  # bytes after it

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tensorboardX import summary
 
 from trainer import confusion_picture, model, pictures
 from trainer import tensorboard_summaries as summaries
 from trainer.confusion import Counts
 from trainer.datasets import Dataset
 from trainer.evaluate import Outcome
+from trainer.tensorboardx import summary
 
 SAMPLES = 16  # images of the training split that are shown
 WRONG = 20  # mistakes that are shown

@@ -7,10 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from tensorboardX import summary
-from tensorboardX.proto.api_pb2 import Status
-from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
-from tensorboardX.proto.summary_pb2 import Summary
+from trainer.tensorboardx import HParamsPluginData, Status, Summary, summary
 
 # HParamInfo.differs = true, which tensorboardX's copy of TensorBoard's messages does not know yet.
 _DIFFERS = b"\x38\x01"

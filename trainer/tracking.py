@@ -17,14 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import summary
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import RecordWriter
-
 from trainer import event_files
 from trainer.errors import unwritable
 from trainer.metrics_log import MetricsLog
+from trainer.tensorboardx import Event, RecordWriter, SessionLog, Summary, summary
 
 TENSORBOARD = "tensorboard"  # the folder of the event files in a run directory
 _FLUSH_SECONDS = 10.0  # how far TensorBoard lags behind at most; a flush waits on the disk
