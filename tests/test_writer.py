@@ -6,7 +6,7 @@ import re
 import time
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
+import jax
 import pytest
 from harm import files_of_at_most
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,7 +18,8 @@ from trainer.errors import SaveError
 from trainer.terminal import Terminal
 from trainer.writer import Writer
 
-STATE = {"weights": np.random.default_rng(0).normal(size=500_000)}  # 4 MB, that do not compress
+# 4 MB, that do not compress
+STATE = {"weights": jax.random.bits(jax.random.key(0), (1_000_000,))}
 
 
 @pytest.fixture

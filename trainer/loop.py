@@ -10,9 +10,9 @@ import numpy as np
 
 from trainer import cluster, feed, step, summary
 from trainer.atomic import write_json
+from trainer.batch import Superbatch
 from trainer.checkpoint import weights_sha256
 from trainer.errors import NonFinite, Preempted
-from trainer.evaluate import evaluate
 from trainer.nonfinite import diagnose
 from trainer.opening import open_all
 from trainer.task import Task, check_stop
@@ -26,12 +26,13 @@ class Run:
         opened = open_all(task, stack)
         self.task, self.config, self.place, self.stop = task, task.config, task.place, task.stop
         self.terminal, self.account, self.report = task.terminal, task.account, task.report
-        self.dataset, self.recipe, self.plan = opened.dataset, opened.recipe, opened.plan
-        self.train_step, self.eval_step = opened.train_step, opened.eval_step
+        self.recipe, self.plan = opened.recipe, opened.plan
+        self.train_step, self.evaluator = opened.train_step, opened.evaluator
         self.source, self.batches, self.progress = opened.source, opened.batches, opened.progress
         self.writer, self.dashboard, self.profile = opened.writer, opened.dashboard, opened.profile
         self.state = opened.state
         self.done = opened.done  # optimizer steps
+        self.sent: Superbatch | None = None  # of the next dispatch, on its way to the devices
         self.pending: tuple[range, step.Reduced] | None = None
         self._count(self.done)
 
@@ -76,15 +77,18 @@ class Run:
     def dispatch(self) -> bool:
         """Start the next K steps, then wait for those before; return whether to stop.
 
-        The host waits for the previous dispatch while this one is running.
+        The host waits for the previous dispatch while this one is running, and the batches of the
+        next one are on their way.
         """
-        with self.account.phase("data_wait"):
-            batch = next(self.batches)
+        sent = self.sent or self._send()
+        assert sent is not None  # the stream has as many dispatches as the run
+        # Before this dispatch starts: a copy may have to wait for what the device has been given.
+        self.sent = self._send()
         with self.account.phase("step"):
-            steps = range(self.done, self.done + len(batch.labels))
+            steps = range(self.done, self.done + len(sent.labels))
             asked = self.stop() or (self.writer is not None and self.writer.failing())
             self.profile.starting(steps)
-            fed = feed.start(self.place.mesh, self.recipe.schedule, batch, steps, asked)
+            fed = feed.start(self.place.mesh, self.recipe.schedule, sent, steps, asked)
             self.state, reduced = self.train_step(self.state, fed)
         stopping = self.settle()
         self.pending, self.done = (steps, reduced), steps.stop
@@ -126,10 +130,7 @@ class Run:
         """Evaluate the test split, tell everybody, and return the accuracy."""
         began = time.perf_counter()
         with self.account.phase("evaluate"):
-            size = self.config.train.eval_batch_size
-            split, mesh = self.dataset.test, self.place.mesh
-            shards = self.config.parallel.virtual_shards
-            tested = evaluate(self.eval_step, self.state.weights, split, mesh, size, shards)
+            tested = self.evaluator(self.state.weights)
             if self.dashboard is not None:
                 self.dashboard.evaluated(self.done, self.state.weights, tested)
         self.report["test_loss"], self.report["test_accuracy"] = tested.loss, tested.accuracy
@@ -147,6 +148,13 @@ class Run:
         """Start writing a checkpoint of the steps done."""
         if self.writer is not None:
             self.writer.save(self.done, self.state, self.progress.state(), accuracy)
+
+    def _send(self) -> Superbatch | None:
+        """Start copying the next batches of the stream to the devices; None: it has ended."""
+        with self.account.phase("data_wait"):
+            batch = next(self.batches, None)
+        with self.account.phase("step"):
+            return None if batch is None else feed.send(self.place.mesh, batch)
 
     def _end_nonfinite(self, number: int) -> None:
         """Save the state before a step that was not finite, say what is known of it, and end."""

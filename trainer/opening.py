@@ -12,6 +12,7 @@ from trainer.batch import Superbatch
 from trainer.dashboard import Dashboard
 from trainer.datasets import Dataset
 from trainer.errors import DataError, Preempted
+from trainer.evaluate import Evaluator
 from trainer.meaning import meaning
 from trainer.profiling import Profile
 from trainer.program import Program
@@ -25,11 +26,10 @@ from trainer.writer import Writer
 class Opened(NamedTuple):
     """What training works with; on all processes but the chief, nothing that writes."""
 
-    dataset: Dataset
     recipe: recipe.Recipe
     plan: stream.Plan  # the recipe's, with K as it was measured
     train_step: Program
-    eval_step: Program
+    evaluator: Evaluator
     state: TrainState
     done: int  # optimizer steps
     progress: Progress
@@ -58,7 +58,7 @@ def open_all(task: Task, stack: ExitStack) -> Opened:
         check_stop(task, "the data was loaded")
         dataset, made = _load(task)
     report["dataset"] = summary.describe(dataset)
-    train_step, eval_step = (Program(f, task.account) for f in (made.train_step, made.eval_step))
+    train_step = Program(made.train_step, task.account)
     with task.account.phase("restore"):
         check_stop(task, "the state was restored")
         writer = _open_writer(task, stack)
@@ -112,11 +112,16 @@ def open_all(task: Task, stack: ExitStack) -> Opened:
     batches = stream.iterate(source)
     stack.callback(batches.close)
     return Opened(
-        dataset=dataset,
         recipe=made,
         plan=plan,
         train_step=train_step,
-        eval_step=eval_step,
+        evaluator=Evaluator(
+            Program(made.eval_step, task.account),
+            dataset.test,
+            place.mesh,
+            config.train.eval_batch_size,
+            config.parallel.virtual_shards,
+        ),
         state=begin.state,
         done=done,
         progress=progress,

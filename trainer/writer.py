@@ -7,11 +7,12 @@ import errno
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from trainer import committed, description, digest, environment, rundir
 from trainer.account import Account
@@ -25,6 +26,10 @@ from trainer.progress import State as ProgressState
 from trainer.step import TrainState
 from trainer.terminal import Terminal
 from trainer.tracking import Tracker
+
+# On the device, where it takes a moment: the state is donated to the next step, and the copy comes
+# to the host beside it.
+_copy = jax.jit(partial(jax.tree.map, jnp.copy))
 
 
 class Writer:
@@ -113,7 +118,7 @@ class Writer:
         """
         with self._account.phase("save"):
             self._settle(wait=True)
-            host = jax.tree.map(np.array, jax.device_get(state))  # copied: the state is donated
+            copy = _copy(jax.tree.map(lambda x: x.addressable_data(0), state))
             record = {
                 "meaning": dict(self._meaning),
                 "objective": dict(self._objective),
@@ -126,7 +131,7 @@ class Writer:
 
             def write() -> str | None:
                 self.tracker.flush()  # no point before the checkpoint may get lost after it
-                return self.checkpoints.save(step, host, record, accuracy)
+                return self.checkpoints.save(step, jax.device_get(copy), record, accuracy)
 
             self._saving.submit(write)
         self.ledger.write(step, now=True)

@@ -15,7 +15,7 @@ from trainer.batch import Superbatch
 from trainer.commands.compose import compose
 from trainer.config import Config
 from trainer.datasets import Dataset, Split
-from trainer.feed import start
+from trainer.feed import send, start
 from trainer.recipe import Recipe
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
@@ -61,7 +61,7 @@ def feed(mesh: Mesh, batch: Superbatch) -> step.Feed:
     """Copy what a dispatch consumes to the devices, at a constant rate, and wait for it."""
     k = len(batch.labels)
     lrs = np.full(k, 0.01, np.float32)
-    return jax.block_until_ready(start(mesh, lambda _: lrs, batch, range(k), False))
+    return jax.block_until_ready(start(mesh, lambda _: lrs, send(mesh, batch), range(k), False))
 
 
 def shapes(made: Recipe, mesh: Mesh, k: int, batch_size: int, pixels: int) -> tuple[Any, Any]:
