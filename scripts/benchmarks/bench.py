@@ -62,6 +62,7 @@ class Bench:
         self.machine = self.worker("machine", folder=self.arrays, overrides=self.overrides)
         self.on_cpu = self.machine["platform"] == "cpu"
         self.cores: list[int] = self.machine["usable_cores"]
+        self.times = 1 if self.on_cpu else 10  # as many epochs, where one takes milliseconds
 
     def worker(
         self,

@@ -16,7 +16,7 @@ def measure(bench: Bench) -> Section:
     sizes = [64, 1024] if bench.quick else [64, 256, 1024, 4096]
     whole = rivals.steps_per_epoch(bench, 64)
     ks = [1] if bench.quick else [1, 8, 32, 128, whole]
-    epochs = 1 if bench.quick else 2
+    epochs = (1 if bench.quick else 2) * bench.times
 
     def train(*overrides: str) -> Result:
         late = f"train.eval_every_epochs={epochs}"

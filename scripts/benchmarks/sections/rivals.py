@@ -69,7 +69,7 @@ def train(bench: Bench, epochs: int, *overrides: str) -> Result:
 
 def measure(bench: Bench) -> Section:
     """Measure, and compare round by round."""
-    epochs = 2 if bench.quick else 4
+    epochs = (2 if bench.quick else 4) * bench.times
     steps = steps_per_epoch(bench, BATCH_SIZE)
     sizes = bench.machine["sizes"]
     program = partial(
