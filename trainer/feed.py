@@ -2,36 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from trainer import mesh as meshes
 from trainer import step
+from trainer.account import Account
 from trainer.batch import Superbatch
 from trainer.functional.schedules import Schedule
 
 
-def send(mesh: Mesh, batch: Superbatch) -> Superbatch:
-    """Start copying this process's rows of K batches to the devices; does not wait."""
-    sent: Superbatch = meshes.place(meshes.batched(mesh), batch)
-    return sent
+class Sent(NamedTuple):
+    """What is known of a dispatch beforehand, on its way to the devices."""
+
+    numbers: range  # of its K steps
+    batch: Superbatch
+    lrs: jax.Array
+    steps: jax.Array
 
 
-def start(
-    mesh: Mesh, schedule: Schedule, sent: Superbatch, steps: range, asked_to_stop: bool
-) -> step.Feed:
-    """Add what goes with K batches; does not wait.
+def send(mesh: Mesh, schedule: Schedule, batch: Superbatch, first_step: int) -> Sent:
+    """Start copying K batches, and what goes with them, to the devices; does not wait.
 
     Args:
         mesh: the devices.
         schedule: step numbers -> learning rates, (K,) both.
-        sent: the K batches.
-        steps: the numbers of the K steps.
-        asked_to_stop: this process's vote.
+        batch: this process's rows of the K batches.
+        first_step: the number of the first of the K steps.
     """
-    votes = np.full((len(steps), mesh.local_mesh.size), asked_to_stop, np.uint8)
-    numbers = np.array(steps)
-    lrs, counts = schedule(numbers), numbers.astype(np.int32)
-    votes = meshes.place(meshes.batched(mesh), votes)
-    lrs, counts = meshes.place(meshes.replicated(mesh), (lrs, counts))
-    return step.Feed(sent, votes, lrs, counts)
+    numbers = range(first_step, first_step + len(batch.labels))
+    steps = np.array(numbers)
+    placed = meshes.place(meshes.batched(mesh), batch)
+    lrs, counts = meshes.place(meshes.replicated(mesh), (schedule(steps), steps.astype(np.int32)))
+    return Sent(numbers, placed, lrs, counts)
+
+
+def start(mesh: Mesh, sent: Sent, asked_to_stop: bool) -> step.Feed:
+    """Add this process's vote, and return what the dispatch consumes; does not wait."""
+    votes = np.full((len(sent.numbers), mesh.local_mesh.size), asked_to_stop, np.uint8)
+    placed = meshes.place(meshes.batched(mesh), votes)
+    return step.Feed(sent.batch, placed, sent.lrs, sent.steps)
+
+
+class Feeder:
+    """Sends the batches of a stream to the devices, one dispatch ahead where asked to."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        schedule: Schedule,
+        batches: Iterator[Superbatch],
+        first_step: int,
+        account: Account,
+    ) -> None:
+        """Describe what is sent; nothing is yet.
+
+        Args:
+            mesh: the devices.
+            schedule: as `send` takes it.
+            batches: this process's rows, a superbatch a dispatch.
+            first_step: the number of the first step.
+            account: of the time.
+        """
+        self._mesh, self._schedule, self._batches = mesh, schedule, batches
+        self._step, self._account = first_step, account
+        self._ahead: Sent | None = None
+
+    def take(self) -> Sent:
+        """Return what the next dispatch needs, on its way at least.
+
+        Raises:
+            StopIteration: the stream has ended.
+        """
+        sent, self._ahead = self._ahead or self._send(), None
+        return sent
+
+    def read_ahead(self) -> None:
+        """Send what will be taken next, unless that is done or the stream has ended."""
+        if self._ahead is None:
+            with suppress(StopIteration):
+                self._ahead = self._send()
+
+    def _send(self) -> Sent:
+        with self._account.phase("data_wait"):
+            batch = next(self._batches)
+        with self._account.phase("step"):
+            sent = send(self._mesh, self._schedule, batch, self._step)
+        self._step = sent.numbers.stop
+        return sent

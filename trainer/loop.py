@@ -10,7 +10,6 @@ import numpy as np
 
 from trainer import cluster, feed, step, summary
 from trainer.atomic import write_json
-from trainer.batch import Superbatch
 from trainer.checkpoint import weights_sha256
 from trainer.errors import NonFinite, Preempted
 from trainer.nonfinite import diagnose
@@ -28,11 +27,10 @@ class Run:
         self.terminal, self.account, self.report = task.terminal, task.account, task.report
         self.recipe, self.plan = opened.recipe, opened.plan
         self.train_step, self.evaluator = opened.train_step, opened.evaluator
-        self.source, self.batches, self.progress = opened.source, opened.batches, opened.progress
+        self.source, self.feeder, self.progress = opened.source, opened.feeder, opened.progress
         self.writer, self.dashboard, self.profile = opened.writer, opened.dashboard, opened.profile
         self.state = opened.state
         self.done = opened.done  # optimizer steps
-        self.sent: Superbatch | None = None  # of the next dispatch, on its way to the devices
         self.pending: tuple[range, step.Reduced] | None = None
         self._count(self.done)
 
@@ -80,18 +78,19 @@ class Run:
         The host waits for the previous dispatch while this one is running, and the batches of the
         next one are on their way.
         """
-        sent = self.sent or self._send()
-        assert sent is not None  # the stream has as many dispatches as the run
-        # Before this dispatch starts: a copy may have to wait for what the device has been given.
-        self.sent = self._send()
+        sent = self.feeder.take()
+        # A copy waits for what the device has been given before. So the next one comes first,
+        # unless the device has nothing to do.
+        if self.pending is not None:
+            self.feeder.read_ahead()
         with self.account.phase("step"):
-            steps = range(self.done, self.done + len(sent.labels))
             asked = self.stop() or (self.writer is not None and self.writer.failing())
-            self.profile.starting(steps)
-            fed = feed.start(self.place.mesh, self.recipe.schedule, sent, steps, asked)
+            self.profile.starting(sent.numbers)
+            fed = feed.start(self.place.mesh, sent, asked)
             self.state, reduced = self.train_step(self.state, fed)
+        self.feeder.read_ahead()
         stopping = self.settle()
-        self.pending, self.done = (steps, reduced), steps.stop
+        self.pending, self.done = (sent.numbers, reduced), sent.numbers.stop
         return stopping
 
     def settle(self) -> bool:
@@ -148,13 +147,6 @@ class Run:
         """Start writing a checkpoint of the steps done."""
         if self.writer is not None:
             self.writer.save(self.done, self.state, self.progress.state(), accuracy)
-
-    def _send(self) -> Superbatch | None:
-        """Start copying the next batches of the stream to the devices; None: it has ended."""
-        with self.account.phase("data_wait"):
-            batch = next(self.batches, None)
-        with self.account.phase("step"):
-            return None if batch is None else feed.send(self.place.mesh, batch)
 
     def _end_nonfinite(self, number: int) -> None:
         """Save the state before a step that was not finite, say what is known of it, and end."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
 from trainer import cluster, description, pace, recipe, resume, stream, summary
-from trainer.batch import Superbatch
 from trainer.dashboard import Dashboard
 from trainer.datasets import Dataset
 from trainer.errors import DataError, Preempted
 from trainer.evaluate import Evaluator
+from trainer.feed import Feeder
 from trainer.meaning import meaning
 from trainer.profiling import Profile
 from trainer.program import Program
@@ -34,7 +34,7 @@ class Opened(NamedTuple):
     done: int  # optimizer steps
     progress: Progress
     source: stream.Superbatches
-    batches: Generator[Superbatch]
+    feeder: Feeder
     writer: Writer | None
     dashboard: Dashboard | None
     profile: Profile
@@ -126,7 +126,7 @@ def open_all(task: Task, stack: ExitStack) -> Opened:
         done=done,
         progress=progress,
         source=source,
-        batches=batches,
+        feeder=Feeder(place.mesh, made.schedule, batches, done, task.account),
         writer=writer,
         dashboard=dashboard,
         profile=profile,

@@ -1,8 +1,8 @@
 """K, the steps of a dispatch, from a short measurement: train.steps_per_dispatch=auto.
 
 A dispatch costs the host some time, however many steps it holds. On a CPU that time is lost, and K
-is chosen so that it is about 0.3 % of the time of the steps. A GPU does not wait for the host as
-long as the next dispatch is ready in time. Results do not depend on K.
+is chosen so that it is about 0.3 % of the time of the steps. A GPU does not wait for the host while
+it has enough to do: there K is as large as is good for the rest. Results do not depend on K.
 """
 
 from __future__ import annotations
@@ -24,22 +24,13 @@ from trainer.batch import Superbatch
 from trainer.program import Program
 from trainer.step import TrainState
 
+SHARE = 0.003  # of the steps' time, that dispatches may cost
 LONGEST_SECONDS = 0.5  # of a dispatch: a signal to stop waits for its end
 SLOW_SECONDS = 0.1  # of a step: nothing is measured
 LARGEST_BYTES = 64 << 20  # of the images of a dispatch on one process; three are in memory
+PROBES = (1, 8)  # K
+TIMES = (16, 6)
 MOST_SECONDS = 1.0  # that each of the two may take: nobody looks for a signal to stop meanwhile
-
-
-class Probe(NamedTuple):
-    """How K is looked for on a platform."""
-
-    share: float  # of the steps' time, that dispatches may cost the host
-    ks: tuple[int, int]  # K that are timed
-    times: tuple[int, int]  # how often each
-
-
-CPU = Probe(0.003, (1, 8), (16, 6))
-GPU = Probe(0.3, (1, 64), (16, 16))  # a step takes microseconds, the host varies by hundreds
 
 
 class Costs(NamedTuple):
@@ -49,23 +40,27 @@ class Costs(NamedTuple):
     step: float
 
 
-def choose(costs: Costs, share: float, steps_per_epoch: int, bytes_per_step: int) -> int:
-    """Return K, such that dispatches cost about `share` of the steps' time.
+def choose(costs: Costs, steps_per_epoch: int, bytes_per_step: int) -> int:
+    """Return K for a CPU."""
+    wanted = max(1, round(costs.dispatch / (SHARE * costs.step)))
+    return near(wanted, costs.step, steps_per_epoch, bytes_per_step)
+
+
+def near(wanted: int, step: float, steps_per_epoch: int, bytes_per_step: int) -> int:
+    """Return K within what is good for memory and for stopping, where a step takes `step` seconds.
 
     Preferably one near by that divides an epoch: a shorter last dispatch is compiled separately.
     """
-    wanted = max(1, round(costs.dispatch / (share * costs.step)))
-    most = min(LONGEST_SECONDS / costs.step, LARGEST_BYTES / bytes_per_step, steps_per_epoch)
+    most = min(LONGEST_SECONDS / step, LARGEST_BYTES / bytes_per_step, steps_per_epoch)
     most = max(1, int(most))
     wanted = min(wanted, most)
-    near = range(-(-wanted // 4), min(4 * wanted, most) + 1)
-    divisors = [k for k in near if steps_per_epoch % k == 0]
+    around = range(-(-wanted // 4), min(4 * wanted, most) + 1)
+    divisors = [k for k in around if steps_per_epoch % k == 0]
     return min(divisors, key=lambda k: abs(math.log(k / wanted)), default=wanted)
 
 
 def measure(
     dispatch: Callable[[int], None],
-    probe: Probe,
     slowest: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Costs:
@@ -75,7 +70,7 @@ def measure(
     many.
     """
     found = []
-    for k, times in zip(probe.ks, probe.times, strict=True):
+    for k, times in zip(PROBES, TIMES, strict=True):
         dispatch(k)  # compiles it
         seconds = []
         for _ in range(min(times, math.ceil(MOST_SECONDS / (k * slowest)))):
@@ -84,7 +79,7 @@ def measure(
             seconds.append(clock() - began)
         found.append(statistics.median(seconds))
     short, long = found
-    step = max((long - short) / (probe.ks[1] - probe.ks[0]), 0.1 * long / probe.ks[1])
+    step = max((long - short) / (PROBES[1] - PROBES[0]), 0.1 * long / PROBES[1])
     return Costs(max(short - step, 0), step)
 
 
@@ -120,8 +115,7 @@ def steps_per_dispatch(
             np.zeros((k, local_batch), np.uint8),
             np.ones((k, local_batch), np.uint8),
         )
-        steps = range(done, done + k)
-        fed = feed.start(mesh, _no_learning, feed.send(mesh, batch), steps, False)
+        fed = feed.start(mesh, feed.send(mesh, _no_learning, batch, done), False)
         copy, reduced = train_step(copy, fed)
         jax.device_get(reduced)
         done += k
@@ -137,11 +131,12 @@ def steps_per_dispatch(
     if slowest > SLOW_SECONDS:
         return 1  # starting it costs next to nothing of such a step
 
-    probe = CPU if mesh.devices.flat[0].platform == "cpu" else GPU
-    longest = max(2, min(probe.ks[1], LARGEST_BYTES // (local_batch * pixels)))
-    probe = probe._replace(ks=(1, longest))
-    costs = measure(dispatch, probe, slowest)
-    chosen = choose(costs, probe.share, steps_per_epoch, local_batch * pixels)
+    size = local_batch * pixels
+    if mesh.devices.flat[0].platform != "cpu":
+        longest = max(cluster.share(lambda: min(seconds() for _ in range(TIMES[0]))))
+        return near(steps_per_epoch, longest, steps_per_epoch, size)
+    costs = measure(dispatch, slowest)
+    chosen = choose(costs, steps_per_epoch, size)
     return int(cluster.share(lambda: chosen)[0])
 
 

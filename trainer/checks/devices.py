@@ -96,8 +96,7 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> Finding:
         seed=config.run.seed,
         first_step=0,
     )
-    sent = feed.send(devices, source[0])
-    fed = feed.start(devices, made.schedule, sent, range(1), False)
+    fed = feed.start(devices, feed.send(devices, made.schedule, source[0], 0), False)
     key = jax.random.PRNGKey(config.run.seed)
     state = step.init_state(made.init_weights, key, devices)
     began = time.perf_counter()
