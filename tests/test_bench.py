@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -105,3 +107,15 @@ def test_idle_is_what_no_span_of_work_covers(monkeypatch):
 
     assert idle_share([(14.0, 20.0), (0.0, 10.0), (5.0, 12.0), (6.0, 8.0)]) == 2 / 20
     assert idle_share([(3.0, 4.0)]) == 0
+
+
+def test_xla_knows_the_options_of_every_form_for_a_gpu(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from benchmarks.workers.forms import AS_IT_IS, variants
+
+    found = variants("gpu")
+    usual = found.pop(AS_IT_IS)
+    lowered = jax.jit(lambda x: x + x).lower(np.float32(1))
+    for variant in found.values():
+        assert variant != usual
+        lowered.compile(compiler_options=variant.options)  # raises for one that is not known

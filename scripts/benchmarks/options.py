@@ -52,6 +52,7 @@ SECTIONS = {
     "target": "from the command to 98 and to 98.5 % test accuracy",
     "scaling": "several devices and processes, against a model's prediction",
     "memory": "of the host and of the device",
+    "forms": "what each of the compiler's options and each form of the program gives",
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 from jax.sharding import Mesh
 
 from trainer import mesh as meshes
@@ -62,6 +64,41 @@ def feed(mesh: Mesh, batch: Superbatch) -> step.Feed:
     k = len(batch.labels)
     lrs = np.full(k, 0.01, np.float32)
     return jax.block_until_ready(start(mesh, send(mesh, lambda _: lrs, batch, 0), False))
+
+
+def seconds_per_step(
+    program: step.TrainStep, state: step.TrainState, feeds: step.Feed, dispatches: int
+) -> npt.NDArray[np.float64]:
+    """Run dispatches, each started while the one before is running, as the loop does.
+
+    Args:
+        program: the training step.
+        state: before the first step; it is donated.
+        feeds: of K steps from the first one on; all dispatches take the same batches.
+        dispatches: that are timed, after one that is not.
+
+    Returns the seconds of a step in each of them.
+    """
+    k = len(feeds.lrs)
+    numbers = [
+        jax.device_put(np.arange(i * k, (i + 1) * k, dtype=np.int32), feeds.steps.sharding)
+        for i in range(dispatches + 1)
+    ]
+    ends: list[float] = []
+
+    def end(reduced: step.Reduced) -> None:
+        assert jax.device_get(reduced).finite.all()
+        ends.append(time.perf_counter())
+
+    pending: step.Reduced | None = None
+    for steps in numbers:
+        state, reduced = program(state, feeds._replace(steps=steps))
+        if pending is not None:
+            end(pending)
+        pending = reduced
+    end(reduced)
+    assert int(state.step) == k * (dispatches + 1)  # the guard would have stood still otherwise
+    return np.diff(ends) / k
 
 
 def shapes(made: Recipe, mesh: Mesh, k: int, batch_size: int, pixels: int) -> tuple[Any, Any]:

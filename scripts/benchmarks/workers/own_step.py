@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-import jax
 import numpy as np
 
 from benchmarks import answer, own
@@ -14,7 +12,7 @@ from benchmarks import answer, own
 def measure(
     arrays: str, batch_size: int, k: int, dispatches: int, overrides: list[str]
 ) -> dict[str, Any]:
-    """Run dispatches, each started while the one before is running, and return a step's seconds.
+    """Run dispatches one after the other, and return the seconds of a step.
 
     Args:
         arrays: the folder of the data set.
@@ -31,26 +29,12 @@ def measure(
     )
     dataset = own.load_arrays(arrays)
     mesh, made = own.make(config, dataset, 1)
+    feeds = own.feed(mesh, own.first_batches(dataset, k, batch_size))
     state = own.first_state(made, mesh)
-    batch = own.first_batches(dataset, k, batch_size)
-    feeds = own.feed(mesh, batch)
-    numbers = [
-        jax.device_put(np.arange(i * k, (i + 1) * k, dtype=np.int32), feeds.steps.sharding)
-        for i in range(dispatches + 1)
-    ]
-    ends, pending = [], None
-    for steps in [*numbers, None]:
-        running = pending
-        if steps is not None:
-            state, pending = made.train_step(state, feeds._replace(steps=steps))
-        if running is not None:
-            assert jax.device_get(running).finite.all()
-            ends.append(time.perf_counter())
-    assert int(state.step) == k * (dispatches + 1)  # the guard would have stood still otherwise
-    times = np.diff(ends) / k
+    seconds = own.seconds_per_step(made.train_step, state, feeds, dispatches)
     return {
-        "seconds_per_step": float(np.median(times)),
-        "jitter_seconds": float(np.std(times) * np.sqrt(k)),
+        "seconds_per_step": float(np.median(seconds)),
+        "jitter_seconds": float(np.std(seconds) * np.sqrt(k)),
     }
 
 
