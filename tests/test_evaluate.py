@@ -35,15 +35,24 @@ def test_every_example_counts_once(devices, batch_size, monkeypatch):
     placed = meshes.place(meshes.replicated(mesh), weights)
     with jax.transfer_guard("disallow"):
         program = eval_step.make(OBJECTIVE, mesh)
-        evaluator = evaluate.Evaluator(program, split, mesh, batch_size)
-        means, again = evaluator(placed), evaluator(placed)
-    jax.tree.map(np.testing.assert_array_equal, means, again)
+        means = evaluate.Evaluator(program, split, mesh, batch_size)(placed)
     assert means.examples == 101
     assert means.accuracy == (logits.argmax(axis=1) == split.labels).mean()
     np.testing.assert_allclose(means.loss, losses.mean(), rtol=1e-5)
     np.testing.assert_array_equal(means.predictions, logits.argmax(axis=1))
     best = np.exp(logits).max(axis=1) / np.exp(logits).sum(axis=1)
     np.testing.assert_allclose(means.confidences, best, rtol=1e-4)
+
+
+def test_a_split_that_fits_is_sent_once():
+    split, mesh = make_split(101), meshes.make_mesh(2)
+    weights = model.init(jax.random.PRNGKey(0), 12, [8], 10, "he_normal")
+    placed = meshes.place(meshes.replicated(mesh), jax.device_get(weights))
+    evaluator = evaluate.Evaluator(eval_step.make(OBJECTIVE, mesh), split, mesh, 64)
+    first = evaluator(placed)
+    with jax.transfer_guard_host_to_device("disallow_explicit"):
+        again = evaluator(placed)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
 
 
 def test_with_virtual_shards_the_loss_has_the_same_bits_on_all_devices():

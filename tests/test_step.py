@@ -205,6 +205,11 @@ def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(devices, k, 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got[0], plain)
 
 
+def test_virtual_shards_give_one_gpu_and_several_the_same_bits():
+    one, several = (train(n, 6, virtual_shards=4, form=compiler.form("gpu", n)) for n in (1, 4))
+    assert_equal(one, several)
+
+
 def notebook_step_in_numpy(weights, velocities, images, labels, lr, momentum):
     """One step of the notebook's recipe in float64, derived by hand."""
     x0 = images.astype(np.float64)

@@ -7,6 +7,8 @@ import time
 from contextlib import ExitStack, contextmanager
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from harm import files_of_at_most
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,8 +17,9 @@ from trainer import digest, saved
 from trainer.account import Account
 from trainer.commands.compose import compose
 from trainer.errors import SaveError
+from trainer.memory import room_for
 from trainer.terminal import Terminal
-from trainer.writer import Writer
+from trainer.writer import Writer, snapshot
 
 # 4 MB, that do not compress
 STATE = {"weights": jax.random.bits(jax.random.key(0), (1_000_000,))}
@@ -119,6 +122,31 @@ def test_what_ends_a_run_does_not_lose_the_save_under_way(opened, tmp_path):
     with pytest.raises(ZeroDivisionError):
         end()
     saved.record_of(tmp_path / "checkpoints" / "7")
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_a_snapshot_outlives_the_state(on_device):
+    state = {"x": jnp.arange(10.0)}
+    copy = snapshot(state, on_device)
+    state["x"].delete()
+    np.testing.assert_array_equal(copy["x"], np.arange(10.0))
+
+
+def test_a_state_that_is_donated_meanwhile_is_saved(opened, tmp_path):
+    state = {"x": jnp.arange(10.0)}
+    with opened(0) as writer:
+        writer.save(3, state, {}, None)
+        state["x"].delete()
+        writer.finish_saves()
+        restored = writer.checkpoints.load(3, {"x": np.zeros(10, np.float32)})
+    np.testing.assert_array_equal(restored.state["x"], np.arange(10.0))
+
+
+def test_a_device_has_room_for_what_it_has_never_needed():
+    counted = {"bytes_limit": 100, "peak_bytes_in_use": 70}
+    assert room_for(30, counted)
+    assert not room_for(31, counted)
+    assert room_for(1 << 40, None)  # a CPU does not count
 
 
 def test_the_record_tells_the_configuration_and_its_digest(opened, tmp_path):

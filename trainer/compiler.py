@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 Options = dict[str, bool | int | str]
 
-# The K steps of a dispatch become one CUDA graph: the loop itself (WHILE) beside what XLA records
-# anyway, however short the program around the loop (the least size). Else the host launches every
-# kernel of every step, which takes longer than the kernels of a small model. CONCURRENT runs those
-# side by side that do not need each other; by default XLA makes a queue of them.
+# The K steps of a dispatch become one CUDA graph, however short the program around the loop is (the
+# least size). Else the host launches every kernel of every step, which takes longer than the
+# kernels of a small model. The list is jax 0.11's own: others may leave the loop (WHILE) out.
+# CONCURRENT runs kernels side by side that do not need each other; XLA's default is a queue.
 GPU_OPTIONS: Options = {
     "xla_gpu_enable_command_buffer": (
         "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"

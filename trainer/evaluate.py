@@ -15,7 +15,7 @@ from trainer.datasets import Split
 from trainer.eval_step import Answers, EvalStep
 from trainer.model import Weights
 
-BYTES_PER_DISPATCH = 256 << 20  # of images, to bound the memory an evaluation takes
+BYTES_PER_DISPATCH = 256 << 20  # of images, over all devices; a split so small stays on them
 
 
 class Outcome(NamedTuple):

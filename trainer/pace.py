@@ -1,8 +1,9 @@
 """K, the steps of a dispatch, from a short measurement: train.steps_per_dispatch=auto.
 
 A dispatch costs the host some time, however many steps it holds. On a CPU that time is lost, and K
-is chosen so that it is about 0.3 % of the time of the steps. A GPU does not wait for the host while
-it has enough to do: there K is as large as is good for the rest. Results do not depend on K.
+is chosen so that it is about 0.3 % of the time of the steps. A GPU does not wait for the host as
+long as the next dispatch is there in time: K is so large that an epoch has few. Results do not
+depend on K.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from trainer.step import TrainState
 SHARE = 0.003  # of the steps' time, that dispatches may cost
 LONGEST_SECONDS = 0.5  # of a dispatch: a signal to stop waits for its end
 SLOW_SECONDS = 0.1  # of a step: nothing is measured
-LARGEST_BYTES = 64 << 20  # of the images of a dispatch on one process; three are in memory
+LARGEST_BYTES = 64 << 20  # of the images of a dispatch on one process; the next two lie beside them
+GPU_DISPATCHES = 7  # an epoch: with one alone, none would be ready when another ends
 PROBES = (1, 8)  # K
 TIMES = (16, 6)
 MOST_SECONDS = 1.0  # that each of the two may take: nobody looks for a signal to stop meanwhile
@@ -83,6 +85,11 @@ def measure(
     return Costs(max(short - step, 0), step)
 
 
+def fastest(seconds: Callable[[], float], slowest: float) -> float:
+    """Return the least of some timings, of which one took `slowest` on the slowest process."""
+    return min(seconds() for _ in range(min(TIMES[0], math.ceil(MOST_SECONDS / slowest))))
+
+
 def steps_per_dispatch(
     train_step: Program,
     state: TrainState,
@@ -132,9 +139,9 @@ def steps_per_dispatch(
         return 1  # starting it costs next to nothing of such a step
 
     size = local_batch * pixels
-    if mesh.devices.flat[0].platform != "cpu":
-        longest = max(cluster.share(lambda: min(seconds() for _ in range(TIMES[0]))))
-        return near(steps_per_epoch, longest, steps_per_epoch, size)
+    if mesh.devices.flat[0].platform == "gpu":
+        step = max(cluster.share(lambda: fastest(seconds, slowest)))
+        return near(-(-steps_per_epoch // GPU_DISPATCHES), step, steps_per_epoch, size)
     costs = measure(dispatch, slowest)
     chosen = choose(costs, steps_per_epoch, size)
     return int(cluster.share(lambda: chosen)[0])

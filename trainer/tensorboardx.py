@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-UNUSED = ("torch", "boto3", "google.cloud")
+UNUSED = ("torch", "boto3", "google.cloud", "comet_ml")
 
 
 @contextmanager

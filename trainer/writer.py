@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trainer import committed, description, digest, environment, rundir
 from trainer.account import Account
@@ -22,14 +23,25 @@ from trainer.config import Config
 from trainer.errors import SaveError, first_line
 from trainer.goodput import Ledger
 from trainer.meaning import differences
+from trainer.memory import room_for
 from trainer.progress import State as ProgressState
 from trainer.step import TrainState
 from trainer.terminal import Terminal
 from trainer.tracking import Tracker
 
-# On the device, where it takes a moment: the state is donated to the next step, and the copy comes
-# to the host beside it.
 _copy = jax.jit(partial(jax.tree.map, jnp.copy))
+
+
+def snapshot(state: TrainState, on_device: bool) -> TrainState:
+    """Return a copy of a state that every device holds: the state is donated to the next step.
+
+    Args:
+        state: on the devices.
+        on_device: copy it there, which takes a moment and as much memory again; else to the host.
+    """
+    local = jax.tree.map(lambda leaf: leaf.addressable_data(0), state)
+    copied: TrainState = _copy(local) if on_device else jax.tree.map(np.array, local)
+    return copied
 
 
 class Writer:
@@ -69,6 +81,7 @@ class Writer:
                 warn=terminal.warn,
             )
         )
+        self._on_device: bool | None = None  # whether states are copied there
         self._saving: Background[str | None] = Background()  # what to warn of
 
     def begin(
@@ -118,7 +131,10 @@ class Writer:
         """
         with self._account.phase("save"):
             self._settle(wait=True)
-            copy = _copy(jax.tree.map(lambda x: x.addressable_data(0), state))
+            if self._on_device is None:  # later the peak has the copy itself in it
+                size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+                self._on_device = room_for(size, jax.local_devices()[0].memory_stats())
+            copy = snapshot(state, self._on_device)
             record = {
                 "meaning": dict(self._meaning),
                 "objective": dict(self._objective),

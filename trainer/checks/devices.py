@@ -105,7 +105,7 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> Finding:
     began = time.perf_counter()
     _, reduced = jax.block_until_ready(compiled(state, fed))
     seconds = time.perf_counter() - began
-    sums = jax.device_get(reduced.sums)
+    sums = jax.device_get(reduced).sums
     loss = float(sums.loss[0] / sums.examples[0])
     if not np.isfinite(loss):
         return Finding("one step", WARNING, f"the first loss is {loss}", "lower optim.lr")

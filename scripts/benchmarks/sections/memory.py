@@ -47,7 +47,7 @@ def measure(bench: Bench) -> Section:
     ]
     for name, results in programs.items():
         for part, includes in (
-            ("arguments", "state and one dispatch's data, which the next one's lies beside"),
+            ("arguments", "state and one dispatch's data, which the next two lie beside"),
             ("temporary", "activations and gradients, by the compiler's plan"),
         ):
             lines.append(line(f"device, {name}: {part}", includes, "MiB", results, part, scale=MIB))

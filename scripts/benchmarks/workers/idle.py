@@ -18,8 +18,7 @@ EXECUTION = "ThunkExecutor::Execute (wait for completion)"  # a program, on a CP
 def measure(directory: str) -> dict[str, Any]:
     """Return `share`, idle of the time from the first of the device's work to the last.
 
-    By whole programs: what one of them waits for inside is not seen. Only on a CPU: the profile
-    holds a GPU up after every turn of a loop that is one CUDA graph.
+    By whole programs, on a CPU: what one of them waits for inside is not seen.
 
     Args:
         directory: of the run; train.profile_steps has to be set.
@@ -34,7 +33,7 @@ def measure(directory: str) -> dict[str, Any]:
         if event.name == EXECUTION
     ]
     if not spans:
-        raise answer.LeftOut("a profile shows whole programs on a CPU only")
+        raise answer.LeftOut("the profile shows no work of the device")
     return {"share": idle_share(spans)}
 
 
