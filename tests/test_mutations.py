@@ -111,7 +111,7 @@ def mutate_override(rng, names):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_a_thousand_mistyped_command_lines_are_composed_or_refused(seed, capsys):
+def test_hundreds_of_mistyped_command_lines_are_composed_or_refused(seed, capsys):
     rng = random.Random(seed)
     names = [
         f"{section}.{field}"
@@ -119,7 +119,7 @@ def test_a_thousand_mistyped_command_lines_are_composed_or_refused(seed, capsys)
         for field in getattr(trainer_config, kind).__annotations__
     ]
     refused = 0
-    for _ in range(250):
+    for _ in range(120):
         overrides = [mutate_override(rng, names) for _ in range(rng.randint(1, 2))]
         try:
             jobs = compose(["+experiment=smoke", *overrides])
@@ -127,5 +127,5 @@ def test_a_thousand_mistyped_command_lines_are_composed_or_refused(seed, capsys)
             refused += bool(str(error).strip())
         else:
             assert all(isinstance(job.config, Config) for job in jobs), overrides
-    assert refused > 125
+    assert refused > 60
     assert "Traceback" not in capsys.readouterr().err

@@ -176,7 +176,9 @@ def _begin_writer(
     def work() -> None:
         if writer is not None:
             devices = [f"{d.platform} {d.device_kind}" for d in task.place.mesh.devices.flat]
-            writer.begin(begin.step, begin.record, meant, objective, task.record, devices)
+            writer.begin(
+                begin.step, begin.record, meant, objective, task.record, devices, begin.state
+            )
             stack.callback(_close_ledger, task, writer)
             stack.push(partial(_describe_end, writer))
 

@@ -32,16 +32,10 @@ from trainer.tracking import Tracker
 _copy = jax.jit(partial(jax.tree.map, jnp.copy))
 
 
-def snapshot(state: TrainState, on_device: bool) -> TrainState:
-    """Return a copy of a state that every device holds: the state is donated to the next step.
-
-    Args:
-        state: on the devices.
-        on_device: copy it there, which takes a moment and as much memory again; else to the host.
-    """
-    local = jax.tree.map(lambda leaf: leaf.addressable_data(0), state)
-    copied: TrainState = _copy(local) if on_device else jax.tree.map(np.array, local)
-    return copied
+def _local(state: TrainState) -> TrainState:
+    """Return a state that every device holds as this process's first device has it."""
+    local: TrainState = jax.tree.map(lambda leaf: leaf.addressable_data(0), state)
+    return local
 
 
 class Writer:
@@ -92,6 +86,7 @@ class Writer:
         objective: Mapping[str, Any],
         record: Mapping[str, str],
         devices: list[str],
+        state: TrainState,
     ) -> None:
         """Say what the run stands on, and open what it will log to.
 
@@ -102,7 +97,10 @@ class Writer:
             objective: what a model is besides its weights (see objective.py), for the checkpoints.
             record: file name -> text, for .hydra/.
             devices: a line for each.
+            state: as training begins.
         """
+        with self._account.phase("compile"):
+            self._copy = _copy.lower(_local(state)).compile()
         self._meaning = meaning
         self._objective = objective
         self._facts = environment.collect(devices, jax.process_count())
@@ -131,10 +129,7 @@ class Writer:
         """
         with self._account.phase("save"):
             self._settle(wait=True)
-            if self._on_device is None:  # later the peak has the copy itself in it
-                size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-                self._on_device = room_for(size, jax.local_devices()[0].memory_stats())
-            copy = snapshot(state, self._on_device)
+            copy = self._snapshot(_local(state))
             record = {
                 "meaning": dict(self._meaning),
                 "objective": dict(self._objective),
@@ -151,6 +146,17 @@ class Writer:
 
             self._saving.submit(write)
         self.ledger.write(step, now=True)
+
+    def _snapshot(self, state: TrainState) -> TrainState:
+        """Return a copy of a state, which is donated to the next step.
+
+        On the device, where it takes a moment, and as much memory again until it is written.
+        """
+        if self._on_device is None:  # later the peak has the copy itself in it
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            self._on_device = room_for(size, jax.local_devices()[0].memory_stats())
+        copied: TrainState = self._copy(state) if self._on_device else jax.tree.map(np.array, state)
+        return copied
 
     def failing(self) -> bool:
         """Return whether more saves in a row have failed than are tolerated."""
