@@ -11,10 +11,11 @@ def test_a_cpu_needs_no_options():
     assert compiler.options("cpu", deterministic=True) == {}
 
 
-def test_several_gpus_have_one_all_reduce_in_the_loop():
-    assert compiler.form("cpu", 8) == compiler.CPU
-    assert compiler.form("gpu", 1) == compiler.GPU
-    assert compiler.form("gpu", 8) == compiler.GPU._replace(unroll=1)
+def test_one_gpu_alone_has_several_steps_in_the_loop():
+    assert compiler.form("cpu", 8, None) == compiler.CPU
+    assert compiler.form("gpu", 1, None) == compiler.GPU
+    assert compiler.form("gpu", 8, None) == compiler.GPU._replace(unroll=1)
+    assert compiler.form("gpu", 1, 8) == compiler.GPU._replace(unroll=1)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

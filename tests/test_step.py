@@ -206,8 +206,11 @@ def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(devices, k, 
 
 
 def test_virtual_shards_give_one_gpu_and_several_the_same_bits():
-    one, several = (train(n, 6, virtual_shards=4, form=compiler.form("gpu", n)) for n in (1, 4))
-    assert_equal(one, several)
+    def gpu(devices, k):
+        return train(devices, k, virtual_shards=4, form=compiler.form("gpu", devices, 4))
+
+    assert_equal(gpu(1, 6), gpu(4, 6))
+    assert_equal(gpu(1, 6), gpu(1, 1))
 
 
 def notebook_step_in_numpy(weights, velocities, images, labels, lr, momentum):

@@ -34,16 +34,17 @@ CPU = Form(transpose_last=True, branch=True, unroll=1)
 GPU = Form(transpose_last=False, branch=False, unroll=4)
 
 
-def form(platform: str, devices: int) -> Form:
+def form(platform: str, devices: int, virtual_shards: int | None) -> Form:
     """Return the form that is fastest.
 
     Args:
         platform: of the devices, as jax names it: "cpu", "gpu".
         devices: of the mesh; with several, the loop has one all-reduce in its body.
+        virtual_shards: with them, one device and several have to have the same loop.
     """
     if platform != "gpu":
         return CPU
-    return GPU if devices == 1 else GPU._replace(unroll=1)
+    return GPU if devices == 1 and virtual_shards is None else GPU._replace(unroll=1)
 
 
 def options(platform: str, deterministic: bool) -> Options:

@@ -73,7 +73,7 @@ def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
             mesh,
             config.parallel.method,
             config.parallel.virtual_shards,
-            compiler.form(platform, mesh.size),
+            compiler.form(platform, mesh.size, config.parallel.virtual_shards),
             compiler_options,
         ),
         eval_step.make(objective, mesh, config.parallel.virtual_shards, compiler_options),

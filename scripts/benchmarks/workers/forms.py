@@ -26,7 +26,9 @@ class Variant(NamedTuple):
 
 def variants(platform: str) -> dict[str, Variant]:
     """Return the program as the trainer compiles it, and what differs from it in one thing."""
-    usual = Variant(compiler.form(platform, 1), compiler.options(platform, deterministic=True))
+    usual = Variant(
+        compiler.form(platform, 1, None), compiler.options(platform, deterministic=True)
+    )
     if platform == "cpu":
         return {AS_IT_IS: usual, "in the form for a GPU": usual._replace(form=compiler.GPU)}
 
