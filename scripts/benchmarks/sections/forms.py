@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from benchmarks.bench import FAILED, Bench
 from benchmarks.lines import Line, Section, ratios
 from benchmarks.sections import rivals
@@ -15,16 +13,7 @@ ALL = "all forms"
 
 def measure(bench: Bench) -> Section:
     """Time them in one process, in turn, round after round."""
-    worker = partial(
-        bench.worker,
-        "forms",
-        arrays=bench.arrays,
-        batch_size=64,
-        k=rivals.OWN_K,
-        dispatches=4 if bench.quick else 14,
-        overrides=bench.overrides,
-    )
-    results = bench.interleave({ALL: worker}, bench.fewer_rounds)[ALL]
+    results = bench.interleave({ALL: rivals.program(bench, "forms")}, bench.fewer_rounds)[ALL]
     good = [result for result in results if "left_out" not in result]
     if not good:
         return Section(TITLE, [Line(ALL, "", "us a step", [], results[0]["left_out"])], [], {})

@@ -18,15 +18,6 @@ def measure(bench: Bench) -> Section:
     """Compare the loop's own account, and runs with and without, in turn."""
     # As many as the experiment has: the last save is waited for.
     epochs = (2 if bench.quick else 10) * bench.times
-    program = partial(
-        bench.worker,
-        "own_step",
-        arrays=bench.arrays,
-        batch_size=64,
-        k=rivals.OWN_K,
-        dispatches=4 if bench.quick else 14,
-        overrides=bench.overrides,
-    )
     # The same K in all, which `auto` would choose anew each time.
     run = partial(rivals.train, bench, epochs, f"train.steps_per_dispatch={rivals.OWN_K}")
     found = bench.interleave(
@@ -35,7 +26,7 @@ def measure(bench: Bench) -> Section:
             NO_LOG: partial(run, "train.log_every_steps=1000000"),
             NO_SAVE: partial(run, "checkpoint.every_epochs=null"),
             PROFILED: partial(_profiled, bench) if bench.on_cpu else _not_on_a_gpu,
-            rivals.PROGRAM: program,
+            rivals.PROGRAM: rivals.program(bench),
         }
     )
     counts, net = bench.machine["dataset"], Net(tuple(bench.machine["sizes"]))

@@ -55,6 +55,19 @@ def steps_per_epoch(bench: Bench, batch_size: int) -> int:
     return -(-bench.machine["dataset"]["train_examples"] // batch_size)
 
 
+def program(bench: Bench, worker: str = "own_step") -> partial[Result]:
+    """Return the job that times the program without its loop; `worker` takes what own_step does."""
+    return partial(
+        bench.worker,
+        worker,
+        arrays=bench.arrays,
+        batch_size=BATCH_SIZE,
+        k=OWN_K,
+        dispatches=4 if bench.quick else 14,
+        overrides=bench.overrides,
+    )
+
+
 def train(bench: Bench, epochs: int, *overrides: str) -> Result:
     """Run the trainer; add epoch_seconds, of training, and everything_seconds, of wall clock."""
     result = bench.train(f"train.epochs={epochs}", *overrides)
@@ -72,20 +85,11 @@ def measure(bench: Bench) -> Section:
     epochs = (2 if bench.quick else 4) * bench.times
     steps = steps_per_epoch(bench, BATCH_SIZE)
     sizes = bench.machine["sizes"]
-    program = partial(
-        bench.worker,
-        "own_step",
-        arrays=bench.arrays,
-        batch_size=BATCH_SIZE,
-        k=OWN_K,
-        dispatches=4 if bench.quick else 14,
-        overrides=bench.overrides,
-    )
     found = bench.interleave(
         {
             TRAINER: lambda: train(bench, epochs),
             **jobs(bench, BATCH_SIZE),
-            PROGRAM: program,
+            PROGRAM: program(bench),
             ROOFS: partial(
                 bench.worker,
                 "roofs",
