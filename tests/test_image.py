@@ -151,7 +151,9 @@ def test_it_saves_when_told_to_stop_and_goes_on_when_started_again(machine, volu
 
 
 def test_a_stop_that_comes_at_once_is_heard(machine):
-    process = machine.run("trainer", "+experiment=smoke", options=["--name=early"])
+    process = machine.run(
+        "trainer", "+experiment=smoke", "train.epochs=2000", options=["--name=early"]
+    )
     while machine.podman("stop", f"--time={GRACE}", "early").returncode:  # not yet there
         assert process.poll() is None, end(process)
     code, told = end(process)
