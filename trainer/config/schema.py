@@ -272,7 +272,7 @@ class Config:
 
 def config_dir() -> Path:
     """Return the folder conf/: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
 

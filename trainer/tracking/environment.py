@@ -51,7 +51,7 @@ def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": redact(sys.orig_argv),
-        "git": _git(Path(__file__).resolve().parent.parent),
+        "git": _git(Path(__file__).resolve().parents[2]),
         "versions": {**versions(_PACKAGES), "trainer's source": source("**/*.py")[:16]},
         "platform": platform.platform(),
         "host": socket.gethostname(),
@@ -91,7 +91,7 @@ def source(*patterns: str) -> str:
     Args:
         patterns: which they are, relative to the package.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     contents = hashlib.sha256()
     for path in sorted(path for pattern in patterns for path in package.glob(pattern)):
         if path.is_file():
