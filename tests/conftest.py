@@ -19,7 +19,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
-from trainer import processes
+from trainer.job import processes
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -134,7 +134,7 @@ def trainer(tmp_path):
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
     """A finished run of +experiment=smoke: not to be changed, but for what a command adds."""
-    from trained_runs import SMOKE, train
+    from support.trained_runs import SMOKE, train
 
     return train(tmp_path_factory.mktemp("runs"), *SMOKE)
 
@@ -142,7 +142,7 @@ def smoke_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def mnist_run(tmp_path_factory, mnist_dir):
     """A finished run on MNIST: not to be changed either."""
-    from trained_runs import MNIST, train
+    from support.trained_runs import MNIST, train
 
     return train(tmp_path_factory.mktemp("runs"), *MNIST[:-1], f"data.root={mnist_dir}", MNIST[-1])
 
@@ -150,7 +150,7 @@ def mnist_run(tmp_path_factory, mnist_dir):
 @pytest.fixture(scope="session")
 def kinds_run(tmp_path_factory):
     """A finished run on images of 8 x 6 pixels in 3 classes: not to be changed either."""
-    from trained_runs import train_on_three_kinds
+    from support.trained_runs import train_on_three_kinds
 
     return train_on_three_kinds(tmp_path_factory.mktemp("runs"))
 
@@ -158,7 +158,7 @@ def kinds_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cluster():
     """A SLURM cluster of three emulated nodes; most jobs take two."""
-    from slurm_cluster import running
+    from support.slurm_cluster import running
 
     with running() as started:
         yield started

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from importlib import import_module
 
 from trainer.commands import COMMANDS
-from trainer.errors import EXIT_INTERNAL, TrainerError
-from trainer.preemption import StopRequest
+from trainer.job.errors import EXIT_INTERNAL, TrainerError
+from trainer.job.signals import StopRequest
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         command, *arguments = arguments
     told = ""
     try:
-        code = import_module(f"trainer.commands.{command}").main(arguments, stop)
+        code = import_module(COMMANDS[command]).main(arguments, stop)
     except TrainerError as error:
         told, code = f"error: {error}\n", error.exit_code
     except Exception:

@@ -20,7 +20,7 @@ from benchmarks.bench import FAILED, Bench, Settings
 from benchmarks.options import SECTIONS, parse
 from benchmarks.processes import Failed
 from benchmarks.progress import Progress
-from trainer.atomic import write_json
+from trainer.job.files import write_json
 
 
 def main() -> int:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from benchmarks import answer, processes
 from benchmarks.progress import Progress
-from trainer import metrics_log
-from trainer.commands.children import Layout, environment
-from trainer.processes import free_address
+from trainer.job.processes import free_address
+from trainer.selftest.children import Layout, environment
+from trainer.tracking import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = Layout(1, 1)
@@ -134,7 +134,7 @@ class Bench:
             )
             return {
                 "summary": json.loads((directory / "summary.json").read_text()),
-                "points": metrics_log.read(directory / "metrics.jsonl"),
+                "points": metrics.read(directory / "metrics.jsonl"),
                 "began": ended[0].began,
                 "wall": max(e.seconds for e in ended),
                 "peak_bytes": max(e.peak_bytes for e in ended),

@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh
 
-from trainer import mesh as meshes
-from trainer import recipe, step
-from trainer.batch import Superbatch
-from trainer.commands.compose import compose
-from trainer.config import Config
-from trainer.datasets import Dataset, Split
-from trainer.feed import send, start
-from trainer.recipe import Recipe
+from trainer.config.compose import compose
+from trainer.config.schema import Config
+from trainer.data.dataset import Superbatch
+from trainer.data.mnist import Dataset, Split
+from trainer.parallel import mesh as meshes
+from trainer.parallel import step
+from trainer.train import build
+from trainer.train.build import Recipe
+from trainer.train.feed import send, start
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -44,7 +45,7 @@ def empty_dataset() -> Dataset:
 def make(config: Config, dataset: Dataset, devices: int | None) -> tuple[Mesh, Recipe]:
     """Return the mesh and the programs that the trainer would use."""
     mesh = meshes.make_mesh(devices)
-    return mesh, recipe.make(config, dataset, mesh)
+    return mesh, build.make(config, dataset, mesh)
 
 
 def first_state(made: Recipe, mesh: Mesh) -> step.TrainState:

@@ -1,15 +1,15 @@
-"""The command line: one small file a command."""
+"""The command line: one small file a command; the larger ones are packages of their own."""
 
-# Each a module here with main(arguments, stop).
-COMMANDS = (
-    "train",
-    "runs",
-    "evaluate",
-    "predict",
-    "export",
-    "sweep",
-    "verify",
-    "doctor",
-    "submit",
-    "selftest",
-)
+# Each names a module with main(arguments, stop).
+COMMANDS = {
+    "train": "trainer.commands.train",
+    "runs": "trainer.commands.runs",
+    "evaluate": "trainer.commands.evaluate",
+    "predict": "trainer.commands.predict",
+    "export": "trainer.export.command",
+    "sweep": "trainer.sweep.command",
+    "verify": "trainer.commands.verify",
+    "doctor": "trainer.doctor.command",
+    "submit": "trainer.submit.command",
+    "selftest": "trainer.selftest.command",
+}

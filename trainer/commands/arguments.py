@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trainer import committed
-from trainer.errors import ConfigError
-from trainer.paths import expanded
+from trainer.job import directory as committed
+from trainer.job.directory import expanded
+from trainer.job.errors import ConfigError
 
 
 def parser(

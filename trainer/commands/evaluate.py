@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
-from trainer.commands.opened import open_run
-from trainer.commands.printing import printable, show, table
-from trainer.errors import EXIT_COMPLETED, Preempted, refused
-from trainer.paths import expanded
-from trainer.preemption import StopRequest
-from trainer.terminal import Terminal
+from trainer.commands.test_data import open_run
+from trainer.job.directory import expanded
+from trainer.job.errors import EXIT_COMPLETED, Preempted, refused
+from trainer.job.files import to_json
+from trainer.job.signals import StopRequest
+from trainer.job.stdout import printable, show, table
+from trainer.tracking.terminal import Terminal
 
 if TYPE_CHECKING:
-    from trainer.assess import Assessment
-    from trainer.trained import Trained
+    from trainer.checkpoint.load_model import Trained
+    from trainer.tasks.assess import Assessment
 
 DESCRIPTION = """\
 Tests the model of a run, by its newest intact checkpoint, on the test images of its data set or on
@@ -71,13 +71,13 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     terminal = Terminal()
     given = expanded(args.out, "--out").absolute() if args.out else None
     trained = open_run(args.run, args.step, terminal)
-    from trainer.commands import testdata
+    from trainer.commands import test_data
 
-    test = testdata.load(trained, args.data, terminal, stop, download=True)
+    test = test_data.load(trained, args.data, terminal, stop, download=True)
     if stop():
         raise Preempted("asked to stop before the model was tested")
-    from trainer.assess import assess
-    from trainer.trained import run_on
+    from trainer.checkpoint.load_model import run_on
+    from trainer.tasks.assess import assess
 
     logits = run_on(trained, test.split.images).logits
     found = assess(logits, test.split.labels, trained.objective)
@@ -123,15 +123,15 @@ def _short(folder: Path) -> str:
 
 def _keep(out: Path, stem: str, report: dict[str, Any], found: Assessment) -> Path:
     """Write the JSON file and the picture; return where the picture is."""
-    from trainer import confusion_picture
-    from trainer.atomic import write_bytes, write_json
+    from trainer.job.files import write_bytes, write_json
+    from trainer.tasks import pictures
 
     title = f"step {report['step']:,}: {found.accuracy:.2%} of {found.examples:,}"
     picture = out / f"{stem}-confusion.png"
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{stem}.json", report)
-        write_bytes(picture, confusion_picture.png(found.confusion, title))
+        write_bytes(picture, pictures.confusion_png(found.confusion, title))
     except OSError as error:
         told = f"{out} cannot be written ({error.strerror})"
         raise refused(told, error, "name a folder with --out FOLDER") from None

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
-from trainer.commands.opened import open_run
-from trainer.commands.printing import printable, show, table
-from trainer.errors import EXIT_COMPLETED, EXIT_DATA, DataError, Preempted
-from trainer.preemption import StopRequest
-from trainer.terminal import Terminal
+from trainer.commands.test_data import open_run
+from trainer.job.errors import EXIT_COMPLETED, EXIT_DATA, DataError, Preempted
+from trainer.job.files import to_json
+from trainer.job.signals import StopRequest
+from trainer.job.stdout import printable, show, table
+from trainer.tracking.terminal import Terminal
 
 if TYPE_CHECKING:
-    from trainer.trained import Trained
+    from trainer.checkpoint.load_model import Trained
 
 DESCRIPTION = """\
 Prints which digit is on a picture, by the newest intact checkpoint of a run.
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         return EXIT_COMPLETED
     terminal = Terminal()
     trained = open_run(args.run, args.step, terminal)
-    from trainer.trained import run_on
+    from trainer.checkpoint.load_model import run_on
 
     pictures: list[Picture] = []
     errors: list[tuple[Path, str]] = []
@@ -113,8 +113,9 @@ def _read(file: Path, trained: Trained) -> Iterator[Picture]:
     Raises:
         DataError: the file cannot be read, or its images do not fit the model.
     """
-    from trainer import idx, images
-    from trainer.trained import check_shape
+    from trainer.checkpoint.load_model import check_shape
+    from trainer.data import idx
+    from trainer.tasks import digit_pictures as images
 
     try:
         if file.exists() and not file.is_file():

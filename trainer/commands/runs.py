@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import inventory
-from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
-from trainer.commands.printing import printable, show, table
-from trainer.errors import EXIT_COMPLETED, ConfigError, Preempted
-from trainer.inventory import RunInfo
-from trainer.paths import expanded
-from trainer.preemption import StopRequest
+from trainer.job.directory import expanded
+from trainer.job.errors import EXIT_COMPLETED, ConfigError, Preempted
+from trainer.job.files import to_json
+from trainer.job.signals import StopRequest
+from trainer.job.stdout import printable, show, table
+from trainer.tracking import runs
+from trainer.tracking.runs import RunInfo
 
 DESCRIPTION = """\
 Lists the runs at and below a folder, newest first: how they ended, how good and how fast they are,
@@ -77,8 +77,8 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
             "which is TRAINER_RUN_ROOT or runs unless you have changed it)"
         )
     found = []
-    for directory in inventory.find(root):
-        found.append(inventory.describe(directory))
+    for directory in runs.find(root):
+        found.append(runs.describe(directory))
         if stop():
             raise Preempted("asked to stop before all runs were read")
     found.sort(key=lambda run: (-(run.updated or 0.0), run.directory))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import trainer
-from trainer.commands import plan
-from trainer.commands.compose import compose
-from trainer.commands.printing import show
-from trainer.preemption import StopRequest
+from trainer.config.compose import compose
+from trainer.job.signals import StopRequest
+from trainer.job.stdout import show
+from trainer.sweep import plan
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         TrainerError: of the kind that tells what went wrong.
     """
     if plan.is_sweep(arguments):
-        from trainer.commands import multirun
+        from trainer.sweep import multirun
 
         return multirun.main(arguments, stop)
     if "--version" in arguments:  # Hydra would tell its own
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     jobs = compose(arguments)
     if not jobs:  # --help, --cfg and the like: Hydra has answered
         return 0
-    from trainer.job import run  # jax only after the configuration is known to be good
+    from trainer.train.job import run  # jax only after the configuration is known to be good
 
     (job,) = jobs
     return run(job.config, job.experiment, job.record, stop)

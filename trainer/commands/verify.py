@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer import committed
-from trainer.atomic import to_json
 from trainer.commands import arguments as command_line
-from trainer.commands.printing import show, table
-from trainer.errors import EXIT_COMPLETED, DataError, Preempted
-from trainer.paths import expanded
-from trainer.preemption import StopRequest
+from trainer.job import directory as committed
+from trainer.job.directory import expanded
+from trainer.job.errors import EXIT_COMPLETED, DataError, Preempted
+from trainer.job.files import to_json
+from trainer.job.signals import StopRequest
+from trainer.job.stdout import show, table
 
 DESCRIPTION = """\
 Reads every checkpoint of a run and compares every file, and each array read from them, with the
@@ -111,15 +111,15 @@ def _check(directory: Path) -> Iterator[Checked]:
 
     # Before orbax asks for the devices: a GPU belongs to the job that trains on it.
     jax.config.update("jax_platforms", "cpu")
-    from trainer import saved
-    from trainer.digest import Damaged
+    from trainer.checkpoint import files
+    from trainer.checkpoint.checksums import Damaged
 
-    with saved.checkpointer() as reader:
-        for step in reversed(saved.steps(directory)):
+    with files.checkpointer() as reader:
+        for step in reversed(files.steps(directory)):
             folder = directory / str(step)
             damage, accuracy = None, None
             try:
-                _, record = saved.read(reader, folder)
+                _, record = files.read(reader, folder)
                 accuracy = record.get("test_accuracy")
             except Damaged as error:
                 damage = str(error)

@@ -1,1 +1,1 @@
-"""Pure functions in the style of mlax: a layer is a module with `init` and `fwd`, never a class."""
+"""Pure functions of ONE example: layers, losses, schedules, SGD."""

@@ -51,3 +51,10 @@ def step(
         return velocities, State(velocities)
     ahead = jax.tree.map(lambda g, v: momentum * v + lr * g, gradients, velocities)
     return ahead, State(velocities)
+
+
+def apply_gradients(gradients: Tree, weights: Tree, minimize: bool = True) -> Tree:
+    """Return weights - gradients leaf by leaf, or weights + gradients if not `minimize`."""
+    if minimize:
+        return jax.tree.map(lambda w, g: w - g, weights, gradients)
+    return jax.tree.map(lambda w, g: w + g, weights, gradients)

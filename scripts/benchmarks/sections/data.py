@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.bench import Bench
 from benchmarks.lines import Section, line
-from trainer.commands.children import Layout
+from trainer.selftest.children import Layout
 
 TITLE = "The data path alone, batch 64"
 PORTION = 60_000  # images drawn at a time

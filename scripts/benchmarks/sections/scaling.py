@@ -11,9 +11,9 @@ import numpy as np
 from benchmarks import scaling, scaling_tables
 from benchmarks.bench import Bench, Result
 from benchmarks.lines import Line, Section, line
-from trainer import idx
-from trainer.commands.children import Layout
-from trainer.datasets import FILES
+from trainer.data import idx
+from trainer.data.mnist import FILES
+from trainer.selftest.children import Layout
 
 TITLE = "Scaling"
 BATCH_SIZE = 64

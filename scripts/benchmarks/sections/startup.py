@@ -11,7 +11,7 @@ from benchmarks.bench import Bench, Result
 from benchmarks.lines import Section, line
 
 TITLE = "Start-up"
-IMPORTS = "import jax, orbax, grain, trainer.job"
+IMPORTS = "import jax, orbax, grain, trainer.train.job"
 
 
 def measure(bench: Bench) -> Section:
@@ -23,8 +23,8 @@ def measure(bench: Bench) -> Section:
 
         def look(directory: Path) -> None:
             # It says so as soon as the first dispatch has come back.
-            account = directory / "goodput.json"
-            if not seen and account.exists() and '"reached_step": 0,' not in account.read_text():
+            timer = directory / "goodput.json"
+            if not seen and timer.exists() and '"reached_step": 0,' not in timer.read_text():
                 seen.append(time.time())
 
         result: dict[str, Any] = bench.train(
@@ -39,7 +39,7 @@ def measure(bench: Bench) -> Section:
     bench.warm_up()
     found = bench.interleave(
         {
-            IMPORTS: lambda: bench.command("-c", "import trainer.job"),
+            IMPORTS: lambda: bench.command("-c", "import trainer.train.job"),
             "configuration": lambda: bench.command(
                 "-m", "trainer", "+experiment=mlp", "--cfg", "job"
             ),

@@ -15,10 +15,10 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from benchmarks import answer, own
-from trainer import cluster
-from trainer import mesh as meshes
-from trainer.preemption import StopRequest
-from trainer.topology import resolve
+from trainer.distributed import collectives
+from trainer.distributed.topology import resolve
+from trainer.job.signals import StopRequest
+from trainer.parallel import mesh as meshes
 
 
 def measure(sizes: list[int], repeats: int) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def measure(sizes: list[int], repeats: int) -> dict[str, Any]:
         repeats: of each; all in one program, as in a scan of steps.
     """
     config = own.configuration()
-    cluster.connect(resolve(config.cluster, os.environ), config.cluster, StopRequest())
+    collectives.connect(resolve(config.cluster, os.environ), config.cluster, StopRequest())
     mesh = meshes.make_mesh(None)
     whole = PartitionSpec()
 

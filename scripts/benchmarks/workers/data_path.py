@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import answer
-from trainer.datasets import Split
-from trainer.stream import Plan, Superbatches, iterate
+from trainer.data.mnist import Split
+from trainer.data.stream import Plan, Superbatches, iterate
 
 
 def measure(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import answer, own
-from trainer import compiler, step
+from trainer.parallel import compiler, step
 
 AS_IT_IS = "as it is"
 

@@ -10,15 +10,16 @@ import jax
 import numpy as np
 
 from benchmarks import answer, own
-from trainer import environment, recipe
-from trainer.preemption import StopRequest
-from trainer.terminal import Terminal
+from trainer.job.signals import StopRequest
+from trainer.tracking import environment
+from trainer.tracking.terminal import Terminal
+from trainer.train import build
 
 
 def measure(folder: str, overrides: list[str]) -> dict[str, Any]:
     """Write the four arrays to `folder`, and return the facts of environment.json and more."""
     config = own.configuration(*overrides)
-    dataset = recipe.load_dataset(config.data, Terminal(quiet=True), StopRequest())
+    dataset = build.load_dataset(config.data, Terminal(quiet=True), StopRequest())
     Path(folder).mkdir(parents=True, exist_ok=True)
     arrays = (*dataset.train, *dataset.test)
     for name, array in zip(own.NAMES, arrays, strict=True):

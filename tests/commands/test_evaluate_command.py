@@ -1,0 +1,235 @@
+"""`evaluate` finds what the run found, class by class, and touches no checkpoint."""
+
+import gzip
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.harm import flip_a_bit, own_disk
+from support.trained_runs import copy, damage, everything
+
+from trainer.checkpoint import load_model
+from trainer.commands import evaluate
+from trainer.data import idx
+from trainer.data.mnist import FILES
+from trainer.job import lock
+from trainer.job.errors import EXIT_CONFIG, EXIT_DATA, ConfigError, DataError, SaveError
+from trainer.job.signals import StopRequest
+from trainer.tasks import pictures
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def evaluated(capsys, monkeypatch):
+    """Runs the command with --json; returns the report and what was told besides."""
+    monkeypatch.setattr("sys.excepthook", lambda *_: None)  # restored after the test
+
+    def call(*arguments):
+        assert evaluate.main([str(a) for a in (*arguments, "--json")], StopRequest()) == 0
+        told = capsys.readouterr()
+        return json.loads(told.out), told.err
+
+    return call
+
+
+def write_test_files(folder, images, labels):
+    """The two files of a test split, one of them packed."""
+    folder.mkdir(exist_ok=True)
+    data = idx.header(images.shape) + images.tobytes()
+    (folder / f"{FILES[2]}.gz").write_bytes(gzip.compress(data))
+    (folder / FILES[3]).write_bytes(idx.header(labels.shape) + labels.tobytes())
+
+
+def test_it_finds_what_the_run_found(mnist_run, mnist_dir, evaluated, tmp_path):
+    report, told = evaluated(mnist_run, "--out", tmp_path / "out")
+    summary = json.loads((mnist_run / "summary.json").read_text())
+    assert told == ""
+    assert report["accuracy"] == summary["test_accuracy"]
+    assert report["loss"] == pytest.approx(summary["test_loss"], rel=1e-6)
+    assert (report["data"], report["examples"]) == ("mnist", 10_000)
+    assert report["step"] == summary["steps"]
+
+    images = idx.read_images(mnist_dir / "t10k-images-idx3-ubyte.gz")
+    labels = idx.read_labels(mnist_dir / "t10k-labels-idx1-ubyte.gz", 10)
+    model = load_model.load(mnist_run, None, print)
+    predictions = load_model.run_on(model, images).logits.argmax(axis=1)
+    for i in range(10):
+        for j in range(10):
+            count = np.sum((labels == i) & (predictions == j))
+            assert report["confusion"][i][j] == count
+        one = report["classes"][i]
+        assert one["examples"] == np.sum(labels == i)
+        assert one["accuracy"] == pytest.approx(np.mean(predictions[labels == i] == i))
+        assert one["precision"] == pytest.approx(np.mean(labels[predictions == i] == i))
+    assert json.loads((tmp_path / "out" / f"step-{report['step']}.json").read_text()) == report
+
+
+def test_the_steps_of_a_run(smoke_run, tmp_path, evaluated):
+    run = copy(smoke_run, tmp_path / "run")
+    points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    recorded = {p["step"]: p for p in points if p["split"] == "eval"}
+    for step in (63, 126):
+        report, _ = evaluated(run, "--step", step)
+        assert report["accuracy"] == recorded[step]["accuracy"]
+        assert report["loss"] == pytest.approx(recorded[step]["loss"], rel=1e-5)
+    assert {path.name for path in (run / "evaluation").iterdir()} == {
+        f"step-{step}{end}" for step in (63, 126) for end in (".json", "-confusion.png")
+    }
+    assert evaluated(run)[0] == report
+    with pytest.raises(DataError, match=r"--step 64: .* use one of 63, 126"):
+        evaluated(run, "--step", 64)
+
+
+def test_it_may_look_at_a_running_job(smoke_run, tmp_path, evaluated):
+    run = copy(smoke_run, tmp_path / "run")
+    damage(run, 126)
+    before = everything(run / "checkpoints")
+    folders = [path for path in [run, *run.rglob("*")] if path.is_dir()]
+    with lock.hold(run):
+        for folder in folders:
+            folder.chmod(0o555)
+        try:
+            report, told = evaluated(run, "--out", tmp_path / "out")
+        finally:
+            for folder in folders:
+                folder.chmod(0o755)
+    assert report["step"] == 63
+    assert "checkpoint 126 of" in told
+    assert everything(run / "checkpoints") == before
+    assert not (run / "evaluation").exists()
+
+
+def test_a_folder_of_test_images(smoke_run, tmp_path, evaluated, mnist_dir):
+    images = idx.read_images(mnist_dir / "t10k-images-idx3-ubyte.gz")[:500]
+    labels = idx.read_labels(mnist_dir / "t10k-labels-idx1-ubyte.gz", 10)[:500]
+    some = labels < 8
+    write_test_files(tmp_path / "mine", images[some], labels[some])
+    report, _ = evaluated(smoke_run, "--data", tmp_path / "mine", "--out", tmp_path)
+    assert report["data"] == str(tmp_path / "mine")
+    assert report["examples"] == np.sum(some)
+    assert report["accuracy"] > 0.8
+    assert report["classes"][9]["examples"] == 0
+    assert report["classes"][9]["accuracy"] is None
+    assert len(list(tmp_path.glob("step-126-mine-????????.json"))) == 1
+    write_test_files(tmp_path / "mine" / "mine", images[:9], labels[:9])
+    evaluated(smoke_run, "--data", tmp_path / "mine" / "mine", "--out", tmp_path)
+    evaluated(smoke_run, "--data", tmp_path / "mine", "--out", tmp_path)
+    kept = tmp_path.glob("step-126-mine-????????.json")
+    assert sorted(json.loads(path.read_text())["examples"] for path in kept) == [9, np.sum(some)]
+
+
+def test_a_relative_data_root_is_found_from_elsewhere(kinds_run, evaluated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, told = evaluated(kinds_run, "--out", tmp_path / "out")
+    assert (found["examples"], told) == (90, "")
+
+    moved = copy(kinds_run.parent, tmp_path / "moved")  # the run and its data
+    away = kinds_run.parent.rename(tmp_path / "away")
+    try:
+        monkeypatch.chdir(moved)
+        assert evaluated("kinds")[0] == {**found, "run": str(moved / "kinds")}
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(
+            DataError, match=rf"(?s)data\.root={kinds_run.parent}/images: .*--data DIR"
+        ):
+            evaluated(moved / "kinds")
+    finally:
+        away.rename(kinds_run.parent)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda folder: (folder / FILES[3]).unlink(), "/mine: put these files there"),
+        (lambda folder: flip_a_bit(folder / f"{FILES[2]}.gz"), "gzip data are corrupt"),
+        (lambda folder: (folder / FILES[3]).write_bytes(b"\0\0\x08\x01\0\0\0\1\x0b"), "label 11"),
+        (
+            lambda folder: (folder / FILES[3]).write_bytes(b"\0\0\x08\x01\0\0\0\1\1"),
+            "3 images but 1 labels",
+        ),
+        (
+            lambda folder: write_test_files(
+                folder, np.ones((3, 8, 8), np.uint8), np.ones(3, np.uint8)
+            ),
+            "images of 8 x 8 pixels, but the model was trained on 28 x 28",
+        ),
+        (
+            lambda folder: write_test_files(
+                folder, np.ones((3, 14, 56), np.uint8), np.ones(3, np.uint8)
+            ),
+            "images of 14 x 56 pixels, but the model was trained on 28 x 28",
+        ),
+        (shutil.rmtree, "put these files there"),
+    ],
+    ids=["no labels", "corrupt", "labels", "counts", "pixels", "shape", "no folder"],
+)
+def test_test_images_that_are_wrong(smoke_run, tmp_path, evaluated, harm, told):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
+    write_test_files(tmp_path / "mine", noise, np.ones(3, np.uint8))
+    harm(tmp_path / "mine")
+    with pytest.raises(DataError, match=told):
+        evaluated(smoke_run, "--data", tmp_path / "mine", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_that_cannot_be_written(smoke_run, tmp_path, evaluated):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="name a folder with --out FOLDER"):
+        evaluated(smoke_run, "--out", tmp_path / "file")
+    with own_disk(tmp_path, "ro"), pytest.raises(SaveError, match=r"/out .*Read-only .* storage"):
+        evaluated(smoke_run, "--out", tmp_path / "out")
+
+
+def test_the_picture():
+    confusion = np.eye(10, dtype=np.int64) * 90
+    confusion[3, 5] = 10
+    data = pictures.confusion_png(confusion, "step 1")
+    with Image.open(io.BytesIO(data)) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+
+    def corner(row, col):
+        y, x = (pictures.MARGIN + i * pictures.CELL + 2 for i in (row, col))
+        return pixels[y, x]
+
+    assert tuple(corner(0, 0)) == pictures.RIGHT
+    assert tuple(corner(0, 1)) == pictures.PAPER
+    red, green, blue = corner(3, 5)  # a mistake, and not a rare one
+    assert red > green + 60
+    assert red > blue + 60
+    red, green, blue = corner(3, 3)
+    assert blue > red + 60
+    many = pictures.confusion_png(np.eye(200, dtype=np.int64), "many classes")
+    with Image.open(io.BytesIO(many)) as picture:
+        assert max(picture.size) < 2000
+
+
+def test_a_long_title_and_large_counts_fit_the_picture():
+    counts = np.array([[123_456, 0], [0, 123_456]])
+    picture = pictures.draw(counts, "step 123,456: 100.00% of 10,000")
+    pixels = np.asarray(picture).astype(int)
+    written = (pixels != pictures.PAPER).any(axis=-1)
+    assert written[:30].any()
+    assert not written[:30, :4].any()  # the title is not cut off
+    assert not written[:30, -4:].any()
+    first = pictures.MARGIN
+    between = first + pictures.CELL - 1  # a white line, behind the first cell
+    assert not written[first : first + pictures.CELL - 1, between].any()
+
+
+def test_the_command_line(trainer, smoke_run):
+    done = trainer("evaluate", str(smoke_run), "--out", "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = json.loads((smoke_run / "summary.json").read_text())
+    assert f"accuracy   {summary['test_accuracy']:.2%}" in done.stdout
+    report = json.loads((trainer.folder / "out" / "step-126.json").read_text())
+    lines = done.stdout.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("confusion matrix")) + 2
+    for row, line in zip(report["confusion"], lines[first:], strict=False):
+        assert line.split()[1:] == [str(count or ".") for count in row]
+    assert lines[-1] == f"picture    {trainer.folder / 'out' / 'step-126-confusion.png'}"
+    assert trainer("evaluate", "nowhere").returncode == EXIT_CONFIG
+    assert trainer("evaluate", str(smoke_run), "--data", ".").returncode == EXIT_DATA

@@ -1,0 +1,286 @@
+"""`runs` tells how runs ended, whatever state they were left in."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from support.trained_runs import copy, everything
+
+from trainer.commands import runs
+from trainer.job import lock
+from trainer.job.errors import EXIT_CONFIG, ConfigError
+from trainer.job.signals import StopRequest
+from trainer.tracking import runs as inventory
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def listed(capsys):
+    """Runs the command with --json; returns the runs by the names of their folders."""
+
+    def call(folder):
+        assert runs.main([str(folder), "--json"], StopRequest()) == 0
+        found = json.loads(capsys.readouterr().out)["runs"]
+        return {run["directory"].rsplit("/", 1)[1]: run for run in found}
+
+    return call
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_finished_run(smoke_run, listed):
+    summary = json.loads((smoke_run / "summary.json").read_text())
+    (run,) = listed(smoke_run.parent).values()
+    assert run["status"] == "completed"
+    assert run["test_accuracy"] == summary["test_accuracy"]
+    assert run["examples_per_second"] == summary["examples_per_second"]
+    assert (run["steps"], run["epochs"], run["dataset"]) == (126, 2, "mnist_5k")
+    assert run["newest_checkpoint"] == 126
+    assert (run["resumable"], run["note"]) == (False, None)
+    assert run["updated"] == pytest.approx(summary["started"] + summary["wall_seconds"])
+
+
+def test_the_table_has_the_newest_first(smoke_run, tmp_path, capsys):
+    for age, name in enumerate(("young", "old", "older")):
+        run = copy(smoke_run, tmp_path / "smoke" / name)
+        started = json.loads((run / "summary.json").read_text())["started"]
+        edit(run / "summary.json", started=started - age * 7200)
+        edit(run / "environment.json", started="2020-01-01T00:00:00+00:00")
+    edit(tmp_path / "smoke/old/summary.json", status="failed", error="\x1b[2Jno disk\nmore")
+    assert runs.main([str(tmp_path)], StopRequest()) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "status", "accuracy", "images/s", "steps", "age", "resumable"]
+    assert [row.split()[0] for row in rows] == ["smoke/young", "smoke/old", "smoke/older"]
+    accuracy = json.loads((smoke_run / "summary.json").read_text())["test_accuracy"]
+    assert rows[0].split()[1:3] == ["completed", f"{accuracy:.2%}"]
+    assert rows[1].split()[-7:-2] == ["126", "2", "h", "step", "126"]
+    assert rows[1].endswith(" \N{REPLACEMENT CHARACTER}[2Jno disk")
+    assert [row.split()[-1] for row in (rows[0], rows[2])] == ["no", "no"]
+
+
+@pytest.mark.parametrize("set_to", [None, "", "elsewhere"])
+def test_the_default_folder_is_that_of_training(smoke_run, tmp_path, monkeypatch, capsys, set_to):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRAINER_RUN_ROOT", raising=False)
+    if set_to is not None:
+        monkeypatch.setenv("TRAINER_RUN_ROOT", set_to)
+    root = tmp_path / (set_to or "runs")
+    copy(smoke_run, root / "smoke" / "a")
+    assert runs.main(["--json"], StopRequest()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["directory"] == str(root)
+    assert [run["directory"] for run in found["runs"]] == [str(root / "smoke" / "a")]
+
+
+def test_preempted_then_running_then_killed(trainer, tmp_path, listed):
+    job = ("+experiment=smoke", "run.dir=runs/a", "train.epochs=100000")
+    process = trainer.start(*job)
+    trainer.wait_for_step(200, "runs/a")
+    run = listed(tmp_path / "runs")["a"]
+    assert (run["status"], run["resumable"], run["note"]) == ("running", False, None)
+    assert run["steps"] >= 200
+    assert 0 < run["test_accuracy"] <= 1
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+
+    run = listed(tmp_path / "runs")["a"]
+    assert (run["status"], run["resumable"]) == ("preempted", True)
+    assert run["newest_checkpoint"] == run["steps"]
+
+    process = trainer.start(*job)
+    trainer.wait_for_step((run["steps"] // 20 + 5) * 20, "runs/a")
+    process.kill()
+    process.wait()
+    found = listed(tmp_path / "runs")["a"]  # the summary is that of the start before
+    assert (found["status"], found["resumable"]) == ("unknown", True)
+    assert found["steps"] > run["steps"]
+    assert "without a summary" in found["note"]
+
+
+@pytest.mark.parametrize("name", ["summary.json", "environment.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", '{"status": "compl', "[" * 100_000])
+def test_half_written_files(smoke_run, tmp_path, listed, name, text):
+    run = copy(smoke_run, tmp_path / "run")
+    (run / name).write_text(text)
+    (found,) = listed(tmp_path).values()
+    assert found["test_accuracy"] is not None  # from metrics.jsonl, if not from the summary
+    assert found["newest_checkpoint"] == 126
+    if name == "summary.json":
+        assert found["status"] == "unknown"
+        assert "summary" in found["note"]
+
+
+def test_values_of_other_types(smoke_run, tmp_path, listed):
+    run = copy(smoke_run, tmp_path / "run")
+    edit(
+        run / "summary.json",
+        status=["completed"],
+        test_accuracy="NaN",
+        examples_per_second=None,
+        steps=True,
+        dataset=3,
+        started="yesterday",
+        wall_seconds={},
+        error=["x"],
+    )
+    (run / "metrics.jsonl").write_bytes(b'\xff\xfe\n{"step": 1, "split": []}\n{"step": 2, "spl')
+    (found,) = listed(tmp_path).values()
+    assert found["status"] == "unknown"
+    assert found["test_accuracy"] is found["steps"] is found["dataset"] is None
+    assert runs.main([str(tmp_path)], StopRequest()) == 0
+
+
+def test_folders_that_hold_next_to_nothing(tmp_path, listed):
+    (tmp_path / "begun" / ".hydra").mkdir(parents=True)
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / "run.lock").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "torn" / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
+    found = listed(tmp_path)
+    assert set(found) == {"begun", "locked", "torn"}
+    assert {run["status"] for run in found.values()} == {"unknown"}
+    assert not any(run["resumable"] for run in found.values())
+
+
+def test_runs_behind_links_are_found_once(tmp_path):
+    (tmp_path / "disk" / "big" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "disk" / "sub" / "deep" / ".hydra").mkdir(parents=True)
+    (tmp_path / "disk" / "sub" / "up").symlink_to(tmp_path / "disk")
+    runs_ = tmp_path / "runs"
+    (runs_ / "mlp" / "own" / "checkpoints").mkdir(parents=True)
+    (runs_ / "mlp" / "again").symlink_to("own")
+    (runs_ / "mlp" / "big").symlink_to(tmp_path / "disk" / "big")
+    (runs_ / "broken").symlink_to(tmp_path / "gone")
+    (runs_ / "root").symlink_to(runs_)
+    (runs_ / "smoke").symlink_to(tmp_path / "disk" / "sub")
+    found = {str(path.relative_to(runs_)) for path in inventory.find(runs_)}
+    assert found == {"mlp/own", "mlp/big", "smoke/deep"}
+    assert list(inventory.find(runs_ / "mlp" / "again")) == [runs_ / "mlp" / "again"]
+
+
+def test_what_cannot_be_read(smoke_run, tmp_path, listed):
+    run = copy(smoke_run, tmp_path / "run")
+    (run / "summary.json").unlink()
+    (run / "summary.json").mkdir()  # root may read every file, but no folder as one
+    assert set(listed(tmp_path)) == {"run"}
+
+
+def test_looking_changes_nothing_and_stops_no_job(smoke_run, tmp_path, listed):
+    run = copy(smoke_run, tmp_path / "run")
+    before = everything(tmp_path)
+    with lock.hold(run):
+        assert listed(tmp_path)["run"]["status"] == "running"
+    assert listed(tmp_path)["run"]["status"] == "completed"
+    after = everything(tmp_path)
+    assert {name for name in after if after[name] != before[name]} == {"run/run.lock"}  # of hold()
+
+
+def test_the_age_of_a_job_at_work_is_that_of_its_last_sign_of_life(smoke_run, tmp_path, capsys):
+    run = copy(smoke_run, tmp_path / "run")
+    *_, last = (run / "metrics.jsonl").read_text().splitlines()
+    logged = json.loads(last)["time"]
+    with lock.hold(run):
+        for changed, seen in ((logged - 5000, logged), (logged + 600, logged + 600)):
+            os.utime(run, (changed, changed))
+            assert inventory.describe(run).updated == pytest.approx(seen)
+        hours_ago = time.time() - 3 * 3600
+        (run / "metrics.jsonl").write_text(json.dumps({**json.loads(last), "time": hours_ago}))
+        os.utime(run, (hours_ago - 60, hours_ago - 60))
+        assert runs.main([str(tmp_path)], StopRequest()) == 0
+    assert re.search(r"run +running .* 3 h ", capsys.readouterr().out)
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_error(smoke_run, trainer, tmp_path):
+    copy(smoke_run, tmp_path / "runs" / "ラン")
+    shown = trainer("runs", PYTHONIOENCODING="latin-1", PYTHONUTF8="1")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "??   completed" in shown.stdout
+
+
+def test_a_job_may_start_while_somebody_looks(tmp_path):
+    (tmp_path / lock.NAME).touch()
+    looking = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from trainer import lock\n"
+            "print('looking', flush=True)\n"
+            "while True: lock.held(Path(sys.argv[1]))",
+            str(tmp_path),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert looking.stdout.readline() == "looking\n"
+        for _ in range(200):
+            with lock.hold(tmp_path):
+                pass
+    finally:
+        looking.kill()
+        looking.communicate()
+
+
+def test_a_job_that_holds_the_lock_is_still_in_the_way(tmp_path):
+    with (
+        lock.hold(tmp_path),
+        pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"),
+        lock.hold(tmp_path),
+    ):
+        pass
+
+
+def test_one_run_and_no_run(smoke_run, tmp_path, capsys):
+    assert runs.main([str(smoke_run)], StopRequest()) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("smoke ")
+    assert runs.main([str(tmp_path)], StopRequest()) == 0
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"no runs in {tmp_path}\n")
+    with pytest.raises(ConfigError, match=r"DIR=.* is not a folder"):
+        runs.main([str(tmp_path / "rnus")], StopRequest())
+
+
+def test_a_run_in_a_run_is_a_part_of_it(smoke_run, tmp_path):
+    run = copy(smoke_run, tmp_path / "run")
+    copy(smoke_run, run / "inner")
+    assert list(inventory.find(tmp_path)) == [run]
+
+
+def test_the_command_line(trainer, smoke_run):
+    done = trainer("runs", str(smoke_run.parent))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "completed" in done.stdout
+    assert trainer("runs").returncode == EXIT_CONFIG  # there is no folder `runs`
+    assert trainer("runs", "--jsno").returncode == EXIT_CONFIG
+
+
+def test_nobody_waits_for_jax_to_read_the_help():
+    for command in ("evaluate", "export", "predict", "runs"):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import sys; from trainer.__main__ import main\n"
+                f"sys.argv = ['trainer', '{command}', '--help']\n"
+                "try: main()\n"
+                "finally: print('jax' in sys.modules, 'orbax.checkpoint' in sys.modules)",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        *told, loaded = done.stdout.splitlines()
+        assert loaded == "False False"
+        assert told[0].startswith(f"usage: python -m trainer {command} ")
+        assert "examples:" in told
+        assert "exit codes:" in told

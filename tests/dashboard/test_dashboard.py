@@ -1,0 +1,321 @@
+"""A real TensorBoard, by scripts/dashboard, shows a finished and a resumed run; a real browser
+draws its pages. It reads while the second run is still being written.
+"""
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.parse
+
+import numpy as np
+import pytest
+from conftest import CACHE
+from PIL import Image
+from support.board import ROOT, fetch, get, hparams, tensorboard
+from support.browser import Browser, wait_until
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from trainer.tracking import metrics as metrics_log
+
+RUNS = ("finished", "resumed")
+EPOCHS, STEPS = 12, 63  # STEPS an epoch
+SAVED = 5 * STEPS  # the checkpoint that the resumed run goes on from
+DONE_AGAIN = {"train/loss", "eval/loss", "pictures/filters", "weights/layer/0/kernel"}
+ALWAYS = (sys.executable, "-m", "trainer", "+experiment=smoke", "train.log_every_steps=21")
+OPTIONS = {
+    "finished": ("optim.lr=0.02", "train.epochs=2", "model.hidden_sizes=[32,16]"),
+    "resumed": (
+        f"train.epochs={EPOCHS}",
+        "train.steps_per_dispatch=1",
+        "train.pictures_every_epochs=1",
+        "checkpoint.every_epochs=5",
+    ),
+}
+pytestmark = pytest.mark.slow
+
+
+def tags_behind(events):
+    """Return the tags of what is shown of steps behind the checkpoint; pictures come late."""
+    return {
+        value.tag
+        for path in events.iterdir()
+        for event in EventFileLoader(str(path)).Load()
+        if event.step > SAVED
+        for value in event.summary.value
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a finished run, and of another that was killed and goes on just now."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT)}
+    environ |= {"JAX_PLATFORMS": "cpu", "TRAINER_CACHE_DIR": str(CACHE)}
+    options = {"cwd": folder, "env": environ}
+
+    def start(name):
+        command = [*ALWAYS, f"run.dir=runs/{name}", *OPTIONS[name]]
+        with (folder / f"{name}.txt").open("a") as told:
+            return subprocess.Popen(command, stderr=told, **options)
+
+    assert start("finished").wait(120) == 0, (folder / "finished.txt").read_text()
+    first = start("resumed")
+    run = folder / "runs" / "resumed"
+    while first.poll() is None and not (
+        (run / "checkpoints" / str(SAVED)).exists()
+        and tags_behind(run / "tensorboard") >= DONE_AGAIN
+    ):
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait(20) == -signal.SIGKILL, (folder / "resumed.txt").read_text()
+    shutil.copytree(folder / "runs" / "resumed" / "tensorboard", folder / "killed")
+    second = start("resumed")
+    yield folder
+    try:
+        assert second.wait(120) == 0, (folder / "resumed.txt").read_text()
+    finally:
+        second.kill()
+
+
+def is_there(address):
+    """Return whether all of the resumed run is there, to its end."""
+    run = "resumed/tensorboard"
+    ends = {
+        "scalars/scalars": "eval/loss",
+        "images/images": "pictures/confusion_counts",
+        "histograms/histograms": "weights/layer/1/bias",
+    }
+    steps = [_steps(get(address, route, run=run, tag=tag)) for route, tag in ends.items()]
+    return all(each and each[-1] == EPOCHS * STEPS for each in steps)
+
+
+def _steps(points):
+    return [point["step"] if isinstance(point, dict) else point[1] for point in points]
+
+
+@pytest.fixture(scope="module")
+def board(folder):
+    with tensorboard(folder / "runs", folder / "board.txt", is_there) as address:
+        yield address
+
+
+@pytest.fixture(scope="module", params=["fast", "slow"])
+def any_board(request, folder):
+    """The address of a TensorBoard with either of its loaders."""
+    if request.param == "fast":
+        yield request.getfixturevalue("board")
+    else:
+        slow = (folder / "slow.txt", is_there, "--load_fast=false")
+        with tensorboard(folder / "runs", *slow) as address:
+            yield address
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    browser = Browser(tmp_path_factory.mktemp("browser") / "profile")
+    yield browser
+    browser.close()
+
+
+def logged(folder, run, split):
+    points = metrics_log.read(folder / "runs" / run / "metrics.jsonl")
+    return [point for point in points if point["split"] == split]
+
+
+def expected_steps(run, first_epoch=1):
+    return [STEPS * i for i in range(first_epoch, (2 if run == "finished" else EPOCHS) + 1)]
+
+
+def test_the_killed_start_left_points_that_are_done_again(folder):
+    assert tags_behind(folder / "killed") >= DONE_AGAIN
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_curves_are_those_of_the_log_each_point_once(folder, any_board, run, split):
+    points = logged(folder, run, split)
+    names = set(points[0]) - {"step", "split", "time"}
+    assert names >= {"loss", "accuracy"}
+    for name in names:
+        tag = f"{split}/{name}"
+        shown = get(any_board, "scalars/scalars", run=f"{run}/tensorboard", tag=tag)
+        assert _steps(shown) == [point["step"] for point in points]
+        for (_, _, value), point in zip(shown, points, strict=True):
+            assert value == pytest.approx(point[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_what_comes_with_an_evaluation_is_there_once_for_each(any_board, run):
+    one = {"run": f"{run}/tensorboard"}
+    for kind in ("weight_norm", "gradient_norm"):
+        norms = get(any_board, "scalars/scalars", tag=f"{kind}/layer/0/kernel", **one)
+        assert _steps(norms) == expected_steps(run)
+        assert all(value > 0 for _, _, value in norms)
+    drawn = expected_steps(run) if run == "resumed" else [2 * STEPS]
+    for tag in ("confusion_counts", "confusion_normalized", "filters", "most_wrong"):
+        assert (
+            _steps(get(any_board, "images/images", tag=f"pictures/{tag}", sample=0, **one)) == drawn
+        )
+    histograms = get(any_board, "histograms/histograms", tag="weights/layer/0/kernel", **one)
+    assert _steps(histograms) == drawn
+    assert _steps(get(any_board, "images/images", tag="pictures/inputs", sample=0, **one)) == [0]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_classes_add_up_to_the_accuracy(folder, board, run):
+    """There are as many examples of each to test on."""
+    one = {"run": f"{run}/tensorboard"}
+    classes = [
+        get(board, "scalars/scalars", tag=f"eval_class_accuracy/{digit}", **one)
+        for digit in range(10)
+    ]
+    for points, whole in zip(zip(*classes, strict=True), logged(folder, run, "eval"), strict=True):
+        assert {step for _, step, _ in points} == {whole["step"]}
+        mean = sum(value for _, _, value in points) / 10
+        assert mean == pytest.approx(whole["accuracy"], abs=1e-6)
+
+
+def test_time_and_memory_are_shown_at_each_log_point_once(board):
+    names = ("time/compute_ms", "time/data_wait_ms", "time/rest_ms", "time/goodput", "memory/host")
+    for run, steps in (
+        ("finished", [32, 48, 63, 95, 111, 126]),  # where dispatches of 16 pass multiples of 21
+        ("resumed", list(range(21, EPOCHS * STEPS + 1, 21))),
+    ):
+        for name in names:
+            shown = get(board, "scalars/scalars", run=f"{run}/tensorboard", tag=name)
+            assert _steps(shown) == steps
+            low, high = {"time/goodput": (0, 1), "memory/host": (30, 10_000)}.get(name, (0, 1e6))
+            assert all(low <= value <= high for _, _, value in shown)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_texts_are_written_once_each(board, run):
+    one = {"run": f"{run}/tensorboard"}
+    (configuration,) = get(board, "text/text", tag="configuration/text_summary", **one)
+    assert configuration["step"] == 0
+    assert "log_every_steps: 21" in configuration["text"]
+    starts = get(board, "text/text", tag="environment/text_summary", **one)
+    assert _steps(starts) == ([0] if run == "finished" else [0, SAVED + 1])
+    assert all("versions.jax" in start["text"] for start in starts)
+
+
+def test_hyperparameters_stand_in_the_run_s_own_row(folder, board):
+    found = hparams(board)
+    assert set(found) == {f"{run}/tensorboard" for run in RUNS}
+    for run in RUNS:
+        _, metrics, status = found[f"{run}/tensorboard"]
+        assert status == "STATUS_SUCCESS"
+        last = logged(folder, run, "eval")[-1]
+        for name in ("accuracy", "loss"):
+            assert metrics[f"eval/{name}"] == pytest.approx(last[name], rel=1e-6)
+    options, *_ = found["finished/tensorboard"]
+    assert options["optim.lr"] == 0.02
+    assert options["optim.nesterov"] is True
+    assert options["model.hidden_sizes"] == "32-16"
+    assert found["resumed/tensorboard"][0]["train.epochs"] == EPOCHS
+    assert set(get(board, "scalars/tags")) == set(found)  # and there is no run besides
+
+
+def test_hyperparameters_tell_how_the_last_start_ended_and_on_what(trainer, tmp_path):
+    smoke = ("+experiment=smoke", "model.hidden_sizes=[16]", "optim.schedule=constant")
+    for name, epochs, devices, code, *more in (
+        ("failed", 1, 1, 70, "optim.lr=1e30"),
+        ("mended", 1, 1, 70, "optim.lr=1e30"),
+        ("mended", 1, 1, 0, "optim.lr=1e30", "train.on_nonfinite=skip"),
+        ("moved", 1, 1, 0),
+        ("moved", 2, 2, 0),
+    ):
+        where = (f"run.dir=runs/{name}", f"train.epochs={epochs}")
+        done = trainer(*smoke, *where, *more, devices=devices)
+        assert done.returncode == code, done.stderr
+
+    def three(address):
+        return len(hparams(address)) == 3
+
+    for options in ((), ("--load_fast=false",)):
+        log = tmp_path / "board.txt"
+        with tensorboard(tmp_path / "runs", log, three, *options) as address:
+            found = hparams(address)
+            assert set(get(address, "scalars/tags")) <= set(found)  # no run besides
+        told = {
+            name.split("/")[0]: (status, values["devices"], values["train.epochs"])
+            for name, (values, _, status) in found.items()
+        }
+        assert told == {
+            "failed": ("STATUS_FAILURE", 1, 1),
+            "mended": ("STATUS_SUCCESS", 1, 1),
+            "moved": ("STATUS_SUCCESS", 2, 2),
+        }
+
+
+def test_pictures_are_pictures(board):
+    for tag in ("inputs", "confusion_counts", "confusion_normalized", "most_wrong", "filters"):
+        shown = get(
+            board, "images/images", run="resumed/tensorboard", tag=f"pictures/{tag}", sample=0
+        )
+        query = dict(urllib.parse.parse_qsl(shown[-1]["query"]))
+        with Image.open(io.BytesIO(fetch(board, "images/individualImage", **query))) as picture:
+            assert min(picture.size) > 200
+            assert np.asarray(picture.convert("L")).std() > 10
+
+
+@pytest.mark.parametrize(
+    ("page", "wanted", "pictures"),
+    [
+        ("scalars", ("eval/accuracy", "eval/loss", "eval_class_accuracy/9"), 0),
+        ("images", ("pictures/confusion_normalized", "pictures/most_wrong"), 10),
+        ("custom_scalars", ("Training", "Speed", "Layers", "train/loss (resumed/tensorboard)"), 0),
+        ("text", ("configuration/text_summary", "log_every_steps: 21", "versions.jax"), 0),
+    ],
+)
+def test_pages_in_a_real_browser(board, browser, tmp_path, page, wanted, pictures):
+    browser.open(f"{board}/#{page}", *wanted, pictures=pictures)
+    take(browser, tmp_path / f"{page}.png")
+
+
+def test_a_real_browser_shows_the_values_of_the_log(folder, board, browser, tmp_path):
+    browser.open(f"{board}/#timeseries")
+    expected = {}
+    for run in RUNS:
+        last = logged(folder, run, "eval")[-1]
+        expected[run] = (float(f"{last['accuracy']:.4g}"), last["step"])
+
+    def shown():
+        """Return, of each run, the last value and step that stand below the first curve."""
+        lines = browser.text().splitlines()
+        card = lines.index("/accuracy")
+        assert lines[card - 1] == "eval"
+        found = {}
+        for run in RUNS:
+            row = lines.index(f"{run}/tensorboard", card)
+            _, value, step = lines[row + 1 : row + 4]  # the smoothed value is the first
+            found[run] = (float(value), int(step))
+        return found
+
+    def ready():
+        try:
+            return shown() == expected
+        except (ValueError, AssertionError):
+            return False
+
+    wait_until(ready, 60, lambda: f"{expected}: {browser.text()}")
+    take(browser, tmp_path / "timeseries.png")
+
+
+def test_a_real_browser_shows_a_row_for_each_run(folder, board, browser, tmp_path):
+    accuracies = [f"{logged(folder, run, 'eval')[-1]['accuracy']:.4f}" for run in RUNS]
+    names = ("model.hidden_sizes", "optim.lr", "run.seed", "train.epochs", "eval/accuracy")
+    browser.open(f"{board}/#hparams", *names, "32-16", "0.020000", *accuracies)
+    take(browser, tmp_path / "hparams.png")
+
+
+def take(browser, path):
+    """Keep a screenshot, which shows something beside the menus."""
+    browser.screenshot(path)
+    with Image.open(path) as image:
+        contents = np.asarray(image.convert("L"))[80:, 420:]
+    assert contents.std() > 5, "the page is empty"

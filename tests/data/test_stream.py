@@ -1,0 +1,103 @@
+"""The stream is a pure function of (seed, index), the same on any number of processes."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.data.mnist import Split
+from trainer.data.stream import Plan, Superbatches, iterate, permutation
+
+
+def numbered(size: int) -> Split:
+    """Images that carry their own index in four bytes."""
+    images = np.arange(size, dtype=">u4").view(np.uint8).reshape(size, 4)
+    return Split(images, (np.arange(size) % 10).astype(np.uint8))
+
+
+def make(size=50, batch=8, k=3, epochs=2, rows=None, seed=0, first_step=0) -> Superbatches:
+    steps_per_epoch = -(-size // batch)
+    return Superbatches(
+        numbered(size),
+        plan=Plan(steps_per_epoch, k, epochs * steps_per_epoch),
+        global_batch_size=batch,
+        rows=rows or slice(0, batch),
+        seed=seed,
+        first_step=first_step,
+    )
+
+
+def steps_of(source):
+    """Return per step the indices of the examples loaded, None where the batch is short."""
+    steps = []
+    for batch in iterate(source):
+        for images, labels, mask in zip(*batch, strict=True):
+            index = images.copy().view(">u4").ravel().astype(int)
+            assert (labels == index % 10).all()
+            steps.append([i if m else None for i, m in zip(index, mask, strict=True)])
+    return steps
+
+
+def test_every_epoch_shows_every_example_once_in_another_order():
+    steps = steps_of(make())
+    epochs = [
+        [i for step in half for i in step if i is not None] for half in (steps[:7], steps[7:])
+    ]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(50))
+    assert epochs[0] != epochs[1]
+    assert steps[6].count(None) == steps[13].count(None) == 6
+
+
+def test_without_a_seed_the_order_is_that_of_the_files():
+    steps = steps_of(make(seed=None, epochs=1))
+    assert [i for step in steps for i in step if i is not None] == list(range(50))
+
+
+def test_the_order_depends_on_the_seed():
+    assert steps_of(make(seed=1)) != steps_of(make(seed=2))
+
+
+@given(
+    size=st.integers(1, 60),
+    per_process=st.integers(1, 5),
+    processes=st.integers(1, 4),
+    k=st.integers(1, 9),
+)
+def test_the_union_over_processes_is_what_one_process_loads(size, per_process, processes, k):
+    batch = per_process * processes
+    whole = steps_of(make(size, batch, k))
+    parts = [
+        steps_of(make(size, batch, k, rows=slice(i * per_process, (i + 1) * per_process)))
+        for i in range(processes)
+    ]
+    assert whole == [list(chain(*rows)) for rows in zip(*parts, strict=True)]
+
+
+@given(size=st.integers(1, 60), k=st.integers(1, 9), other_k=st.integers(1, 9), data=st.data())
+def test_a_restart_at_any_step_with_any_k_shows_the_same(size, k, other_k, data):
+    whole = steps_of(make(size, k=k))
+    first_step = data.draw(st.integers(0, len(whole)))
+    source = make(size, k=other_k, first_step=first_step)
+    assert steps_of(source) == whole[first_step:]
+
+
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 3))
+def test_a_plan_covers_every_step_once_and_no_dispatch_crosses_an_epoch(per_epoch, k, epochs):
+    plan = Plan(per_epoch, k, per_epoch * epochs)
+    dispatches = [plan.steps(i) for i in range(plan.dispatches)]
+    assert [step for steps in dispatches for step in steps] == list(range(plan.total_steps))
+    for i, steps in enumerate(dispatches):
+        assert steps.start // per_epoch == (steps.stop - 1) // per_epoch
+        assert {plan.dispatch_of(step) for step in steps} == {i}
+
+
+def test_the_permutation_is_fixed_for_ever():
+    assert permutation(0, 0, 8).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
+    assert permutation(0, 1, 8).tolist() != permutation(1, 0, 8).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_permutation_holds_every_index_once(size):
+    assert sorted(permutation(3, 5, size)) == list(range(size))

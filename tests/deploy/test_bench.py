@@ -1,0 +1,121 @@
+"""`scripts/bench` as its users call it: a cheap section from end to end, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SECTION = ("--quick", "--sections", "data", "--out", "out", "data=mnist_5k")
+
+
+@pytest.fixture
+def bench(tmp_path):
+    def call(*arguments):
+        return subprocess.run(
+            [ROOT / "scripts" / "bench", *arguments],
+            cwd=tmp_path,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(tmp_path),
+                "BENCH_PYTHON": sys.executable,
+                "JAX_PLATFORMS": "cpu",
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return call
+
+
+@pytest.mark.slow
+def test_a_section_is_measured_once_and_kept(bench, tmp_path):
+    done = bench(*SECTION)
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = tmp_path / "out"
+    found = json.loads((out / "bench.json").read_text())
+    assert found["machine"]["dataset"]["name"] == "mnist_5k"
+    lines = found["sections"]["data"]["lines"]
+    assert len(lines) == 5
+    for line in lines:
+        assert not line["left_out"], line
+        assert 0 < line["min"] <= line["median"] <= line["max"]
+        assert line["includes"]
+        assert line["name"] in done.stdout
+    measured = (out / "data.json").stat().st_mtime_ns
+    again = bench(*SECTION)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert lines[0]["name"] in again.stdout
+    assert (out / "data.json").stat().st_mtime_ns == measured
+    assert not list(tmp_path.rglob("*.npy"))
+
+    other = bench("--sections", "data", "--out", "out", "data=mnist_5k")
+    assert other.returncode == 78
+    assert "other settings" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--sections", "data,speed"), "speed: use some of rivals, batch"),
+        (("--rounds", "0"), "0: use a whole number"),
+        (("--torch-python", "/nowhere/python"), "no such program"),
+    ],
+)
+def test_a_mistyped_option_is_named(bench, arguments, told, tmp_path):
+    done = bench(*arguments)
+    assert done.returncode != 0
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_wrong_option_of_the_trainer_is_told(bench):
+    done = bench("--quick", "--out", "out", "data.rot=nowhere")
+    assert done.returncode == 69
+    assert "data.rot is not an option: did you mean data.root?" in done.stderr
+
+
+def test_a_rival_that_is_not_installed_is_left_out_with_the_remedy():
+    bare = [sys.executable, "-S", "-c", BLOCKED]  # -S: no packages at all
+    done = subprocess.run(bare, capture_output=True, text=True, cwd=ROOT / "scripts", timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "pip install torch==" in done.stdout
+
+
+BLOCKED = """
+import sys, types
+sys.modules["numpy"] = types.ModuleType("numpy")  # comes with torch
+from benchmarks import answer
+from benchmarks.workers import torch_loop
+sys.argv = ["", '{"arrays": "", "variant": "sliced", "sizes": [], "batch_size": 1,'
+            '"warmup_steps": 1, "steps": 1, "mean": 0, "std": 1, "precision": "float32"}']
+answer.serve(torch_loop.measure)
+"""
+
+
+def test_idle_is_what_no_span_of_work_covers(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from benchmarks.workers.idle import idle_share
+
+    assert idle_share([(14.0, 20.0), (0.0, 10.0), (5.0, 12.0), (6.0, 8.0)]) == 2 / 20
+    assert idle_share([(3.0, 4.0)]) == 0
+
+
+def test_xla_knows_the_options_of_every_form_for_a_gpu(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from benchmarks.workers.forms import AS_IT_IS, variants
+
+    found = variants("gpu")
+    usual = found.pop(AS_IT_IS)
+    lowered = jax.jit(lambda x: x + x).lower(np.float32(1))
+    for variant in found.values():
+        assert variant != usual
+        lowered.compile(compiler_options=variant.options)  # raises for one that is not known

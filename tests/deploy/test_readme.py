@@ -1,0 +1,157 @@
+"""Every command of README.md and docs/reference.md is tried as far as a laptop can."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_digits import draw
+from support.manifests import BIN
+
+from trainer.commands import COMMANDS
+from trainer.config.compose import compose
+from trainer.data import idx
+from trainer.job.errors import ConfigError
+from trainer.job.signals import StopRequest
+from trainer.submit import command as submit
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+PROGRAM = (
+    r"(?:[A-Z_]+=\S+ )*"
+    r"(?:(?:(?:\.venv/bin/)?python|sbatch|kubectl|docker|source|export) [^`\n]+"
+    r"|(?:\./)?scripts/\w+(?: [^`\n]+)?)"
+)
+
+
+def commands(text: str) -> list[str]:
+    """Return the commands in a document: whole code spans, and lines of indented blocks."""
+    found = re.findall(f"`({PROGRAM})`", text)
+    for block in re.findall(r"(?:^    .*\n)+", text, re.MULTILINE):
+        dollar = "[$] " if "    $ " in block else ""  # the other lines are what is printed
+        found += re.findall(rf"^    {dollar}({PROGRAM})$", block, re.MULTILINE)
+    return found
+
+
+SHOWN = list(dict.fromkeys(commands(README) + commands(REFERENCE)))
+
+
+def test_the_readme_is_short_and_shows_each_way():
+    assert len(README.splitlines()) <= 220
+    shown = "\n".join(commands(README))
+    for way in (
+        *("scripts/train", "scripts/test", "scripts/local", "scripts/_venv", "scripts/dashboard"),
+        *("docker build", "docker compose", "submit slurm", "submit k8s", "doctor", "selftest"),
+        *("runs", "evaluate", "predict", "export", "verify", "sweep", "trainer -m"),
+    ):
+        assert way in shown, way
+
+
+@pytest.mark.parametrize("command", SHOWN)
+def test_a_command_is_right_as_written(command, monkeypatch, tmp_path, request):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("TRAINER_VENV", sys.prefix)
+    monkeypatch.setenv("TRAINER_RUN_ROOT", str(tmp_path))
+    monkeypatch.delenv("JAX_PLATFORMS")  # of these tests; it would forbid the GPUs
+    words = shlex.split(command.partition(" | ")[0], comments=True)
+    while re.match("[A-Z_]+=", words[0]):
+        del words[0]
+    match words:
+        case ["python" | ".venv/bin/python", "-m", "trainer", *arguments]:
+            run(arguments, tmp_path, request)
+        case ["sbatch", *options, script, experiment]:
+            given = [f"--{o.partition('=')[0].strip('-')}={o.partition('=')[2]}" for o in options]
+            assert submit.main(["slurm", *given, "--dry-run", experiment], StopRequest()) == 0
+            assert (ROOT / script).samefile(ROOT / submit.slurm_job.SCRIPT)
+        case ["kubectl", "apply", "-k", folder]:
+            subprocess.run([BIN / "kubectl", "kustomize", folder], check=True, capture_output=True)
+        case ["scripts/local", _, *_]:
+            environ = {**os.environ, "JAX_PLATFORMS": "cpu"}
+            done = subprocess.run(
+                [*words, "--cfg", "job"], env=environ, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr
+            assert "[1] cluster:" in done.stdout
+        case ["./scripts/train", *overrides]:
+            assert compose(["+experiment=mlp", *overrides])
+            assert os.access(ROOT / words[0], os.X_OK)
+        case ["docker", "build", "-f", file, "-t", "trainer", "."]:
+            assert (ROOT / file).is_file()
+        case ["docker", "run", *options, "trainer", experiment, name]:
+            assert options == ["--rm", "-v", "runs:/runs"]
+            assert compose([experiment, name])
+        case ["docker", "compose", "-f", file, "up", "--build"]:
+            assert (ROOT / file).is_file()
+        case ["scripts/_venv", *extras]:
+            text = (ROOT / "pyproject.toml").read_text()
+            known = {"accelerator", "--help"}
+            assert all(extra in known or f"\n{extra} = [" in text for extra in extras)
+        case [script] | [script, "--quick"] if (ROOT / script).is_file():
+            assert os.access(ROOT / script, os.X_OK)
+        case ["source", ".venv/bin/activate"] | ["export", _]:
+            pass
+        case _:
+            raise AssertionError(f"no test knows how to try: {command}")
+
+
+def run(arguments, tmp_path, request):
+    """Run a command of the trainer, with a small run in place of the one that it names.
+
+    What would train for long is only composed, what would be submitted is only shown.
+    """
+    command = arguments[0] if arguments and arguments[0] in COMMANDS else "train"
+    arguments = arguments[command != "train" :]
+    match command, arguments:
+        case "train", ["--help"]:
+            pass
+        case "train", ["-m", *overrides]:
+            arguments = ["-m", "--members", *overrides]
+        case "train", _:
+            typed = re.escape(f"$ python -m trainer {' '.join(arguments)}")
+            error = re.search(rf"{typed}\n    error: (.*)", README)
+            if not error:
+                assert compose(arguments)
+                return
+            with pytest.raises(ConfigError) as raised:
+                compose(arguments)
+            assert str(raised.value) == error[1]
+            return
+        case "doctor", _:
+            assert compose([word for word in arguments if word != "--download"])
+            return
+        case "submit", _:
+            arguments = [*arguments, "--dry-run"]
+        case "selftest", []:
+            return
+        case "sweep", ["DIR"]:
+            return
+        case "runs", []:
+            arguments = [str(request.getfixturevalue("smoke_run"))]
+        case "predict" | "evaluate" | "export" | "verify", [_, *rest]:
+            for name in (name for name in rest if name.endswith((".png", ".jpg"))):
+                draw(7).save(tmp_path / name)
+            arguments = [str(request.getfixturevalue("smoke_run"))]
+            arguments += [str(tmp_path / name) for name in rest]
+    assert import_module(f"trainer.commands.{command}").main(arguments, StopRequest()) == 0
+
+
+def test_your_own_data_as_the_readme_writes_it(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    chance = np.random.default_rng(0)
+    arrays = {
+        f"{split}_{kind}": chance.integers(0, 10, shape, np.uint8)
+        for split in ("train", "test")
+        for kind, shape in (("images", (20, 9, 7)), ("labels", (20,)))
+    }
+    exec(block, {**arrays, "folder": tmp_path})
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images = idx.read_images(tmp_path / f"{prefix}-images-idx3-ubyte")
+        labels = idx.read_labels(tmp_path / f"{prefix}-labels-idx1-ubyte", 10)
+        np.testing.assert_array_equal(images, arrays[f"{split}_images"])
+        np.testing.assert_array_equal(labels, arrays[f"{split}_labels"])

@@ -1,0 +1,485 @@
+"""An exported model is the run's model, needs no trainer, and notices what was changed."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from support.harm import flip_a_bit, own_disk
+from support.trained_runs import copy, damage, everything
+
+from trainer.checkpoint import load_model
+from trainer.data import idx
+from trainer.export import bundle, command, files, onnx_file, stablehlo, standalone
+from trainer.job.errors import (
+    EXIT_CONFIG,
+    EXIT_INTERNAL,
+    ConfigError,
+    DataError,
+    Preempted,
+    SaveError,
+    TrainerError,
+)
+from trainer.job.signals import StopRequest
+from trainer.tracking.terminal import Terminal
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+FILES = {
+    "MODEL_CARD.md",
+    "model.json",
+    "model.onnx",
+    "model.stablehlo",
+    "predict.py",
+    "weights.safetensors",
+}
+# What a user of an export may write, where no trainer is installed.
+USE = """
+import sys, runpy, pathlib, importlib.util
+import numpy as np
+assert importlib.util.find_spec("trainer") is None
+sys.modules["safetensors"] = None
+folder = pathlib.Path(sys.argv[1])
+model = runpy.run_path(str(folder / "predict.py"))["load_model"](folder)
+images = np.load(sys.argv[2])
+whole = model(images)
+parts = [model(images[lo : lo + 64]) for lo in range(0, len(images), 64)]
+joined = [np.concatenate(part) for part in zip(*parts)]
+np.savez(sys.argv[3], *whole, *joined)
+"""
+
+
+def elsewhere(folder, *arguments):
+    """Run python where no trainer can be imported."""
+    return subprocess.run(
+        [sys.executable, "-I", *map(str, arguments)],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def mnist_export(mnist_run, tmp_path_factory):
+    """An export of the run on MNIST."""
+    folder = tmp_path_factory.mktemp("exported") / "digits"
+    assert command.main([str(mnist_run), str(folder)], StopRequest()) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smoke_export(smoke_run, tmp_path_factory):
+    """An export of the small run: not to be changed."""
+    folder = tmp_path_factory.mktemp("exported") / "digits"
+    assert command.main([str(smoke_run), str(folder)], StopRequest()) == 0
+    return folder
+
+
+@pytest.fixture
+def exported(smoke_export, tmp_path):
+    """A copy of it, to do harm to."""
+    return copy(smoke_export, tmp_path / "digits")
+
+
+@pytest.fixture(scope="module")
+def images(mnist_dir):
+    """The test images of MNIST, (10000, 28, 28)."""
+    return idx.read_images(mnist_dir / "t10k-images-idx3-ubyte.gz")
+
+
+def test_without_the_trainer_it_agrees_on_all_test_images(
+    mnist_run, mnist_export, images, mnist_dir, tmp_path
+):
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "use.py").write_text(USE)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = elsewhere(
+        empty, tmp_path / "use.py", mnist_export, tmp_path / "images.npy", tmp_path / "out.npz"
+    )
+    assert done.returncode == 0, done.stderr
+    logits, probabilities, *in_parts = np.load(tmp_path / "out.npz").values()
+    live = load_model.run_on(load_model.load(mnist_run, None, print), images)
+    assert logits.shape == (10_000, 10)
+    size = np.abs(live.logits).max(axis=1, keepdims=True)
+    for got, expected in ((logits, live.logits), (in_parts[0], live.logits)):
+        assert (np.abs(got - expected) / size).max() <= 1e-6
+    for got in (probabilities, in_parts[1]):
+        assert np.abs(got - live.probabilities).max() <= 1e-6
+    labels = idx.read_labels(mnist_dir / "t10k-labels-idx1-ubyte.gz", 10)
+    summary = json.loads((mnist_run / "summary.json").read_text())
+    assert np.mean(probabilities.argmax(axis=1) == labels) == summary["test_accuracy"]
+    told = elsewhere(empty, mnist_export / "predict.py", tmp_path / "images.npy")
+    assert told.stdout.split() == [str(digit) for digit in live.logits.argmax(axis=1)]
+
+
+def test_onnxruntime_agrees_on_all_test_images(mnist_run, mnist_export, images):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(
+        (mnist_export / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"]
+    )
+    live = load_model.run_on(load_model.load(mnist_run, None, print), images)
+    for count in (10_000, 1):  # of any batch size
+        logits, probabilities = session.run(["logits", "probabilities"], {"images": images[:count]})
+        size = np.abs(live.logits[:count]).max(axis=1, keepdims=True)
+        assert (np.abs(logits - live.logits[:count]) / size).max() <= 1e-5
+        assert np.abs(probabilities - live.probabilities[:count]).max() <= 1e-5
+
+
+def test_what_is_in_the_folder(smoke_run, smoke_export):
+    assert {path.name for path in smoke_export.iterdir()} == FILES
+    assert [path.name for path in smoke_export.parent.iterdir()] == ["digits"]
+    index = json.loads((smoke_export / "model.json").read_text())
+    assert set(index["sha256"]) == FILES - {"model.json"}
+    summary = json.loads((smoke_run / "summary.json").read_text())
+    assert index["weights_sha256"] == summary["weights_sha256"]
+    assert index["input"]["images"] == {"dtype": "uint8", "shape": ["batch", 28, 28]}
+    assert (index["step"], index["platforms"]) == (126, ["cpu", "cuda"])
+    weights = load_file(smoke_export / "weights.safetensors")
+    model = load_model.load(smoke_run, None, print)
+    assert set(weights) == {f"layer{i}.{kind}" for i in (0, 1) for kind in ("kernel", "bias")}
+    for i, layer in enumerate(model.weights):
+        np.testing.assert_array_equal(weights[f"layer{i}.kernel"], layer.kernel)
+        np.testing.assert_array_equal(weights[f"layer{i}.bias"], layer.bias)
+
+
+def test_the_card(smoke_run, smoke_export):
+    card = (smoke_export / "MODEL_CARD.md").read_text()
+    summary = json.loads((smoke_run / "summary.json").read_text())
+    accuracy, loss = summary["test_accuracy"], summary["test_loss"]
+    index = json.loads((smoke_export / "model.json").read_text())
+    for told in (
+        "784-64-10, 50,890 parameters",
+        f"| mnist_5k, 1,000 test images, at the export | {accuracy:.2%} | {loss:.4f} |",
+        f"| mnist_5k, 1,000 test images, by the run | {accuracy:.2%} |",
+        summary["dataset"]["sha256"],
+        summary["weights_sha256"],
+        f"| `weights.safetensors` | `{index['sha256']['weights.safetensors']}` |",
+        '"global_batch_size": 64',
+        "| jax | ",
+        "## Limits",
+    ):
+        assert told in card
+
+
+def test_the_card_of_other_images_tells_of_no_digits(kinds_run, smoke_export, tmp_path):
+    assert command.main([str(kinds_run), str(tmp_path / "kinds")], StopRequest()) == 0
+    card = (tmp_path / "kinds" / "MODEL_CARD.md").read_text()
+    assert "which of 3 classes, 0 to 2, an image of 8 x 6 pixels" in card
+    assert "| idx, 90 test images, at the export | 100.00% |" in card
+    for word in ("digit", "handwriting", "bright"):
+        assert word not in card
+        assert word in (smoke_export / "MODEL_CARD.md").read_text()
+
+
+def test_nothing_tells_of_this_machine(smoke_run, smoke_export):
+    for path in smoke_export.iterdir():
+        data = path.read_bytes()
+        for told in (str(smoke_run), str(smoke_run.parent), str(Path.cwd()), load_model.__file__):
+            assert told.encode() not in data, f"{told} in {path.name}"
+
+
+def test_the_program_is_for_gpus_too(smoke_export):
+    import jax.export
+
+    program = jax.export.deserialize(bytearray((smoke_export / "model.stablehlo").read_bytes()))
+    assert program.platforms == ("cpu", "cuda")
+    assert str(program.in_avals[-1]) == "uint8[batch,28,28]"
+
+
+def test_the_same_model_gives_the_same_files(smoke_run, exported, smoke_export):
+    again = exported.parent / "again"
+    assert command.main([str(smoke_run), str(again)], StopRequest()) == 0
+    for name in FILES:
+        assert (again / name).read_bytes() == (smoke_export / name).read_bytes(), name
+
+
+def tampered(folder):
+    weights = load_file(folder / "weights.safetensors")
+    weights["layer1.bias"][3] += 0.5
+    save_file(weights, folder / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (tampered, "weights.safetensors was changed"),
+        (lambda folder: flip_a_bit(folder / "weights.safetensors"), "weights.safetensors was"),
+        (lambda folder: flip_a_bit(folder / "model.stablehlo"), "model.stablehlo was changed"),
+    ],
+    ids=["weights", "a bit of them", "program"],
+)
+def test_changed_files_are_noticed(exported, tmp_path, change, named):
+    np.save(tmp_path / "images.npy", np.zeros((3, 28, 28), np.uint8))
+    change(exported)
+    done = elsewhere(tmp_path, exported / "predict.py", tmp_path / "images.npy")
+    assert done.returncode == 1
+    assert named in done.stderr
+    assert done.stdout == ""
+
+
+WRONG_IMAGES = {
+    "float": np.zeros((3, 28, 28), np.float32),
+    "flat": np.zeros((3, 784), np.uint8),
+    "one image": np.zeros((28, 28), np.uint8),
+    "a number": np.uint8(1),
+    "none": np.zeros((0, 28, 28), np.uint8),
+    "oblong": np.zeros((3, 14, 56), np.uint8),
+}
+
+
+@pytest.mark.parametrize("images", WRONG_IMAGES.values(), ids=WRONG_IMAGES)
+def test_images_that_do_not_fit_are_told(smoke_export, images):
+    model = standalone.load_model(smoke_export)
+    with pytest.raises(ValueError, match=r"^images are .*: give uint8 \(N, 28, 28\), N >= 1$"):
+        model(images)
+    with pytest.raises(ValueError, match="images are list"):
+        model(images.tolist() if images.ndim else [1])
+
+
+def test_a_program_that_uses_it_is_told_by_an_exception(exported):
+    tampered(exported)
+    with pytest.raises(ValueError, match=r"weights\.safetensors was changed"):
+        standalone.load_model(exported)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no array", b"PK\3\4cut short", None], ids=["empty", "text", "zip", "floats"]
+)
+def test_a_file_that_is_no_array_of_images(smoke_export, tmp_path, content):
+    np.save(tmp_path / "images.npy", np.zeros((3, 28, 28)))
+    if content is not None:
+        (tmp_path / "images.npy").write_bytes(content)
+    done = elsewhere(tmp_path, smoke_export / "predict.py", "images.npy")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [(), ("absent.npy",)], ids=["none", "no file"])
+def test_without_images_it_says_how_it_is_used(smoke_export, tmp_path, arguments):
+    done = elsewhere(tmp_path, smoke_export / "predict.py", *arguments)
+    assert done.returncode == 1
+    assert "python predict.py IMAGES.npy" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_export_that_does_not_agree_is_not_put_in_place(smoke_run, tmp_path, monkeypatch):
+    right = stablehlo.named
+
+    def wrong(weights):
+        arrays = right(weights)
+        arrays["layer1.bias"] = arrays["layer1.bias"] + np.float32(1e-3) * np.arange(10, dtype="f4")
+        return arrays
+
+    monkeypatch.setattr(stablehlo, "named", wrong)
+    with pytest.raises(TrainerError, match=r"model\.stablehlo differ .* nothing was put") as raised:
+        command.main([str(smoke_run), str(tmp_path / "digits")], StopRequest())
+    assert raised.value.exit_code == EXIT_INTERNAL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_package_onnx(smoke_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)  # what import finds where it is not installed
+    assert command.main([str(smoke_run), str(tmp_path / "digits")], StopRequest()) == 0
+    assert {path.name for path in (tmp_path / "digits").iterdir()} == FILES - {"model.onnx"}
+    told = capsys.readouterr()
+    assert "model.onnx was left out: install the extra `onnx`: pip install '.[onnx]'" in told.err
+    assert "model.onnx was left out" in (tmp_path / "digits" / "MODEL_CARD.md").read_text()
+
+
+def test_large_logits_may_differ_by_more(smoke_run, tmp_path):
+    model = load_model.load(smoke_run, None, print)
+    kernel, bias = model.weights[-1]
+    last = model.weights[-1]._replace(kernel=kernel * 500, bias=bias * 500)
+    told = files.write(
+        tmp_path, model._replace(weights=[*model.weights[:-1], last]), None, Terminal(quiet=True)
+    )
+    assert (tmp_path / "model.onnx").exists()
+    onnx = next(line for line in told if "model.onnx" in line)
+    apart, of_size = map(float, re.search(r"at most (\S+), its logits by (\S+) of", onnx).groups())
+    assert apart > files.ONNX_TOLERANCE > of_size
+
+
+def test_where_only_onnx_does_not_agree_it_is_left_out(smoke_run, tmp_path, monkeypatch, capsys):
+    older = onnx_file.build(load_model.load(smoke_run, 63, print))
+    monkeypatch.setattr(onnx_file, "build", lambda _: older)
+    folder = tmp_path / "digits"
+    assert command.main([str(smoke_run), str(folder)], StopRequest()) == 0
+    assert {path.name for path in folder.iterdir()} == FILES - {"model.onnx"}
+    assert set(json.loads((folder / "model.json").read_text())["sha256"]) == FILES - {
+        "model.json",
+        "model.onnx",
+    }
+    told = capsys.readouterr()
+    assert "model.onnx was left out, use model.stablehlo: on 1,000 test images" in told.err
+    assert "at most 1e-05 of that size is allowed" in told.err
+    assert "model.onnx" not in told.out
+    assert "model.onnx was left out" in (folder / "MODEL_CARD.md").read_text()
+
+
+def test_only_an_export_is_replaced_and_only_when_asked(smoke_run, exported, tmp_path):
+    def run(target, *options):
+        return command.main([str(smoke_run), str(target), *options], StopRequest())
+
+    before = everything(exported)
+    with pytest.raises(ConfigError, match="holds an export: add --replace"):
+        run(exported)
+    (exported / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"others' files \(notes\.txt\)"):
+        run(exported, "--replace")
+    (exported / "notes.txt").unlink()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "model.json").write_text('{"sha256": {}}')
+    (tmp_path / "file").write_text("")
+    for other in (mine, tmp_path / "file", smoke_run, tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="DIR="):
+            run(other, "--replace")
+    del before["."]
+    after = everything(exported)
+    assert {name: after[name] for name in before} == before
+    assert run(exported, "--replace", "--step", "63") == 0
+    assert json.loads((exported / "model.json").read_text())["step"] == 63
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"digits", "mine", "file", "empty"}
+
+
+def test_an_export_that_was_imported_is_replaced(smoke_run, exported):
+    use = "from predict import load_model; from pathlib import Path; load_model(Path())"
+    environ = {"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", use], cwd=exported, env=environ, check=True)
+    assert (exported / "__pycache__").is_dir()
+    assert command.main([str(smoke_run), str(exported), "--replace"], StopRequest()) == 0
+    assert {path.name for path in exported.iterdir()} == FILES
+    assert [path.name for path in exported.parent.iterdir()] == ["digits"]
+    (exported / "model.json").unlink()
+    (exported / "__pycache__").mkdir()
+    with pytest.raises(ConfigError, match="no export has put there"):
+        command.main([str(smoke_run), str(exported), "--replace"], StopRequest())
+
+
+def test_a_failed_replacement_leaves_the_old_one(exported, monkeypatch):
+    before = everything(exported)
+    rename = type(exported).rename
+
+    def fail(self, target):
+        if self.name.endswith(".tmp"):
+            raise PermissionError(1, "not today")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(exported), "rename", fail)
+    with (
+        pytest.raises(ConfigError, match="cannot be written \\(not today\\)"),
+        bundle.making(exported, replace=True) as folder,
+    ):
+        bundle.write_index(folder, {})
+    assert everything(exported) == before
+    assert [path.name for path in exported.parent.iterdir()] == ["digits"]
+
+
+def test_a_full_disk(smoke_run, tmp_path):
+    with own_disk(tmp_path, "size=128k"):
+        with pytest.raises(SaveError, match=r"DIR=.*/digits .*No space .* make room") as raised:
+            command.main([str(smoke_run), str(tmp_path / "digits")], StopRequest())
+        assert list(tmp_path.iterdir()) == []
+    assert raised.value.exit_code == 74
+
+
+def test_what_a_killed_export_has_left_is_deleted_by_the_next(tmp_path):
+    code = "import sys, time; from pathlib import Path; from trainer import bundle\n"
+    code += (
+        "with bundle.making(Path(sys.argv[1]), replace=False): print(flush=True); time.sleep(99)"
+    )
+    target = tmp_path / "digits"
+    killed, alive = [
+        subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    with killed, alive:
+        try:
+            for process in (killed, alive):
+                process.stdout.readline()
+            killed.kill()
+            killed.wait()
+            (tmp_path / ".digits.mine.tmp").mkdir()
+            assert len(list(tmp_path.iterdir())) == 3
+            with bundle.making(target, replace=False) as folder:
+                bundle.write_index(folder, {})
+            left = {path.name for path in tmp_path.iterdir()}
+            assert {"digits", ".digits.mine.tmp"} < left
+            assert len(left) == 3  # that of the living one
+        finally:
+            killed.kill()
+            alive.kill()
+
+
+def test_damaged_checkpoints(smoke_run, tmp_path, capsys):
+    run = copy(smoke_run, tmp_path / "run")
+    damage(run, 126)
+    before = everything(run)
+    assert command.main([str(run), str(tmp_path / "digits")], StopRequest()) == 0
+    assert json.loads((tmp_path / "digits" / "model.json").read_text())["step"] == 63
+    assert "checkpoint 126 of" in capsys.readouterr().err
+    assert everything(run) == before
+    damage(run, 63)
+    with pytest.raises(DataError, match="none of its checkpoints is intact"):
+        command.main([str(run), str(tmp_path / "other")], StopRequest())
+    assert not (tmp_path / "other").exists()
+
+
+def test_where_the_test_images_are_not_to_be_had(smoke_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("trainer.data.mnist_5k.FILE", "data/none.csv.gz")
+    assert command.main([str(smoke_run), str(tmp_path / "digits")], StopRequest()) == 0
+    told = capsys.readouterr().err
+    assert "there are no test images (" in told
+    assert "): noise is compared, and the card will have no metrics; name their folder with" in told
+    card = (tmp_path / "digits" / "MODEL_CARD.md").read_text()
+    assert "on 1,000 images of noise" in card
+    assert "at the export |" not in card
+    with pytest.raises(DataError, match="put these files there"):
+        command.main(
+            [str(smoke_run), str(tmp_path / "other"), "--data", str(tmp_path)], StopRequest()
+        )
+
+
+def test_asked_to_stop(smoke_run, tmp_path):
+    stop = StopRequest()
+    stop.signal_name = "SIGTERM"
+    with pytest.raises(Preempted):
+        command.main([str(smoke_run), str(tmp_path / "digits")], stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_are_not_square(smoke_run):
+    model = load_model.load(smoke_run, None, print)
+    layer = model.weights[0]
+    weights = [layer._replace(kernel=layer.kernel[:783]), *model.weights[1:]]
+    odd = model._replace(weights=weights, image_shape=(27, 29))
+    images = np.random.default_rng(0).integers(0, 256, (5, 27, 29), np.uint8)
+    live = load_model.run_on(odd, images)
+    _, probabilities = onnx_file.run(onnx_file.build(odd), images)
+    np.testing.assert_allclose(probabilities, live.probabilities, atol=1e-5)
+    assert stablehlo.stablehlo(odd)
+
+
+def test_the_command_line(trainer, smoke_run):
+    done = trainer("export", str(smoke_run), "digits")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"in {trainer.folder / 'digits'}"
+    assert "checkpoint 126 of" in done.stderr
+    told = [line for line in done.stdout.splitlines() if " differ from the live " in line]
+    assert len(told) == 2
+    assert not any(line in done.stderr for line in told)
+    assert trainer("export", str(smoke_run), "digits").returncode == EXIT_CONFIG
+    shutil.rmtree(trainer.folder / "digits")
+    assert files.TOLERANCE <= 1e-6

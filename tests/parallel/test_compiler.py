@@ -1,0 +1,56 @@
+"""The options for a GPU's compiler, as far as they show without one."""
+
+import jax
+import numpy as np
+import pytest
+
+from trainer.models import mlp
+from trainer.parallel import compiler
+
+
+def test_a_cpu_needs_no_options():
+    assert compiler.options("cpu", deterministic=True) == {}
+
+
+def test_one_gpu_alone_has_several_steps_in_the_loop():
+    assert compiler.form("cpu", 8, None) == compiler.CPU
+    assert compiler.form("gpu", 1, None) == compiler.GPU
+    assert compiler.form("gpu", 8, None) == compiler.GPU._replace(unroll=1)
+    assert compiler.form("gpu", 1, 8) == compiler.GPU._replace(unroll=1)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_xla_knows_every_option_for_a_gpu_and_its_value(deterministic):
+    options = compiler.options("gpu", deterministic)
+    assert ("xla_gpu_deterministic_ops" in options) == deterministic
+    lowered = jax.jit(lambda x: x + x).lower(np.float32(1))
+    lowered.compile(compiler_options=options)  # raises for one that is not known
+    for option in options:
+        with pytest.raises(jax.errors.JaxRuntimeError, match=option):
+            lowered.compile(compiler_options={option: "nonsense"})
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ("float32", "precision = [HIGHEST, HIGHEST]"),
+        ("tf32", "lhs_precision_type = tf32"),
+        ("bfloat16", "lhs_precision_type = bf16"),
+    ],
+)
+def test_a_gpu_is_told_how_to_multiply(precision, said):
+    weights = mlp.init(jax.random.PRNGKey(0), 4, [3], 2, "he_normal")
+
+    def fwd(x):
+        return mlp.fwd(x, weights, precision)
+
+    text = jax.jit(fwd).trace(np.zeros(4, np.float32)).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count(said) == 2
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_a_cpu_refuses_what_it_cannot_do(trainer, precision):
+    done = trainer("+experiment=smoke", f"model.precision={precision}")
+    assert done.returncode == 78
+    assert f"model.precision={precision}: a CPU multiplies float32 only" in done.stderr
+    assert "Traceback" not in done.stderr

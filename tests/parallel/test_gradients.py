@@ -1,0 +1,117 @@
+"""The gradients of a batch are those of its loss, and their bound holds whatever the numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trainer.data.dataset import Superbatch
+from trainer.models import mlp
+from trainer.parallel.gradients import of_batch
+from trainer.tasks.classification import Objective
+
+OBJECTIVE = Objective("softmax_crossentropy", 10, 33.3, 78.6)
+NOTEBOOK = Objective("clipped_crossentropy", 10, 0.0, 1.0)
+ROWS, PIXELS = 16, 20
+
+
+def batch(masked=3) -> Superbatch:
+    rng = np.random.default_rng(7)
+    mask = np.ones(ROWS, np.uint8)
+    mask[ROWS - masked :] = 0
+    images = rng.integers(0, 256, (ROWS, PIXELS), np.uint8)
+    return Superbatch(images, rng.integers(0, 10, ROWS).astype(np.uint8), mask)
+
+
+def weights(scale=1.0):
+    drawn = mlp.init(jax.random.PRNGKey(3), PIXELS, [24, 12], 10, "he_normal")
+    rng = np.random.default_rng(8)
+    return [
+        layer._replace(
+            kernel=np.asarray(layer.kernel) * np.float32(scale),
+            bias=rng.normal(0, 0.1, layer.bias.shape).astype(np.float32),
+        )
+        for layer in drawn
+    ]
+
+
+def plain_loss(weights, batch, objective):
+    """The summed loss as one would write it down."""
+    x = (batch.images.astype(jnp.float32) - objective.pixel_mean) / objective.pixel_std
+    for kernel, bias in weights[:-1]:
+        x = jnp.maximum(jnp.dot(x, kernel, precision="highest") + bias[None], 0)
+    kernel, bias = weights[-1]
+    logits = jnp.dot(x, kernel, precision="highest") + bias[None]
+    losses = jax.vmap(mlp.LOSSES[objective.loss])(logits, jax.nn.one_hot(batch.labels, 10))
+    return jnp.sum(losses * batch.mask.astype(jnp.float32))
+
+
+plain = jax.jit(jax.value_and_grad(plain_loss), static_argnums=2)
+gradients = jax.jit(of_batch, static_argnums=2)
+
+
+def largest(tree):
+    return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("objective", [OBJECTIVE, NOTEBOOK])
+def test_the_gradients_are_those_of_the_loss(objective):
+    # Small weights: with raw pixels the notebook's softmax would saturate, and all be zero.
+    held = weights(0.1 if objective is OBJECTIVE else 1e-3)
+    loss, expected = plain(held, batch(), objective)
+    found = gradients(held, batch(), objective)
+    np.testing.assert_allclose(found.sums.loss, loss, rtol=1e-5)
+    assert largest(expected) > 1e-3
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest(expected)),
+        found.gradients,
+        expected,
+    )
+
+
+def test_masked_rows_change_nothing():
+    noisy = batch()
+    noisy.images[-3:], noisy.labels[-3:] = 255, 9
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        gradients(weights(), noisy, OBJECTIVE)[::2],
+        gradients(weights(), batch(), OBJECTIVE)[::2],
+    )
+
+
+@pytest.mark.parametrize("objective", [OBJECTIVE, NOTEBOOK])
+@pytest.mark.parametrize("exponent", range(-12, 10, 3))
+def test_no_gradient_is_larger_than_the_bound(exponent, objective):
+    found = gradients(weights(10.0**exponent), batch(), objective)
+    assert largest(found.gradients) <= 2 * float(found.bound)
+
+
+@pytest.mark.parametrize("rows", [1, ROWS])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -1e30, 1e20, 1e10])
+@pytest.mark.parametrize("leaf", range(6))
+def test_gradients_that_are_not_finite_are_found(value, leaf, rows):
+    leaves, structure = jax.tree.flatten(weights())
+    leaves[leaf].flat[:: 5 if rows == ROWS else leaves[leaf].size] = value
+    held = jax.tree.unflatten(structure, leaves)
+    found = gradients(held, batch(ROWS - rows), OBJECTIVE)
+    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.gradients))
+    told = bool(np.isfinite(found.sums.loss) & np.isfinite(2 * float(found.bound)))
+    assert finite or not told
+    if abs(value) <= 1e10:
+        assert told
+
+
+def test_a_product_that_overflows_between_finite_numbers_is_found():
+    held = weights()
+    for layer, value in zip(held, (1e-36, 1e19, 4e17), strict=True):
+        layer.kernel[:] = value
+        layer.bias[:] = 0
+    held[-1].kernel[:, 0] *= -1
+    white = batch(masked=ROWS - 2)._replace(
+        images=np.full((ROWS, PIXELS), 255, np.uint8), labels=np.zeros(ROWS, np.uint8)
+    )
+    found = gradients(held, white, OBJECTIVE)
+    assert np.isfinite(found.sums.loss)
+    assert np.isfinite(found.gradients[0].bias).all()
+    assert np.isinf(found.gradients[0].kernel).all()
+    assert not np.isfinite(2 * float(found.bound))

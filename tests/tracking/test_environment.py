@@ -1,0 +1,107 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.tracking import environment
+
+
+def git(*arguments, cwd):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    command = ["git", *identity, *arguments]
+    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_facts_are_json(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "https://me:abc@host/x")
+    monkeypatch.setenv("MY_API_KEY", "hidden-value")
+    facts = environment.collect(["gpu H100", "gpu H100"], processes=2)
+    text = json.dumps(facts, allow_nan=False)
+    assert facts["devices"] == ["gpu H100", "gpu H100"]
+    assert facts["processes"] == 2
+    assert facts["versions"]["python"].startswith("3.")
+    assert all(facts["versions"][name] for name in ("trainer", "jax", "jaxlib", "numpy", "grain"))
+    assert facts["environment"]["SLURM_JOB_ID"] == "17"
+    assert facts["environment"]["JAX_COMPILATION_CACHE_DIR"] == "https://***@host/x"
+    assert facts["memory_bytes"] > 2**20
+    assert 1 <= facts["cpu"]["usable"] <= facts["cpu"]["count"]
+    assert "hidden-value" not in text
+    assert "abc" not in text
+
+
+def test_it_imports_none_of_what_it_asks_for():
+    code = (
+        "import sys; from trainer.tracking.environment import collect; collect([], 1)\n"
+        "print({'jax', 'numpy', 'grain', 'tensorboardX', 'orbax'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code]
+    root = Path(__file__).parents[2]
+    assert subprocess.check_output(command, cwd=root, text=True).strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("run.dir=runs/a", "run.dir=runs/a"),
+        ("checkpoint.keep_last=3", "checkpoint.keep_last=3"),
+        ("+hub.api_key=abc", "+hub.api_key=***"),
+        ("--password=abc=def", "--password=***"),
+        ("HUB_TOKEN=abc,def", "HUB_TOKEN=***"),
+        ("x={client_secret: abc, y: 1}", "x={client_secret:***"),
+        ("data.mirrors=[https://me:abc@host/x]", "data.mirrors=[https://***@host/x]"),
+        ("data.mirrors=[https://host/x?token=abc]", "data.mirrors=[https://host/x?token=***"),
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden(argument, shown):
+    assert environment.redact([argument]) == [shown]
+
+
+def test_the_value_behind_a_secret_option_is_hidden():
+    shown = environment.redact(["train", "--api-token", "abc", "run.name=a"])
+    assert shown == ["train", "--api-token", "***", "run.name=a"]
+
+
+def test_git_revision_and_whether_files_differ(tmp_path, monkeypatch):
+    assert environment._git(tmp_path) is None
+    git("init", "-q", cwd=tmp_path)
+    assert environment._git(tmp_path) == {"revision": None, "dirty": False}
+    (tmp_path / "a.py").write_text("1")
+    git("add", ".", cwd=tmp_path)
+    git("commit", "-qm", "a", cwd=tmp_path)
+    revision = git("rev-parse", "HEAD", cwd=tmp_path).strip()
+    monkeypatch.setenv("GIT_DIR", "/nonexistent")  # as in a hook of another repository
+    assert environment._git(tmp_path) == {"revision": revision, "dirty": False}
+    (tmp_path / "a.py").write_text("2")
+    assert environment._git(tmp_path) == {"revision": revision, "dirty": True}
+    # Inside a repository, but not a checkout of its own: like site-packages of a venv.
+    (tmp_path / "site-packages").mkdir()
+    assert environment._git(tmp_path / "site-packages") is None
+
+
+def test_an_image_tells_its_revision(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINER_REVISION", "")
+    assert environment._git(tmp_path) is None
+    monkeypatch.setenv("TRAINER_REVISION", "abc")
+    assert environment._git(tmp_path) == {"revision": "abc", "dirty": False}
+    monkeypatch.setenv("TRAINER_REVISION", "abc-dirty")
+    assert environment._git(tmp_path) == {"revision": "abc", "dirty": True}
+
+
+def test_git_that_is_missing_or_hangs_is_no_failure(tmp_path, monkeypatch):
+    (tmp_path / ".git").mkdir()
+    assert environment._git(tmp_path) is None  # a broken repository
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment._git(tmp_path) is None
+
+    def hang(*_, **options):
+        raise subprocess.TimeoutExpired("git", options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert environment._git(tmp_path) is None
+
+
+def test_a_package_that_is_missing_has_no_version():
+    assert environment._version("no-such-package-of-ours") is None

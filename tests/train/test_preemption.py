@@ -1,0 +1,186 @@
+"""A signal in every phase of a run: saved, code 75, and the same bits in the end."""
+
+import http.server
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Trainer
+
+from trainer.data import idx
+from trainer.job import directory
+
+pytestmark = pytest.mark.timed
+
+STEPS = 3 * 63
+JOB = (
+    "+experiment=smoke",
+    "run.dir=run",
+    "data=idx",
+    "train.epochs=3",
+    "train.steps_per_dispatch=7",
+    "train.log_every_steps=7",
+    "checkpoint.every_steps=50",
+    "model.hidden_sizes=[512,512]",  # which takes some time to save
+)
+BOUND = 5 + 1  # seconds from the signal to the exit, and one for the dispatch under way
+
+
+def summary_of(folder):
+    return json.loads((folder / "run" / "summary.json").read_text())
+
+
+def points_of(folder):
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    points = [json.loads(line) for line in lines]
+    return [
+        {k: v for k, v in p.items() if k not in ("time", "examples_per_second")} for p in points
+    ]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """The job: its test split is large enough for an evaluation to be met under way."""
+    folder = tmp_path_factory.mktemp("data")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 4000), ("t10k", 40000)):
+        images = draw.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = draw.integers(0, 10, count, np.uint8)
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            data = idx.header(array.shape) + array.tobytes()
+            (folder / f"{split}-{name}-ubyte").write_bytes(data)
+    return (*JOB, f"data.root={folder}")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, job):
+    """The same job, never interrupted, on one and on two processes."""
+    folders = {}
+    for count in (1, 2):
+        folders[count] = tmp_path_factory.mktemp(f"unbroken{count}")
+        for process in Trainer(folders[count]).start_all(count, *job):
+            _, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+    return folders
+
+
+def listens(process):
+    """Return whether the process has taken SIGTERM over: the first thing that it does."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def logged(run, split, step):
+    path = run / "metrics.jsonl"
+    return path.exists() and f'"step": {step}, "split": "{split}"' in path.read_text()
+
+
+def saving(run):
+    """Return whether a checkpoint is being written: a folder that is not one yet."""
+    folder = run / "checkpoints"
+    names = {path.name for path in folder.glob("*") if not path.name.startswith("trash-")}
+    return bool(names - {str(step) for step in directory.steps(folder)})
+
+
+# Whether a run is in a phase, by its files.
+PHASES = {
+    "import": lambda run: not run.exists(),
+    "start-up": lambda run: (run / "run.lock").exists() and not (run / "goodput.json").exists(),
+    "compilation": lambda run: (run / "goodput.json").exists() and not logged(run, "train", 7),
+    "training": lambda run: logged(run, "train", 21) and not logged(run, "train", 63),
+    "evaluation": lambda run: logged(run, "train", 126) and not logged(run, "eval", 126),
+    "saving": lambda run: logged(run, "train", 63) and saving(run),
+    "last step": lambda run: logged(run, "train", STEPS - 7),
+}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_signal_in_every_phase(trainer, tmp_path, job, unbroken, phase, count):
+    run, reached = tmp_path / "run", PHASES[phase]
+    # The programs of the fixture's runs are kept, except where they are to be compiled.
+    cache = {"TRAINER_CACHE_DIR": str(tmp_path / "cache")} if phase == "compilation" else {}
+    processes = trainer.start_all(count, *job, **cache)
+    deadline = time.monotonic() + 60
+    while not (all(listens(process) for process in processes) and reached(run)):
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.001)
+    told = time.monotonic()
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # a second one changes nothing
+    assert reached(run), "the phase was over before the signal"
+    assert all(process.poll() is None for process in processes)
+    codes = set()
+    for process in processes:
+        _, err = process.communicate(timeout=30)
+        assert "Traceback" not in err
+        codes.add(process.returncode)
+    seconds = time.monotonic() - told
+    print(f"| {phase} | {count} | {', '.join(map(str, codes))} | {seconds:.1f} s |")
+    assert codes == {75} or (phase == "last step" and codes == {0})
+    assert seconds < BOUND
+    if codes == {75}:
+        # Before two processes have met, there is no run yet.
+        if phase != "import" or run.exists():
+            assert summary_of(tmp_path)["status"] == "preempted"
+        for process in trainer.start_all(count, *job):
+            process.communicate(timeout=120)
+            assert process.returncode == 0
+    whole, resumed = summary_of(unbroken[count]), summary_of(tmp_path)
+    for key in ("status", "weights_sha256", "test_loss", "test_accuracy", "steps"):
+        assert resumed[key] == whole[key]
+    assert points_of(tmp_path) == points_of(unbroken[count])
+
+
+class Stalling(http.server.BaseHTTPRequestHandler):
+    """Promises a file and sends nothing of it."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        self.server.asked.set()
+        self.server.ended.wait(60)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_signal_during_the_download(trainer, tmp_path, count):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stalling)
+    server.asked, server.ended = threading.Event(), threading.Event()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        processes = trainer.start_all(
+            count,
+            "+experiment=mlp",
+            "run.dir=run",
+            f"data.mirrors=[http://127.0.0.1:{server.server_port}]",
+            f"data.cache_dir={tmp_path}/cache",
+        )
+        assert server.asked.wait(60)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        for process in processes:
+            _, err = process.communicate(timeout=20)
+            assert process.returncode == 75, err
+            assert "Traceback" not in err
+        seconds = time.monotonic() - told
+        print(f"| data download | {count} | 75 | {seconds:.1f} s |")
+        assert seconds < BOUND
+    finally:
+        server.ended.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert summary_of(tmp_path)["status"] == "preempted"

@@ -1,0 +1,261 @@
+"""The whole trainer, as its users start it: processes, signals, files."""
+
+import json
+import re
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Trainer
+from test_datasets import contents, write
+
+from trainer.job.processes import environment, free_address
+
+SMOKE = ("+experiment=smoke", "run.dir=run")
+KEYS = {
+    "status",
+    "experiment",
+    "dataset",
+    "steps",
+    "epochs",
+    "test_accuracy",
+    "test_loss",
+    "examples_per_second",
+    "train_seconds",
+    "wall_seconds",
+    "devices",
+    "processes",
+    "platform",
+    "global_batch_size",
+    "resumed_from_step",
+    "weights_sha256",
+}
+
+
+def summary_of(folder, run="run"):
+    return json.loads((folder / run / "summary.json").read_text())
+
+
+def points_of(folder, run="run"):
+    """Every logged point, less what the clock says."""
+    lines = [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in p.items() if k not in ("time", "examples_per_second")} for p in lines]
+
+
+def test_a_run_leaves_what_the_contract_names(trainer, tmp_path):
+    done = trainer(*SMOKE)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} >= {
+        ".hydra",
+        "environment.json",
+        "tensorboard",
+        "metrics.jsonl",
+        "checkpoints",
+        "summary.json",
+    }
+    summary = summary_of(tmp_path)
+    assert set(summary) >= KEYS
+    assert summary["status"] == "completed"
+    assert summary["steps"] == 2 * 63
+    assert summary["epochs"] == 2
+    assert summary["test_accuracy"] > 0.85
+    assert summary["dataset"]["name"] == "mnist_5k"
+    assert summary["resumed_from_step"] is None
+    assert len(summary["weights_sha256"]) == 64
+    points = points_of(tmp_path)
+    assert [p["step"] for p in points if p["split"] == "train"] == [20, 40, 60, 80, 100, 120]
+    assert [p["step"] for p in points if p["split"] == "eval"] == [63, 126]
+    assert points[-1]["accuracy"] == summary["test_accuracy"]
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "tensorboard --logdir" in done.stdout + done.stderr
+    assert "+experiment=smoke" in (run / ".hydra" / "overrides.yaml").read_text()
+
+
+def test_a_completed_run_started_again_trains_nothing(trainer, tmp_path):
+    assert trainer(*SMOKE).returncode == 0
+    before, points = summary_of(tmp_path), points_of(tmp_path)
+    assert trainer(*SMOKE).returncode == 0
+    after = summary_of(tmp_path)
+    assert after["resumed_from_step"] == after["steps"] == before["steps"]
+    assert after["weights_sha256"] == before["weights_sha256"]
+    assert after["test_accuracy"] == before["test_accuracy"]
+    assert points_of(tmp_path) == points
+
+
+LONG = ("+experiment=smoke", "train.epochs=20", "train.steps_per_dispatch=1")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run of the long job, to compare with."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = Trainer(folder)
+    assert command(*LONG, "run.dir=run").returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_stopped_and_started_again_it_ends_with_the_same_bits(trainer, tmp_path, whole, number):
+    process = trainer.start(*LONG, "run.dir=run")
+    trainer.wait_for_step(100)
+    process.send_signal(number)
+    asked = time.monotonic()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert time.monotonic() - asked < 5
+    assert "Traceback" not in err
+    stopped = summary_of(tmp_path)
+    assert stopped["status"] == "preempted"
+    assert 100 <= stopped["steps"] < 20 * 63
+    assert trainer(*LONG, "run.dir=run").returncode == 0
+    unbroken, resumed = summary_of(whole), summary_of(tmp_path)
+    assert resumed["resumed_from_step"] == stopped["steps"]
+    for key in ("weights_sha256", "test_loss", "test_accuracy", "steps"):
+        assert resumed[key] == unbroken[key]
+    assert points_of(tmp_path) == points_of(whole)
+
+
+@pytest.mark.parametrize("delay", [0.15, 0.5, 1.0, 1.5, 2.0, 2.5])
+def test_ctrl_c_at_any_moment_ends_promptly_without_a_stack_trace(trainer, tmp_path, delay):
+    process = trainer.start(*LONG, "run.dir=run", "train.epochs=1000")
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=15)
+    assert process.returncode == 75, err
+    assert "Traceback" not in out + err
+    assert summary_of(tmp_path)["status"] == "preempted"
+
+
+def test_two_processes_train_as_one(trainer, tmp_path):
+    assert trainer(*SMOKE, devices=4).returncode == 0
+    for process in trainer.start_all(2, "+experiment=smoke", "run.dir=two", devices=2):
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    one, two = summary_of(tmp_path), summary_of(tmp_path, "two")
+    assert (two["processes"], two["devices"]) == (2, 4)
+    assert abs(one["test_loss"] - two["test_loss"]) < 1e-3
+    assert [p["step"] for p in points_of(tmp_path, "two")] == [
+        p["step"] for p in points_of(tmp_path)
+    ]
+    first, second = points_of(tmp_path)[0], points_of(tmp_path, "two")[0]
+    assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_data_it_says_where_it_looked_and_the_three_ways_out(trainer, tmp_path):
+    done = trainer("+experiment=mlp", "data.download=false", f"data.cache_dir={tmp_path}/none")
+    assert done.returncode == 65
+    for told in (f"{tmp_path}/none", "data.root=", "data=mnist_5k"):
+        assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    (run,) = (tmp_path / "runs" / "mlp").iterdir()
+    assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+
+
+def test_a_run_directory_that_cannot_be_made_is_a_configuration_error(trainer, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = trainer("+experiment=smoke", "run.dir=file/run")
+    assert done.returncode == 78
+    assert "run.dir" in done.stderr
+
+
+def test_the_real_data_set(trainer, tmp_path, mnist_dir):
+    """An epoch of the main job, from the four real files."""
+    done = trainer(
+        "+experiment=mlp",
+        "train.epochs=2",
+        f"data.root={mnist_dir.resolve()}",
+        "run.dir=run",
+    )
+    assert done.returncode == 0, done.stderr
+    summary = summary_of(tmp_path)
+    assert summary["dataset"]["train_examples"] == 60_000
+    assert summary["dataset"]["test_examples"] == 10_000
+    assert summary["test_accuracy"] > 0.975
+
+
+def test_the_notebook_recipe_starts_as_the_notebook_did(trainer, mnist_dir):
+    """An independent run of the recipe had a mean train loss of 1.0274 in its first epoch."""
+    done = trainer("+experiment=mlp_notebook", "train.epochs=1", f"data.root={mnist_dir.resolve()}")
+    assert done.returncode == 0, done.stderr
+    (loss,) = re.findall(r"epoch +1 .* train loss +([0-9.]+)", done.stderr)
+    assert float(loss) == pytest.approx(1.0274, rel=0.05)
+
+
+def test_other_code_or_versions_on_resume_are_told(trainer, tmp_path):
+    options = ("+experiment=smoke", "run.dir=run", "optim.schedule=constant")
+    assert trainer(*options, "train.epochs=1").returncode == 0
+    copy = tmp_path / "changed"
+    shutil.copytree(Path(__file__).parents[2] / "trainer", copy / "trainer")
+    shutil.copytree(Path(__file__).parents[2] / "conf", copy / "conf")
+    with (copy / "trainer" / "model.py").open("a") as module:
+        module.write("# another line\n")
+    done = trainer(*options, "train.epochs=2", PYTHONPATH=str(copy))
+    assert done.returncode == 0, done.stderr
+    assert "goes on with other versions (trainer's source:" in done.stderr
+
+
+def test_jax_variables_do_not_change_what_a_seed_means(trainer, tmp_path):
+    others = {"JAX_THREEFRY_PARTITIONABLE": "0", "JAX_DEFAULT_PRNG_IMPL": "rbg"}
+    one_epoch = ("+experiment=smoke", "train.epochs=1")
+    assert trainer(*one_epoch, "run.dir=plain").returncode == 0
+    assert trainer(*one_epoch, "run.dir=odd", **others).returncode == 0
+    plain, odd = (summary_of(tmp_path, run)["weights_sha256"] for run in ("plain", "odd"))
+    assert plain == odd
+    refused = trainer("+experiment=smoke", JAX_DISABLE_JIT="1")
+    assert refused.returncode == 78
+    assert "JAX_DISABLE_JIT is set" in refused.stderr
+
+
+def test_a_last_update_that_is_not_finite_ends_the_run_so(trainer, tmp_path):
+    odd = ("optim.lr=3e38", "optim.schedule=constant", "train.global_batch_size=4000")
+    for _ in range(2):
+        done = trainer("+experiment=smoke", "run.dir=run", "train.epochs=1", *odd)
+        assert done.returncode == 70, done.stderr
+        assert "step 1, the last: its update left weights whose loss" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert summary_of(tmp_path)["status"] == "failed"
+
+
+def test_processes_with_other_data_are_refused(trainer, tmp_path):
+    """Each finds what its own home directory has."""
+    options = ("data=idx", "data.root=~/data", "data.pixel_mean=100", "data.pixel_std=50")
+    address, started = free_address(), []
+    for index in range(2):
+        home = tmp_path / f"home-{index}"
+        write(home / "data", contents(train=64 + index, test=10))
+        environ = environment({"HOME": str(home)}, 2, index, address)
+        arguments = ("+experiment=smoke", *options, "run.dir=run", "train.global_batch_size=16")
+        started.append(trainer.start(*arguments, **environ))
+    for process in started:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 65, err
+        assert "process 1 loaded another data set (idx, SHA-256 " in err
+        assert "Traceback" not in err
+
+
+SLOW_TO_CLOSE = """
+import sys, time
+from trainer import dashboard
+close = dashboard.Dashboard.close
+def slow(self):
+    time.sleep(9)
+    close(self)
+dashboard.Dashboard.close = slow
+from trainer.__main__ import main
+main()
+"""
+
+
+@pytest.mark.timed
+def test_a_process_that_waits_for_the_last_drawings_is_not_lost(trainer, tmp_path):
+    arguments = ("+experiment=smoke", "run.dir=run", "cluster.heartbeat_timeout_seconds=4")
+    program = (sys.executable, "-c", SLOW_TO_CLOSE)
+    for process in trainer.start_all(2, *arguments, program=program):
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    assert summary_of(tmp_path)["status"] == "completed"

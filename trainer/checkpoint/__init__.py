@@ -1,0 +1,1 @@
+"""Verified checkpoints: write, check, restore, load a model."""

@@ -1,0 +1,1 @@
+"""The typed options, and composing them with Hydra."""

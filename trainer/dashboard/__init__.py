@@ -1,0 +1,1 @@
+"""Curves and pictures for TensorBoard."""

@@ -1,0 +1,1 @@
+"""Bytes on disk -> arrays -> batch i of a run."""

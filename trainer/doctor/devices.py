@@ -1,0 +1,125 @@
+"""Checks of the devices, of the network between them, and of one real training step."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from trainer.config.schema import Config
+from trainer.data import stream
+from trainer.data.mnist import Dataset
+from trainer.distributed import collectives
+from trainer.distributed.topology import Topology
+from trainer.doctor.finding import OK, WARNING, Finding
+from trainer.parallel import mesh, step
+from trainer.train import build, feed
+
+LARGE = 670_000  # floats, about the weights of the main job
+ROUNDS = 10
+MAX_SKEW = 2.0  # seconds
+
+
+def seen(topology: Topology) -> Finding:
+    """Compare the devices that ought to be here with those that are."""
+    collectives.check_gpus(topology)
+    local = jax.local_devices()
+    expected = "no number expected"
+    if topology.gpus is not None:
+        expected = f"{topology.gpus} GPUs expected ({topology.gpus_evidence})"
+    told = f"{len(local)} x {local[0].device_kind} here, {jax.device_count()} in all; {expected}"
+    cards = sorted(Path("/dev").glob("nvidia[0-9]*"))
+    if cards and local[0].platform == "cpu" and topology.gpus is None:
+        fix = "install the extra cuda12 or cuda13, and leave JAX_PLATFORMS unset"
+        return Finding("devices", WARNING, f"{told}, but {len(cards)} GPUs are in /dev", fix)
+    return Finding("devices", OK, told)
+
+
+def batch(config: Config, devices: Mesh) -> Finding:
+    """Check that the batch and the virtual shards divide over the devices."""
+    size = config.train.global_batch_size
+    mesh.local_rows(devices, size, "train.global_batch_size")
+    mesh.check_division(devices.size, size, config.parallel.virtual_shards)
+    return Finding("batch", OK, f"{size} images a step, {size // devices.size} a device")
+
+
+def clocks() -> Finding:
+    """Compare the hosts' clocks; called by all processes together."""
+    collectives.share(lambda: None)
+    times = collectives.share(time.time)
+    skew = max(times) - min(times)
+    told = f"{skew:.2f} s apart at most"
+    if skew > MAX_SKEW:
+        return Finding("clocks", WARNING, told, "start a time service (chrony, ntpd) on all hosts")
+    return Finding("clocks", OK, told)
+
+
+def all_reduce(devices: Mesh) -> Finding:
+    """Measure the sum of a large and of a small array over all devices."""
+    if devices.size == 1:
+        return Finding("all-reduce", OK, "one device: there is none")
+    large, small = (_seconds_of_sum(devices, floats) for floats in (LARGE, 1))
+    rate = LARGE * 4 / large / 1e6
+    told = f"{large * 1e3:.2f} ms for {LARGE * 4 / 1e6:.1f} MB ({rate:,.0f} MB/s)"
+    return Finding("all-reduce", OK, f"{told}, {small * 1e3:.2f} ms for 4 bytes")
+
+
+def _seconds_of_sum(devices: Mesh, floats: int) -> float:
+    whole = PartitionSpec()
+
+    def add(x: jax.Array) -> jax.Array:
+        return lax.psum(lax.pcast(x, mesh.AXIS, to="varying"), mesh.AXIS)
+
+    total = jax.jit(jax.shard_map(add, mesh=devices, in_specs=whole, out_specs=whole))
+    ones = mesh.place(mesh.replicated(devices), np.ones(floats, np.float32))
+    found = np.asarray(total(ones).addressable_data(0))
+    if not (found == devices.size).all():
+        raise ArithmeticError(f"the sum of ones over {devices.size} devices is {found[0]}")
+    return _median_seconds(lambda: total(ones))
+
+
+def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> Finding:
+    """Compile the configured step and do it once, on the first batch."""
+    if dataset is None:
+        return Finding("one step", WARNING, "not tried: there is no data", "see data above")
+    made = build.make(config, dataset, devices)
+    rows = mesh.local_rows(devices, config.train.global_batch_size, "train.global_batch_size")
+    source = stream.Superbatches(
+        dataset.train,
+        plan=made.plan._replace(steps_per_dispatch=1),
+        global_batch_size=config.train.global_batch_size,
+        rows=rows,
+        seed=config.run.seed,
+        first_step=0,
+    )
+    fed = feed.start(devices, feed.send(devices, made.schedule, source[0], 0), False)
+    key = jax.random.PRNGKey(config.run.seed)
+    state = step.init_state(made.init_weights, key, devices)
+    began = time.perf_counter()
+    compiled = made.train_step.lower(state, fed).compile()
+    compiling = time.perf_counter() - began
+    began = time.perf_counter()
+    _, reduced = jax.block_until_ready(compiled(state, fed))
+    seconds = time.perf_counter() - began
+    sums = jax.device_get(reduced).sums
+    loss = float(sums.loss[0] / sums.examples[0])
+    if not np.isfinite(loss):
+        return Finding("one step", WARNING, f"the first loss is {loss}", "lower optim.lr")
+    told = f"loss {loss:.3f}; {compiling:.2f} s to compile, {seconds * 1e3:.1f} ms the first time"
+    return Finding("one step", OK, told)
+
+
+def _median_seconds(run: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)

@@ -1,0 +1,1 @@
+"""`trainer export`: a model in files that need no trainer."""

@@ -1,0 +1,95 @@
+"""`python -m trainer export RUN DIR`: a trained model as files that need no trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.commands import arguments as command_line
+from trainer.commands.test_data import open_run
+from trainer.job.directory import expanded
+from trainer.job.errors import EXIT_COMPLETED, DataError, Preempted, first_line
+from trainer.job.signals import StopRequest
+from trainer.job.stdout import show, table
+from trainer.tracking.terminal import Terminal
+
+DESCRIPTION = """\
+Writes the model of a run, by its newest intact checkpoint, to a folder that needs no trainer:
+
+  model.stablehlo      the program, of jax.export, for CPUs and NVIDIA GPUs and any batch size
+  weights.safetensors  the weights, which the program takes as an argument
+  model.onnx           both for other runtimes, if the package onnx is installed
+  predict.py           loads and runs them with jax and flatbuffers
+  model.json           what goes in and comes out, and the SHA-256 of every file
+  MODEL_CARD.md        data, metrics, configuration, digests, versions, use and limits
+
+The files take images of unsigned bytes; scaling the pixels is a part of the model. Their outputs
+are compared with the live model before the folder is put in place, all at once. An ONNX file that
+does not agree is left out.
+"""
+EPILOG = """\
+exit codes:
+  0   the folder is in place
+  65  the run has no intact checkpoint, or the images of --data are missing or wrong
+  70  the exported program does not agree with the model; nothing was put in place
+  74  the storage is full or read-only, or does not let a checkpoint be read
+  75  asked to stop; nothing was put in place
+  78  RUN is not a run directory, DIR is not for us to write, or an option is wrong
+
+examples:
+  python -m trainer export runs/mlp/first exported/digits
+  python -m trainer export runs/mlp/first exported/digits --replace --data ~/mnist
+  python exported/digits/predict.py images.npy
+"""
+
+
+def main(arguments: Sequence[str], stop: StopRequest) -> int:
+    """Export the model of a run and say what was written; return exit code 0.
+
+    Raises:
+        ConfigError: an option is wrong, there is no such run, or DIR is not for us to write.
+        DataError: the run has no intact checkpoint.
+        SaveError: the storage of DIR is full or broken.
+        TrainerError: the exported program does not agree with the model.
+        Preempted: asked to stop.
+    """
+    parser = command_line.parser("export", DESCRIPTION, EPILOG)
+    command_line.add_run(parser)
+    parser.add_argument("directory", metavar="DIR", type=Path, help="the folder to be made")
+    command_line.add_data(parser)
+    parser.add_argument(
+        "--replace", action="store_true", help="replace an earlier export; never anything else"
+    )
+    args = command_line.parse(parser, arguments)
+    if args is None:
+        return EXIT_COMPLETED
+    from trainer.export import bundle
+
+    target = expanded(args.directory, "DIR").absolute()
+    bundle.check_target(target, replace=args.replace)
+    terminal = Terminal()
+    trained = open_run(args.run, args.step, terminal)
+    from trainer.commands import test_data
+    from trainer.export import files
+
+    terminal.note(f"checkpoint {trained.step} of {args.run} is intact")
+    try:
+        test = test_data.load(trained, args.data, terminal, stop, download=False)
+    except DataError as error:
+        if args.data is not None:
+            raise
+        test = None
+        why = first_line(error).rstrip(":")
+        terminal.warn(
+            f"there are no test images ({why}): noise is compared, and the card will have no "
+            "metrics; name their folder with --data DIR to have both"
+        )
+    if stop():
+        raise Preempted("asked to stop before anything was written")
+    with bundle.making(target, replace=args.replace) as folder:
+        told = files.write(folder, trained, test, terminal)
+        if stop():
+            raise Preempted("asked to stop: nothing was put in place")
+    rows = [(path.name, f"{path.stat().st_size:,}") for path in sorted(target.iterdir())]
+    show("\n".join([*table([("file", "bytes"), *rows], (0,)), *told, f"in {target}"]))
+    return EXIT_COMPLETED

@@ -1,0 +1,1 @@
+"""Models: init(key, ...) makes weights, fwd(x, weights) takes one example."""

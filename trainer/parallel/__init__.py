@@ -1,0 +1,1 @@
+"""One training step on many devices, and evaluation."""

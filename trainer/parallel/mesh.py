@@ -1,0 +1,109 @@
+"""The device mesh, its shardings, and host batches -> global arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from trainer.job.errors import ConfigError
+
+AXIS = "data"  # the one mesh axis: every device holds all weights and a slice of each batch
+
+
+def make_mesh(local_devices: int | None) -> Mesh:
+    """Lay `local_devices` devices of every process (None: all) out along the axis "data".
+
+    Raises:
+        ConfigError: fewer local devices are there than asked for.
+    """
+    there = jax.local_device_count()
+    if local_devices is not None and local_devices > there:
+        raise ConfigError(
+            f"parallel.devices={local_devices}: this process has {there} local devices",
+            f"use at most {there}, or leave it out to use all",
+        )
+    of_process: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        of_process.setdefault(device.process_index, []).append(device)
+    used = [d for i in sorted(of_process) for d in of_process[i][:local_devices]]
+    return Mesh(np.array(used), (AXIS,))
+
+
+def check_method(method: str, processes: int) -> None:
+    """Check parallel.method against the number of processes. Pure.
+
+    Raises:
+        ConfigError: jax's pmap, called within jit, sees the devices of its own process only.
+    """
+    if method == "pmap" and processes > 1:
+        raise ConfigError(
+            f"parallel.method=pmap: works in one process only, and there are {processes}",
+            "leave it at shard_map",
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batched(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of a superbatch [K, batch, ...]: devices share dim 1."""
+    return NamedSharding(mesh, PartitionSpec(None, AXIS))
+
+
+def local_rows(mesh: Mesh, global_batch_size: int, option: str) -> slice:
+    """Return which rows of every global batch this process loads: those of its own devices.
+
+    Raises:
+        ConfigError: the batch does not divide over the devices; names `option`.
+    """
+    check_division(mesh.size, global_batch_size, None, option)
+    rows = global_batch_size // mesh.size
+    mine = [i for i, d in enumerate(mesh.devices.flat) if d.process_index == jax.process_index()]
+    return slice(mine[0] * rows, (mine[-1] + 1) * rows)
+
+
+def check_division(
+    devices: int,
+    global_batch_size: int,
+    virtual_shards: int | None,
+    option: str = "train.global_batch_size",
+) -> None:
+    """Check that a batch divides over devices, and both with parallel.virtual_shards. Pure.
+
+    Raises:
+        ConfigError: they do not divide; names `option`, which says the size of the batch.
+    """
+    if global_batch_size % devices:
+        raise ConfigError(
+            f"{option}={global_batch_size} does not divide over {devices} devices",
+            f"use a multiple of {devices}",
+        )
+    if virtual_shards is None:
+        return
+    if virtual_shards % devices:
+        raise ConfigError(
+            f"parallel.virtual_shards={virtual_shards} does not divide over {devices} devices",
+            f"use a multiple of {devices}",
+        )
+    if global_batch_size % virtual_shards:
+        raise ConfigError(
+            f"{option}={global_batch_size} does not divide into "
+            f"parallel.virtual_shards={virtual_shards}",
+            f"use a multiple of {virtual_shards}",
+        )
+
+
+def place(sharding: NamedSharding, local: Any) -> Any:
+    """Start copying a pytree of host arrays to the devices; returns global arrays.
+
+    Sharded along dim 1, each process gives the rows of its own devices; replicated, each gives the
+    whole, which has to be the same everywhere (nobody checks).
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(local, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), local)

@@ -1,0 +1,1 @@
+"""`trainer selftest`: interrupts real runs and compares the weights."""

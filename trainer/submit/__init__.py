@@ -1,0 +1,1 @@
+"""`trainer submit`: job files for SLURM and Kubernetes."""

@@ -1,0 +1,199 @@
+"""`python -m trainer submit slurm|k8s`: checks a job here, then hands it to the scheduler."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.config.compose import Job, compose, compose_each
+from trainer.distributed import topology
+from trainer.job.directory import expanded
+from trainer.job.errors import EXIT_COMPLETED, ConfigError, UnavailableError
+from trainer.job.signals import StopRequest
+from trainer.job.stdout import show
+from trainer.submit import kubernetes, options, slurm
+from trainer.sweep import plan, unchanged
+from trainer.tracking.terminal import Terminal
+
+DRY_RUN = ", or see with --dry-run what would be submitted"
+KINDS = {"slurm": "slurm", "k8s": "kubernetes"}  # of cluster.kind
+
+
+def main(arguments: Sequence[str], stop: StopRequest) -> int:
+    """Submit what the arguments say, or show it; return exit code 0.
+
+    Raises:
+        ConfigError: an option is wrong.
+        UnavailableError: the scheduler's program is missing, or refused the job.
+    """
+    args = options.read(arguments)
+    if args is None:
+        return EXIT_COMPLETED
+    overrides = args.overrides
+    if args.multirun:
+        planned = plan.make(overrides)
+        unchanged.check(planned.folder, planned.fixed)  # each task of the array would refuse it
+        jobs = compose_each([plan.arguments(planned.folder, m) for m in planned.members])
+    else:
+        jobs = compose(overrides)
+        if len(jobs) != 1:
+            raise ConfigError("submit takes one job, or a sweep with -m")
+    for job in jobs:
+        _check(job, args)
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / slurm.SCRIPT).is_file():
+        raise ConfigError(
+            f"{checkout} has no {slurm.SCRIPT}: submit from a checkout of the trainer, whose "
+            "scripts the installed package lacks"
+        )
+    if args.scheduler == "k8s":
+        _kubernetes(args, checkout)
+        return EXIT_COMPLETED
+    slurm.check_environment(checkout, os.environ)
+    for root in {job.config.data.root for job in jobs} - {None}:
+        if not expanded(str(root), "data.root").is_dir():
+            Terminal().warn(f"data.root={root}: is not on this machine: the nodes have to have it")
+    if args.multirun:
+        _array(args, checkout, planned)
+    else:
+        _slurm(args, checkout, jobs[0])
+    return EXIT_COMPLETED
+
+
+def _check(job: Job, args: argparse.Namespace) -> None:
+    """Check a job against the processes and devices that it is to get."""
+    from trainer.parallel.mesh import check_division, check_method
+
+    cluster, asked = job.config.cluster, job.config.parallel.devices
+    processes = args.nodes * args.tasks_per_node
+    fitting = ("auto", KINDS[args.scheduler], *(("single",) if processes == 1 else ()))
+    if cluster.kind not in fitting:
+        raise ConfigError(
+            f"cluster={cluster.kind}: {args.scheduler} is to start {processes} processes: leave it "
+            "out"
+        )
+    for name in topology.OPTIONS:
+        if (value := getattr(cluster, name)) is not None:
+            raise ConfigError(
+                f"cluster.{name}={value}: {args.scheduler} says which process is which: leave it "
+                "out"
+            )
+    gpus = args.gpus_per_node // args.tasks_per_node
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if args.scheduler == "slurm" and gpus and platforms.partition(",")[0] == "cpu":
+        raise ConfigError(
+            f"JAX_PLATFORMS={platforms}: the job would get this variable, and leave the GPUs of "
+            "--gpus-per-node alone: unset it"
+        )
+    if cluster.gpus_per_process not in (None, gpus):
+        raise ConfigError(
+            f"cluster.gpus_per_process={cluster.gpus_per_process}: each process is to have {gpus} "
+            "GPUs (--gpus-per-node): leave it out"
+        )
+    if asked and asked > gpus > 0:
+        raise ConfigError(
+            f"parallel.devices={asked}: each process is to have {gpus} GPUs: use at most {gpus}, "
+            "or leave it out to use all"
+        )
+    check_method(job.config.parallel.method, processes)
+    devices = processes * (asked or max(gpus, 1))
+    check_division(devices, job.config.train.global_batch_size, job.config.parallel.virtual_shards)
+
+
+def _array(args: argparse.Namespace, checkout: Path, planned: plan.Plan) -> None:
+    count = len(planned.members)
+    limit = f"%{args.at_once}" if args.at_once else ""
+    own = [f"--array=0-{count - 1}{limit}", "--output=slurm-%A_%a.out"]
+    number = _sbatch(args, [*slurm.command(args, checkout, own), "-m", *args.overrides])
+    if number:
+        show(
+            f"submitted      SLURM job array {number}, {count} tasks\n"
+            f"sweep          {planned.folder}\n"
+            f"follow         python -m trainer sweep {shlex.quote(str(planned.folder))}\n"
+            f"a task         tail -F {slurm.log(args, number)}\n"
+            f"state          squeue --jobs={number}\n"
+            f"cancel         scancel {number}"
+        )
+
+
+def _slurm(args: argparse.Namespace, checkout: Path, job: Job) -> None:
+    number = _sbatch(args, [*slurm.command(args, checkout, []), *args.overrides])
+    if number:
+        config = job.config.run
+        where = config.dir or Path(config.root) / job.experiment / (config.name or number)
+        show(
+            f"submitted      SLURM job {number}\n"
+            f"run            {expanded(where, 'run.dir').absolute()}\n"
+            f"follow         tail -F {slurm.log(args, number)}\n"
+            f"state          squeue --jobs={number}\n"
+            f"save, go on    scancel --signal=TERM {number}\n"
+            f"cancel         scancel {number}"
+        )
+
+
+def _sbatch(args: argparse.Namespace, command: Sequence[str]) -> str:
+    """Submit; return the job's number, or "" where it was only to be shown."""
+    if args.dry_run:
+        show(shlex.join(command))
+        return ""
+    return run(command, instead=DRY_RUN).strip().partition(";")[0]  # NUMBER[;CLUSTER]
+
+
+def _kubernetes(args: argparse.Namespace, checkout: Path) -> None:
+    wanted = kubernetes.Wanted(
+        args.name, args.nodes, args.gpus_per_node, args.image, args.namespace, args.overrides
+    )
+    rendered = kubernetes.render(checkout / "scripts" / "k8s", wanted, run)
+    name, namespace = rendered.name, rendered.namespace
+    (job,) = compose_each([rendered.arguments])
+    where, claim = kubernetes.place(job.config.run, job.experiment, rendered)
+    if job.config.data.root and not kubernetes.volume_of(job.config.data.root, rendered):
+        told = "is in no volume of the pods: the image has to have it"
+        Terminal().warn(f"data.root={job.config.data.root}: {told}")
+    if args.dry_run:
+        show(rendered.text.rstrip("\n"))
+        return
+    told = run([kubernetes.kubectl(), "apply", "--filename=-"], rendered.text, instead=DRY_RUN)
+    own = f"kubectl -n {namespace} delete job,service,networkpolicy {name}"
+    if f"job.batch/{name} created" not in told.splitlines():
+        raise ConfigError(
+            f"--name: there is a job {name} in namespace {namespace} already, and nothing was "
+            "started",
+            f"to go on with its run, delete it and submit again: {own}",
+        )
+    label = f"batch.kubernetes.io/job-name={name}"
+    show(
+        f"submitted      Kubernetes job {name} in namespace {namespace}\n"
+        f"run            {where} on the claim {claim}\n"
+        f"follow         kubectl -n {namespace} logs -f job/{name} --all-pods --prefix\n"
+        f"state          kubectl -n {namespace} get job,pods -l {label}\n"
+        f"cancel         {own}"
+    )
+
+
+def run(command: Sequence[str], given: str = "", instead: str = "") -> str:
+    """Run a scheduler's program and return what it prints.
+
+    Args:
+        command: the program and its arguments.
+        given: its standard input.
+        instead: what else can be done where it is missing.
+
+    Raises:
+        UnavailableError: it is missing, or failed.
+    """
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UnavailableError(
+            f"{command[0]}: {error.strerror}: run this where the scheduler's programs are installed"
+            f"{instead}"
+        ) from None
+    if done.returncode:
+        told = (done.stderr or done.stdout).strip()
+        raise UnavailableError(f"{command[0]} failed with {done.returncode}: {told}")
+    return done.stdout

@@ -1,0 +1,1 @@
+"""Sweeps: many trials from one command line, resumed and ranked."""

@@ -1,0 +1,1 @@
+"""What is learnt: loss and metrics of classification, and what belongs to digits."""

@@ -1,0 +1,1 @@
+"""A training run in order of time: job, build, loop."""

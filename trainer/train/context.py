@@ -1,0 +1,76 @@
+"""What a job asks of its run, and what all its processes do together on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from jax.sharding import Mesh
+
+from trainer.config.schema import Config
+from trainer.distributed import collectives
+from trainer.job.errors import Preempted, unwritable
+from trainer.job.signals import StopRequest
+from trainer.tracking import summary
+from trainer.tracking.goodput import PhaseTimer
+from trainer.tracking.terminal import Terminal
+
+T = TypeVar("T")
+
+
+class Place(NamedTuple):
+    """Where this process stands among the others."""
+
+    mesh: Mesh
+    rows: slice  # of every global batch, that this process loads
+    directory: Path  # of the run
+    chief: bool  # the one process that writes
+
+
+class Task(NamedTuple):
+    """What a job asks of its run, and what it follows it by."""
+
+    config: Config
+    place: Place
+    record: Mapping[str, str]  # file name -> text, kept in .hydra/ of the run directory
+    stop: StopRequest  # whether somebody asked for a stop
+    terminal: Terminal  # what a person sees
+    timer: PhaseTimer  # where the time goes
+    report: summary.Report  # summary.json in the making
+
+
+def check_stop(task: Task, before: str) -> None:
+    """Stop on all processes if any was asked to.
+
+    Args:
+        task: the job's.
+        before: what has not been done yet.
+
+    Raises:
+        Preempted: one was.
+    """
+
+    def check() -> None:
+        if task.stop():
+            raise Preempted(f"{task.stop.signal_name} received before {before}")
+
+    collectives.share(check)
+
+
+def in_directory(task: Task, work: Callable[[], T]) -> T:
+    """Do file work in the run directory on each process; where it fails on one, all end alike.
+
+    Returns what it got on this one.
+
+    Raises:
+        ConfigError, SaveError: it cannot be written to.
+    """
+
+    def write() -> T:
+        try:
+            return work()
+        except OSError as error:
+            raise unwritable(task.place.directory, error) from None
+
+    return collectives.together(write)
