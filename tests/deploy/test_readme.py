@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_digits import draw
+from support.drawn_digits import draw
 from support.manifests import BIN
 
 from trainer.commands import COMMANDS
