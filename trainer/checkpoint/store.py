@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from trainer.checkpoint import files
 from trainer.checkpoint.checksums import Damaged, Record, leaves_of
 from trainer.job.directory import ASIDE, TRASH, WRITING
-from trainer.job.errors import DataError, ReadError, first_line, unwritable
+from trainer.job.errors import DataError, ReadError, first_line, writing
 from trainer.job.files import sync_folder, sync_tree
 
 Tree = TypeVar("Tree")  # a pytree of arrays
@@ -61,12 +61,10 @@ class Checkpoints:
         self._warn = warn
         self._accuracies: dict[int, float] = {}
         self._checkpointer = files.checkpointer()
-        try:
+        with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             self._identity = self._look()
             self._sweep()
-        except OSError as error:
-            raise unwritable(self.directory, error) from None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -230,10 +228,8 @@ class Checkpoints:
         number = 0
         while (aside := self.directory / f"{ASIDE}{step}.{number}").exists():
             number += 1
-        try:
+        with writing(folder):
             folder.rename(aside)
-        except OSError as error:
-            raise unwritable(folder, error) from None
         self._warn(f"checkpoint {folder} is damaged ({damage}): renamed to {aside.name}")
 
 

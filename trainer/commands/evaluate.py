@@ -13,7 +13,7 @@ import numpy as np
 from trainer.commands import arguments as command_line
 from trainer.commands.test_data import open_run
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, Preempted, refused
+from trainer.job.errors import EXIT_COMPLETED, Preempted, cannot_write
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
@@ -133,8 +133,7 @@ def _keep(out: Path, stem: str, report: dict[str, Any], found: Assessment) -> Pa
         write_json(out / f"{stem}.json", report)
         write_bytes(picture, pictures.confusion_png(found.confusion, title))
     except OSError as error:
-        told = f"{out} cannot be written ({error.strerror})"
-        raise refused(told, error, "name a folder with --out FOLDER") from None
+        raise cannot_write(out, error, "name a folder with --out FOLDER") from None
     return picture
 
 

@@ -61,7 +61,7 @@ def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
 
 
 def _leave(told: str) -> NoReturn:
-    exit.leave(EXIT_RETRY, lambda: print(f"error: {told}: look at their logs", file=sys.stderr))
+    exit.hard_exit(EXIT_RETRY, lambda: print(f"error: {told}: look at their logs", file=sys.stderr))
 
 
 def connect(
@@ -224,7 +224,7 @@ def share(make: Callable[[], Json]) -> list[Json]:
         return [value]
     told = {"value": value}
     if error is not None:
-        told = {"kind": error.name(), "error": error.told, "fix": error.fix}
+        told = {"kind": error.name(), "error": error.message, "hint": error.hint}
     data = np.frombuffer(json.dumps(told).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32))
     padded = np.zeros(int(lengths.max()), np.uint8)
@@ -238,7 +238,7 @@ def share(make: Callable[[], Json]) -> list[Json]:
         if "error" in answer:
             if error is None or index != jax.process_index():
                 kind = TrainerError.named(answer["kind"])
-                error = kind(f"process {index}: {answer['error']}", answer["fix"])
+                error = kind(f"process {index}: {answer['error']}", answer["hint"])
                 error.everywhere = True
             raise error
     return [answer["value"] for answer in answers]

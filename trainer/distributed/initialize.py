@@ -20,7 +20,7 @@ from trainer.distributed.topology import Topology
 from trainer.job import directory as rundir
 from trainer.job import lock
 from trainer.job.errors import ConfigError, PeerLost
-from trainer.job.exit import leave
+from trainer.job.exit import hard_exit
 from trainer.job.signals import StopRequest
 from trainer.parallel import mesh as meshes
 from trainer.tracking import environment
@@ -88,7 +88,7 @@ def take_place(
 
 def leaving(say: Callable[[str], None]) -> Callable[[str], None]:
     """Return what tells that a process was lost, and ends this one."""
-    return lambda told: leave(PeerLost.exit_code, partial(say, f"{told}: {AGAIN}"))
+    return lambda told: hard_exit(PeerLost.exit_code, partial(say, f"{told}: {AGAIN}"))
 
 
 def _patience(config: Config, stop: StopRequest) -> Callable[[str], bool]:

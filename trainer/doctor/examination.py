@@ -22,7 +22,7 @@ from trainer.doctor import devices, host, storage
 from trainer.doctor.finding import FAILURE, OK, Finding, exit_code, failure, merge
 from trainer.job.directory import expanded
 from trainer.job.errors import EXIT_UNAVAILABLE, PeerLost, TrainerError
-from trainer.job.exit import leave
+from trainer.job.exit import hard_exit
 from trainer.job.signals import StopRequest
 from trainer.parallel import mesh as meshes
 from trainer.tracking.terminal import Terminal
@@ -199,13 +199,13 @@ class Examination:
 
     def _not_met(self, told: str) -> NoReturn:
         self._findings.append(Finding("meeting", FAILURE, told, "look at their logs"))
-        leave(exit_code(self._findings), lambda: self._show(self._findings))
+        hard_exit(exit_code(self._findings), lambda: self._show(self._findings))
 
     def _lost(self, told: str) -> None:
         if self._me == 0:
             self._give_up("end", told)
         # There is nobody to tell.
-        leave(EXIT_UNAVAILABLE, lambda: print(f"error: {told}", file=sys.stderr))
+        hard_exit(EXIT_UNAVAILABLE, lambda: print(f"error: {told}", file=sys.stderr))
 
     def _give_up(self, check: str, told: str) -> NoReturn:
         self._findings.append(Finding(check, FAILURE, told, "look at the logs of all processes"))
@@ -221,4 +221,4 @@ class Examination:
         else:
             findings = self._findings
             self._tell()
-        leave(exit_code(findings))
+        hard_exit(exit_code(findings))

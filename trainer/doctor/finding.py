@@ -25,7 +25,7 @@ def failure(check: str, error: Exception) -> Finding:
     """Return what a check found that ended with an error."""
     if isinstance(error, TrainerError):
         code = EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_UNAVAILABLE
-        return Finding(check, FAILURE, error.told, error.fix, code)
+        return Finding(check, FAILURE, error.message, error.hint, code)
     return Finding(check, FAILURE, first_line(error, kind=True))
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from trainer.job.errors import ConfigError, refused
+from trainer.job.errors import ConfigError, cannot_write
 from trainer.job.files import write_json
 
 INDEX = "model.json"  # lists the other files with their digests, and says what they are
@@ -71,8 +71,7 @@ def making(target: Path, *, replace: bool) -> Iterator[Path]:
             _put(temporary, target, target.with_name(f".{target.name}.{token}.old"))
         _delete_leftovers(target)
     except OSError as error:
-        told = f"DIR={target} cannot be written ({error.strerror})"
-        raise refused(told, error, "name another folder") from None
+        raise cannot_write(f"DIR={target}", error, "name another folder") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.job.errors import ConfigError, unwritable
+from trainer.job.errors import ConfigError, writing
 from trainer.job.files import write_json, write_text
 
 CHECKPOINTS = "checkpoints"  # the folder of them in a run directory
@@ -89,14 +89,13 @@ def choose(root: str, experiment: str, name: str | None, folder: str | None) -> 
 
 
 def _is_made(directory: Path) -> bool:
-    """Make a directory, unless another start has it."""
-    try:
-        directory.mkdir()
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise unwritable(directory, error) from None
-    return True
+    """Make a directory, unless another start has made it."""
+    with writing(directory):
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            return False
+        return True
 
 
 def create(directory: Path) -> None:
@@ -121,10 +120,8 @@ def make(folder: Path) -> None:
         ConfigError: it cannot be made or written.
         SaveError: the storage is full, or can only be read.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from None
 
 
 def refuse_run(folder: Path) -> None:
@@ -142,10 +139,8 @@ def refuse_run(folder: Path) -> None:
 
 
 def _has(folder: Path, *names: str) -> bool:
-    try:
+    with writing(folder):
         return any((folder / name).exists() for name in names)
-    except OSError as error:
-        raise unwritable(folder, error) from None
 
 
 def describe(directory: Path, record: Mapping[str, str], environment: Mapping[str, object]) -> None:

@@ -1,8 +1,10 @@
-"""The errors a user can cause, each with the exit code that schedulers act on (BSD sysexits)."""
+"""Errors shown without a traceback, each with the exit code that schedulers act on (sysexits)."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 EXIT_COMPLETED = 0
@@ -19,27 +21,27 @@ class TrainerError(Exception):
     """An error to show as one readable message, without a traceback."""
 
     exit_code: int = EXIT_INTERNAL
-    everywhere: bool = False  # all processes of the run raise it together: see cluster.share
+    everywhere: bool = False  # whether all processes of the run raise it: see collectives.share
 
-    def __init__(self, told: str, fix: str = "") -> None:
-        """Make the message of two parts, for those who show them apart.
+    def __init__(self, message: str, hint: str = "") -> None:
+        """Join the two parts, which some callers show apart.
 
         Args:
-            told: names the option or file, the value and the rule.
-            fix: what to do about it, in a line or several; empty where `told` says that too.
+            message: names the option or file, its value and the rule.
+            hint: how to fix it, in one line or several; empty where the message says that too.
         """
-        between = "\n" if "\n" in fix else ": "
-        super().__init__(f"{told}{between}{fix}" if fix else told)
-        self.told, self.fix = told, fix
+        separator = "\n" if "\n" in hint else ": "
+        super().__init__(f"{message}{separator}{hint}" if hint else message)
+        self.message, self.hint = message, hint
 
     @classmethod
     def name(cls) -> str:
-        """Return the name of the kind of error, for other processes: one of those below."""
+        """Return the name of the class below TrainerError, to send to other processes."""
         return next((kind.__name__ for kind in cls.__mro__ if TrainerError in kind.__bases__), "")
 
     @classmethod
     def named(cls, name: str) -> type[TrainerError]:
-        """Return the kind of error of this name."""
+        """Return the class with this name; TrainerError where there is none."""
         kinds = {kind.__name__: kind for kind in cls.__subclasses__()}
         return kinds.get(name, TrainerError)
 
@@ -93,39 +95,43 @@ class PeerLost(TrainerError):
 
 
 def first_line(error: Exception, *, kind: bool = False) -> str:
-    """Return the first line of what an error says; with `kind`, behind the name of its class.
+    """Return the first line of an error's text, or the name of its class if the text is empty.
 
-    One that says nothing has that name alone.
+    Args:
+        error: any exception.
+        kind: put the name of its class before the text.
     """
     name = type(error).__name__
-    told = f"{name}: {error}".rstrip(": ") if kind else str(error) or name
-    return told.splitlines()[0]
+    text = f"{name}: {error}".rstrip(": ") if kind else str(error) or name
+    return text.splitlines()[0]
 
 
+PLACE_HINT = "choose another folder with run.dir=DIR or run.root=DIR"
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
-def unwritable(path: Path, error: OSError) -> TrainerError:
-    """Return what to raise where a file system does not let the run directory be written.
+@contextmanager
+def writing(path: Path, hint: str = PLACE_HINT) -> Iterator[None]:
+    """Raise our own error where the file system refuses what the block does.
 
     Args:
-        path: that was to be written, where the error names none.
-        error: of the file system.
+        path: the file or folder to write, for errors that name none.
+        hint: how to name another place; for full or broken storage there is another hint.
+
+    Raises:
+        SaveError: the storage is full, read-only or broken.
+        ConfigError: anything else, such as missing permissions.
     """
-    told = (
-        f"{error.filename2 or error.filename or path} cannot be written ({error.strerror or error})"
-    )
-    return refused(told, error, "choose another folder with run.dir=DIR or run.root=DIR")
+    try:
+        yield
+    except OSError as error:
+        name = error.filename2 or error.filename or path
+        raise cannot_write(name, error, hint) from None
 
 
-def refused(told: str, error: OSError, elsewhere: str) -> TrainerError:
-    """Return what to raise where a file system does not let something be written.
-
-    Args:
-        told: what cannot be written, and why.
-        error: of the file system.
-        elsewhere: the fix where its storage is neither full nor broken: how to name another place.
-    """
+def cannot_write(what: object, error: OSError, hint: str) -> TrainerError:
+    """Return the error that `writing` raises; `what` cannot be written."""
+    message = f"{what} cannot be written ({error.strerror or error})"
     if error.errno in _STORAGE:
-        return SaveError(told, "mend the storage or make room, then run the same command again")
-    return ConfigError(told, elsewhere)
+        return SaveError(message, "free some space or repair it, then run the same command again")
+    return ConfigError(message, hint)

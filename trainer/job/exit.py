@@ -11,7 +11,7 @@ from typing import NoReturn
 LAST_WORDS_SECONDS = 5.0  # a run directory that hangs does not keep the process
 
 
-def leave(code: int, last_words: Callable[[], None] = lambda: None) -> NoReturn:
+def hard_exit(code: int, last_words: Callable[[], None] = lambda: None) -> NoReturn:
     """End this process with a code, after some last words: said in time, or not at all."""
 
     def say() -> None:
@@ -27,8 +27,8 @@ def leave(code: int, last_words: Callable[[], None] = lambda: None) -> NoReturn:
         os._exit(code)
 
 
-def leave_later(seconds: float, code: int) -> None:
+def hard_exit_later(seconds: float, code: int) -> None:
     """End this process with a code if it has not ended by itself in some seconds."""
-    timer = threading.Timer(seconds, leave, [code])
+    timer = threading.Timer(seconds, hard_exit, [code])
     timer.daemon = True
     timer.start()

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.job.errors import ConfigError, PeerLost, unwritable
+from trainer.job.errors import ConfigError, PeerLost, writing
 
 NAME = "run.lock"
 _TRIES = 5  # because held() takes the lock as well, for an instant
@@ -113,10 +113,8 @@ def _take(file: IO[Any], kind: int, pause: float = _PAUSE_SECONDS) -> bool:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    try:
+    with writing(path):
         yield
-    except OSError as error:
-        raise unwritable(path, error) from None
 
 
 def _locked(path: Path, kind: int, wait: Callable[[], None]) -> IO[str]:

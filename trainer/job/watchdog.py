@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainer.job.errors import EXIT_RETRY
-from trainer.job.exit import leave
+from trainer.job.exit import hard_exit
 from trainer.tracking.goodput import PhaseTimer
 
 
@@ -58,7 +58,7 @@ class Watchdog:
             if looked - before > self._interval + self._seconds / 2:
                 self._timer.alive()  # the whole process was suspended: it did not hang
             elif looked - self._timer.seen_alive > self._seconds:
-                leave(EXIT_RETRY, self._tell)
+                hard_exit(EXIT_RETRY, self._tell)
 
     def _tell(self) -> None:
         """Say where it hangs: the run directory comes last, for that may be what hangs."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from trainer.job.errors import unwritable
+from trainer.job.errors import writing
 from trainer.job.files import write_bytes
 from trainer.tracking.metrics import MetricsLog
 
@@ -129,7 +129,7 @@ class Tracker:
         self._first_step = 0 if resume_step is None else resume_step + 1
         self._events: Any = None
         self._folder = folder = run_dir / TENSORBOARD
-        try:
+        with writing(run_dir):
             folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
             self.reached = self._metrics.reached  # by the start before this one
@@ -143,8 +143,6 @@ class Tracker:
             ):
                 self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
             self._events.flush()
-        except OSError as error:
-            raise unwritable(run_dir, error) from None
         self._flushed = time.monotonic()
 
     def scalars(self, split: str, step: int, values: Mapping[str, float]) -> bool:

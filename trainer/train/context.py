@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from trainer.config.schema import Config
 from trainer.distributed import collectives
-from trainer.job.errors import Preempted, unwritable
+from trainer.job.errors import Preempted, writing
 from trainer.job.signals import StopRequest
 from trainer.tracking import summary
 from trainer.tracking.goodput import PhaseTimer
@@ -68,9 +68,7 @@ def in_directory(task: Task, work: Callable[[], T]) -> T:
     """
 
     def write() -> T:
-        try:
+        with writing(task.place.directory):
             return work()
-        except OSError as error:
-            raise unwritable(task.place.directory, error) from None
 
     return collectives.together(write)

@@ -25,7 +25,7 @@ from trainer.job.errors import (
     TrainerError,
     first_line,
 )
-from trainer.job.exit import LAST_WORDS_SECONDS, leave, leave_later
+from trainer.job.exit import LAST_WORDS_SECONDS, hard_exit, hard_exit_later
 from trainer.job.files import write_json
 from trainer.job.signals import StopRequest
 from trainer.job.watchdog import Watchdog
@@ -63,15 +63,15 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
     except TrainerError as error:
         if not alone:
             if not error.everywhere:
-                leave(error.exit_code, partial(Terminal().error, str(error)))
-            leave_later(limit, error.exit_code)
+                hard_exit(error.exit_code, partial(Terminal().error, str(error)))
+            hard_exit_later(limit, error.exit_code)
         raise
     except Exception:
         if alone:
             raise
-        leave(EXIT_INTERNAL, traceback.print_exc)
+        hard_exit(EXIT_INTERNAL, traceback.print_exc)
     if not alone:
-        leave_later(limit, code)
+        hard_exit_later(limit, code)
     return code
 
 
@@ -158,7 +158,7 @@ def _run(
         if place.chief and report["steps"]:
             terminal.summary(summary.rows(place.directory, report))
         if not together and jax.process_count() > 1:
-            leave(code)
+            hard_exit(code)
     return code
 
 
