@@ -10,10 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from trainer import __version__
-from trainer.commands import COMMANDS
+from trainer.commands import COMMANDS, train
 from trainer.config import schema
-from trainer.config.compose import compose
-from trainer.config.literal import quoted
+from trainer.config.compose import compose, quoted
 from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 
@@ -80,8 +79,7 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("parallel.method=ddp", "shard_map, pmap"),
         ("run.seed=-1", "run.seed=-1"),
         ("run.name=a/b", "run.name=a/b"),
-        ("evalute", "neither a command nor OPTION=VALUE: did you mean evaluate?"),
-        ("mlp", "`python -m trainer --help` lists both"),
+        ("mlp", "mlp is neither a command nor OPTION=VALUE: `python -m trainer --help` lists both"),
         ("data=idx", "data.root=DIR"),
         ("data=mnst", "did you mean mnist?"),
         ("+experiment=mpl", "did you mean mlp?"),
@@ -169,6 +167,11 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(trainer, tmp_p
     expected = "train.global_batch_size=100 does not divide over 8 devices: use a multiple of 8"
     assert done.stderr == f"error: {expected}\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_command_gets_the_nearest_one(monkeypatch):
+    with pytest.raises(ConfigError, match="evalute is not a command: did you mean evaluate"):
+        train.main(["+experiment=smoke", "evalute"], StopRequest())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import time
 import pytest
 from support.slurm_cluster import ROOT, SLURM
 
-from trainer.config.literal import quoted
+from trainer.config.compose import quoted
 from trainer.job import directory
 
 JOB = (

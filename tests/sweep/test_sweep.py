@@ -366,7 +366,10 @@ def finish(folder, made, *changes):
         ("model.hidden_sizes=[24]", "run.seed=3: model.hidden_sizes: [24] there, ["),
         ("train.epochs=7", "run.seed=3: train.epochs: 7 there, "),
         ("optim.momentum=0.3", "run.seed=3: optim.momentum: 0.3 there, "),
-        ("data=mnist", "run.seed=3: data.name: mnist there, mnist_5k here"),
+        (
+            "data=mnist",
+            "run.seed=3: data.name: mnist in the checkpoint, mnist_5k in this configuration",
+        ),
         ("run.quiet=true", None),
         ("data.root=/elsewhere", None),
         ("train.log_every_steps=3", None),
@@ -391,7 +394,10 @@ def test_a_job_array_that_conf_says_otherwise_is_not_submitted(trainer, tmp_path
     path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 0.3"))
     done = trainer("submit", "slurm", "--dry-run", *options)
     assert done.returncode == 78
-    assert "run.seed=3: optim.momentum: 0.3 there, 0.9 here" in done.stderr
+    assert (
+        "run.seed=3: optim.momentum: 0.3 in the checkpoint, 0.9 in this configuration"
+        in done.stderr
+    )
     assert done.stdout == ""
 
 

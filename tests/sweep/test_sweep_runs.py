@@ -202,7 +202,10 @@ def test_a_finished_sweep_is_not_mixed_with_what_conf_says_now(trainer, tmp_path
     for more in ((), ("--member", "2"), ("--member", "0")):
         refused = trainer(*command, "run.seed=3,4,5", *more, **environ)
         assert refused.returncode == 78, refused.stderr
-        assert re.search(r"run\.seed=3: model\.hidden_sizes: .* there, \[24\] here", refused.stderr)
+        assert re.search(
+            r"run\.seed=3: model\.hidden_sizes: .* in the checkpoint, \[24\] in this configuration",
+            refused.stderr,
+        )
         assert state_of(folder) == before
     done = trainer(*command, "run.seed=3,4", "run.dir=other", **environ)
     assert done.returncode == 0, done.stderr

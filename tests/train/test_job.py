@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from support.harm import own_disk
 
-from trainer.config.literal import quoted
+from trainer.config.compose import quoted
 from trainer.job import directory
 
 ROOT = Path(__file__).parents[2]
@@ -42,14 +42,26 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("optim.lr=0.01", "optim.lr: 0.05 there, 0.01 here"),
-        ("optim.momentum=0.5", "optim.momentum: 0.9 there, 0.5 here"),
-        ("model.hidden_sizes=[32]", "model.hidden_sizes: [64] there, [32] here"),
-        ("run.seed=3", "run.seed: 0 there, 3 here"),
-        ("train.global_batch_size=32", "train.global_batch_size: 64 there, 32 here"),
-        ("data.shuffle=false", "data.shuffle: True there, False here"),
-        ("optim.schedule=warmup_linear", "optim.schedule: constant there, warmup_linear here"),
-        ("parallel.virtual_shards=2", "parallel.virtual_shards: None there, 2 here"),
+        ("optim.lr=0.01", "optim.lr: 0.05 in the checkpoint, 0.01 in this configuration"),
+        ("optim.momentum=0.5", "optim.momentum: 0.9 in the checkpoint, 0.5 in this configuration"),
+        (
+            "model.hidden_sizes=[32]",
+            "model.hidden_sizes: [64] in the checkpoint, [32] in this configuration",
+        ),
+        ("run.seed=3", "run.seed: 0 in the checkpoint, 3 in this configuration"),
+        (
+            "train.global_batch_size=32",
+            "train.global_batch_size: 64 in the checkpoint, 32 in this configuration",
+        ),
+        ("data.shuffle=false", "data.shuffle: True in the checkpoint, False in this configuration"),
+        (
+            "optim.schedule=warmup_linear",
+            "optim.schedule: constant in the checkpoint, warmup_linear in this configuration",
+        ),
+        (
+            "parallel.virtual_shards=2",
+            "parallel.virtual_shards: None in the checkpoint, 2 in this configuration",
+        ),
     ],
 )
 def test_a_configuration_of_another_meaning_is_refused(trainer, tmp_path, finished, override, told):

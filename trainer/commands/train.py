@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 import trainer
+from trainer.commands import COMMANDS
 from trainer.config.compose import compose
+from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import show
 from trainer.sweep import plan
@@ -15,15 +18,18 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     """Train as the arguments say, until done or asked to stop; return the exit code.
 
     Raises:
-        TrainerError: of the kind that tells what went wrong.
+        TrainerError: its class gives the exit code.
     """
     if plan.is_sweep(arguments):
         from trainer.sweep import multirun
 
         return multirun.main(arguments, stop)
-    if "--version" in arguments:  # Hydra would tell its own
+    if "--version" in arguments:  # Hydra would print its own
         show(f"trainer {trainer.__version__}")
         return 0
+    for word in arguments:
+        if near := difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.6):
+            raise ConfigError(f"{word} is not a command: did you mean {near[0]}?")
     jobs = compose(arguments)
     if not jobs:  # --help, --cfg and the like: Hydra has answered
         return 0

@@ -1,4 +1,4 @@
-"""Command-line overrides -> checked configurations; what Hydra finds wrong in readable words."""
+"""Compose command-line overrides into a checked configuration; make Hydra's errors readable."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.commands import COMMANDS
 from trainer.config import schema as trainer_config
-from trainer.config.literal import literal
 from trainer.config.schema import Config
 from trainer.job.errors import ConfigError, TrainerError
 from trainer.job.stdout import show
 
-_TYPES = {  # what OmegaConf says of a value, and the rule
+_TYPES = {  # part of OmegaConf's message -> the rule
     "to Integer": "use a whole number",
     "to Float": "use a number",
     "to Boolean": "use true or false",
@@ -34,6 +32,14 @@ _TYPES = {  # what OmegaConf says of a value, and the rule
     "not a ListConfig": "use a list, like [512,512]",
     "not Optional": "it needs a value",
 }
+
+
+_TEXTS = (
+    *("run.name", "run.dir", "run.root", "data.root", "data.cache_dir"),
+    "train.compilation_cache_dir",
+)
+# Values that Hydra's grammar has to read: empty, null, quoted, an interpolation, a list, a sweep.
+_GRAMMAR = re.compile(r"null|['\"\[].*|.*\$\{.*|.*,.*|", re.DOTALL)
 
 
 class Job(NamedTuple):
@@ -45,9 +51,9 @@ class Job(NamedTuple):
 
 
 def compose(arguments: Sequence[str]) -> list[Job]:
-    """Compose what the arguments say, without touching a device.
+    """Compose one job from the arguments, without touching a device.
 
-    Returns one job, none when Hydra has answered by itself (--help).
+    Returns one job, or none where Hydra has answered a flag itself (--help, --cfg, ...).
 
     Raises:
         ConfigError: an option is misspelt, missing, of the wrong type or out of range.
@@ -59,7 +65,7 @@ def compose(arguments: Sequence[str]) -> list[Job]:
     def task(cfg: DictConfig) -> None:
         composed.append((cfg, HydraConfig.get()))
 
-    answer = io.StringIO()  # which may be a pipe or a file that takes no more
+    answer = io.StringIO()  # show() prints it: standard output may be full or a closed pipe
     with readable_errors():
         with redirect_stdout(answer):
             run_hydra(literal(arguments), task)
@@ -69,9 +75,9 @@ def compose(arguments: Sequence[str]) -> list[Job]:
 
 
 def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
-    """Compose several lists of overrides, without any of Hydra's flags.
+    """Compose one job for each list of overrides; none of them holds a flag of Hydra.
 
-    Each takes 60 % of the time that run_hydra() takes.
+    That takes 60 % of the time of run_hydra().
 
     Raises:
         ConfigError: as `compose`.
@@ -83,26 +89,26 @@ def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
         for overrides in lists:
             cfg = hydra.compose("config", literal(overrides), return_hydra_config=True)
             if cfg.hydra.mode == RunMode.MULTIRUN:
-                raise ConfigError("hydra.mode: a file asks for a sweep: start it with -m")
+                raise ConfigError("hydra.mode=MULTIRUN in a file: start a sweep with -m")
             HydraConfig.instance().set_config(cfg)  # for ${hydra:...}
             jobs.append(job_of(cfg, cfg.hydra))
     return jobs
 
 
 def run_hydra(arguments: Sequence[str], task: Callable[[DictConfig], object]) -> None:
-    """Let Hydra read the command line and call the task, once or as its sweeper wants.
+    """Let Hydra read the command line and call the task, once or as often as its sweeper decides.
 
     Raises:
-        Exception: whatever the task or Hydra raises; readable_errors() makes it readable.
+        Exception: anything the task or Hydra raises; wrap the call in readable_errors().
     """
     trainer_config.register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors; the words are ours
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     directory = str(trainer_config.config_dir())
     main = hydra.main(config_path=directory, config_name="config", version_base="1.3")
     program, sys.argv = sys.argv, ["trainer", *arguments]
     try:
         main(task)()
-    except SystemExit as stop:  # Hydra has answered, or has printed what it does not know
+    except SystemExit as stop:  # code 0: Hydra has answered; else it has printed the error
         if stop.code:
             raise ConfigError("see `python -m trainer --help`") from None
     finally:
@@ -111,22 +117,22 @@ def run_hydra(arguments: Sequence[str], task: Callable[[DictConfig], object]) ->
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turn what Hydra raises into a ConfigError in readable words."""
+    """Turn the errors of Hydra and OmegaConf into a ConfigError in plain words."""
     try:
         yield
     except TrainerError:
         raise
-    except Exception as error:  # Hydra does not always raise errors of its own
+    except Exception as error:  # Hydra also lets errors of other libraries through
         raise ConfigError(_explain(error)) from None
 
 
 def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
-    """Return a composed configuration typed and checked.
+    """Return the typed and checked job of a composed configuration.
 
     Raises:
-        Exception: it is wrong; readable_errors() makes it readable.
+        Exception: an option is wrong; wrap the call in readable_errors().
     """
-    # A plus adds any key to a composed configuration; merging into a fresh schema refuses it.
+    # Hydra lets `+key=value` add any key; merging into a fresh schema refuses unknown ones.
     given = OmegaConf.to_container(cfg)
     assert isinstance(given, dict)
     given.pop("hydra", None)
@@ -142,22 +148,23 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
 
 
 def _explain(error: Exception) -> str:
-    """Say what Hydra or OmegaConf found wrong, with the nearest real name."""
+    """Return a message that names the wrong option and, if there is one, the nearest real name."""
     known = (HydraException, OmegaConfBaseException)
     causes = [e for e in _causes(error) if isinstance(e, known)] or [error]
     texts = [re.split(r"\n\s*full_key|\nConfig search path", str(e))[0].strip() for e in causes]
     text = "\n".join(dict.fromkeys(t for t in texts if t and t != "None" and "$VALUE" not in t))
     key = next((str(k) for e in causes if (k := getattr(e, "full_key", None))), "")
     if word := re.match(r"Error parsing override '([^'=]+)'\nmissing EQUAL", text):
-        return _unknown_word(word.group(1))
+        hint = "`python -m trainer --help` lists both"
+        return f"{word.group(1)} is neither a command nor OPTION=VALUE: {hint}"
     override = re.search(r"Could not override '([^']+)'", text)
     if override or re.search(r"Key '[^']+' (?:is )?not in", text):
         return _unknown_option(override.group(1) if override else key)
     if choice := re.search(r"Could not find '([^']+)/([^']+)'", text):
         return _unknown_choice(choice.group(1), choice.group(2))
     if typed := re.search("|".join(_TYPES), text):
-        told = str(error).partition("\n")[0].removeprefix("Error merging override ")
-        return f"{told if '=' in told else key}: {_TYPES[typed.group()]}"
+        message = str(error).partition("\n")[0].removeprefix("Error merging override ")
+        return f"{message if '=' in message else key}: {_TYPES[typed.group()]}"
     where = key or getattr(error, "override", None) or ""
     return text if where in text else f"{where}: {text}"
 
@@ -178,12 +185,6 @@ def _unknown_choice(group: str, name: str) -> str:
     return f"{group}={name}: there is no such file in {folder}: {hint}"
 
 
-def _unknown_word(word: str) -> str:
-    near = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else "`python -m trainer --help` lists both"
-    return f"{word} is neither a command nor OPTION=VALUE: {hint}"
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
@@ -196,3 +197,23 @@ def _option_names() -> list[str]:
         fields = getattr(trainer_config, kind).__annotations__
         names += [section, *(f"{section}.{field}" for field in fields)]
     return names
+
+
+def quoted(text: object) -> str:
+    """Return the text quoted, so that Hydra's grammar reads it back unchanged."""
+    escaped = re.sub(
+        r"(\\*)('|$)", lambda match: 2 * match[1] + match[2].replace("'", "\\'"), str(text)
+    )
+    return f"'{escaped}'"
+
+
+def literal(arguments: Sequence[str]) -> list[str]:
+    """Quote names and folders: Hydra would read run.name=12e4567 as an infinite number."""
+    return [_literal(argument) for argument in arguments]
+
+
+def _literal(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    if not equals or name.lstrip("+") not in _TEXTS or _GRAMMAR.fullmatch(value):
+        return argument
+    return f"{name}={quoted(value)}"

@@ -1,4 +1,4 @@
-"""Which options make one training another, and in what two trainings differ."""
+"""The fingerprint of a configuration: the options that must not change when a run resumes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from trainer.config.schema import Config
 
-# What may not change when a run goes on: with another value it would be another training.
-MEANING = (
+# Single options and whole sections. With another value, the weights would be other weights.
+FINGERPRINT = (
     "run.seed",
     "run.legacy_prng",
     "data.num_classes",
@@ -23,33 +23,46 @@ MEANING = (
 )
 
 
-def meaning(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, as JSON, what determines the weights that a run ends with."""
-    kept = select(dataclasses.asdict(config), MEANING)
-    if config.optim.schedule != "constant":  # it is stretched over all epochs
-        kept["train.epochs"] = config.train.epochs
-    return {**kept, "data set": dict(dataset)}
+def fingerprint(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, as JSON, all that determines the weights of a run.
+
+    Args:
+        config: every option.
+        dataset: what describes the data set; JSON.
+    """
+    options = select(dataclasses.asdict(config), FINGERPRINT)
+    if config.optim.schedule != "constant":  # the schedule is stretched over all epochs
+        options["train.epochs"] = config.train.epochs
+    return {**options, "data set": dict(dataset)}
 
 
 def select(options: Mapping[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
-    """Return path -> value of some options or whole sections; None where there is none."""
-    found = {}
+    """Return path -> value of some options or whole sections; None where one is missing."""
+    values_of = {}
     for path in paths:
         section, _, field = path.partition(".")
         values = options.get(section)
         if field:
             values = values.get(field) if isinstance(values, Mapping) else None
-        found[path] = values
-    return found
+        values_of[path] = values
+    return values_of
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say in a line each where two meanings differ, by the options' names."""
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], place: str = "the checkpoint"
+) -> list[str]:
+    """Return a line for each option that differs between two fingerprints.
+
+    Args:
+        before: the fingerprint kept in `place`.
+        now: the fingerprint of this configuration.
+        place: how the lines call the place of `before`.
+    """
     lines = []
     for path in [*before, *(path for path in now if path not in before)]:
         was, is_ = before.get(path), now.get(path)
         if isinstance(was, dict) and isinstance(is_, dict):
-            lines += [f"{path}.{line}" for line in differences(was, is_)]
+            lines += [f"{path}.{line}" for line in differences(was, is_, place)]
         elif was != is_:
-            lines.append(f"{path}: {was} there, {is_} here")
+            lines.append(f"{path}: {was} in {place}, {is_} in this configuration")
     return lines

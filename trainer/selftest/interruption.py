@@ -6,7 +6,7 @@ import random
 import signal
 from pathlib import Path
 
-from trainer.config.literal import quoted
+from trainer.config.compose import quoted
 from trainer.job.errors import TrainerError
 from trainer.job.signals import StopRequest
 from trainer.selftest import inspect

@@ -14,8 +14,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from trainer.config import schema as trainer_config
-from trainer.config.compose import Job, compose_each, readable_errors
-from trainer.config.literal import literal, quoted
+from trainer.config.compose import Job, compose_each, literal, quoted, readable_errors
 from trainer.distributed import topology
 from trainer.job import directory as rundir
 from trainer.job.errors import ConfigError

@@ -17,8 +17,7 @@ from typing import NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from trainer.config.compose import job_of, readable_errors, run_hydra
-from trainer.config.literal import literal, quoted
+from trainer.config.compose import job_of, literal, quoted, readable_errors, run_hydra
 from trainer.job.errors import EXIT_COMPLETED, ConfigError, TrainerError
 from trainer.job.signals import StopRequest
 from trainer.sweep import plan, unchanged

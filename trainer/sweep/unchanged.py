@@ -13,13 +13,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from trainer.config.compose import compose_each
-from trainer.config.fingerprint import MEANING, differences, select
+from trainer.config.fingerprint import FINGERPRINT, differences, select
 from trainer.job.errors import ConfigError
 from trainer.sweep import folder as sweep_folder
 from trainer.sweep import trial
 from trainer.sweep.combine import member_of
 
-_COMPARED = (*MEANING, "train.epochs", "data.name")  # or one table would rank two trainings
+_COMPARED = (*FINGERPRINT, "train.epochs", "data.name")  # or one table would rank two trainings
 _MOST = 3  # members that are named
 
 

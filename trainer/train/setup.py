@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
-from trainer.config.fingerprint import meaning
+from trainer.config.fingerprint import fingerprint
 from trainer.dashboard.dashboard import Dashboard
 from trainer.data import stream
 from trainer.data.mnist import Dataset
@@ -66,7 +66,7 @@ def open_all(task: Task, stack: ExitStack) -> Opened:
     with task.timer.phase("restore"):
         check_stop(task, "the state was restored")
         writer = _open_writer(task, stack)
-        meant = meaning(config, report["dataset"])
+        meant = fingerprint(config, report["dataset"])
         checkpoints = writer.checkpoints if writer is not None else None
         seed = config.run.seed
         begin = resume.start(made.init_weights, seed, place.mesh, checkpoints, meant, made.plan)
