@@ -18,16 +18,16 @@ from trainer.checkpoint.background import Background
 from trainer.config.schema import Config
 from trainer.data.dataset import Superbatch
 from trainer.data.mnist import Dataset
-from trainer.data.stream import Superbatches
+from trainer.data.stream import Plan, Superbatches
 from trainer.models import mlp
 from trainer.parallel import memory, norms
 from trainer.parallel.compiler import Program
 from trainer.parallel.evaluation import Outcome
 from trainer.tasks import confusion
+from trainer.tasks.classification import Objective
 from trainer.tracking import goodput
-from trainer.tracking.goodput import PhaseTimer
-from trainer.train.build import Recipe
-from trainer.train.writer import Writer
+from trainer.tracking.goodput import Ledger, PhaseTimer
+from trainer.tracking.tensorboard import Tracker
 
 Drawn = tuple[int, list[Any]]  # after how many steps, and the summaries
 
@@ -39,9 +39,11 @@ class Dashboard:
         self,
         config: Config,
         dataset: Dataset,
-        recipe: Recipe,
+        objective: Objective,
+        plan: Plan,
         source: Superbatches,
-        writer: Writer,
+        tracker: Tracker,
+        ledger: Ledger,
         timer: PhaseTimer,
         *,
         fresh: bool,
@@ -52,20 +54,22 @@ class Dashboard:
         Args:
             config: every option.
             dataset: what is trained and tested on.
-            recipe: of the training.
-            source: of its batches.
-            writer: of the files of the run; it has begun.
+            objective: the loss and what it needs.
+            plan: how many steps an epoch and the run have.
+            source: of the batches.
+            tracker: writes the curves and pictures.
+            ledger: the goodput of the run so far.
             timer: of this process's time.
             fresh: whether this is the first start.
             warn: shows one line to the user.
         """
-        self._dataset, self._source, self._plan = dataset, source, recipe.plan
-        self._tracker, self._ledger = writer.tracker, writer.ledger
+        self._dataset, self._source, self._plan = dataset, source, plan
+        self._tracker, self._ledger = tracker, ledger
         self._timer, self._warn = timer, warn
         self._every_steps = config.train.log_every_steps
         self._classes = config.data.num_classes
         self._draw_every_epochs = config.train.pictures_every_epochs
-        self._measure = Program(norms.make(recipe.objective), timer)
+        self._measure = Program(norms.make(objective), timer)
         self._laps: goodput.Laps | None = None
         self._looked = 0  # the step of the last lap
         self._background: Background[Drawn] | None = Background()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -25,14 +26,22 @@ from trainer.job.signals import StopRequest
 from trainer.parallel import mesh as meshes
 from trainer.tracking import environment
 from trainer.tracking.terminal import Terminal
-from trainer.train.context import Place
 
 AGAIN = "run the same command again"
 
 
+class ProcessContext(NamedTuple):
+    """This process among those of the run."""
+
+    mesh: Mesh  # the devices of all processes
+    rows: slice  # of every global batch: those that this process loads
+    directory: Path  # the run directory
+    is_chief: bool  # process 0, the only one that writes to the run directory
+
+
 def take_place(
     config: Config, experiment: str, topology: Topology, stop: StopRequest, stack: ExitStack
-) -> tuple[Place, Peers]:
+) -> tuple[ProcessContext, Peers]:
     """Join the other processes, and claim the run directory for this job."""
     collectives.configure(config.run, config.train.compilation_cache_dir)
     collectives.connect(topology, config.cluster, stop)
@@ -83,7 +92,7 @@ def take_place(
     told = f"the run directory did not answer within {seconds:g} s"
     with collectives.time_limit(seconds, lambda: peers.on_lost(told)):
         directory = Path(collectives.share(claim)[0])
-    return Place(mesh, rows, directory, chief), peers
+    return ProcessContext(mesh, rows, directory, chief), peers
 
 
 def leaving(say: Callable[[str], None]) -> Callable[[str], None]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple, TypeVar
-
-from jax.sharding import Mesh
 
 from trainer.config.schema import Config
 from trainer.distributed import collectives
+from trainer.distributed.initialize import ProcessContext
 from trainer.job.errors import Preempted, writing
 from trainer.job.signals import StopRequest
 from trainer.tracking import summary
@@ -19,20 +17,11 @@ from trainer.tracking.terminal import Terminal
 T = TypeVar("T")
 
 
-class Place(NamedTuple):
-    """Where this process stands among the others."""
-
-    mesh: Mesh
-    rows: slice  # of every global batch, that this process loads
-    directory: Path  # of the run
-    chief: bool  # the one process that writes
-
-
 class Task(NamedTuple):
     """What a job asks of its run, and what it follows it by."""
 
     config: Config
-    place: Place
+    place: ProcessContext
     record: Mapping[str, str]  # file name -> text, kept in .hydra/ of the run directory
     stop: StopRequest  # whether somebody asked for a stop
     terminal: Terminal  # what a person sees

@@ -15,6 +15,7 @@ import jax
 
 from trainer.config.schema import Config
 from trainer.distributed import collectives, initialize
+from trainer.distributed.initialize import ProcessContext
 from trainer.distributed.topology import Topology, resolve
 from trainer.job.errors import (
     EXIT_COMPLETED,
@@ -32,7 +33,7 @@ from trainer.job.watchdog import Watchdog
 from trainer.tracking import summary
 from trainer.tracking.goodput import PhaseTimer, process_seconds
 from trainer.tracking.terminal import Terminal
-from trainer.train.context import Place, Task
+from trainer.train.context import Task
 from trainer.train.loop import Run
 
 MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
@@ -97,7 +98,7 @@ def _run(
         report = summary.begin(experiment, config.train.global_batch_size, timer)
         report["devices"], report["processes"] = place.mesh.size, jax.process_count()
         report["platform"] = jax.default_backend()
-        terminal = Terminal(quiet=config.run.quiet or not place.chief)
+        terminal = Terminal(quiet=config.run.quiet or not place.is_chief)
         stack.callback(terminal.close)
         terminal.note(_describe(topology, place))
 
@@ -105,7 +106,7 @@ def _run(
             """Write the summary."""
             terminal.close()
             summary.finish(report, timer)
-            if place.chief:
+            if place.is_chief:
                 try:
                     write_json(place.directory / "summary.json", report)
                 except OSError as error:
@@ -155,7 +156,7 @@ def _run(
             report["status"] = "completed"
             close()
         peers.close()
-        if place.chief and report["steps"]:
+        if place.is_chief and report["steps"]:
             terminal.summary(summary.rows(place.directory, report))
         if not together and jax.process_count() > 1:
             hard_exit(code)
@@ -177,7 +178,7 @@ def _tells_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or found
 
 
-def _describe(topology: Topology, place: Place) -> str:
+def _describe(topology: Topology, place: ProcessContext) -> str:
     processes = jax.process_count()
     return (
         f"{processes} {'process' if processes == 1 else 'processes'} ({topology.evidence}), "

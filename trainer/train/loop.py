@@ -158,7 +158,7 @@ class Run:
         told = self.place.directory / "nonfinite.json"
 
         def diagnosis() -> None:
-            if self.place.chief:
+            if self.place.is_chief:
                 state = jax.device_get(self.state)
                 try:
                     write_json(told, diagnose(state, self.recipe.objective, self.source, number))

@@ -100,15 +100,17 @@ def open_all(task: Task, stack: ExitStack) -> Opened:
             Dashboard(
                 config,
                 dataset,
-                made,
+                made.objective,
+                made.plan,
                 source,
-                writer,
+                writer.tracker,
+                writer.ledger,
                 task.timer,
                 fresh=begin.step is None,
                 warn=warn,
             )
         )
-    profiled = config.train.profile_steps if place.chief else None
+    profiled = config.train.profile_steps if place.is_chief else None
     if profiled is not None and profiled[0] > plan.total_steps:
         last = f"the run ends with step {plan.total_steps:,}"
         warn(f"train.profile_steps={profiled}: nothing will be recorded: {last}")
@@ -162,7 +164,7 @@ def _load(task: Task) -> tuple[Dataset, recipe.Recipe]:
 
 def _open_writer(task: Task, stack: ExitStack) -> Writer | None:
     def work() -> Writer | None:
-        if not task.place.chief:
+        if not task.place.is_chief:
             return None
         return Writer(task.config, task.place.directory, task.terminal, task.timer, stack)
 
