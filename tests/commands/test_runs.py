@@ -213,7 +213,7 @@ def test_a_job_may_start_while_somebody_looks(tmp_path):
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from trainer import lock\n"
+            "import sys; from pathlib import Path; from trainer.job import lock\n"
             "print('looking', flush=True)\n"
             "while True: lock.held(Path(sys.argv[1]))",
             str(tmp_path),

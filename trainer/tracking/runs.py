@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,28 @@ def read(path: Path) -> dict[str, Any] | str | None:
 def read_or_empty(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; an empty one where it has none."""
     return table(read(path))
+
+
+def last_summary(directory: Path, since: float = 0.0) -> dict[str, Any]:
+    """Return summary.json if the last start of the run wrote it; otherwise an empty dictionary.
+
+    A start that is killed writes no summary and leaves the one of an earlier start. It is outdated
+    if environment.json, which each start writes before it trains, is newer, if goodput.json counts
+    more starts, or if the caller knows that the last start began later.
+
+    Args:
+        directory: the run directory.
+        since: when the last start began, in unix seconds, if the caller knows.
+    """
+    summary, environment, goodput = (
+        read_or_empty(directory / f"{name}.json") for name in ("summary", "environment", "goodput")
+    )
+    begun = since
+    with suppress(KeyError, TypeError, ValueError):
+        begun = max(begun, datetime.fromisoformat(environment["started"]).timestamp())
+    starts = number(table(summary.get("goodput")).get("starts"))
+    later = starts is not None and (number(goodput.get("starts")) or 0) > starts
+    return {} if later or (_end(summary) or 0.0) < begun else summary
 
 
 def points(directory: Path) -> list[dict[str, Any]]:
@@ -119,8 +142,7 @@ def describe(directory: Path) -> RunInfo:
     summary = read(directory / "summary.json")
     environment = read(directory / "environment.json")
     problem = next((found for found in (summary, environment) if isinstance(found, str)), None)
-    ended = isinstance(summary, dict) and not _outdated(summary, environment)
-    report = table(summary)
+    report = last_summary(directory)  # what an outdated one says is left out, but for names
     logged = points(directory)
     last = {point["split"]: point for point in logged}
     train, evaluation = last.get("train", {}), last.get("eval", {})
@@ -129,11 +151,11 @@ def describe(directory: Path) -> RunInfo:
     status = "unknown"
     if running:
         status = "running"
-    elif ended and report.get("status") in ("completed", "preempted", "failed"):
+    elif report.get("status") in ("completed", "preempted", "failed"):
         status = report["status"]
     elif problem is None:
         problem = "it ended without a summary: killed, or begun only"
-    over = ended and not running
+    over = bool(report) and not running
     checkpoints = _steps(directory / committed.CHECKPOINTS)
     accuracy = number(report.get("test_accuracy")) if over else None
     speed = number(report.get("examples_per_second")) if over else None
@@ -148,8 +170,8 @@ def describe(directory: Path) -> RunInfo:
         directory,
         status,
         None if running else str(error).splitlines()[0] if error else problem,
-        text(report.get("experiment")),
-        text(table(report.get("dataset")).get("name")),
+        text(table(summary).get("experiment")),
+        text(table(table(summary).get("dataset")).get("name")),
         steps,
         number(report.get("epochs")) if over else None,
         number(evaluation.get("accuracy")) if accuracy is None else accuracy,
@@ -158,17 +180,6 @@ def describe(directory: Path) -> RunInfo:
         bool(checkpoints) and status not in ("running", "completed"),
         updated,
     )
-
-
-def _outdated(summary: dict[str, Any], environment: dict[str, Any] | str | None) -> bool:
-    """Return whether a later start than the summary's has got as far as to describe itself."""
-    end = _end(summary)
-    try:
-        assert isinstance(environment, dict)
-        begun = datetime.fromisoformat(environment["started"]).timestamp()
-    except (AssertionError, KeyError, TypeError, ValueError):
-        return False
-    return end is not None and begun > end
 
 
 def _end(summary: dict[str, Any]) -> float | None:
