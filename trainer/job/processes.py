@@ -1,6 +1,6 @@
-"""Processes of one run, all on this host: their variables, and how they are started.
+"""Child processes on this host: their variables; starting, watching and ending them.
 
-Needs the standard library only: scripts/local reads it with whatever Python there is.
+Needs the standard library only: scripts/local runs it with any Python.
 """
 
 from __future__ import annotations
@@ -10,24 +10,26 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from trainer.job.errors import EXIT_INTERNAL
 
-# What would tell a process that it is a task of a cluster's job, and make it look for the others.
+# Variables by which a process would take itself for a task of a cluster's job.
 _CLUSTER_PREFIXES = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "JAX_COORDINATOR_", "JAX_NUM_PROCESSES")
 _CLUSTER_NAMES = ("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def environment(environ: Mapping[str, str], count: int, index: int, address: str) -> dict[str, str]:
-    """Return the variables of one of `count` processes: no cluster's but ours. Pure.
+    """Return the variables of one of `count` processes, without those of a cluster. Pure.
 
     Args:
         environ: the variables of this process.
-        count: of processes; one alone needs no variables.
-        index: of the process.
+        count: how many processes the run has; one alone needs no variables.
+        index: of this one among them.
         address: HOST:PORT of process 0.
     """
     env = {
@@ -43,14 +45,16 @@ def environment(environ: Mapping[str, str], count: int, index: int, address: str
 
 
 def free_address() -> str:
-    """Return HOST:PORT of this host where nobody listens."""
+    """Return HOST:PORT of a free port of this host."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def start(command: list[str], **options: Any) -> subprocess.Popen[Any]:
-    """Start a program that hears of Ctrl-C only through us, and that the kernel kills with us.
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Start a program in a session of its own, which dies when this process dies.
+
+    So Ctrl-C reaches it only through this process.
 
     Args:
         command: the program and its arguments.
@@ -63,17 +67,51 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[Any]:
         command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=_tie(),
+        preexec_fn=_die_with_parent(),
         **options,
     )
 
 
-def _tie() -> Callable[[], None]:
+def wait(
+    children: Sequence[subprocess.Popen[Any]],
+    seconds: float | None = None,
+    look: Callable[[], object] = lambda: None,
+    poll: float = 0.005,
+) -> bool:
+    """Wait until all children have ended; return False if they have not after `seconds`.
+
+    Args:
+        children: what to wait for.
+        seconds: the longest wait; None: for ever.
+        look: called while waiting; whatever it raises ends the wait.
+        poll: seconds between two looks.
+    """
+    until = None if seconds is None else time.monotonic() + seconds
+    while None in [child.poll() for child in children]:
+        left = poll if until is None else until - time.monotonic()
+        if left <= 0:
+            return False
+        look()
+        time.sleep(min(poll, left))
+    return True
+
+
+def end(children: Sequence[subprocess.Popen[Any]]) -> None:
+    """Kill the children that still run, with everything they have started, and wait for them."""
+    for child in children:
+        if child.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+    for child in children:
+        child.wait()
+
+
+def _die_with_parent() -> Callable[[], None]:
     parent, libc = os.getpid(), ctypes.CDLL(None)
 
-    def tie() -> None:  # runs in the child, between fork and exec
+    def prepare() -> None:  # runs in the child, between fork and exec
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it has died already
+        if os.getppid() != parent:  # the parent has died already
             os._exit(EXIT_INTERNAL)
 
-    return tie
+    return prepare

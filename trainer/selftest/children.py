@@ -17,7 +17,6 @@ from trainer.job import processes
 from trainer.job.errors import Preempted
 from trainer.job.signals import StopRequest
 
-_POLL_SECONDS = 0.005
 _DEVICE_COUNT = "--xla_force_host_platform_device_count"
 
 
@@ -124,15 +123,13 @@ class Children:
         Raises:
             Preempted: this command was asked to stop.
         """
-        until = time.monotonic() + seconds
-        while None in self.codes:
+
+        def check() -> None:
             if self._stop():
                 raise Preempted(f"{self._stop.signal_name} received: the children are ended")
-            if time.monotonic() >= until:
-                return False
             look()
-            time.sleep(min(_POLL_SECONDS, max(until - time.monotonic(), 0.0)))
-        return True
+
+        return processes.wait(self.processes, seconds, check)
 
     def listening(self, process_id: int) -> bool:
         """Return whether a process catches the signals that ask it to stop.
@@ -153,9 +150,4 @@ class Children:
 
     def end(self) -> None:
         """End what still runs, with all it has started, and wait for it."""
-        for process in self.processes:
-            if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-        for process in self.processes:
-            process.wait()
+        processes.end(self.processes)
