@@ -15,49 +15,53 @@ from trainer.job.signals import StopRequest
 
 
 def main() -> None:
-    """Run what the command line says and exit with a documented code."""
+    """Run the command of the command line and exit with a documented code."""
     for name in ("TRAINER_CACHE_DIR", "TRAINER_RUN_ROOT"):
-        if not os.environ.get(name, "unset"):  # empty, as templates leave it: the folder /
+        if not os.environ.get(name, "unset"):  # empty, as templates leave it; it would mean /
             del os.environ[name]
     stop = StopRequest()
-    stop.install()  # before the imports below, which take a second
-    for name in ("absl", "asyncio"):  # through which orbax logs what it raises as well
+    stop.install()  # before the imports of the commands, which take a second
+    for name in ("absl", "asyncio"):  # orbax also logs what it raises, through these
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda told: _tell(sys.__unraisablehook__, told.exc_value, told)
-    sys.excepthook = lambda *told: _tell(sys.__excepthook__, told[1], *told)
+    sys.unraisablehook = lambda unraisable: _print_unless_echo(
+        sys.__unraisablehook__, unraisable.exc_value, unraisable
+    )
+    sys.excepthook = lambda *raised: _print_unless_echo(sys.__excepthook__, raised[1], *raised)
     command, arguments = "train", sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:
         command, *arguments = arguments
-    told = ""
+    message = ""
     try:
         code = import_module(COMMANDS[command]).main(arguments, stop)
     except TrainerError as error:
-        told, code = f"error: {error}\n", error.exit_code
+        message, code = f"error: {error}\n", error.exit_code
     except Exception:
-        told, code = traceback.format_exc(), EXIT_INTERNAL
+        message, code = traceback.format_exc(), EXIT_INTERNAL
     stop.ignore()
-    _finish(told)
+    _flush(message)
     sys.exit(code)
 
 
-def _finish(told: str) -> None:
-    """Print the error, if there is one; what cannot be printed does not change the exit code."""
-    for number, stream, text in ((1, sys.stdout, ""), (2, sys.stderr, told)):
+def _flush(message: str) -> None:
+    """Print an error message, if any, and flush; a stream that cannot be written changes no code."""
+    for number, stream, text in ((1, sys.stdout, ""), (2, sys.stderr, message)):
         try:
             stream.write(text)
             stream.flush()
-        except OSError:  # a full disk, or nobody reads it: Python would end with a code of its own
+        except OSError:  # a full disk or a closed pipe: Python would exit with a code of its own
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
-def _tell(hook: Callable[..., object], error: BaseException | None, *told: object) -> None:
-    """Print an error that nobody can catch, unless it only echoes one that orbax has raised.
+def _print_unless_echo(
+    hook: Callable[..., object], error: BaseException | None, *arguments: object
+) -> None:
+    """Print an error that nobody can catch, unless it only repeats one that orbax has raised.
 
-    After a read or write has failed, other threads still report to the event loop that orbax ran
-    it on, and each finds the loop closed.
+    After a read or write has failed, other threads of orbax still call the event loop that it used,
+    and each raises because the loop is closed.
     """
     if str(error) != "Event loop is closed":
-        hook(*told)
+        hook(*arguments)
 
 
 if __name__ == "__main__":

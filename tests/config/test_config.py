@@ -62,10 +62,10 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("train.steps_per_dispatch=99999999999", "train.steps_per_dispatch=99999999999"),
         ("run.dir=a\udcff", "run.dir='a\\udcff': use UTF-8"),
         ("optim.lr=1e39", "optim.lr=1e+39: use at most 3.402823e+38"),
-        ("data.mirrors=[ftp://host/]", "data.mirrors[0]=ftp://host/: use an address that begins"),
-        ("data.mirrors=['file:///etc']", "data.mirrors[0]=file:///etc: use an address"),
-        ("data.mirrors=[host/folder]", "data.mirrors[0]=host/folder: use an address"),
-        ("data.mirrors=['http://[x']", "data.mirrors[0]=http://[x: use an address"),
+        ("data.mirrors=[ftp://host/]", "data.mirrors[0]=ftp://host/: use a URL that begins"),
+        ("data.mirrors=['file:///etc']", "data.mirrors[0]=file:///etc: use a URL"),
+        ("data.mirrors=[host/folder]", "data.mirrors[0]=host/folder: use a URL"),
+        ("data.mirrors=['http://[x']", "data.mirrors[0]=http://[x: use a URL"),
         ("optim.momentum=1", "optim.momentum=1.0: use a number in [0, 1)"),
         ("optim.momentum=0", "optim.nesterov=True: needs optim.momentum above 0"),
         ("optim.schedule=step", "constant, warmup_linear, warmup_cosine"),
@@ -141,7 +141,7 @@ def test_an_answer_that_cannot_be_written_is_no_bad_configuration(trainer):
 
 
 def test_a_login_in_an_address_is_refused_and_not_repeated():
-    with pytest.raises(ConfigError, match=r"data\.mirrors\[1\]: holds a login") as raised:
+    with pytest.raises(ConfigError, match=r"data\.mirrors\[1\] contains credentials") as raised:
         compose(["data.mirrors=['https://host/a','https://me:s3cret@host/b']"])
     assert "s3cret" not in str(raised.value)
 

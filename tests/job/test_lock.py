@@ -51,7 +51,7 @@ def wait_until_it_says(process, text):
 
 def test_a_turn_that_does_not_come_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_TURN_SECONDS", 0.1)
-    refused = pytest.raises(TimeoutError, match="another process has had turn")
+    refused = pytest.raises(TimeoutError, match="another process has held turn")
     with lock.turn(tmp_path / "turn"), refused, lock.turn(tmp_path / "turn"):
         pass
     with lock.turn(tmp_path / "turn"):

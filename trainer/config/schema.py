@@ -1,6 +1,6 @@
-"""Every knob, typed, with the rules that need nothing but the configuration itself.
+"""Every option with its type, and the rules that need nothing but the configuration itself.
 
-The dataclasses carry no defaults: every value lives once, in conf/. Nothing here touches a device.
+The dataclasses have no defaults: every value stands once, in conf/. Nothing here uses a device.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _check_positive(option: str, value: float | None) -> None:
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # the command line had other bytes
+    except UnicodeEncodeError:  # the command line held bytes that are not UTF-8
         return False
     return True
 
@@ -50,15 +50,15 @@ def _check_address(option: str, value: str) -> None:
         scheme, host = urlsplit(value)[:2]
     except ValueError:
         scheme, host = "", value
-    if "@" in host:  # the run directory and logs would tell it
-        raise ConfigError(f"{option}: holds a login: use an address without")
+    if "@" in host:  # the run directory and logs would show it
+        raise ConfigError(f"{option} contains credentials", "use a URL without user:password@")
     ok = scheme in ("http", "https") and host != ""
-    _check(ok, option, value, "use an address that begins with https:// or http://")
+    _check(ok, option, value, "use a URL that begins with https:// or http://")
 
 
 @dataclass
 class RunConfig:
-    """Which run this is and where it lies."""
+    """Which run this is, and where its directory is."""
 
     name: str | None
     dir: str | None
@@ -80,7 +80,7 @@ class RunConfig:
 
 @dataclass
 class DataConfig:
-    """Which data set, where from, in which order."""
+    """Which data set, where it comes from, and in which order it is read."""
 
     name: str
     root: str | None
@@ -160,7 +160,7 @@ class OptimConfig:
 
 @dataclass
 class TrainConfig:
-    """How long, in what portions, and how often to look."""
+    """How long to train, in batches of which size, and how often to log and evaluate."""
 
     epochs: int
     global_batch_size: int
@@ -197,7 +197,7 @@ class TrainConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When to save and what to keep."""
+    """When to save checkpoints and which to keep."""
 
     every_epochs: int | None
     every_steps: int | None
@@ -215,7 +215,7 @@ class CheckpointConfig:
 
 @dataclass
 class ParallelConfig:
-    """How the work is spread over devices."""
+    """How the batch is spread over devices."""
 
     method: str
     devices: int | None
@@ -229,7 +229,7 @@ class ParallelConfig:
 
 @dataclass
 class ClusterConfig:
-    """Which process this is among how many."""
+    """Which process of how many this is, and how long they wait for each other."""
 
     kind: str
     coordinator_address: str | None
@@ -278,5 +278,5 @@ def config_dir() -> Path:
 
 
 def register() -> None:
-    """Tell Hydra the types; conf/config.yaml names them as `schema`."""
+    """Register the types with Hydra; conf/config.yaml refers to them as `schema`."""
     ConfigStore.instance().store(name="schema", node=Config)

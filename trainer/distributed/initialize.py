@@ -70,7 +70,7 @@ def take_place(
         directory = rundir.choose(config.run.root, experiment, config.run.name, config.run.dir)
         rundir.create(directory)
         over = _patience(config, stop)
-        stack.enter_context(lock.hold(directory, job=topology.job, over=over))
+        stack.enter_context(lock.hold(directory, job=topology.job, give_up=over))
         return str(directory)
 
     # In this order: the first time that gloo connects the processes, it gives them only 30 s.

@@ -1,4 +1,4 @@
-"""The run directory: one per job, found again by its name."""
+"""The run directory: one per job, found again by its name; the names of the files in it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from pathlib import Path
 from trainer.job.errors import ConfigError, writing
 from trainer.job.files import write_json, write_text
 
-CHECKPOINTS = "checkpoints"  # the folder of them in a run directory
-WRITING = "saving-"  # begins the name of a checkpoint that is being written
-TRASH = "trash-"  # and this that of one that is being deleted
-ASIDE = "bad-"  # and this that of a damaged one
-# Whichever of these a job that is killed early has come to write.
+CHECKPOINTS = "checkpoints"  # the folder of the checkpoints in a run directory
+WRITING = "saving-"  # prefix of a checkpoint that is being written
+TRASH = "trash-"  # prefix of a checkpoint that is being deleted
+ASIDE = "bad-"  # prefix of a damaged checkpoint
+SWEEP = "sweep.json"  # marks the folder of a sweep, which holds run directories but is none
+# A job that is killed early has written at least one of these.
 MARKS = (CHECKPOINTS, ".hydra", "environment.json", "metrics.jsonl", "summary.json", "run.lock")
-
-SWEEP = "sweep.json"  # tells the folder of a sweep, which holds run directories and is none
 
 
 def is_run(directory: Path) -> bool:
@@ -28,13 +27,13 @@ def is_run(directory: Path) -> bool:
 
 
 def steps(directory: Path) -> list[int]:
-    """Return the steps that have a committed checkpoint in a folder of them, oldest first.
+    """Return the steps of the committed checkpoints in a folder, oldest first.
 
-    A checkpoint gets its step for a name when all of it is on the disk. So whatever lies under
-    such a name was whole once, and what is wrong with it has happened since.
+    A checkpoint is renamed to its step once all of it is on disk. So a folder with such a name was
+    complete at that time, and whatever is wrong with it has happened since.
 
     Raises:
-        OSError: the folder cannot be read. (Where there is none, there are no checkpoints.)
+        OSError: the folder cannot be read. (A missing folder holds no checkpoints.)
     """
     try:
         with os.scandir(directory) as entries:
@@ -45,14 +44,14 @@ def steps(directory: Path) -> list[int]:
 
 
 def expanded(path: Path | str, option: str) -> Path:
-    """Return a path with the home directory in the place of ~.
+    """Return the path with ~ replaced by the home directory.
 
     Args:
-        path: as it was given.
-        option: that gave it, for the error.
+        path: as the user wrote it.
+        option: its name, for the error.
 
     Raises:
-        ConfigError: nobody knows that home directory.
+        ConfigError: there is no such home directory.
     """
     try:
         return Path(path).expanduser()
@@ -66,7 +65,7 @@ def expanded(path: Path | str, option: str) -> Path:
 def choose(root: str, experiment: str, name: str | None, folder: str | None) -> Path:
     """Return the run directory: `folder`, or <root>/<experiment>/<name>.
 
-    Without a name it is named by the time, and by a number behind it if that is taken; and made.
+    Without a name, it is named after the time, with a number where that name is taken, and made.
 
     Args:
         root: run.root.
@@ -82,14 +81,14 @@ def choose(root: str, experiment: str, name: str | None, folder: str | None) -> 
     parent = expanded(root, "run.root").absolute() / experiment
     if name is not None:
         return parent / name
-    name = time.strftime("%Y%m%d-%H%M%S")
-    names = itertools.chain([name], (f"{name}-{taken}" for taken in itertools.count(1)))
+    now = time.strftime("%Y%m%d-%H%M%S")
+    names = itertools.chain([now], (f"{now}-{number}" for number in itertools.count(1)))
     make(parent)
     return next(parent / name for name in names if _is_made(parent / name))
 
 
 def _is_made(directory: Path) -> bool:
-    """Make a directory, unless another start has made it."""
+    """Make a directory; return False where another job has made it."""
     with writing(directory):
         try:
             directory.mkdir()
@@ -99,41 +98,41 @@ def _is_made(directory: Path) -> bool:
 
 
 def create(directory: Path) -> None:
-    """Make the run directory where it is missing.
+    """Make the run directory if it is missing.
 
     Raises:
-        ConfigError: a sweep lies there, or it cannot be made or written.
-        SaveError: the storage is full, or can only be read.
+        ConfigError: it is the folder of a sweep, or it cannot be made or written.
+        SaveError: the storage is full or read-only.
     """
     make(directory)
     if _has(directory, SWEEP):
         raise ConfigError(
-            f"{directory} is the folder of a sweep, and holds no run of its own",
+            f"{directory} is the folder of a sweep, not a run directory",
             "choose another with run.name=NAME",
         )
 
 
 def make(folder: Path) -> None:
-    """Make a folder for runs where it is missing.
+    """Make a folder and its parents if they are missing.
 
     Raises:
         ConfigError: it cannot be made or written.
-        SaveError: the storage is full, or can only be read.
+        SaveError: the storage is full or read-only.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def refuse_run(folder: Path) -> None:
-    """Refuse a run directory where a sweep is to lie.
+    """Refuse to put a sweep into the directory of a single run.
 
     Raises:
-        ConfigError: a run lies there, or whether one does cannot be seen.
-        SaveError: the storage does not let it be seen.
+        ConfigError: it holds a run, or cannot be read.
+        SaveError: the storage does not let it be read.
     """
     if _has(folder, *MARKS):
         raise ConfigError(
-            f"-m: {folder} is the run directory of a single run, and holds no sweep",
+            f"-m: {folder} is the directory of a single run, not of a sweep",
             "choose another folder with run.name=NAME",
         )
 
@@ -144,12 +143,12 @@ def _has(folder: Path, *names: str) -> bool:
 
 
 def describe(directory: Path, record: Mapping[str, str], environment: Mapping[str, object]) -> None:
-    """Keep the configuration in .hydra/ and what the run stands on in environment.json.
+    """Write the configuration to .hydra/, and environment.json.
 
     Args:
         directory: the run directory.
         record: file name -> contents, for .hydra/.
-        environment: JSON.
+        environment: versions, devices and the like; JSON.
     """
     (directory / ".hydra").mkdir(exist_ok=True)
     for name, text in record.items():

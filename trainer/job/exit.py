@@ -1,4 +1,4 @@
-"""Ending the process at once, where an orderly end would wait for what may never come."""
+"""Exit immediately, where an orderly exit would wait for something that may never come."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-LAST_WORDS_SECONDS = 5.0  # a run directory that hangs does not keep the process
+MESSAGE_SECONDS = 5.0  # a file system that hangs does not keep the process from exiting
 
 
-def hard_exit(code: int, last_words: Callable[[], None] = lambda: None) -> NoReturn:
-    """End this process with a code, after some last words: said in time, or not at all."""
+def hard_exit(code: int, write_message: Callable[[], None] = lambda: None) -> NoReturn:
+    """Exit immediately with `code`; try for 5 s to write a final message."""
 
-    def say() -> None:
-        last_words()
+    def write() -> None:
+        write_message()
         sys.stdout.flush()
         sys.stderr.flush()
 
     try:
-        thread = threading.Thread(target=say, name="last words", daemon=True)
+        thread = threading.Thread(target=write, name="final message", daemon=True)
         thread.start()
-        thread.join(LAST_WORDS_SECONDS)
+        thread.join(MESSAGE_SECONDS)
     finally:
         os._exit(code)
 
 
 def hard_exit_later(seconds: float, code: int) -> None:
-    """End this process with a code if it has not ended by itself in some seconds."""
+    """Exit with `code` in some seconds, unless the process has ended by itself before."""
     timer = threading.Timer(seconds, hard_exit, [code])
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""Whole files or none: a reader never sees half a file, whatever kills the writer."""
+"""Atomic files: a reader sees the old file or the new one, even if the writer is killed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import os
 import secrets
 from pathlib import Path
 
-NONFINITE = frozenset({"NaN", "Infinity", "-Infinity"})  # which float() reads back
+NONFINITE = frozenset({"NaN", "Infinity", "-Infinity"})  # float() reads them back
 
 
 def to_json(obj: object, indent: int | None = None) -> str:
-    """Return strictly valid JSON; NaN and the infinities, which JSON lacks, become NONFINITE.
+    """Return strictly valid JSON; NaN and the infinities become the strings in NONFINITE.
 
     Raises:
         TypeError: something in `obj` is neither JSON nor a tuple.
@@ -22,7 +22,7 @@ def to_json(obj: object, indent: int | None = None) -> str:
 
 
 def write_json(path: Path, obj: object) -> None:
-    """Replace `path` by `obj` as indented JSON (see `to_json`), all at once.
+    """Replace `path` atomically by `obj` as indented JSON (see `to_json`).
 
     Raises:
         OSError: as `write_text`.
@@ -32,7 +32,7 @@ def write_json(path: Path, obj: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in UTF-8, all at once and on disk when this returns.
+    """Replace `path` atomically by `text` in UTF-8; it is on disk when this returns.
 
     Raises:
         OSError: as `write_bytes`.
@@ -41,7 +41,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes | bytearray) -> None:
-    """Replace `path` by `data`, all at once and on disk when this returns.
+    """Replace `path` atomically by `data`; it is on disk when this returns.
 
     Raises:
         OSError: it cannot be written; the old file stays and no temporary file is left.
@@ -61,7 +61,7 @@ def write_bytes(path: Path, data: bytes | bytearray) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Bring a folder and all that is in it to disk.
+    """Call fsync on a folder and everything in it.
 
     Raises:
         OSError: a file could not be.
@@ -75,8 +75,8 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to disk, where its file system can."""
-    # Some network file systems cannot; the files are in place all the same.
+    """Call fsync on a folder, so that the names in it are on disk."""
+    # Some network file systems cannot do it; the files are in place all the same.
     with contextlib.suppress(OSError):
         _sync(folder)
 

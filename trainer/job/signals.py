@@ -1,8 +1,8 @@
-"""Being asked to stop: SIGTERM, SIGINT and SIGUSR1 set a flag, and nothing else.
+"""Stop requests: SIGTERM, SIGINT and SIGUSR1 only set a flag.
 
-Saving inside a handler fails now and then, and jax holds locks of its own; so the flag is looked
-at between the phases of start-up and once a dispatch in training, where all processes agree on the
-step at which they stop.
+Saving inside a signal handler fails now and then, because jax holds locks of its own. So the
+trainer reads the flag between the phases of start-up and once per dispatch, where all processes
+agree on the step at which they stop.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and by which signal."""
+    """Whether a signal has asked this process to stop, and which."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
 
     def install(self) -> None:
-        """Take the signals over; again after anything that may have taken them away."""
+        """Handle the signals; call it again after code that may have replaced the handlers."""
         for number in SIGNALS:
             signal.signal(number, self._note)
 
     def ignore(self) -> None:
-        """Let the signals change nothing more: the work is done, only the exit is left."""
+        """Ignore the signals from now on: the work is done, only the exit is left."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def __call__(self) -> bool:
-        """Return whether a signal has come."""
+        """Return whether a signal has arrived."""
         return self.signal_name is not None
 
     def _note(self, number: int, _frame: FrameType | None) -> None:

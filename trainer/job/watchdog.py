@@ -1,4 +1,4 @@
-"""Ends a process that hangs, after writing down where."""
+"""End a process that hangs, after writing down where it hangs."""
 
 from __future__ import annotations
 
@@ -10,32 +10,42 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from trainer.job.errors import EXIT_RETRY
 from trainer.job.exit import hard_exit
-from trainer.tracking.goodput import PhaseTimer
+
+
+class Activity(Protocol):
+    """What the watchdog watches: see tracking.goodput.PhaseTimer."""
+
+    now: str  # the phase that the process is in
+    seen_alive: float  # time.monotonic() of the last sign of life
+
+    def alive(self) -> None:
+        """Note a sign of life."""
 
 
 class Watchdog:
-    """Ends the process if it neither begins nor ends a phase for some time; a context manager.
+    """A context manager that ends the process when no phase begins or ends for some time.
 
-    A thread of its own does it: the main thread of a hung process is inside a collective, or waits
-    for a file.
+    It runs in a thread: the main thread of a hung process is inside a collective or waits for a
+    file, and cannot act.
     """
 
     def __init__(
-        self, seconds: float, timer: PhaseTimer, stacks: Path, on_hang: Callable[[str], None]
+        self, seconds: float, activity: Activity, stacks: Path, on_hang: Callable[[str], None]
     ) -> None:
-        """Describe the watch; it begins with the block.
+        """Configure the watchdog; it watches inside the block.
 
         Args:
-            seconds: without a sign of life, until the process counts as hung.
-            timer: of the phases.
-            stacks: file for the stacks of all threads.
-            on_hang: told what happened, just before the process ends with code 75.
+            seconds: without a sign of life, after which the process counts as hung.
+            activity: the signs of life.
+            stacks: the file that gets the stacks of all threads.
+            on_hang: gets a message, just before the process exits with code 75.
         """
         self._seconds = seconds
-        self._timer = timer
+        self._activity = activity
         self._stacks = stacks
         self._on_hang = on_hang
         self._interval = min(1.0, seconds / 4)
@@ -43,7 +53,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
-        self._timer.alive()
+        self._activity.alive()
         self._thread.start()
         return self
 
@@ -56,12 +66,12 @@ class Watchdog:
         while not self._ended.wait(self._interval):
             before, looked = looked, time.monotonic()
             if looked - before > self._interval + self._seconds / 2:
-                self._timer.alive()  # the whole process was suspended: it did not hang
-            elif looked - self._timer.seen_alive > self._seconds:
-                hard_exit(EXIT_RETRY, self._tell)
+                self._activity.alive()  # the whole process was suspended: it did not hang
+            elif looked - self._activity.seen_alive > self._seconds:
+                hard_exit(EXIT_RETRY, self._report)
 
-    def _tell(self) -> None:
-        """Say where it hangs: the run directory comes last, for that may be what hangs."""
+    def _report(self) -> None:
+        """Report where the process hangs: standard error first, the run directory may hang too."""
         stacks = _stacks()
         with suppress(OSError):
             sys.stderr.write(stacks)
@@ -71,13 +81,17 @@ class Watchdog:
         writing.join(1.0)
         self._on_hang(
             f"no step was completed for {self._seconds:g} s (cluster.hang_timeout_seconds), last "
-            f"in phase {self._timer.now}: the stacks are above, and in {self._stacks}"
+            f"in phase {self._activity.now}: the stacks are above, and in {self._stacks}"
         )
-        time.sleep(2 * self._interval)  # for the others to tell theirs, before they lose this one
+        # The other processes hang as well. Let them report before they lose this one.
+        time.sleep(2 * self._interval)
 
 
 def _stacks() -> str:
-    """Return the stacks of all threads; through memory, since writing them holds all threads up."""
+    """Return the stacks of all threads.
+
+    Through a file in memory: faulthandler stops all threads while it writes, and a pipe may block.
+    """
     with os.fdopen(os.memfd_create("stacks"), "w+b") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)

@@ -26,7 +26,7 @@ from trainer.job.errors import (
     TrainerError,
     first_line,
 )
-from trainer.job.exit import LAST_WORDS_SECONDS, hard_exit, hard_exit_later
+from trainer.job.exit import MESSAGE_SECONDS, hard_exit, hard_exit_later
 from trainer.job.files import write_json
 from trainer.job.signals import StopRequest
 from trainer.job.watchdog import Watchdog
@@ -58,7 +58,7 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
     topology = resolve(config.cluster, os.environ)
     alone = topology.num_processes == 1
     # For those that end together: the slowest may have to wait for an evaluation of the others.
-    limit = config.cluster.heartbeat_timeout_seconds + LAST_WORDS_SECONDS
+    limit = config.cluster.heartbeat_timeout_seconds + MESSAGE_SECONDS
     try:
         code = _run(config, experiment, record, stop, timer, topology)
     except TrainerError as error:
