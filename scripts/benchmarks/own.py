@@ -13,8 +13,7 @@ from jax.sharding import Mesh
 
 from trainer.config.compose import compose
 from trainer.config.schema import Config
-from trainer.data.dataset import Superbatch
-from trainer.data.mnist import Dataset, Split
+from trainer.data.dataset import Dataset, Split, Superbatch
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.train import build

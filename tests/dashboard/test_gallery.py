@@ -10,7 +10,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from trainer.dashboard import pictures
-from trainer.data.mnist import Dataset, Split
+from trainer.data.dataset import Dataset, Split
 from trainer.functional import linear
 from trainer.parallel.evaluation import Outcome
 from trainer.tasks import confusion

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.mnist import Split
+from trainer.data.dataset import Split
 from trainer.data.stream import Plan, Superbatches, iterate, permutation
 
 

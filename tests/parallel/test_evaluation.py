@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from trainer.data.mnist import Split
+from trainer.data.dataset import Split
 from trainer.models import mlp
 from trainer.parallel import evaluation
 from trainer.parallel import mesh as meshes

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from benchmarks import answer, hlo, scaling, scaling_document, scaling_tables
 from benchmarks.scaling_tables import COUNTS, GPUS, MLP, NETS
 
-from trainer.data.mnist import Split
+from trainer.data.dataset import Split
 from trainer.data.stream import Plan, Superbatches
 from trainer.parallel.mesh import AXIS, make_mesh
 from trainer.tasks.classification import Sums

@@ -11,7 +11,7 @@ from trainer.checkpoint.load_model import Trained, check_shape
 from trainer.commands.arguments import run_directory
 from trainer.config.schema import DataConfig
 from trainer.data import mnist
-from trainer.data.mnist import Split
+from trainer.data.dataset import Split
 from trainer.job.directory import expanded
 from trainer.job.errors import DataError
 from trainer.job.signals import StopRequest

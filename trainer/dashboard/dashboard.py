@@ -16,8 +16,7 @@ import numpy as np
 
 from trainer.checkpoint.background import Background
 from trainer.config.schema import Config
-from trainer.data.dataset import Superbatch
-from trainer.data.mnist import Dataset
+from trainer.data.dataset import Dataset, Superbatch
 from trainer.data.stream import Plan, Superbatches
 from trainer.models import mlp
 from trainer.parallel import memory, norms

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.mnist import Dataset
+from trainer.data.dataset import Dataset
 from trainer.models import mlp
 from trainer.parallel.evaluation import Outcome
 from trainer.tasks import pictures

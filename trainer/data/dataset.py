@@ -1,8 +1,30 @@
-"""What a dispatch consumes: K batches of examples, on the host or on the devices."""
+"""What is trained on: examples in memory, and the batches of them that one dispatch consumes."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Split(NamedTuple):
+    """Images and their labels, C-contiguous and read-only."""
+
+    images: Bytes  # (N, pixels), 0 to 255
+    labels: Bytes  # (N,), 0 to num_classes - 1
+
+
+class Dataset(NamedTuple):
+    """What to train on and what to test on."""
+
+    name: str
+    train: Split
+    test: Split
+    sha256: str  # of the concatenated hex SHA-256 of the four plain IDX files, in order of FILES
+    shape: tuple[int, int]  # rows and columns of an image
 
 
 class Superbatch(NamedTuple):

@@ -14,8 +14,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from trainer.data.dataset import Bytes
 from trainer.job.errors import DataError
 
 MAX_BYTES = 2 << 30  # of elements: what the header may claim before anything is unpacked
@@ -23,8 +23,6 @@ GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = 0x08
 KINDS = {1: "labels", 3: "images"}
 AGAIN = "copy or download the file again"
-
-Bytes = npt.NDArray[np.uint8]
 
 
 def read_images(path: Path) -> Bytes:

@@ -10,12 +10,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from trainer.data import idx, mnist_5k
+from trainer.data.dataset import Bytes, Dataset, Split
 from trainer.data.download import Progress, ShouldStop, fetch
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError
@@ -26,25 +23,6 @@ FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-
-Bytes = npt.NDArray[np.uint8]
-
-
-class Split(NamedTuple):
-    """Images and their labels, C-contiguous and read-only."""
-
-    images: Bytes  # (N, pixels), 0 to 255
-    labels: Bytes  # (N,), 0 to num_classes - 1
-
-
-class Dataset(NamedTuple):
-    """What to train on and what to test on."""
-
-    name: str
-    train: Split
-    test: Split
-    sha256: str  # of the concatenated hex SHA-256 of the four plain IDX files, in order of FILES
-    shape: tuple[int, int]  # rows and columns of an image
 
 
 class Missing(DataError):

@@ -17,8 +17,7 @@ import grain
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.dataset import Superbatch
-from trainer.data.mnist import Split
+from trainer.data.dataset import Split, Superbatch
 
 BLOCK_BYTES = 4 << 20  # of images; an element costs grain some 0.1 ms, whatever its size
 KEPT_BYTES = 256 << 20  # of freed memory, for the next blocks

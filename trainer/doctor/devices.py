@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from trainer.config.schema import Config
 from trainer.data import stream
-from trainer.data.mnist import Dataset
+from trainer.data.dataset import Dataset
 from trainer.distributed import collectives
 from trainer.distributed.topology import Topology
 from trainer.doctor.finding import OK, WARNING, Finding

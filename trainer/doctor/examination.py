@@ -14,7 +14,8 @@ from typing import NoReturn
 from jax.sharding import Mesh
 
 from trainer.config.schema import Config
-from trainer.data.mnist import Dataset, Missing
+from trainer.data.dataset import Dataset
+from trainer.data.mnist import Missing
 from trainer.distributed import collectives
 from trainer.distributed.heartbeat import Peers
 from trainer.distributed.topology import Topology, resolve

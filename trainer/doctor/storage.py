@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from trainer.data import mnist
-from trainer.data.mnist import Dataset
+from trainer.data.dataset import Dataset
 from trainer.distributed import collectives
 from trainer.distributed.collectives import Json
 from trainer.doctor.finding import FAILURE, OK, WARNING, Finding

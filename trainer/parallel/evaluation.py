@@ -12,8 +12,7 @@ import numpy.typing as npt
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from trainer.data.dataset import Superbatch
-from trainer.data.mnist import Split
+from trainer.data.dataset import Split, Superbatch
 from trainer.models import mlp
 from trainer.models.mlp import Weights
 from trainer.parallel import compiler

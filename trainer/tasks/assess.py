@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.mnist import Bytes
+from trainer.data.dataset import Bytes
 from trainer.tasks import confusion
 from trainer.tasks.classification import Objective, batch_losses
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.data.mnist import Dataset
+from trainer.data.dataset import Dataset
 from trainer.tracking.goodput import PhaseTimer
 
 Report = dict[str, Any]  # JSON; the keys of begin() and those named in the README

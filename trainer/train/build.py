@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from trainer.config.schema import Config, DataConfig
 from trainer.data import mnist
-from trainer.data.mnist import Dataset
+from trainer.data.dataset import Dataset
 from trainer.data.stream import Plan
 from trainer.functional import schedules
 from trainer.job.errors import ConfigError, DataError

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from trainer.config.fingerprint import fingerprint
 from trainer.dashboard.dashboard import Dashboard
 from trainer.data import stream
-from trainer.data.mnist import Dataset
+from trainer.data.dataset import Dataset
 from trainer.distributed import collectives
 from trainer.job.errors import DataError, Preempted
 from trainer.parallel.compiler import Program

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import answer
-from trainer.data.mnist import Split
+from trainer.data.dataset import Split
 from trainer.data.stream import Plan, Superbatches, iterate
 
 
