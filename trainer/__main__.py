@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _flush(message: str) -> None:
-    """Print an error message, if any, and flush; a stream that cannot be written changes no code."""
+    """Print an error message, if any, and flush; an unwritable stream changes no exit code."""
     for number, stream, text in ((1, sys.stdout, ""), (2, sys.stderr, message)):
         try:
             stream.write(text)
