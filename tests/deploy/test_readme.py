@@ -19,6 +19,7 @@ from trainer.data import idx
 from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 from trainer.submit import command as submit
+from trainer.submit import slurm
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -68,7 +69,7 @@ def test_a_command_is_right_as_written(command, monkeypatch, tmp_path, request):
         case ["sbatch", *options, script, experiment]:
             given = [f"--{o.partition('=')[0].strip('-')}={o.partition('=')[2]}" for o in options]
             assert submit.main(["slurm", *given, "--dry-run", experiment], StopRequest()) == 0
-            assert (ROOT / script).samefile(ROOT / submit.slurm_job.SCRIPT)
+            assert (ROOT / script).samefile(ROOT / slurm.SCRIPT)
         case ["kubectl", "apply", "-k", folder]:
             subprocess.run([BIN / "kubectl", "kustomize", folder], check=True, capture_output=True)
         case ["scripts/local", _, *_]:
@@ -138,7 +139,7 @@ def run(arguments, tmp_path, request):
                 draw(7).save(tmp_path / name)
             arguments = [str(request.getfixturevalue("smoke_run"))]
             arguments += [str(tmp_path / name) for name in rest]
-    assert import_module(f"trainer.commands.{command}").main(arguments, StopRequest()) == 0
+    assert import_module(COMMANDS[command]).main(arguments, StopRequest()) == 0
 
 
 def test_your_own_data_as_the_readme_writes_it(tmp_path):
