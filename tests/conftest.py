@@ -119,8 +119,11 @@ class Trainer:
             process.communicate()
 
 
-CACHE = Path(tempfile.mkdtemp(prefix="trainer-tests-"))  # compiled programs, shared by the tests
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+# Compiled programs, shared by all tests: pytest-xdist's workers inherit the variable.
+if "TRAINER_TESTS_CACHE" not in os.environ:
+    os.environ["TRAINER_TESTS_CACHE"] = tempfile.mkdtemp(prefix="trainer-tests-")
+    atexit.register(shutil.rmtree, os.environ["TRAINER_TESTS_CACHE"], ignore_errors=True)
+CACHE = Path(os.environ["TRAINER_TESTS_CACHE"])
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import IO, Any
 from trainer.job.errors import ConfigError, PeerLost, writing
 
 NAME = "run.lock"
-_TRIES = 5  # held() takes the lock as well, for an instant
+_TRIES = 5  # held() takes the lock too, for an instant
 _PAUSE_SECONDS = 0.02
 _WAIT_SECONDS = 0.2  # between looks at an earlier attempt
 _TURN_SECONDS = 60.0  # a turn takes less than one; a longer one is on a host that was cut off
