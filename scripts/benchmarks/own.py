@@ -1,10 +1,10 @@
-"""The trainer's own parts, put together as its loop does, for what is measured without the loop."""
+"""The trainer's own parts, put together as its loop does, to measure them without the loop."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,65 +23,63 @@ from trainer.train.feed import send, start
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 
+class Program(NamedTuple):
+    """A training step on one device, and what it needs."""
+
+    config: Config
+    mesh: Mesh
+    made: Recipe
+    state: step.TrainState  # before the first step
+    feed: step.Feed  # of one dispatch
+
+
 def configuration(*overrides: str) -> Config:
     """Return the options of `+experiment=mlp` with some of another value."""
     return compose(["+experiment=mlp", *overrides])[0].config
 
 
-def load_arrays(folder: str) -> Dataset:
-    """Return the data set that the worker `machine` has laid out, mapped into memory."""
-    arrays = [np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in NAMES]
-    return Dataset("arrays", Split(*arrays[:2]), Split(*arrays[2:]), "", (1, arrays[0].shape[1]))
+def program(arrays: str, batch_size: int, k: int, overrides: list[str]) -> Program:
+    """Set the trainer's step up, with the data of one dispatch on the device.
 
-
-def empty_dataset() -> Dataset:
-    """Return a data set of MNIST's shape for what is compiled and never run."""
-    zero = np.uint8(0)
-    split = Split(np.broadcast_to(zero, (60_000, 784)), np.broadcast_to(zero, 60_000))
-    return Dataset("empty", split, split, "", (1, 784))
-
-
-def make(config: Config, dataset: Dataset, devices: int | None) -> tuple[Mesh, Recipe]:
-    """Return the mesh and the programs that the trainer would use."""
-    mesh = meshes.make_mesh(devices)
-    return mesh, build.make(config, dataset, mesh)
-
-
-def first_state(made: Recipe, mesh: Mesh) -> step.TrainState:
-    """Return the state before the first step, on the devices."""
-    return step.init_state(made.init_weights, jax.random.key(0), mesh)
-
-
-def first_batches(dataset: Dataset, k: int, batch_size: int) -> Superbatch:
-    """Return K full batches in file order, from the start again where the set is too small."""
-    index = np.arange(k * batch_size).reshape(k, batch_size) % len(dataset.train.labels)
-    images, labels = dataset.train.images[index], dataset.train.labels[index]
-    return Superbatch(images, labels, np.ones(index.shape, np.uint8))
-
-
-def feed(mesh: Mesh, batch: Superbatch) -> step.Feed:
-    """Copy what a dispatch consumes to the devices, at a constant rate, and wait for it."""
-    k = len(batch.labels)
+    Args:
+        arrays: the folder that the worker `machine` has written the data set to.
+        batch_size: of a step.
+        k: steps a dispatch.
+        overrides: options of another value.
+    """
+    config = configuration(
+        *overrides, f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
+    )
+    files = [np.load(Path(arrays) / f"{name}.npy", mmap_mode="r") for name in NAMES]
+    train, test = Split(*files[:2]), Split(*files[2:])
+    dataset = Dataset("arrays", train, test, "", (1, train.images.shape[1]))
+    mesh = meshes.make_mesh(1)
+    made = build.make(config, dataset, mesh)
+    # K full batches in file order, from the start again where the set is too small.
+    index = np.arange(k * batch_size).reshape(k, batch_size) % len(train.labels)
+    batch = Superbatch(train.images[index], train.labels[index], np.ones(index.shape, np.uint8))
     lrs = np.full(k, 0.01, np.float32)
-    return jax.block_until_ready(start(mesh, send(mesh, lambda _: lrs, batch, 0), False))
+    feed = jax.block_until_ready(start(mesh, send(mesh, lambda _: lrs, batch, 0), False))
+    state = step.init_state(made.init_weights, jax.random.key(0), mesh)
+    return Program(config, mesh, made, state, feed)
 
 
 def seconds_per_step(
-    program: step.TrainStep, state: step.TrainState, feeds: step.Feed, dispatches: int
+    train_step: step.TrainStep, state: step.TrainState, feed: step.Feed, dispatches: int
 ) -> npt.NDArray[np.float64]:
     """Run dispatches, each started while the one before is running, as the loop does.
 
     Args:
-        program: the training step.
+        train_step: compiled, or jitted.
         state: before the first step; it is donated.
-        feeds: of K steps from the first one on; all dispatches take the same batches.
+        feed: of K steps from the first one on; all dispatches take the same batches.
         dispatches: that are timed, after one that is not.
 
     Returns the seconds of a step in each of them.
     """
-    k = len(feeds.lrs)
+    k = len(feed.lrs)
     numbers = [
-        jax.device_put(np.arange(i * k, (i + 1) * k, dtype=np.int32), feeds.steps.sharding)
+        jax.device_put(np.arange(i * k, (i + 1) * k, dtype=np.int32), feed.steps.sharding)
         for i in range(dispatches + 1)
     ]
     ends: list[float] = []
@@ -92,32 +90,38 @@ def seconds_per_step(
 
     pending: step.Reduced | None = None
     for steps in numbers:
-        state, reduced = program(state, feeds._replace(steps=steps))
+        state, reduced = train_step(state, feed._replace(steps=steps))
         if pending is not None:
             end(pending)
         pending = reduced
     end(reduced)
-    assert int(state.step) == k * (dispatches + 1)  # the guard would have stood still otherwise
+    assert int(state.step) == k * (dispatches + 1)  # the guard for non-finite steps skipped none
     return np.diff(ends) / k
 
 
-def shapes(made: Recipe, mesh: Mesh, k: int, batch_size: int, pixels: int) -> tuple[Any, Any]:
-    """Return the shapes of a state and of a dispatch's feed, for compiling ahead of time."""
+def abstract(devices: int, batch_size: int, overrides: list[str]) -> tuple[Recipe, Any, Any]:
+    """Return the programs for some devices, and the shapes of a state and a feed of two steps.
 
-    def described(tree: Any, sharding: Any) -> Any:
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-        )
-
-    def array(dtype: Any, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    state = jax.eval_shape(lambda key: step.new_state(made.init_weights, key), jax.random.key(0))
-    size = (k, batch_size)
-    batch = Superbatch(
-        array(np.uint8, *size, pixels), array(np.uint8, *size), array(np.uint8, *size)
+    For MNIST's shape; to compile ahead of time what is never run.
+    """
+    k, pixels = 2, 784
+    config = configuration(
+        *overrides, f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
     )
+    zero = np.uint8(0)
+    split = Split(np.broadcast_to(zero, (60_000, pixels)), np.broadcast_to(zero, 60_000))
+    mesh = meshes.make_mesh(devices)
+    made = build.make(config, Dataset("empty", split, split, "", (1, pixels)), mesh)
     rows, whole = meshes.batched(mesh), meshes.replicated(mesh)
-    batch, stop = described((batch, array(np.uint8, k, mesh.size)), rows)
-    lrs, numbers = described((array(np.float32, k), array(np.int32, k)), whole)
-    return described(state, whole), step.Feed(batch, stop, lrs, numbers)
+
+    def shape(dtype: Any, *dims: int, sharding: Any = rows) -> Any:
+        return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
+
+    state = jax.tree.map(
+        lambda x: shape(x.dtype, *x.shape, sharding=whole),
+        jax.eval_shape(lambda key: step.new_state(made.init_weights, key), jax.random.key(0)),
+    )
+    images, labels = shape(np.uint8, k, batch_size, pixels), shape(np.uint8, k, batch_size)
+    lrs, steps = shape(np.float32, k, sharding=whole), shape(np.int32, k, sharding=whole)
+    stop = shape(np.uint8, k, devices)
+    return made, state, step.Feed(Superbatch(images, labels, labels), stop, lrs, steps)

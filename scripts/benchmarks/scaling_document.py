@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import scaling, scaling_tables
-from benchmarks.report import figure
+from benchmarks.figures import figure
 from benchmarks.scaling_tables import COUNTS, GPUS, MLP, NETS, RESIDENT, Table
 
 ROOT = Path(__file__).resolve().parents[2]

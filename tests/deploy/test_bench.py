@@ -91,13 +91,11 @@ def test_a_rival_that_is_not_installed_is_left_out_with_the_remedy():
 
 
 BLOCKED = """
-import sys, types
+import runpy, sys, types
 sys.modules["numpy"] = types.ModuleType("numpy")  # comes with torch
-from benchmarks import answer
-from benchmarks.workers import torch_loop
-sys.argv = ["", '{"arrays": "", "variant": "sliced", "sizes": [], "batch_size": 1,'
-            '"warmup_steps": 1, "steps": 1, "mean": 0, "std": 1, "precision": "float32"}']
-answer.serve(torch_loop.measure)
+sys.modules["numpy.typing"] = types.ModuleType("numpy.typing")
+sys.argv = ["", "torch_loop.measure", '{"variant": "sliced"}']
+runpy.run_module("benchmarks.workers", run_name="__main__")
 """
 
 

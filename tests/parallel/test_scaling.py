@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from benchmarks import answer, hlo, scaling, scaling_document, scaling_tables
+from benchmarks import hlo, scaling, scaling_document, scaling_tables, workers
 from benchmarks.scaling_tables import COUNTS, GPUS, MLP, NETS
 
 from trainer.data.dataset import Split
@@ -35,7 +35,13 @@ METRICS = len(Sums._fields) + 2  # the bound on the gradients, and the votes to 
 def test_the_real_step_has_one_all_reduce_on_any_number_of_devices():
     counts = [2, 4, 8, 512]
     process = subprocess.run(
-        [sys.executable, "-m", "benchmarks.workers.collectives", json.dumps({"devices": counts})],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.workers",
+            "program.traffic",
+            json.dumps({"devices": counts}),
+        ],
         env={
             **os.environ,
             "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}",
@@ -45,11 +51,11 @@ def test_the_real_step_has_one_all_reduce_on_any_number_of_devices():
         text=True,
         timeout=300,
     )
-    found = answer.find(process.stdout)
-    assert found, process.stderr[-2000:]
+    answer = workers.find_answer(process.stdout)
+    assert answer, process.stderr[-2000:]
     assert WEIGHTS == 669_706 == MLP.weights
     for count in counts:
-        step = found["counts"][str(count)]
+        step = answer["counts"][str(count)]
         assert step["collectives"] == {"all-reduce": 1}, count
         assert step["weights"] == WEIGHTS
         assert step["bytes"] == (WEIGHTS + METRICS) * 4 == MLP.message

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.bench import Bench, Result
-from benchmarks.lines import Line, Section, line
+from benchmarks.bench import Bench
+from benchmarks.figures import Line, Result, Section, line, pairs
 from benchmarks.scaling import Net
 from benchmarks.sections import rivals
 
@@ -15,17 +15,17 @@ PROFILED = "profiled, no evaluation"
 
 
 def measure(bench: Bench) -> Section:
-    """Compare the loop's own account, and runs with and without, in turn."""
-    # As many as the experiment has: the last save is waited for.
+    """Compare the loop's own timers, and runs with and without, in turn."""
+    # As many as the experiment has: the loop waits for the last save.
     epochs = (2 if bench.quick else 10) * bench.times
-    # The same K in all, which `auto` would choose anew each time.
+    # The same K in all, which `auto` would choose again each time.
     run = partial(rivals.train, bench, epochs, f"train.steps_per_dispatch={rivals.OWN_K}")
-    found = bench.interleave(
+    results = bench.interleave(
         {
             ALL: run,
             NO_LOG: partial(run, "train.log_every_steps=1000000"),
             NO_SAVE: partial(run, "checkpoint.every_epochs=null"),
-            PROFILED: partial(_profiled, bench) if bench.on_cpu else _not_on_a_gpu,
+            PROFILED: partial(_profiled, bench),
             rivals.PROGRAM: rivals.program(bench),
         }
     )
@@ -33,34 +33,28 @@ def measure(bench: Bench) -> Section:
     ideal = 2 * counts["test_examples"] * net.products / net.flops(counts["train_examples"])
 
     def share(phase: str, name: str, includes: str) -> Line:
-        results = [
-            r
-            if "left_out" in r
-            else {"share": r["summary"]["seconds"][phase] / r["summary"]["train_seconds"]}
-            for r in found[ALL]
-        ]
-        return line(name, includes, "% of training", results, "share", scale=100)
+        def value(result: Result) -> float:
+            return result["summary"]["seconds"][phase] / result["summary"]["train_seconds"]
+
+        return line(name, includes, "% of training", results[ALL], value, scale=100)
 
     def difference(other: str, name: str) -> Line:
-        both = zip(found[ALL], found[other], strict=False)
         values = [
             100 * (a["everything_seconds"] / b["everything_seconds"] - 1)
-            for a, b in both
-            if "left_out" not in a and "left_out" not in b
+            for a, b in pairs(results[ALL], results[other])
         ]
         return Line(name, "wall clock with and without, in turn: noisy", "% of an epoch", values)
 
     rest = [
         100 * (1 - p["seconds_per_step"] * r["summary"]["steps"] / r["summary"]["train_seconds"])
-        for r, p in zip(found[ALL], found[rivals.PROGRAM], strict=False)
-        if "left_out" not in r and "left_out" not in p
+        for r, p in pairs(results[ALL], results[rivals.PROGRAM])
     ]
     lines = [
-        share("save", "saving every epoch", "seconds that the loop was held up, by its account"),
+        share("save", "saving every epoch", "seconds that the loop waited, by its timers"),
         difference(NO_SAVE, "saving every epoch, by difference"),
         share("evaluate", "evaluating every epoch", f"its own arithmetic is {ideal:.1%}"),
         difference(NO_LOG, "logging every 100 steps, by difference"),
-        share("data_wait", "waiting for data", "seconds that the loop waited, by its account"),
+        share("data_wait", "waiting for data", "seconds that the loop waited, by its timers"),
         Line(
             "not the program",
             "1 - (steps x the program alone) / training time: waiting, saving "
@@ -73,20 +67,18 @@ def measure(bench: Bench) -> Section:
             "by a profile of as many steps as an epoch has, a save and the end of an epoch among "
             "them, no evaluation",
             "% of that time",
-            found[PROFILED],
+            results[PROFILED],
             "share",
             scale=100,
         ),
     ]
-    return Section(TITLE, lines, [], {"evaluation_arithmetic": ideal})
-
-
-def _not_on_a_gpu() -> Result:
-    return {"left_out": "a profile holds a GPU up after every turn of a loop in a CUDA graph"}
+    return Section(TITLE, lines, (), {"evaluation_arithmetic": ideal})
 
 
 def _profiled(bench: Bench) -> Result:
     """Train two epochs and profile from the middle of the first to that of the second."""
+    if not bench.on_cpu:
+        return {"left_out": "a profile holds a GPU up after every turn of a loop in a CUDA graph"}
     middle = rivals.steps_per_epoch(bench, 64) // rivals.OWN_K // 2 * rivals.OWN_K
     last = middle + rivals.steps_per_epoch(bench, 64)
     return bench.train(
@@ -94,5 +86,5 @@ def _profiled(bench: Bench) -> Result:
         "train.eval_every_epochs=2",
         f"train.steps_per_dispatch={rivals.OWN_K}",
         f"train.profile_steps=[{middle + 1},{last}]",
-        read=lambda directory: bench.worker("idle", directory=str(directory)),
+        read=lambda directory: bench.worker("idle.measure", directory=str(directory)),
     )

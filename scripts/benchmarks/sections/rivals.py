@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from benchmarks.bench import Bench, Result
-from benchmarks.lines import Line, Section, line, ratios
+from benchmarks.bench import Bench
+from benchmarks.figures import Line, Result, Section, line, ratios
 from benchmarks.scaling import Net
 
 TITLE = "Training speed at batch 64"
@@ -29,24 +29,24 @@ INCLUDES = {
 
 
 def jobs(bench: Bench, batch_size: int) -> dict[str, Any]:
-    """Return what trains, as jobs for interleave: the rivals."""
-    steps = 200 if bench.quick else steps_per_epoch(bench, batch_size)
+    """Return the rivals' training, as jobs for interleave."""
     timed = {
         "sizes": bench.machine["sizes"],
         "arrays": bench.arrays,
         "batch_size": batch_size,
         "warmup_steps": 50,
-        "steps": steps,
+        "steps": 200 if bench.quick else steps_per_epoch(bench, batch_size),
         "mean": bench.machine["pixel_mean"],
         "std": bench.machine["pixel_std"],
         "precision": bench.machine["precision"],
     }
+    torch = partial(bench.worker, "torch_loop.measure", **timed)
     return {
-        LOADER: partial(bench.worker, "torch_loop", variant="loader", **timed),
-        SLICED: partial(bench.worker, "torch_loop", variant="sliced", **timed),
-        COMPILED: partial(bench.worker, "torch_loop", variant="compiled", **timed),
-        NOTEBOOK: partial(bench.worker, "notebook_loop", **timed),
-        FLAX: partial(bench.worker, "flax_loop", **timed),
+        LOADER: partial(torch, variant="loader"),
+        SLICED: partial(torch, variant="sliced"),
+        COMPILED: partial(torch, variant="compiled"),
+        NOTEBOOK: partial(bench.worker, "notebook_loop.measure", **timed),
+        FLAX: partial(bench.worker, "flax_loop.measure", **timed),
     }
 
 
@@ -55,8 +55,8 @@ def steps_per_epoch(bench: Bench, batch_size: int) -> int:
     return -(-bench.machine["dataset"]["train_examples"] // batch_size)
 
 
-def program(bench: Bench, worker: str = "own_step") -> partial[Result]:
-    """Return the job that times the program without its loop; `worker` takes what own_step does."""
+def program(bench: Bench, worker: str = "program.speed") -> partial[Result]:
+    """Return the job that times the program without its loop; `worker` takes the same arguments."""
     return partial(
         bench.worker,
         worker,
@@ -71,11 +71,10 @@ def program(bench: Bench, worker: str = "own_step") -> partial[Result]:
 def train(bench: Bench, epochs: int, *overrides: str) -> Result:
     """Run the trainer; add epoch_seconds, of training, and everything_seconds, of wall clock."""
     result = bench.train(f"train.epochs={epochs}", *overrides)
-    summary = result["summary"]
     ends = [point["time"] for point in result["points"] if point["split"] == "eval"]
     return {
         **result,
-        "epoch_seconds": summary["train_seconds"] / epochs,
+        "epoch_seconds": result["summary"]["train_seconds"] / epochs,
         "everything_seconds": (ends[-1] - ends[0]) / max(1, len(ends) - 1),
     }
 
@@ -84,88 +83,67 @@ def measure(bench: Bench) -> Section:
     """Measure, and compare round by round."""
     epochs = (2 if bench.quick else 4) * bench.times
     steps = steps_per_epoch(bench, BATCH_SIZE)
-    sizes = bench.machine["sizes"]
-    found = bench.interleave(
+    sizes, precision = bench.machine["sizes"], bench.machine["precision"]
+    roofs = {"batch_size": BATCH_SIZE, "sizes": sizes, "precision": precision}
+    results = bench.interleave(
         {
             TRAINER: lambda: train(bench, epochs),
             **jobs(bench, BATCH_SIZE),
             PROGRAM: program(bench),
-            ROOFS: partial(
-                bench.worker,
-                "roofs",
-                batch_size=BATCH_SIZE,
-                sizes=sizes,
-                precision=bench.machine["precision"],
-            ),
+            ROOFS: partial(bench.worker, "roofs.measure", **roofs),
         }
     )
-    unit = "s an epoch"
-    trainer = line(
-        TRAINER,
-        "training time: stream, shuffling, metrics, TensorBoard, guard, a checkpoint every epoch",
-        unit,
-        found[TRAINER],
-        "epoch_seconds",
-    )
+
+    def seconds(name: str, includes: str, of: str, value: str, scale: float = 1.0) -> Line:
+        return line(name, includes, "s an epoch", results[of], value, scale)
+
+    def roof(name: str, includes: str, unit: str, value: str) -> Line:
+        return line(name, includes, unit, results[ROOFS], value, scale=1e-9)
+
+    everything = "stream, shuffling, metrics, TensorBoard, guard, a checkpoint every epoch"
+    trainer = seconds(TRAINER, f"training time: {everything}", TRAINER, "epoch_seconds")
     rivals = [
-        line(name, includes, unit, found[name], "seconds_per_step", scale=steps)
+        seconds(name, includes, name, "seconds_per_step", steps)
         for name, includes in INCLUDES.items()
     ]
     operations = Net(tuple(sizes)).flops(BATCH_SIZE)
-    peak = line(
-        f"{bench.machine['precision']} matrix product 2048 x 2048",
+    peak = roof(
+        f"{precision} matrix product 2048 x 2048",
         "jax, the same process as the three below",
         "GFLOP/s",
-        found[ROOFS],
         "matrix_flops",
-        scale=1e-9,
     )
     reached = Line(
         "the trainer's matrix products",
         f"{operations / 1e6:.0f} MFLOP a step by training time",
         "GFLOP/s",
-        [operations * steps / seconds / 1e9 for seconds in trainer.values],
+        [operations * steps / value / 1e9 for value in trainer.values],
     )
     lines = [
         trainer,
-        line(
+        seconds(
             "the same, wall clock",
-            "all of that and an evaluation every epoch; from the end of "
-            "the first epoch to the end of the last",
-            unit,
-            found[TRAINER],
+            "all of that and an evaluation every epoch; from the end of the first epoch to the end "
+            "of the last",
+            TRAINER,
             "everything_seconds",
         ),
         *rivals,
-        line(
+        seconds(
             "the step's matrix products alone",
             "each of the eight in a program of its own, added",
-            unit,
-            found[ROOFS],
+            ROOFS,
             "products_seconds",
-            scale=steps,
+            steps,
         ),
         peak,
-        line(
-            "the step's matrix products",
-            "the rate of the eight",
-            "GFLOP/s",
-            found[ROOFS],
-            "products_flops",
-            scale=1e-9,
-        ),
+        roof("the step's matrix products", "the rate of the eight", "GFLOP/s", "products_flops"),
         reached,
-        line(
-            "memory bandwidth",
-            "x + y / 2 over 256 MiB each, by jax",
-            "GB/s",
-            found[ROOFS],
-            "bytes_per_second",
-            scale=1e-9,
-        ),
+        roof("memory bandwidth", "x + y / 2 over 256 MiB each, by jax", "GB/s", "bytes_per_second"),
         *(ratios(f"{rival.name} : trainer", rival, trainer) for rival in rivals),
         ratios("the trainer's rate : matrix product", reached, peak),
     ]
-    facts = {"batch_size": BATCH_SIZE, "flops": operations, "roofs": found[ROOFS]}
-    facts["program"] = found[PROGRAM]
-    return Section(TITLE, lines, [], facts)
+    facts = {"batch_size": BATCH_SIZE, "flops": operations}
+    return Section(
+        TITLE, lines, (), {**facts, "roofs": results[ROOFS], "program": results[PROGRAM]}
+    )

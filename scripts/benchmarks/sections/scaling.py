@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import scaling, scaling_tables
-from benchmarks.bench import Bench, Result
-from benchmarks.lines import Line, Section, line
+from benchmarks.bench import Bench
+from benchmarks.figures import Line, Result, Section, line
 from trainer.data import idx
 from trainer.data.mnist import FILES
 from trainer.selftest.children import Layout
@@ -35,49 +35,35 @@ def measure(bench: Bench) -> Section:
         total = layout.processes * layout.devices
         for size in dict.fromkeys((BATCH_SIZE, BATCH_SIZE * total)):
             jobs[name_of(layout, size)] = partial(run, bench, folder, layout, size)
-    found = bench.interleave(jobs, bench.fewer_rounds)
+    includes = "waiting for data and stepping, by the run's timers"
     lines = [
-        line(
-            name,
-            "waiting for data and stepping, by the run's account",
-            "ms a step",
-            results,
-            "step_seconds",
-            scale=1e3,
-        )
-        for name, results in found.items()
+        line(name, includes, "ms a step", results, "step_seconds", scale=1e3)
+        for name, results in bench.interleave(jobs, bench.fewer_rounds).items()
     ]
     flags = Layout(1, max(COMPILED))
-    sent = bench.interleave(
-        {"compiled": partial(bench.worker, "collectives", layout=flags, devices=COMPILED)}, 1
-    )["compiled"]
+    compile_all = partial(bench.worker, "program.traffic", layout=flags, devices=COMPILED)
+    sent = bench.once(compile_all, "compiled")
     for n in COMPILED:
-        path = ("counts", str(n))
         includes = f"compiled for {n} simulated devices, not run"
-        totals = [
-            r if "left_out" in r else {"all": sum(r["counts"][str(n)]["collectives"].values())}
-            for r in sent
-        ]
-        lines += [
-            line(f"collectives a step, {n} devices", includes, "", totals, "all"),
-            line(f"bytes a step, {n} devices", includes, "", sent, *path, "bytes"),
-        ]
-    facts: dict[str, Any] = {"compiled": sent[0].get("counts")}
+        for what, value in (
+            ("collectives", lambda r, n=n: sum(r["counts"][str(n)]["collectives"].values())),
+            ("bytes", lambda r, n=n: r["counts"][str(n)]["bytes"]),
+        ):
+            lines.append(line(f"{what} a step, {n} devices", includes, "", [sent], value))
+    facts: dict[str, Any] = {"compiled": sent.get("counts")}
     if not bench.on_cpu and bench.machine["device_count"] > 1:
         sizes = [1, scaling_tables.MLP.message // scaling.FLOAT]
-        job = partial(bench.worker, "allreduce", sizes=sizes, repeats=50)
-        facts["all_reduce_of_all_devices"] = bench.interleave({"all-reduce": job}, 1)["all-reduce"]
-    if bench.on_cpu and sent[0].get("counts"):
-        arrays = sent[0]["counts"]["2"]["arrays"]
-        found_constants = constants(bench, sum(arrays))
-        if found_constants:
-            facts |= found_constants
-            lines += predictions(bench, facts, [la for la in layouts if la.processes > 1])
-    return Section(TITLE, lines, [], facts)
+        job = partial(bench.worker, "allreduce.measure", sizes=sizes, repeats=50)
+        facts["all_reduce_of_all_devices"] = [bench.once(job, "all-reduce")]
+    if bench.on_cpu and sent.get("counts"):
+        facts |= constants(bench, sum(sent["counts"]["2"]["arrays"]))
+        if "latency" in facts:
+            lines += predictions(bench, facts, [one for one in layouts if one.processes > 1])
+    return Section(TITLE, lines, (), facts)
 
 
 def name_of(layout: Layout, batch_size: int) -> str:
-    """Return what a layout's line is called."""
+    """Return the name of a layout's line."""
     if layout.processes > 1:
         return f"{layout.processes} processes, batch {batch_size}"
     return f"{layout.devices} device{'s' * (layout.devices > 1)}, batch {batch_size}"
@@ -100,52 +86,43 @@ def run(bench: Bench, folder: Path, layout: Layout, batch_size: int) -> Result:
     return {**result, "step_seconds": waited / summary["steps"]}
 
 
-def constants(bench: Bench, floats: int) -> dict[str, Any]:
+def constants(bench: Bench, floats: int) -> Result:
     """Measure what the model needs: a process's step on its share of the cores, and messages.
 
     Returns nothing where two processes cannot add up arrays here.
     """
-    sizes = [BATCH_SIZE // p for p in (1, 2, 4)]
     steps = {"arrays": bench.arrays, "k": 16, "dispatches": 8, "overrides": bench.overrides}
-    one_core = bench.interleave(
-        {
-            str(size): partial(
-                bench.worker, "own_step", only_cores=bench.cores[:1], batch_size=size, **steps
-            )
-            for size in sizes
-        },
-        1,
-    )
+    core = partial(bench.worker, "program.speed", only_cores=bench.cores[:1], **steps)
+    one_core = {
+        str(size): bench.once(partial(core, batch_size=size), str(size))
+        for size in (BATCH_SIZE, BATCH_SIZE // 2, BATCH_SIZE // 4)
+    }
     messages = [SHORT, 30_000, floats]
-    sums = bench.interleave(
-        {
-            str(p): partial(
-                bench.worker, "allreduce", layout=Layout(p, 1), sizes=messages, repeats=10
-            )
-            for p in ((2,) if bench.quick else (2, 4))
-        },
-        1,
-    )
-    found = {p: results[0]["seconds"] for p, results in sums.items() if "seconds" in results[0]}
-    if "2" not in found:
+    reduce = partial(bench.worker, "allreduce.measure", sizes=messages, repeats=10)
+    sums = {
+        str(p): bench.once(partial(reduce, layout=Layout(p, 1)), str(p))
+        for p in ((2,) if bench.quick else (2, 4))
+    }
+    seconds = {p: result["seconds"] for p, result in sums.items() if "seconds" in result}
+    if "2" not in seconds:
         return {}
-    short, long = found["2"][0], found["2"][-1]
+    short, long = seconds["2"][0], seconds["2"][-1]
     return {
-        "one_core": {size: results[0] for size, results in one_core.items()},
+        "one_core": one_core,
         "messages": messages,
-        "all_reduce_seconds": found,
+        "all_reduce_seconds": seconds,
         # By the model's own formula of a ring, solved for its constants at p = 2.
         "latency": short / 2,
         "bandwidth": (floats - SHORT) * scaling.FLOAT / max(long - short, 1e-9),
     }
 
 
-def predictions(bench: Bench, facts: dict[str, Any], layouts: list[Layout]) -> list[Line]:
+def predictions(bench: Bench, facts: Result, layouts: list[Layout]) -> list[Line]:
     """Predict the steps of several processes on this machine's cores."""
     link = scaling.Link(facts["latency"], facts["bandwidth"])
-    found = []
-    for layout in layouts:
-        p = layout.processes
+    message = facts["messages"][-1] * scaling.FLOAT
+    lines = []
+    for p in (layout.processes for layout in layouts):
         turns = max(1.0, p / len(bench.cores))  # processes that share a core take turns
         for size in (BATCH_SIZE, BATCH_SIZE * p):
             alone = facts["one_core"].get(str(size // p), {})
@@ -154,17 +131,11 @@ def predictions(bench: Bench, facts: dict[str, Any], layouts: list[Layout]) -> l
             slowest = scaling.straggle(alone["jitter_seconds"], p)
             computing = alone["seconds_per_step"] * turns + slowest
             for way, formula in (("ring", scaling.ring), ("tree", scaling.tree)):
-                message = facts["messages"][-1] * scaling.FLOAT
                 reducing = formula(message, p, link) * turns
-                found.append(
-                    Line(
-                        f"predicted ({way}): {name_of(layout, size)}",
-                        f"{computing * 1e3:.1f} computing, {reducing * 1e3:.1f} all-reduce",
-                        "ms a step",
-                        [1e3 * (computing + reducing)],
-                    )
-                )
-    return found
+                name = f"predicted ({way}): {name_of(Layout(p, 1), size)}"
+                parts = f"{computing * 1e3:.1f} computing, {reducing * 1e3:.1f} all-reduce"
+                lines.append(Line(name, parts, "ms a step", [1e3 * (computing + reducing)]))
+    return lines
 
 
 def write_idx(bench: Bench) -> Path:

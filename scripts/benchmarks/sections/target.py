@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.bench import Bench, Result
-from benchmarks.lines import Section, line
+from benchmarks.bench import Bench
+from benchmarks.figures import Result, Section, line
 
 TITLE = "From the command to an accuracy, warm compilation cache, batch 64"
 # The schedule ends with the epochs, so each target has the number of epochs that suits it.
@@ -19,26 +19,24 @@ def measure(bench: Bench) -> Section:
     def reach(target: float, epochs: int) -> Result:
         seed = next(seeds[target])
         result = bench.train(f"train.epochs={epochs}", f"run.seed={seed}")
-        evaluations = [p for p in result["points"] if p["split"] == "eval"]
-        reached = [p["time"] for p in evaluations if p["accuracy"] >= target]
+        evaluations = [point for point in result["points"] if point["split"] == "eval"]
+        reached = [point["time"] for point in evaluations if point["accuracy"] >= target]
         if not reached:
-            best = max(p["accuracy"] for p in evaluations)
+            best = max(point["accuracy"] for point in evaluations)
             return {"missed": f"seed {seed}: {best:.2%}"}
         return {"seconds": reached[0] - result["began"]}
 
     targets = {0.98: TARGETS[0.98]} if bench.quick else TARGETS
     bench.warm_up()
-    found = bench.interleave(
-        {f"{t:.1%}": partial(reach, t, epochs) for t, epochs in targets.items()}
-    )
+    results = bench.interleave({f"{t:.1%}": partial(reach, t, n) for t, n in targets.items()})
     lines, remarks = [], []
-    for (target, epochs), (name, results) in zip(targets.items(), found.items(), strict=True):
-        missed = [result["missed"] for result in results if "missed" in result]
-        reached = [result for result in results if "missed" not in result]
+    for epochs, (name, rounds) in zip(targets.values(), results.items(), strict=True):
+        missed = [result["missed"] for result in rounds if "missed" in result]
+        reached = [result for result in rounds if "missed" not in result]
         includes = f"everything; train.epochs={epochs}, another seed each round"
-        one = line(f"command to {target:.1%}", includes, "s", reached, "seconds")
+        one = line(f"command to {name}", includes, "s", reached, "seconds")
         if missed:
             remarks.append(f"{name} was not reached in {epochs} epochs with {', '.join(missed)}.")
             one = one if one.values else one._replace(left_out="not reached")
         lines.append(one)
-    return Section(TITLE, lines, remarks, {})
+    return Section(TITLE, lines, remarks)

@@ -1,6 +1,6 @@
 """How long the processes of a run take to add up arrays: the constants of the model of scaling.
 
-Started in several processes at once, which find each other as those of the trainer do.
+Started in several processes at once, which connect to each other as those of the trainer do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from benchmarks import answer, own
+from benchmarks import own
 from trainer.distributed import collectives
 from trainer.distributed.topology import resolve
 from trainer.job.signals import StopRequest
@@ -52,7 +52,3 @@ def measure(sizes: list[int], repeats: int) -> dict[str, Any]:
             times.append((time.perf_counter() - began) / repeats)
         seconds.append(float(np.median(times)))
     return {"seconds": seconds}
-
-
-if __name__ == "__main__":
-    answer.serve(measure)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import answer
 from trainer.data.dataset import Split
 from trainer.data.stream import Plan, Superbatches, iterate
 
@@ -24,7 +23,7 @@ def measure(
         labels: a .npy file of uint8 (N,).
         batch_size: of a step, over all processes.
         k: steps a dispatch.
-        steps: to read; epochs go on into each other, each with a new order.
+        steps: to read, across epochs, each with a new order.
         processes: that share the rows of a batch.
         cores: of the processor; every process is bound to one of them.
     """
@@ -32,26 +31,20 @@ def measure(
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cores[process % len(cores)]})
     split = Split(np.load(Path(images), mmap_mode="r"), np.load(Path(labels)))
-    per_epoch = -(-len(split.labels) // batch_size)
     rows = batch_size // processes
     source = Superbatches(
         split,
-        plan=Plan(per_epoch, k, steps),
+        plan=Plan(-(-len(split.labels) // batch_size), k, steps),
         global_batch_size=batch_size,
         rows=slice(process * rows, (process + 1) * rows),
         seed=0,
         first_step=0,
     )
-    examples = size = 0
+    examples = read = 0
     began = time.perf_counter()
     for batch in iterate(source):
         examples += int(batch.mask.sum())
-        size += len(batch.labels)
-        if size >= steps:
+        read += len(batch.labels)
+        if read >= steps:
             break
-    seconds = time.perf_counter() - began
-    return {"images_per_second": examples / seconds}
-
-
-if __name__ == "__main__":
-    answer.serve(measure)
+    return {"images_per_second": examples / (time.perf_counter() - began)}

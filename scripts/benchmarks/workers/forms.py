@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import answer, own
+from benchmarks import own
 from trainer.parallel import compiler, step
 
 AS_IT_IS = "as it is"
@@ -25,7 +25,7 @@ class Variant(NamedTuple):
 
 
 def variants(platform: str) -> dict[str, Variant]:
-    """Return the program as the trainer compiles it, and what differs from it in one thing."""
+    """Return the program as the trainer compiles it, and others that differ in one thing."""
     usual = Variant(
         compiler.form(platform, 1, None), compiler.options(platform, deterministic=True)
     )
@@ -35,70 +35,58 @@ def variants(platform: str) -> dict[str, Variant]:
     def form(**changes: Any) -> Variant:
         return usual._replace(form=usual.form._replace(**changes))
 
-    def option(value: str, name: str) -> Variant:
+    def option(name: str, value: str) -> Variant:
         return usual._replace(options=usual.options | {f"xla_gpu_{name}": value})
 
-    found = {
+    fast = usual._replace(options=compiler.options(platform, deterministic=False))
+    return {
         AS_IT_IS: usual,
-        "kernels one by one": option("SERIALIZE", "command_buffer_scheduling_mode"),
-        "no CUDA graph": option("", "enable_command_buffer"),
+        "kernels one by one": option("command_buffer_scheduling_mode", "SERIALIZE"),
+        "no CUDA graph": option("enable_command_buffer", ""),
         "one step in the loop's body": form(unroll=1),
         "a branch for the guard": form(branch=True),
         "the last kernel transposed": form(transpose_last=True),
         "tf32": usual._replace(precision="tf32"),
         "bfloat16": usual._replace(precision="bfloat16"),
+        "not deterministic": fast,
+        "not deterministic, tf32": fast._replace(precision="tf32"),
+        "not deterministic, bfloat16": fast._replace(precision="bfloat16"),
     }
-    timed = compiler.options(platform, deterministic=False)
-    for name, precision in (("", "float32"), (", tf32", "tf32"), (", bfloat16", "bfloat16")):
-        found[f"not deterministic{name}"] = Variant(usual.form, timed, precision)
-    return found
 
 
-def measure(
-    arrays: str, batch_size: int, k: int, dispatches: int, overrides: list[str]
-) -> dict[str, Any]:
+def measure(dispatches: int, **arguments: Any) -> dict[str, Any]:
     """Return {"seconds_per_step": {variant: the median over the dispatches}}.
 
-    The arguments are those of own_step. Variants that the compiler refuses are in "refused".
+    The arguments are those of program.speed. Variants that the compiler refuses are in "refused".
     """
-    config = own.configuration(*overrides, f"train.global_batch_size={batch_size}")
-    dataset = own.load_arrays(arrays)
-    mesh, made = own.make(config, dataset, 1)
-    feeds = own.feed(mesh, own.first_batches(dataset, k, batch_size))
-    first = own.first_state(made, mesh)
-    optimizer = step.Optimizer(config.optim.momentum, config.optim.nesterov, False)
+    program = own.program(**arguments)
+    optim = program.config.optim
+    optimizer = step.Optimizer(optim.momentum, optim.nesterov, False)
 
     def lowered(variant: Variant) -> Any:
-        objective = made.objective._replace(precision=variant.precision)
         jitted = step.make_train_step(
-            objective,
+            program.made.objective._replace(precision=variant.precision),
             optimizer,
-            mesh,
+            program.mesh,
             "shard_map",
             form=variant.form,
             compiler_options=variant.options,
         )
-        return jitted.lower(first, feeds)
+        return jitted.lower(program.state, program.feed)
 
-    asked = variants(jax.devices()[0].platform)
-    traced = {name: lowered(variant) for name, variant in asked.items()}
-    programs, refused = {}, {}
+    traced = {name: lowered(one) for name, one in variants(jax.devices()[0].platform).items()}
+    seconds, refused = {}, {}
+    copy = partial(jax.tree.map, jnp.copy)  # the program takes its state's memory over
     with ThreadPoolExecutor() as pool:
-        compiled = {name: pool.submit(one.compile) for name, one in traced.items()}
-        for name, future in compiled.items():
-            try:
-                programs[name] = future.result()
-            except jax.errors.JaxRuntimeError as error:
-                if name == AS_IT_IS:
-                    raise
-                refused[name] = str(error).splitlines()[0]
-    copy = partial(jax.tree.map, jnp.copy)
-    found = {
-        name: float(np.median(own.seconds_per_step(program, copy(first), feeds, dispatches)))
-        for name, program in programs.items()
-    }
-    return {"seconds_per_step": found, "refused": refused}
-
-
-if __name__ == "__main__":
-    answer.serve(measure)
+        futures = {name: pool.submit(one.compile) for name, one in traced.items()}
+    for name, future in futures.items():
+        try:
+            compiled = future.result()
+        except jax.errors.JaxRuntimeError as error:
+            if name == AS_IT_IS:
+                raise
+            refused[name] = str(error).splitlines()[0]
+            continue
+        times = own.seconds_per_step(compiled, copy(program.state), program.feed, dispatches)
+        seconds[name] = float(np.median(times))
+    return {"seconds_per_step": seconds, "refused": refused}

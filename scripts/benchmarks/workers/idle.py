@@ -1,4 +1,4 @@
-"""How long the device stands idle between the dispatches of a run, by the run's own profile."""
+"""How long the device is idle between the dispatches of a run, by the run's own profile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.profiler import ProfileData
 
-from benchmarks import answer
+from benchmarks.workers import LeftOut
 
 Span = tuple[float, float]  # begin and end, nanoseconds
 
@@ -18,22 +18,21 @@ EXECUTION = "ThunkExecutor::Execute (wait for completion)"  # a program, on a CP
 def measure(directory: str) -> dict[str, Any]:
     """Return `share`, idle of the time from the first of the device's work to the last.
 
-    By whole programs, on a CPU: what one of them waits for inside is not seen.
+    By whole programs, on a CPU: a wait inside one of them does not show.
 
     Args:
         directory: of the run; train.profile_steps has to be set.
     """
     (path,) = Path(directory).rglob("*.xplane.pb")
-    planes = list(ProfileData.from_file(str(path)).planes)
     spans = [
         (event.start_ns, event.start_ns + event.duration_ns)
-        for plane in planes
+        for plane in ProfileData.from_file(str(path)).planes
         for line in plane.lines
         for event in line.events
         if event.name == EXECUTION
     ]
     if not spans:
-        raise answer.LeftOut("the profile shows no work of the device")
+        raise LeftOut("the profile shows no work of the device")
     return {"share": idle_share(spans)}
 
 
@@ -46,7 +45,3 @@ def idle_share(spans: Iterable[Span]) -> float:
         idle += max(0.0, begin - reached)
         reached = max(reached, end)
     return idle / (reached - first)
-
-
-if __name__ == "__main__":
-    answer.serve(measure)

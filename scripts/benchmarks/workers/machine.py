@@ -1,4 +1,4 @@
-"""Loads the data set as the trainer does, lays it out for the rivals, and describes the machine."""
+"""Loads the data set as the trainer does, writes it out for the rivals, describes the machine."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import answer, own
+from benchmarks import own
 from trainer.job.signals import StopRequest
 from trainer.tracking import environment
 from trainer.tracking.terminal import Terminal
 from trainer.train import build
 
 
-def measure(folder: str, overrides: list[str]) -> dict[str, Any]:
+def describe(folder: str, overrides: list[str]) -> dict[str, Any]:
     """Write the four arrays to `folder`, and return the facts of environment.json and more."""
     config = own.configuration(*overrides)
     dataset = build.load_dataset(config.data, Terminal(quiet=True), StopRequest())
     Path(folder).mkdir(parents=True, exist_ok=True)
-    arrays = (*dataset.train, *dataset.test)
-    for name, array in zip(own.NAMES, arrays, strict=True):
+    for name, array in zip(own.NAMES, (*dataset.train, *dataset.test), strict=True):
         np.save(Path(folder) / f"{name}.npy", array)
-    device, classes = jax.devices()[0], config.data.num_classes
+    device, pixels = jax.devices()[0], dataset.train.images.shape[1]
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         **environment.collect([f"{d.platform} {d.device_kind}" for d in jax.devices()], 1),
@@ -36,14 +35,10 @@ def measure(folder: str, overrides: list[str]) -> dict[str, Any]:
             "name": dataset.name,
             "train_examples": len(dataset.train.labels),
             "test_examples": len(dataset.test.labels),
-            "pixels": dataset.train.images.shape[1],
+            "pixels": pixels,
         },
-        "sizes": [dataset.train.images.shape[1], *config.model.hidden_sizes, classes],
+        "sizes": [pixels, *config.model.hidden_sizes, config.data.num_classes],
         "pixel_mean": config.data.pixel_mean,
         "pixel_std": config.data.pixel_std,
         "precision": config.model.precision,
     }
-
-
-if __name__ == "__main__":
-    answer.serve(measure)

@@ -12,19 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks import answer
-from benchmarks.precisions import JAX
+from benchmarks.workers.rival import JAX_PRECISION
 
 SIDE = 2048  # of the big square matrices
 COPIES = 16  # different left operands, so that nothing can be computed once for all
-LEAST_SECONDS = 0.15  # of timing a thing
+MIN_SECONDS = 0.15  # of timing a thing
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
     """Return the median duration of a call, compiled before."""
     jax.block_until_ready(call())
     times: list[float] = []
-    while sum(times) < LEAST_SECONDS or len(times) < 5:
+    while sum(times) < MIN_SECONDS or len(times) < 5:
         began = time.perf_counter()
         jax.block_until_ready(call())
         times.append(time.perf_counter() - began)
@@ -32,7 +31,7 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 
 class Product(NamedTuple):
-    """A matrix product as the step does it: which dim of either side is summed over."""
+    """A matrix product of the step: shapes, and the dim of each side that is summed over."""
 
     left: tuple[int, int]
     right: tuple[int, int]
@@ -43,6 +42,20 @@ class Product(NamedTuple):
         """Operations."""
         rows, columns = self.left[1 - self.dims[0]], self.right[1 - self.dims[1]]
         return 2 * rows * columns * self.left[self.dims[0]]
+
+    def seconds(self) -> float:
+        """Time one product, among many in one program."""
+        left = jax.random.normal(jax.random.key(0), (COPIES, *self.left))
+        right = jax.random.normal(jax.random.key(1), self.right)
+        dims = (((self.dims[0],), (self.dims[1],)), ((), ()))
+
+        @jax.jit
+        def multiply_all(left: jax.Array, right: jax.Array) -> jax.Array:
+            first = jnp.zeros_like(lax.dot_general(left[0], right, dims))
+            body = lambda _, x: (lax.dot_general(x, right, dims), None)  # noqa: E731
+            return lax.scan(body, first, left)[0]
+
+        return seconds_of(lambda: multiply_all(left, right)) / COPIES
 
 
 def products(batch_size: int, sizes: list[int]) -> dict[str, Product]:
@@ -60,29 +73,14 @@ def products(batch_size: int, sizes: list[int]) -> dict[str, Product]:
     return named
 
 
-def product_seconds(product: Product) -> float:
-    """Return the seconds of one product, among many in one program."""
-    left = jax.random.normal(jax.random.key(0), (COPIES, *product.left))
-    right = jax.random.normal(jax.random.key(1), product.right)
-
-    def multiply(x: jax.Array, right: jax.Array) -> jax.Array:
-        return lax.dot_general(x, right, (((product.dims[0],), (product.dims[1],)), ((), ())))
-
-    @jax.jit
-    def all_of_them(left: jax.Array, right: jax.Array) -> jax.Array:
-        first = jnp.zeros_like(multiply(left[0], right))
-        return lax.scan(lambda _, x: (multiply(x, right), None), first, left)[0]
-
-    return seconds_of(lambda: all_of_them(left, right)) / COPIES
-
-
 def measure(batch_size: int, sizes: list[int], precision: str) -> dict[str, Any]:
     """Return rates in operations and bytes a second, and the seconds of the step's products."""
-    jax.config.update("jax_default_matmul_precision", JAX[precision])
+    jax.config.update("jax_default_matmul_precision", JAX_PRECISION[precision])
     big = jax.random.normal(jax.random.key(0), (SIDE, SIDE))
     square = jax.jit(lambda a: a @ a)
-    each = {name: product_seconds(shape) for name, shape in products(batch_size, sizes).items()}
-    operations = sum(product.flops for product in products(batch_size, sizes).values())
+    all_products = products(batch_size, sizes)
+    each = {name: product.seconds() for name, product in all_products.items()}
+    operations = sum(product.flops for product in all_products.values())
     long, other = jnp.zeros(64 << 20, jnp.float32), jnp.ones(64 << 20, jnp.float32)
     triad = jax.jit(lambda x, y: x + 0.5 * y)
     return {
@@ -92,7 +90,3 @@ def measure(batch_size: int, sizes: list[int], precision: str) -> dict[str, Any]
         "products_flops": operations / sum(each.values()),
         "each_product_seconds": each,
     }
-
-
-if __name__ == "__main__":
-    answer.serve(measure)
