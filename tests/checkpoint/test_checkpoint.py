@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from support.harm import files_of_at_most, flip_a_bit, largest_file
 
-from trainer.checkpoint.store import Checkpoints, weights_sha256
+from trainer.checkpoint import checksums
+from trainer.checkpoint.store import Checkpoints
 from trainer.job.errors import DataError, ReadError
 
 
@@ -300,6 +301,6 @@ def test_another_shape_or_dtype_is_not_cast_silently(opened):
 
 def test_weights_sha256_sees_every_bit():
     state = make_state()
-    before = weights_sha256(state)
+    before = checksums.of_weights(state)
     state["kernel"].view(np.uint8)[7, 7] ^= 1
-    assert weights_sha256(state) != before
+    assert checksums.of_weights(state) != before

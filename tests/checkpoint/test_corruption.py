@@ -160,4 +160,4 @@ def test_other_arrays_than_those_saved_are_noticed_also_where_the_files_are_as_w
         sealed["sha256"] = of_json(sealed)
         (folder / saved.RECORD_FILE).write_text(json.dumps(sealed))
 
-    set_aside_after(swap, "contents do not match the digest: array step and 2 more")
+    set_aside_after(swap, "contents do not match the checksum: array step and 2 more")

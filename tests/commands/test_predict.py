@@ -83,7 +83,7 @@ def test_packed_or_not_is_the_same(smoke_run, tmp_path, predicted):
     model = load_model.load(smoke_run, None, print)
     np.testing.assert_array_equal(
         np.float32(found[:10]),
-        load_model.run_on(model, np.concatenate([images] * 3)).probabilities[:10],
+        load_model.predict(model, np.concatenate([images] * 3)).probabilities[:10],
     )
 
 
@@ -185,7 +185,7 @@ def test_a_checkpoint_deleted_meanwhile(smoke_run, tmp_path, monkeypatch):
     """A job retires the one that was just listed, and has a newer one by then."""
     run = copy(smoke_run, tmp_path / "run")
     (run / "checkpoints" / "126").rename(tmp_path / "126")
-    steps = load_model.saved.steps
+    steps = load_model.files.steps
 
     def and_then_retired(directory):
         found = steps(directory)
@@ -194,39 +194,39 @@ def test_a_checkpoint_deleted_meanwhile(smoke_run, tmp_path, monkeypatch):
             (tmp_path / "126").rename(directory / "126")
         return found
 
-    monkeypatch.setattr(load_model.saved, "steps", and_then_retired)
+    monkeypatch.setattr(load_model.files, "steps", and_then_retired)
     warnings = []
     assert load_model.load(run, None, warnings.append).step == 126
     assert warnings == []
 
 
 def test_the_shape_of_the_images_is_recorded(smoke_run, monkeypatch):
-    read = load_model.saved.read
+    read = load_model.files.read
 
     def oblong(*arguments):
         state, record = read(*arguments)
         assert record["objective"]["image_shape"] == [28, 28]
         return state, {**record, "objective": {**record["objective"], "image_shape": [14, 56]}}
 
-    monkeypatch.setattr(load_model.saved, "read", oblong)
+    monkeypatch.setattr(load_model.files, "read", oblong)
     model = load_model.load(smoke_run, None, print)
-    assert load_model.run_on(model, np.zeros((2, 14, 56), np.uint8)).logits.shape == (2, 10)
-    assert load_model.run_on(model, np.zeros((2, 784), np.uint8)).logits.shape == (2, 10)
+    assert load_model.predict(model, np.zeros((2, 14, 56), np.uint8)).logits.shape == (2, 10)
+    assert load_model.predict(model, np.zeros((2, 784), np.uint8)).logits.shape == (2, 10)
     for shape in ((28, 28), (56, 14), (783,)):
         with pytest.raises(DataError, match="but the model was trained on"):
-            load_model.run_on(model, np.zeros((2, *shape), np.uint8))
+            load_model.predict(model, np.zeros((2, *shape), np.uint8))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_no_model(smoke_run, monkeypatch, value):
-    read = load_model.saved.read
+    read = load_model.files.read
 
     def broken(*arguments):
         state, record = read(*arguments)
         state["weights"][1]["bias"][3] = value
         return state, record
 
-    monkeypatch.setattr(load_model.saved, "read", broken)
+    monkeypatch.setattr(load_model.files, "read", broken)
     for step in (None, 63):
         with pytest.raises(DataError, match="holds weights that are NaN or infinite") as raised:
             load_model.load(smoke_run, step, print)

@@ -109,7 +109,7 @@ def test_a_damaged_checkpoint_is_named_with_what_is_wrong(called, run, damage, n
     assert named in row
     assert str(run) not in row
     assert "1 of 3 checkpoints damaged" in error
-    assert "goes on after step 10" in error
+    assert "resumes from step 10" in error
 
 
 def test_a_checkpoint_under_the_name_of_another_step_is_damaged(called, run):
@@ -141,7 +141,7 @@ def test_json(called, run):
     assert (intact["step"], intact["ok"], intact["damage"]) == (100, True, None)
     assert intact["test_accuracy"] == 0.98765
     assert (damaged["step"], damaged["ok"]) == (10, False)
-    assert "does not match its digest" in damaged["damage"]
+    assert "does not match its checksum" in damaged["damage"]
 
 
 def test_what_was_left_over_is_told_and_harms_nothing(called, run):
@@ -160,7 +160,7 @@ def test_only_checkpoints_set_aside(called, run):
         (run / "checkpoints" / str(step)).rename(run / "checkpoints" / f"bad-{step}.0")
     code, _, error = called(run)
     assert code == EXIT_DATA
-    assert "has only checkpoints found damaged before" in error
+    assert "has no checkpoint" in error
 
 
 def test_a_file_that_the_storage_does_not_give_is_not_called_damaged(called, run):

@@ -107,7 +107,7 @@ def test_without_the_trainer_it_agrees_on_all_test_images(
     )
     assert done.returncode == 0, done.stderr
     logits, probabilities, *in_parts = np.load(tmp_path / "out.npz").values()
-    live = load_model.run_on(load_model.load(mnist_run, None, print), images)
+    live = load_model.predict(load_model.load(mnist_run, None, print), images)
     assert logits.shape == (10_000, 10)
     size = np.abs(live.logits).max(axis=1, keepdims=True)
     for got, expected in ((logits, live.logits), (in_parts[0], live.logits)):
@@ -126,7 +126,7 @@ def test_onnxruntime_agrees_on_all_test_images(mnist_run, mnist_export, images):
     session = onnxruntime.InferenceSession(
         (mnist_export / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"]
     )
-    live = load_model.run_on(load_model.load(mnist_run, None, print), images)
+    live = load_model.predict(load_model.load(mnist_run, None, print), images)
     for count in (10_000, 1):  # of any batch size
         logits, probabilities = session.run(["logits", "probabilities"], {"images": images[:count]})
         size = np.abs(live.logits[:count]).max(axis=1, keepdims=True)
@@ -466,7 +466,7 @@ def test_images_that_are_not_square(smoke_run):
     weights = [layer._replace(kernel=layer.kernel[:783]), *model.weights[1:]]
     odd = model._replace(weights=weights, image_shape=(27, 29))
     images = np.random.default_rng(0).integers(0, 256, (5, 27, 29), np.uint8)
-    live = load_model.run_on(odd, images)
+    live = load_model.predict(odd, images)
     _, probabilities = onnx_file.run(onnx_file.build(odd), images)
     np.testing.assert_allclose(probabilities, live.probabilities, atol=1e-5)
     assert stablehlo.stablehlo(odd)

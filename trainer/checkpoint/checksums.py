@@ -1,4 +1,4 @@
-"""Digests of arrays, and records sealed with them: what tells a flipped bit in a checkpoint."""
+"""SHA-256 of the arrays and files of a checkpoint: they reveal flipped bits that orbax misses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ Record = dict[str, Any]  # JSON
 
 
 class Damaged(ValueError):
-    """What was read is not what was saved; the message names the array or file, in one line."""
+    """A checkpoint is not what was saved; the message names the array or file, in one line."""
+
+
+class Sealed(NamedTuple):
+    """A record and the checksums that were added to it."""
+
+    record: Record
+    leaves: dict[str, str]  # path of an array -> checksum
+    files: dict[str, str]  # name of a file -> checksum
 
 
 def leaves_of(tree: Any) -> dict[str, Any]:
     """Return the leaves of a pytree by their paths, such as `weights/0/1`.
 
-    A path is the same whether its containers are named tuples, dicts, tuples or lists, because a
-    tree restored without a template has other containers than the one that was saved.
+    Named tuples, dicts, tuples and lists give the same paths: a tree that is restored without a
+    template has other containers than the one that was saved.
     """
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -28,52 +36,52 @@ def leaves_of(tree: Any) -> dict[str, Any]:
     }
 
 
-class Sealed(NamedTuple):
-    """What was given to seal()."""
-
-    record: Record
-    leaves: dict[str, str]  # digests of the arrays, by path
-    files: dict[str, str]  # of the files, by name
-
-
 def seal(record: Record, state: Any, files: dict[str, str]) -> Record:
-    """Return the record with the digests of files and of all arrays of a pytree, and its own."""
+    """Add SHA-256 checksums of all files, of all arrays of a pytree, and of the record itself."""
     leaves = {path: _of_array(leaf) for path, leaf in leaves_of(state).items()}
     sealed = {**record, "leaves": leaves, "files": files}
     return {**sealed, "sha256": of_json(sealed)}
 
 
 def unseal(sealed: Record) -> Sealed:
-    """Return what was given to seal().
+    """Return the parts of a sealed record.
 
     Raises:
-        Damaged: the record does not match its own digest.
+        Damaged: the record does not match its own checksum.
     """
     record = {key: value for key, value in sealed.items() if key != "sha256"}
     if not {"leaves", "files"} <= record.keys():
-        raise Damaged("its record of digests is missing")
+        raise Damaged("its checksums are missing")
     if of_json(record) != sealed.get("sha256"):
-        raise Damaged("its record does not match the record's own digest")
+        raise Damaged("it does not match its own checksum")
     leaves, files = record.pop("leaves"), record.pop("files")
     return Sealed(record, leaves, files)
 
 
-def check(state: Any, digests: dict[str, str]) -> None:
-    """Compare a pytree of arrays with the digests of the one that was saved.
+def check(state: Any, checksums: dict[str, str]) -> None:
+    """Compare the arrays of a pytree with the checksums of those that were saved.
 
     Raises:
         Damaged: arrays differ, are missing or too many; they are named.
     """
     leaves = leaves_of(state)
-    if leaves.keys() != digests.keys():
-        raise Damaged(f"arrays missing or too many: {_some(leaves.keys() ^ digests.keys())}")
-    if wrong := [path for path, leaf in leaves.items() if _of_array(leaf) != digests[path]]:
-        raise Damaged(f"contents do not match the digest: array {_some(wrong)}")
+    if leaves.keys() != checksums.keys():
+        raise Damaged(f"arrays missing or too many: {_some(leaves.keys() ^ checksums.keys())}")
+    if wrong := [path for path, leaf in leaves.items() if _of_array(leaf) != checksums[path]]:
+        raise Damaged(f"contents do not match the checksum: array {_some(wrong)}")
 
 
-def _some(paths: Any) -> str:
-    first, *others = sorted(paths)
-    return f"{first} and {len(others)} more" if others else first
+def of_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON value; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def of_weights(weights: Any) -> str:
+    """Return the SHA-256 over the bytes of all leaves, in tree order."""
+    sha256 = hashlib.sha256()
+    for leaf in jax.tree.leaves(weights):
+        sha256.update(np.ascontiguousarray(leaf).data)
+    return sha256.hexdigest()
 
 
 def _of_array(leaf: Any) -> str:
@@ -81,6 +89,6 @@ def _of_array(leaf: Any) -> str:
     return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.data).hexdigest()
 
 
-def of_json(value: Any) -> str:
-    """Return the SHA-256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _some(paths: Any) -> str:
+    first, *others = sorted(paths)
+    return f"{first} and {len(others)} more" if others else first

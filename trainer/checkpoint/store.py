@@ -1,16 +1,16 @@
-"""Checkpoints by orbax, with a digest of every array that is checked on the way back.
+"""The checkpoints of a run, written by orbax and verified by checksums when they are read.
 
-The state is the same on every device, so process 0 alone writes and reads it: no other process
-needs the disk, and none can hang in a save. Orbax restores flipped bits without a word; therefore
-the record beside the arrays holds a SHA-256 of each, of every file, and one of itself.
+All devices hold the same state, so process 0 alone writes and reads it: no other process needs the
+disk, and none can hang in a save. Orbax restores flipped bits silently. Therefore the record beside
+the arrays holds a SHA-256 of each array, of every file, and of the record itself.
 
-A checkpoint is written under another name and brought to disk before it gets its own: then it is
-committed, and no crash of the process or the machine leaves half of one under that name.
+A checkpoint is written under a temporary name, brought to disk with fsync, and then renamed to its
+step. After that it is committed: no crash of the process or the machine leaves half a checkpoint
+under such a name.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,11 +31,11 @@ Tree = TypeVar("Tree")  # a pytree of arrays
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was read back and found intact."""
+    """A checkpoint that was read and is intact."""
 
     step: int
-    state: Any  # the template's structure, numpy arrays
-    record: Record  # what was given to save()
+    state: Any  # numpy arrays in the structure of the template
+    record: Record  # as given to save()
 
 
 class Checkpoints:
@@ -44,13 +44,13 @@ class Checkpoints:
     def __init__(
         self, directory: Path, *, keep_last: int, keep_best: int, warn: Callable[[str], None]
     ) -> None:
-        """Open a folder of checkpoints, making it when missing.
+        """Open a folder of checkpoints; make it if it is missing.
 
         Args:
             directory: the folder; each checkpoint is a folder in it named by its step.
             keep_last: how many of the newest to keep.
-            keep_best: how many of the most accurate to keep besides.
-            warn: told of every checkpoint that is set aside.
+            keep_best: how many of the most accurate to keep in addition.
+            warn: gets a message for every checkpoint that is renamed because it is damaged.
 
         Raises:
             ConfigError, SaveError: the folder cannot be made or read.
@@ -63,8 +63,8 @@ class Checkpoints:
         self._checkpointer = files.checkpointer()
         with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._identity = self._look()
-            self._sweep()
+            self._opened = self._folder_id()
+            self._clean_up()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -74,31 +74,31 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The steps that have a committed checkpoint, oldest first."""
+        """The steps of the committed checkpoints, oldest first."""
         return files.steps(self.directory)
 
     def save(
         self, step: int, state: Tree, record: Record, accuracy: float | None = None
     ) -> str | None:
-        """Write a checkpoint, unless the step has one, and delete what is no longer to be kept.
+        """Write a checkpoint, unless the step has one, and delete those that are no longer kept.
 
         When this returns, the checkpoint is on disk; when it raises, those before it are intact.
 
         Args:
             step: optimizer steps done.
             state: a pytree of numpy arrays.
-            record: what to know beside the arrays; JSON.
-            accuracy: on the test split, where it is known for these weights.
+            record: kept with the arrays; JSON.
+            accuracy: of these weights on the test split, if it was measured.
 
         Returns:
-            None, or what to warn of where the checkpoint is saved and older ones cannot be deleted.
+            None, or a warning: the checkpoint is saved, but older ones cannot be deleted.
 
         Raises:
-            OSError: the folder is not the one that was opened; orbax would make a new one, which
-                no lock of this run protects.
-            Exception: orbax raises anything when it cannot write.
+            OSError: the folder was moved or replaced; orbax would make a new one, which the lock
+                of this run does not protect.
+            Exception: orbax raises errors of many kinds when it cannot write.
         """
-        if self._look() != self._identity:
+        if self._folder_id() != self._opened:
             raise FileNotFoundError(None, "the folder has been moved or deleted")
         if step in self.steps:
             return None
@@ -106,13 +106,12 @@ class Checkpoints:
         try:
             with files.plain(self.directory) as directory:
                 self._checkpointer.save(directory / written.name, args=ocp.args.PyTreeSave(state))
-            about = {**record, "step": step, "test_accuracy": accuracy}
-            files.write_record(written, about, state)
+            files.write_record(written, {**record, "step": step, "test_accuracy": accuracy}, state)
             sync_tree(written)
             written.rename(self.directory / str(step))
             sync_folder(self.directory)
         except BaseException:
-            self._sweep()
+            self._clean_up()
             raise
         if accuracy is not None:
             self._accuracies[step] = accuracy
@@ -126,15 +125,14 @@ class Checkpoints:
     def restore(self, template: Tree) -> Restored | None:
         """Read the newest intact checkpoint; None if there has never been one.
 
-        A checkpoint whose files or contents do not match their digests is renamed away with a
-        warning, and the next older one is tried.
+        A damaged checkpoint is renamed, with a warning, and the next older one is tried.
 
         Args:
             template: a pytree of arrays or shapes, as it was saved.
 
         Raises:
             DataError: there are checkpoints, and none is intact.
-            ReadError: one may be intact, but the storage does not give it; nothing is renamed.
+            ReadError: the storage fails; the checkpoint may be intact, so it is not renamed.
         """
         for step in reversed(self.steps):
             try:
@@ -144,11 +142,11 @@ class Checkpoints:
             else:
                 self._accuracies = self._recorded_accuracies()
                 return restored
-        # Also those set aside by an earlier start: beginning anew would write over their run.
+        # Those that an earlier start renamed count too: starting over would overwrite their run.
         if aside := sorted(path.name for path in self.directory.glob(f"{ASIDE}*")):
             raise DataError(
                 f"{self.directory}: none of the checkpoints is intact; they are renamed to "
-                f"{', '.join(aside)}, nothing is deleted: put an intact copy back, or begin "
+                f"{', '.join(aside)}, nothing is deleted: put an intact copy back, or start "
                 "another run with run.name=NAME"
             )
         return None
@@ -156,52 +154,51 @@ class Checkpoints:
     def newest_record(self) -> Record | None:
         """Return the record of the newest checkpoint whose record is intact; None without one.
 
-        Unlike restore() it reads no arrays and sets nothing aside.
+        Unlike restore(), it reads no arrays and renames nothing.
 
         Raises:
-            ReadError: the storage does not give it.
+            ReadError: the storage fails.
         """
         for step in reversed(self.steps):
             try:
                 return files.record_of(self.directory / str(step))
-            except Damaged:  # restore() tells of it
+            except Damaged:  # restore() will report it
                 continue
         return None
 
     def load(self, step: int, template: Tree) -> Restored:
-        """Read one checkpoint and check it against its digests.
+        """Read one checkpoint and check it against its checksums.
 
         Raises:
-            Damaged: it is not what was saved, or not what the template describes.
-            ReadError: the storage does not give it.
+            Damaged: it is not what was saved, or does not fit the template.
+            ReadError: the storage fails.
         """
         shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
         state, record = files.read(self._checkpointer, self.directory / str(step), shapes)
-        got = leaves_of(state)
-        for path, want in leaves_of(template).items():
-            if (want.shape, want.dtype) != (got[path].shape, got[path].dtype):
+        # Orbax casts to the dtype of the template silently, so the shapes and dtypes are compared.
+        for path, leaf in leaves_of(state).items():
+            wanted = leaves_of(template)[path]
+            if (leaf.shape, leaf.dtype) != (wanted.shape, wanted.dtype):
                 raise Damaged(
-                    f"array {path} is {got[path].dtype}{got[path].shape}, "
-                    f"not {want.dtype}{want.shape}"
+                    f"array {path} is {leaf.dtype}{leaf.shape}, not {wanted.dtype}{wanted.shape}"
                 )
         return Restored(step, state, record)
 
-    def _look(self) -> tuple[int, int]:
-        """Return what tells the folder from another of the same name."""
-        found = self.directory.stat()
-        return found.st_dev, found.st_ino
+    def _folder_id(self) -> tuple[int, int]:
+        """Return device and inode: another folder with the same name has others."""
+        status = self.directory.stat()
+        return status.st_dev, status.st_ino
 
-    def _sweep(self) -> None:
-        """Remove what a killed process or a failed save left half done."""
+    def _clean_up(self) -> None:
+        """Remove what a killed process or a failed save has left half written or half deleted."""
         for path in self.directory.iterdir():
             if path.name.startswith((TRASH, WRITING)):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _retire(self) -> None:
-        """Delete what is neither among the newest nor among the best.
+        """Delete the checkpoints that are neither among the newest nor among the best.
 
-        Renamed first, on disk too, so that no crash leaves half of one that looks like a
-        checkpoint.
+        They are renamed first, with fsync, so that a crash does not leave half a checkpoint.
         """
         steps = self.steps
         best = sorted(
@@ -212,12 +209,12 @@ class Checkpoints:
             for step in old:
                 (self.directory / str(step)).rename(self.directory / f"{TRASH}{step}")
             sync_folder(self.directory)
-            self._sweep()
+            self._clean_up()
 
     def _recorded_accuracies(self) -> dict[int, float]:
         accuracies = {}
         for step in self.steps:
-            with suppress(Damaged, ReadError):  # an older one, that nobody needs now
+            with suppress(Damaged, ReadError):  # an older one that nobody needs now
                 record = files.record_of(self.directory / str(step))
                 if isinstance(record.get("test_accuracy"), float):
                     accuracies[step] = record["test_accuracy"]
@@ -231,11 +228,3 @@ class Checkpoints:
         with writing(folder):
             folder.rename(aside)
         self._warn(f"checkpoint {folder} is damaged ({damage}): renamed to {aside.name}")
-
-
-def weights_sha256(weights: Any) -> str:
-    """Return the SHA-256 over the bytes of all leaves, in tree order."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(weights):
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()

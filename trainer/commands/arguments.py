@@ -1,20 +1,23 @@
-"""What the commands share: their arguments read by argparse, and the run directory they name."""
+"""What the commands share: parsing their arguments, and opening the run that they name."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trainer.job import directory as committed
-from trainer.job.directory import expanded
+from trainer.job.directory import expanded, is_run
 from trainer.job.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainer.checkpoint.load_model import Trained
 
 
 def parser(
     command: str, description: str, epilog: str, usage: str | None = None
 ) -> argparse.ArgumentParser:
-    """Return the parser of one command; the texts are printed as they are."""
+    """Return the parser of a command; description and epilog keep their line breaks."""
     return argparse.ArgumentParser(
         prog=f"python -m trainer {command}",
         usage=usage and f"%(prog)s {usage}",
@@ -26,7 +29,7 @@ def parser(
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add RUN and --step, which say whose model to use."""
+    """Add RUN and --step, which name a model."""
     parser.add_argument(
         "run", metavar="RUN", type=Path, help="the directory of a run, runs/<experiment>/<run.name>"
     )
@@ -34,23 +37,23 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--step",
         metavar="N",
         type=at_least(0),
-        help="use the checkpoint after N steps (default: the newest that is intact)",
+        help="use the checkpoint after N steps (default: the newest intact one)",
     )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add --data, which says what to test on."""
+    """Add --data, which names the test images."""
     parser.add_argument(
         "--data",
         metavar="FOLDER",
         type=Path,
-        help="test on the images t10k-images-idx3-ubyte and labels t10k-labels-idx1-ubyte, packed "
-        "or not, in this folder (default: on the data set of the run)",
+        help="test on t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, gzip or plain, in this "
+        "folder (default: the data set of the run)",
     )
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Describe the options of a job, which parse() leaves to Hydra."""
+    """Describe the options of a job, which Hydra parses."""
     parser.add_argument_group(
         "the job",
         "+experiment=NAME, OPTION=VALUE   what is trained; `python -m trainer --help` lists both",
@@ -58,11 +61,11 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
-    """Return what reads an argument that is a whole number of at least `minimum`."""
+    """Return an argparse type: a whole number of at least `minimum`."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"{text}: use a whole number from {minimum} on")
+            raise argparse.ArgumentTypeError(f"{text}: use a whole number from {minimum} up")
         return int(text)
 
     return read
@@ -75,16 +78,17 @@ def parse(
     overrides: bool = False,
     intermixed: bool = False,
 ) -> argparse.Namespace | None:
-    """Return the arguments; None where --help has answered.
+    """Return the parsed arguments, or None where --help has answered.
 
     Args:
         parser: of the command.
-        arguments: behind the command.
-        overrides: those that the parser does not know are options of a job, in `overrides`.
-        intermixed: those without dashes may stand between the others.
+        arguments: those after the command.
+        overrides: return arguments that the parser does not know as options of a job, in
+            `overrides`.
+        intermixed: let positional arguments stand between the options.
 
     Raises:
-        ConfigError: an option is wrong; argparse has told which.
+        ConfigError: an option is wrong; argparse has printed which.
     """
     see = f"see `{parser.prog} --help`"
     try:
@@ -109,13 +113,33 @@ def run_directory(given: Path) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    fix = "give the directory of a run, such as runs/mlp/NAME (`python -m trainer runs` lists them)"
+    hint = (
+        "give the directory of a run, such as runs/mlp/NAME (`python -m trainer runs` lists them)"
+    )
     directory = expanded(given, "RUN").absolute()
     try:
         if not directory.exists():
-            raise ConfigError(f"RUN={given} does not exist: {fix}")
-        if not directory.is_dir() or not committed.is_run(directory):
-            raise ConfigError(f"RUN={given} is not a run directory: {fix}")
+            raise ConfigError(f"RUN={given} does not exist: {hint}")
+        if not directory.is_dir() or not is_run(directory):
+            raise ConfigError(f"RUN={given} is not a run directory: {hint}")
     except OSError as error:
-        raise ConfigError(f"RUN={given} cannot be read ({error.strerror}): {fix}") from None
+        raise ConfigError(f"RUN={given} cannot be read ({error.strerror}): {hint}") from None
     return directory
+
+
+def open_run(given: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
+    """Load the model that RUN and --step name, on the CPU.
+
+    Raises:
+        ConfigError: there is no such run.
+        DataError: there is no such checkpoint, or no intact one.
+        ReadError: the storage fails.
+    """
+    directory = run_directory(given)
+    import jax  # takes a second, so only when the arguments are known to be good
+
+    # Before anything asks for the devices: the GPU belongs to the job that trains on it.
+    jax.config.update("jax_platforms", "cpu")
+    from trainer.checkpoint import load_model
+
+    return load_model.load(directory, step, warn)

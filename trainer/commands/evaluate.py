@@ -1,4 +1,4 @@
-"""`python -m trainer evaluate RUN`: how good a trained model is, and what it mistakes for what."""
+"""`python -m trainer evaluate RUN`: accuracy, loss and confusion matrix of a trained model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.commands import arguments as command_line
-from trainer.commands.test_data import open_run
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, Preempted, cannot_write
+from trainer.job.errors import EXIT_COMPLETED, Preempted, writing
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
     from trainer.tasks.assess import Assessment
 
 DESCRIPTION = """\
-Tests the model of a run, by its newest intact checkpoint, on the test images of its data set or on
-those of a folder: accuracy, loss, a line per class, and the confusion matrix. A picture of it and
-all figures as JSON are kept in the folder evaluation/ of the run.
+Tests the newest intact checkpoint of a run on the test images of its data set, or on those of a
+folder. It prints the accuracy, the loss, a line per class and the confusion matrix, and writes all
+figures as JSON and a picture of the matrix to the folder evaluation/ of the run.
 
-It runs on the CPU, also while the run goes on, and never touches the checkpoints.
+It runs on the CPU, also during training, and changes no checkpoint.
 """
 EPILOG = """\
 exit codes:
@@ -47,7 +46,7 @@ examples:
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
-    """Test the model of a run and print what was found, as tables or JSON; return exit code 0.
+    """Test the model of a run and print the results as tables or JSON; return exit code 0.
 
     Raises:
         ConfigError: an option is wrong, there is no such run, or the results cannot be written.
@@ -70,45 +69,45 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         return EXIT_COMPLETED
     terminal = Terminal()
     given = expanded(args.out, "--out").absolute() if args.out else None
-    trained = open_run(args.run, args.step, terminal)
+    trained = command_line.open_run(args.run, args.step, terminal.warn)
     from trainer.commands import test_data
 
     test = test_data.load(trained, args.data, terminal, stop, download=True)
     if stop():
         raise Preempted("asked to stop before the model was tested")
-    from trainer.checkpoint.load_model import run_on
+    from trainer.checkpoint import load_model
     from trainer.tasks.assess import assess
 
-    logits = run_on(trained, test.split.images).logits
-    found = assess(logits, test.split.labels, trained.objective)
-    report = _report(trained, test.name, found)
+    logits = load_model.predict(trained, test.split.images).logits
+    assessment = assess(logits, test.split.labels, trained.objective)
+    report = _report(trained, test.name, assessment)
     out = given or trained.run / "evaluation"
     stem = f"step-{trained.step}" + (f"-{_short(args.data.resolve())}" if args.data else "")
-    picture = _keep(out, stem, report, found)
+    picture = _write(out, stem, report, assessment)
     if args.json:
         show(to_json(report, indent=2))
     else:
-        show("\n".join(_told(report, picture)))
+        show("\n".join(_lines(report, picture)))
     return EXIT_COMPLETED
 
 
-def _report(trained: Trained, data: str, found: Assessment) -> dict[str, Any]:
-    """Return what was found as JSON; a class that is in no image has no accuracy."""
-    confusion = found.confusion
-    right, are, taken = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+def _report(trained: Trained, data: str, assessment: Assessment) -> dict[str, Any]:
+    """Return the results as JSON; a class without examples has no accuracy."""
+    confusion = assessment.confusion
+    right, labels, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     return {
         "run": str(trained.run),
         "step": trained.step,
         "data": data,
-        "examples": found.examples,
-        "accuracy": found.accuracy,
-        "loss": found.loss,
+        "examples": assessment.examples,
+        "accuracy": assessment.accuracy,
+        "loss": assessment.loss,
         "classes": [
             {
                 "class": index,
-                "examples": int(are[index]),
-                "accuracy": float(right[index] / are[index]) if are[index] else None,
-                "precision": float(right[index] / taken[index]) if taken[index] else None,
+                "examples": int(labels[index]),
+                "accuracy": float(right[index] / labels[index]) if labels[index] else None,
+                "precision": float(right[index] / predicted[index]) if predicted[index] else None,
             }
             for index in range(len(confusion))
         ],
@@ -117,27 +116,25 @@ def _report(trained: Trained, data: str, found: Assessment) -> dict[str, Any]:
 
 
 def _short(folder: Path) -> str:
-    """Return a name for the results on a folder's images, another for each folder."""
+    """Return a file name for the results on the images of a folder, different for each folder."""
     return f"{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
 
 
-def _keep(out: Path, stem: str, report: dict[str, Any], found: Assessment) -> Path:
-    """Write the JSON file and the picture; return where the picture is."""
+def _write(out: Path, stem: str, report: dict[str, Any], assessment: Assessment) -> Path:
+    """Write the JSON file and the picture; return the path of the picture."""
     from trainer.job.files import write_bytes, write_json
     from trainer.tasks import pictures
 
-    title = f"step {report['step']:,}: {found.accuracy:.2%} of {found.examples:,}"
+    title = f"step {report['step']:,}: {assessment.accuracy:.2%} of {assessment.examples:,}"
     picture = out / f"{stem}-confusion.png"
-    try:
+    with writing(out, hint="name a folder with --out FOLDER"):
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{stem}.json", report)
-        write_bytes(picture, pictures.confusion_png(found.confusion, title))
-    except OSError as error:
-        raise cannot_write(out, error, "name a folder with --out FOLDER") from None
+        write_bytes(picture, pictures.confusion_png(assessment.confusion, title))
     return picture
 
 
-def _told(report: dict[str, Any], picture: Path) -> Iterator[str]:
+def _lines(report: dict[str, Any], picture: Path) -> Iterator[str]:
     yield f"model      {printable(report['run'])}, step {report['step']:,}"
     yield f"data       {printable(report['data'])}, {report['examples']:,} test images"
     yield f"accuracy   {report['accuracy']:.2%}"

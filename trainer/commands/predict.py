@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.commands import arguments as command_line
-from trainer.commands.test_data import open_run
 from trainer.job.errors import EXIT_COMPLETED, EXIT_DATA, DataError, Preempted
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
@@ -76,8 +75,8 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     if args is None:
         return EXIT_COMPLETED
     terminal = Terminal()
-    trained = open_run(args.run, args.step, terminal)
-    from trainer.checkpoint.load_model import run_on
+    trained = command_line.open_run(args.run, args.step, terminal.warn)
+    from trainer.checkpoint import load_model
 
     pictures: list[Picture] = []
     errors: list[tuple[Path, str]] = []
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     probabilities = np.zeros((0, trained.objective.num_classes), np.float32)
     if pictures:
         images = np.stack([picture.pixels.ravel() for picture in pictures])
-        probabilities = run_on(trained, images).probabilities
+        probabilities = load_model.predict(trained, images).probabilities
     if args.json:
         report = {
             "run": str(trained.run),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from trainer.checkpoint.load_model import Trained, check_shape
-from trainer.commands.arguments import run_directory
 from trainer.config.schema import DataConfig
 from trainer.data import mnist
 from trainer.data.dataset import Split
@@ -17,27 +16,6 @@ from trainer.job.errors import DataError
 from trainer.job.signals import StopRequest
 from trainer.tracking.terminal import Terminal
 from trainer.train.build import load_dataset
-
-if TYPE_CHECKING:
-    from trainer.checkpoint.load_model import Trained
-
-
-def open_run(given: Path, step: int | None, terminal: Terminal) -> Trained:
-    """Read the model of the run that RUN and --step name.
-
-    Raises:
-        ConfigError: there is no such run.
-        DataError: there is no such checkpoint, or no intact one.
-        ReadError: the storage does not give it.
-    """
-    directory = run_directory(given)
-    import jax  # which takes a second, so only when the arguments are known to be good
-
-    # Before anything asks for the devices: a GPU belongs to the job that trains on it.
-    jax.config.update("jax_platforms", "cpu")
-    from trainer.checkpoint import load_model
-
-    return load_model.load(directory, step, terminal.warn)
 
 
 class TestData(NamedTuple):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands import arguments as command_line
-from trainer.commands.test_data import open_run
 from trainer.job.directory import expanded
 from trainer.job.errors import EXIT_COMPLETED, DataError, Preempted, first_line
 from trainer.job.signals import StopRequest
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     target = expanded(args.directory, "DIR").absolute()
     bundle.check_target(target, replace=args.replace)
     terminal = Terminal()
-    trained = open_run(args.run, args.step, terminal)
+    trained = command_line.open_run(args.run, args.step, terminal.warn)
     from trainer.commands import test_data
     from trainer.export import files
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save
 
-from trainer.checkpoint.load_model import Outputs, Trained, run_on
-from trainer.checkpoint.store import weights_sha256
+from trainer.checkpoint import checksums, load_model
+from trainer.checkpoint.load_model import Outputs, Trained
 from trainer.commands.test_data import TestData
 from trainer.export import bundle, card, onnx_file, stablehlo, standalone
 from trainer.job.errors import TrainerError
@@ -89,7 +89,7 @@ def _describe(trained: Trained) -> dict[str, Any]:
     return {
         "run": f"{trained.run.parent.name}/{trained.run.name}",
         "step": trained.step,
-        "weights_sha256": weights_sha256(trained.weights),
+        "weights_sha256": checksums.of_weights(trained.weights),
         "platforms": stablehlo.PLATFORMS,
         "input": {"images": {"dtype": "uint8", "shape": ["batch", *trained.image_shape]}},
         "outputs": {
@@ -124,7 +124,7 @@ def _compare(folder: Path, trained: Trained, test: TestData | None, terminal: Te
         images, kind = test.split.images.reshape(-1, *shape), f"test images of {test.name}"
 
     terminal.work("export", 1, PARTS, f"comparing {PROGRAM} with the live model")
-    live = run_on(trained, images)
+    live = load_model.predict(trained, images)
     program = _distance(PROGRAM, standalone.load_model(folder)(images), live, TOLERANCE, kind)
     if not program.allowed:
         raise TrainerError(f"{program.told}; nothing was put in place")

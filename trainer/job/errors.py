@@ -133,5 +133,7 @@ def cannot_write(what: object, error: OSError, hint: str) -> TrainerError:
     """Return the error that `writing` raises; `what` cannot be written."""
     message = f"{what} cannot be written ({error.strerror or error})"
     if error.errno in _STORAGE:
-        return SaveError(message, "free some space or repair it, then run the same command again")
+        return SaveError(
+            message, "make room or repair the storage, then run the same command again"
+        )
     return ConfigError(message, hint)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import jax
 import numpy as np
 
-from trainer.checkpoint.store import weights_sha256
+from trainer.checkpoint import checksums
 from trainer.distributed import collectives
 from trainer.job.errors import NonFinite, Preempted
 from trainer.job.files import write_json
@@ -73,7 +73,7 @@ class Run:
             self.test()
         collectives.share(self._finish_saves)
         collectives.share(self._check_last_update)
-        self.report["weights_sha256"] = weights_sha256(jax.device_get(self.state.weights))
+        self.report["weights_sha256"] = checksums.of_weights(jax.device_get(self.state.weights))
 
     def dispatch(self) -> bool:
         """Start the next K steps, then wait for those before; return whether to stop.
