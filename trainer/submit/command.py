@@ -1,4 +1,4 @@
-"""`python -m trainer submit slurm|k8s`: checks a job here, then hands it to the scheduler."""
+"""`python -m trainer submit slurm|k8s`: check a job here, then hand it to the scheduler."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from trainer.submit import kubernetes, options, slurm
 from trainer.sweep import plan, unchanged
 from trainer.tracking.terminal import Terminal
 
-DRY_RUN = ", or see with --dry-run what would be submitted"
+DRY_RUN = ", or add --dry-run to see what would be submitted"
 KINDS = {"slurm": "slurm", "k8s": "kubernetes"}  # of cluster.kind
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
-    """Submit what the arguments say, or show it; return exit code 0.
+    """Submit a job or a sweep, or show the command; return exit code 0.
 
     Raises:
         ConfigError: an option is wrong.
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / slurm.SCRIPT).is_file():
         raise ConfigError(
-            f"{checkout} has no {slurm.SCRIPT}: submit from a checkout of the trainer, whose "
-            "scripts the installed package lacks"
+            f"{checkout} has no {slurm.SCRIPT}: the installed package has no scripts",
+            "submit from a checkout of the trainer",
         )
     if args.scheduler == "k8s":
         _kubernetes(args, checkout)
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     slurm.check_environment(checkout, os.environ)
     for root in {job.config.data.root for job in jobs} - {None}:
         if not expanded(str(root), "data.root").is_dir():
-            Terminal().warn(f"data.root={root}: is not on this machine: the nodes have to have it")
+            Terminal().warn(
+                f"data.root={root} does not exist here: make sure it exists on the compute nodes"
+            )
     if args.multirun:
         _array(args, checkout, planned)
     else:
@@ -65,43 +67,40 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
 
 
 def _check(job: Job, args: argparse.Namespace) -> None:
-    """Check a job against the processes and devices that it is to get."""
+    """Check a job against the processes and devices that it will get."""
     from trainer.parallel.mesh import check_division, check_method
 
-    cluster, asked = job.config.cluster, job.config.parallel.devices
+    cluster, devices = job.config.cluster, job.config.parallel.devices
     processes = args.nodes * args.tasks_per_node
-    fitting = ("auto", KINDS[args.scheduler], *(("single",) if processes == 1 else ()))
-    if cluster.kind not in fitting:
-        raise ConfigError(
-            f"cluster={cluster.kind}: {args.scheduler} is to start {processes} processes: leave it "
-            "out"
-        )
+    kinds = ("auto", KINDS[args.scheduler], *(("single",) if processes == 1 else ()))
+    if cluster.kind not in kinds:
+        message = f"cluster={cluster.kind}: {args.scheduler} will start {processes} processes"
+        raise ConfigError(message, "leave it out")
     for name in topology.OPTIONS:
         if (value := getattr(cluster, name)) is not None:
-            raise ConfigError(
-                f"cluster.{name}={value}: {args.scheduler} says which process is which: leave it "
-                "out"
-            )
+            message = f"cluster.{name}={value}: {args.scheduler} numbers the processes"
+            raise ConfigError(message, "leave it out")
     gpus = args.gpus_per_node // args.tasks_per_node
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if args.scheduler == "slurm" and gpus and platforms.partition(",")[0] == "cpu":
         raise ConfigError(
-            f"JAX_PLATFORMS={platforms}: the job would get this variable, and leave the GPUs of "
-            "--gpus-per-node alone: unset it"
+            f"JAX_PLATFORMS={platforms}: the job would inherit this variable and not use its GPUs",
+            "unset it",
         )
     if cluster.gpus_per_process not in (None, gpus):
         raise ConfigError(
-            f"cluster.gpus_per_process={cluster.gpus_per_process}: each process is to have {gpus} "
-            "GPUs (--gpus-per-node): leave it out"
+            f"cluster.gpus_per_process={cluster.gpus_per_process}: each process will have {gpus} "
+            "GPUs (--gpus-per-node)",
+            "leave it out",
         )
-    if asked and asked > gpus > 0:
+    if devices and devices > gpus > 0:
         raise ConfigError(
-            f"parallel.devices={asked}: each process is to have {gpus} GPUs: use at most {gpus}, "
-            "or leave it out to use all"
+            f"parallel.devices={devices}: each process will have {gpus} GPUs",
+            f"use at most {gpus}, or leave it out to use all",
         )
     check_method(job.config.parallel.method, processes)
-    devices = processes * (asked or max(gpus, 1))
-    check_division(devices, job.config.train.global_batch_size, job.config.parallel.virtual_shards)
+    total = processes * (devices or max(gpus, 1))
+    check_division(total, job.config.train.global_batch_size, job.config.parallel.virtual_shards)
 
 
 def _array(args: argparse.Namespace, checkout: Path, planned: plan.Plan) -> None:
@@ -130,13 +129,13 @@ def _slurm(args: argparse.Namespace, checkout: Path, job: Job) -> None:
             f"run            {expanded(where, 'run.dir').absolute()}\n"
             f"follow         tail -F {slurm.log(args, number)}\n"
             f"state          squeue --jobs={number}\n"
-            f"save, go on    scancel --signal=TERM {number}\n"
+            f"save, requeue  scancel --signal=TERM {number}\n"
             f"cancel         scancel {number}"
         )
 
 
 def _sbatch(args: argparse.Namespace, command: Sequence[str]) -> str:
-    """Submit; return the job's number, or "" where it was only to be shown."""
+    """Run sbatch and return the number of the job; with --dry-run, show the command, return ""."""
     if args.dry_run:
         show(shlex.join(command))
         return ""
@@ -150,20 +149,20 @@ def _kubernetes(args: argparse.Namespace, checkout: Path) -> None:
     rendered = kubernetes.render(checkout / "scripts" / "k8s", wanted, run)
     name, namespace = rendered.name, rendered.namespace
     (job,) = compose_each([rendered.arguments])
-    where, claim = kubernetes.place(job.config.run, job.experiment, rendered)
+    where, claim = kubernetes.run_directory(job.config.run, job.experiment, rendered)
     if job.config.data.root and not kubernetes.volume_of(job.config.data.root, rendered):
-        told = "is in no volume of the pods: the image has to have it"
-        Terminal().warn(f"data.root={job.config.data.root}: {told}")
+        Terminal().warn(
+            f"data.root={job.config.data.root} is on no volume of the pods: the image must hold it"
+        )
     if args.dry_run:
         show(rendered.text.rstrip("\n"))
         return
-    told = run([kubernetes.kubectl(), "apply", "--filename=-"], rendered.text, instead=DRY_RUN)
+    answer = run([kubernetes.kubectl(), "apply", "--filename=-"], rendered.text, instead=DRY_RUN)
     own = f"kubectl -n {namespace} delete job,service,networkpolicy {name}"
-    if f"job.batch/{name} created" not in told.splitlines():
+    if f"job.batch/{name} created" not in answer.splitlines():
         raise ConfigError(
-            f"--name: there is a job {name} in namespace {namespace} already, and nothing was "
-            "started",
-            f"to go on with its run, delete it and submit again: {own}",
+            f"--name: there is a job {name} in namespace {namespace} already; nothing was started",
+            f"to resume its run, delete it and submit again: {own}",
         )
     label = f"batch.kubernetes.io/job-name={name}"
     show(
@@ -176,12 +175,12 @@ def _kubernetes(args: argparse.Namespace, checkout: Path) -> None:
 
 
 def run(command: Sequence[str], given: str = "", instead: str = "") -> str:
-    """Run a scheduler's program and return what it prints.
+    """Run a program of the scheduler and return its output.
 
     Args:
         command: the program and its arguments.
         given: its standard input.
-        instead: what else can be done where it is missing.
+        instead: added to the hint where the program is missing.
 
     Raises:
         UnavailableError: it is missing, or failed.
@@ -194,6 +193,6 @@ def run(command: Sequence[str], given: str = "", instead: str = "") -> str:
             f"{instead}"
         ) from None
     if done.returncode:
-        told = (done.stderr or done.stdout).strip()
-        raise UnavailableError(f"{command[0]} failed with {done.returncode}: {told}")
+        output = (done.stderr or done.stdout).strip()
+        raise UnavailableError(f"{command[0]} failed with {done.returncode}: {output}")
     return done.stdout

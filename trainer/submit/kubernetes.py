@@ -1,8 +1,7 @@
-"""The manifests of scripts/k8s, with the numbers, image and options of one job."""
+"""A Kubernetes job: the manifests of scripts/k8s with the numbers, image and options of a job."""
 
 from __future__ import annotations
 
-import math
 import os
 import posixpath
 import re
@@ -11,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +18,20 @@ import yaml
 from trainer.config.schema import RunConfig
 from trainer.job.errors import ConfigError
 
-PLACEHOLDER = "registry.example.com/"  # what the overlays say, to be replaced
+PLACEHOLDER = "registry.example.com/"  # the image in the overlays, which users replace
 IMAGE = re.compile(  # [HOST[:PORT]/]PATH[:TAG][@DIGEST]
     r"([\w.-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
 )
-SHARED = ("cpu", "memory", "nvidia.com/gpu")  # of a node, by the pods that take some of its GPUs
+SHARED = {"cpu", "memory", "nvidia.com/gpu"}  # a pod gets the share of a node that its GPUs are
 Run = Callable[[Sequence[str]], str]
 
 
 class Wanted(NamedTuple):
-    """What a job differs in from the overlay it is made of; None: as there."""
+    """How a job differs from its overlay; None: as in the overlay."""
 
     name: str | None
     nodes: int
-    gpus: int  # of each node; 0: its CPUs
+    gpus: int  # per node; 0: train on the CPUs
     image: str | None
     namespace: str | None
     overrides: list[str]
@@ -46,12 +44,12 @@ class Rendered(NamedTuple):
     name: str
     namespace: str
     arguments: list[str]  # of the trainer in each pod
-    claims: dict[str, str]  # where the pods see a claim that they may write to -> its name
-    mounts: list[str]  # of these and of all other volumes
+    claims: dict[str, str]  # mount path -> name of a writable persistent volume claim
+    mounts: list[str]  # the mount paths of all volumes
 
 
 def kubectl() -> str:
-    """Return the program: on PATH, else beside python."""
+    """Return kubectl on PATH, or else beside python."""
     return shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
 
 
@@ -60,11 +58,11 @@ def render(folder: Path, wanted: Wanted, run: Run) -> Rendered:
 
     Args:
         folder: scripts/k8s.
-        wanted: what is asked for.
-        run: runs a program and returns what it prints.
+        wanted: the job.
+        run: runs a program and returns its output.
 
     Raises:
-        ConfigError: a name that Kubernetes would refuse, or no image.
+        ConfigError: Kubernetes would refuse the name or the image.
     """
     suffix = wanted.name or time.strftime("%Y%m%d-%H%M%S")
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?", suffix):
@@ -74,12 +72,12 @@ def render(folder: Path, wanted: Wanted, run: Run) -> Rendered:
     if wanted.namespace:
         kustomization["namespace"] = wanted.namespace
     with tempfile.TemporaryDirectory() as scratch:
-        # Behind the links of the way there, or ".." would lead elsewhere.
+        # resolve(): kustomize follows links, and ".." would then lead to another folder.
         kustomization["resources"] = [os.path.relpath(overlay, Path(scratch).resolve())]
         Path(scratch, "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         objects = list(yaml.safe_load_all(run([kubectl(), "kustomize", scratch])))
     (job,) = (item for item in objects if item["kind"] == "Job")
-    _fit(job["spec"], wanted)
+    _apply(wanted, job["spec"])
     name, namespace = job["metadata"]["name"], job["metadata"].get("namespace", "default")
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -87,8 +85,8 @@ def render(folder: Path, wanted: Wanted, run: Run) -> Rendered:
         raise ConfigError(f"--image={wanted.image}: use one like REGISTRY/trainer:0.1.0")
     if container["image"].startswith(PLACEHOLDER):
         raise ConfigError(
-            f"--image: {container['image']} is a placeholder: give your own image, as pushed to a "
-            "registry, or write it into scripts/k8s/overlays"
+            f"--image: {container['image']} is a placeholder",
+            "give your own image, as pushed to a registry, or write it into scripts/k8s/overlays",
         )
     arguments = [text.replace("$(JOB_NAME)", name) for text in container["args"]]
     claim_of = {v["name"]: v.get("persistentVolumeClaim", {}) for v in pod["volumes"]}
@@ -98,34 +96,35 @@ def render(folder: Path, wanted: Wanted, run: Run) -> Rendered:
     return Rendered(text, name, namespace, arguments, claims, list(mounts))
 
 
-def place(run: RunConfig, experiment: str, rendered: Rendered) -> tuple[str, str]:
-    """Return the run directory as the pods see it, and the claim that keeps it.
+def run_directory(run: RunConfig, experiment: str, rendered: Rendered) -> tuple[str, str]:
+    """Return the run directory in the pods, and the claim that it is on.
 
     Raises:
-        ConfigError: no claim does.
+        ConfigError: it is on no claim.
     """
     option = f"run.root={run.root}" if run.dir is None else f"run.dir={run.dir}"
     where = run.dir or posixpath.join(run.root, experiment, run.name or "")
     claim = rendered.claims.get(volume_of(where, rendered))
     if claim is None:
         raise ConfigError(
-            f"{option}: the run would lie in no volume that outlives the pods: use a folder below "
-            f"{' or '.join(rendered.claims)}"
+            f"{option}: no volume keeps this folder when the pods end",
+            f"use a folder below {' or '.join(rendered.claims)}",
         )
     return posixpath.normpath(where), claim
 
 
 def volume_of(path: str, rendered: Rendered) -> str:
-    """Return the mount of the pods that a path lies in, or "" where it is in none."""
+    """Return the mount path of the volume that a path is in, or "" where it is in none."""
     path = posixpath.normpath(path)
-    found = [mount for mount in rendered.mounts if f"{path}/".startswith(f"{mount}/")]
-    return max(found, key=len, default="")
+    mounts = [mount for mount in rendered.mounts if f"{path}/".startswith(f"{mount}/")]
+    return max(mounts, key=len, default="")
 
 
-def _fit(spec: dict[str, Any], wanted: Wanted) -> None:
-    """Write the numbers, the image and the options into the job."""
+def _apply(wanted: Wanted, spec: dict[str, Any]) -> None:
+    """Write the numbers, the image and the options into the spec of a Job."""
     spec["completions"] = spec["parallelism"] = wanted.nodes
-    (container,) = spec["template"]["spec"]["containers"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
     if wanted.image:
         container["image"] = wanted.image
     for variable in container["env"]:
@@ -135,19 +134,20 @@ def _fit(spec: dict[str, Any], wanted: Wanted) -> None:
     kept = [text for text in container["args"] if text.partition("=")[0].lstrip("+") not in ours]
     if wanted.gpus:
         limits = container["resources"]["limits"]
-        part = Fraction(wanted.gpus, int(limits["nvidia.com/gpu"]))
+        total = int(limits["nvidia.com/gpu"])
         for amounts in (limits, container["resources"]["requests"]):
-            shared = {name: amounts[name] for name in SHARED if name in amounts}
-            amounts.update({name: _part(amount, part) for name, amount in shared.items()})
-        for volume in spec["template"]["spec"]["volumes"]:
-            if "sizeLimit" in volume.get("emptyDir", {}) and volume["name"] == "shm":
-                volume["emptyDir"]["sizeLimit"] = _part(volume["emptyDir"]["sizeLimit"], part)
+            for name in SHARED & amounts.keys():
+                amounts[name] = _share(amounts[name], wanted.gpus, total)
+        for volume in pod["volumes"]:
+            if volume["name"] == "shm":
+                size = volume["emptyDir"]["sizeLimit"]
+                volume["emptyDir"]["sizeLimit"] = _share(size, wanted.gpus, total)
         number = f"cluster.gpus_per_process={wanted.gpus}"
         kept = [number if text.startswith("cluster.gpus_per_process=") else text for text in kept]
     container["args"] = [*wanted.overrides, *(t for t in kept if not t.startswith("+experiment="))]
 
 
-def _part(amount: str, part: Fraction) -> str:
-    """Return a part of an amount such as 64Gi, rounded up; one that is no whole number stays."""
-    found = re.fullmatch(r"(\d+)([A-Za-z]*)", str(amount))
-    return f"{math.ceil(int(found[1]) * part)}{found[2]}" if found else amount
+def _share(amount: str, gpus: int, total: int) -> str:
+    """Return the share of some of the GPUs in an amount such as 64Gi, rounded up."""
+    number, unit = re.fullmatch(r"(\d+)([A-Za-z]*)", str(amount)).groups()  # type: ignore[union-attr]
+    return f"{-(-int(number) * gpus // total)}{unit}"
