@@ -1,12 +1,9 @@
-"""A folder of files that appears whole under its name or not at all, and replaces only its like."""
+"""A folder of files that appears as a whole or not at all, and replaces only an earlier one."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,59 +14,65 @@ from typing import Any
 from trainer.job.errors import ConfigError, cannot_write
 from trainer.job.files import write_json
 
-INDEX = "model.json"  # lists the other files with their digests, and says what they are
+INDEX = "model.json"  # describes the export and lists the other files with their SHA-256
 FORMAT = "trainer-export"
-CACHE = "__pycache__"  # which Python makes where somebody imports a file of a bundle
+CACHE = "__pycache__"  # Python makes it where somebody imports predict.py
 
 
 def check_target(target: Path, *, replace: bool) -> None:
-    """Check that a bundle may be put in place under a name.
+    """Check that an export may be written to a folder.
 
     Args:
-        target: the folder to be made.
-        replace: whether it may take the place of an earlier bundle.
+        target: the folder.
+        replace: whether an earlier export in it may be replaced.
 
     Raises:
-        ConfigError: there is something else, or a bundle that is not to be replaced.
+        ConfigError: it holds something else, or an export that must not be replaced.
     """
-    fix = "name a folder that does not exist yet"
+    hint = "name a folder that does not exist yet"
     try:
         names = {path.name for path in target.iterdir()} if target.exists() else set()
     except OSError as error:
-        raise ConfigError(f"DIR={target}: {error.strerror}: {fix}") from None
+        raise ConfigError(f"DIR={target}: {error.strerror}", hint) from None
     if not names:
         return
     listed = _listed(target)
     if listed is None:
-        raise ConfigError(f"DIR={target} holds files that no export has put there: {fix}")
+        raise ConfigError(f"DIR={target} holds files that are not from an export", hint)
     if others := sorted(names - listed - {CACHE}):
-        raise ConfigError(f"DIR={target} holds an export and others' files ({others[0]}): {fix}")
+        raise ConfigError(f"DIR={target} holds an export and other files ({others[0]})", hint)
     if not replace:
-        raise ConfigError(f"DIR={target} holds an export: add --replace, or {fix}")
+        raise ConfigError(f"DIR={target} holds an export", f"add --replace, or {hint}")
 
 
 @contextmanager
-def making(target: Path, *, replace: bool) -> Iterator[Path]:
-    """Give a folder to write to, and put it in place when the block ends well.
+def replacing(target: Path, *, replace: bool) -> Iterator[Path]:
+    """Yield a temporary folder, and rename it to `target` when the block ends without an error.
 
     Args:
-        target: the folder to be made.
-        replace: see check_target.
+        target: the folder.
+        replace: as in check_target.
 
     Raises:
-        ConfigError: as check_target, or the folder cannot be written; nothing is left then.
-        SaveError: its storage is full or broken; nothing is left either.
+        ConfigError: as in check_target, or the folder cannot be written. The old one stays.
+        SaveError: its storage is full or broken. The old one stays.
     """
     target = target.resolve()
     token = secrets.token_hex(8)
-    temporary = target.with_name(f".{target.name}.{token}.tmp")
+    temporary, old = (target.with_name(f".{target.name}.{token}.{end}") for end in ("tmp", "old"))
     try:
         temporary.mkdir(parents=True)
-        with _locked(temporary):
-            yield temporary
-            check_target(target, replace=replace)  # as late as can be
-            _put(temporary, target, target.with_name(f".{target.name}.{token}.old"))
-        _delete_leftovers(target)
+        yield temporary
+        check_target(target, replace=replace)  # again: the work may have taken a while
+        with suppress(FileNotFoundError):
+            target.rename(old)
+        try:
+            temporary.rename(target)
+        except OSError:
+            with suppress(FileNotFoundError):
+                old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise cannot_write(f"DIR={target}", error, "name another folder") from None
     finally:
@@ -77,10 +80,10 @@ def making(target: Path, *, replace: bool) -> Iterator[Path]:
 
 
 def write_index(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
-    """Write the index, with the SHA-256 of all other files, by name; return these.
+    """Write the index and return the SHA-256 of all other files, by name.
 
     Args:
-        folder: with the files.
+        folder: that holds the files.
         description: JSON, for the index.
     """
     files = sorted(path for path in folder.iterdir() if path.name != INDEX)
@@ -89,48 +92,8 @@ def write_index(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
     return digests
 
 
-def _put(new: Path, target: Path, aside: Path) -> None:
-    """Move a folder to its place; what is there is deleted once the new one is in place."""
-    with suppress(OSError):
-        target.rmdir()  # an empty folder
-    if target.exists():
-        target.rename(aside)
-    try:
-        new.rename(target)
-    except OSError:
-        if aside.exists():
-            aside.rename(target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder as long as its maker lives; tell whether nobody else has."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = True
-        except OSError:  # it is locked, or the file system knows no locks
-            mine = False
-        yield mine
-    finally:
-        os.close(descriptor)
-
-
-def _delete_leftovers(target: Path) -> None:
-    """Delete what makers of the same bundle have left that were killed."""
-    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.(tmp|old)")
-    for path in target.parent.iterdir():
-        if name.fullmatch(path.name) and path.is_dir():
-            with _locked(path) as free:
-                if free:
-                    shutil.rmtree(path, ignore_errors=True)
-
-
 def _listed(folder: Path) -> set[str] | None:
-    """Return the names of a bundle's files; None if the folder is not one."""
+    """Return the names of the files of an export; None if the folder is not one."""
     try:
         index = json.loads((folder / INDEX).read_text())
         return {INDEX, *index["sha256"]} if index["format"] == FORMAT else None

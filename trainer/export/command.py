@@ -1,4 +1,4 @@
-"""`python -m trainer export RUN DIR`: a trained model as files that need no trainer."""
+"""`python -m trainer export RUN DIR`: write a trained model to files that need no trainer."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from trainer.job.stdout import show, table
 from trainer.tracking.terminal import Terminal
 
 DESCRIPTION = """\
-Writes the model of a run, by its newest intact checkpoint, to a folder that needs no trainer:
+Writes the newest intact checkpoint of a run to a folder of files that need no trainer:
 
-  model.stablehlo      the program, of jax.export, for CPUs and NVIDIA GPUs and any batch size
+  model.stablehlo      the program, by jax.export, for CPUs and NVIDIA GPUs and any batch size
   weights.safetensors  the weights, which the program takes as an argument
   model.onnx           both for other runtimes, if the package onnx is installed
   predict.py           loads and runs them with jax and flatbuffers
-  model.json           what goes in and comes out, and the SHA-256 of every file
+  model.json           inputs and outputs, and the SHA-256 of every file
   MODEL_CARD.md        data, metrics, configuration, digests, versions, use and limits
 
-The files take images of unsigned bytes; scaling the pixels is a part of the model. Their outputs
-are compared with the live model before the folder is put in place, all at once. An ONNX file that
-does not agree is left out.
+The files take images of unsigned bytes; scaling the pixels is part of the model. Their outputs are
+compared with the live model before the folder appears, as a whole. An ONNX file that does not agree
+is left out.
 """
 EPILOG = """\
 exit codes:
@@ -33,7 +33,7 @@ exit codes:
   70  the exported program does not agree with the model; nothing was put in place
   74  the storage is full or read-only, or does not let a checkpoint be read
   75  asked to stop; nothing was put in place
-  78  RUN is not a run directory, DIR is not for us to write, or an option is wrong
+  78  RUN is not a run directory, DIR holds something else, or an option is wrong
 
 examples:
   python -m trainer export runs/mlp/first exported/digits
@@ -43,10 +43,10 @@ examples:
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
-    """Export the model of a run and say what was written; return exit code 0.
+    """Export the model of a run and print what was written; return exit code 0.
 
     Raises:
-        ConfigError: an option is wrong, there is no such run, or DIR is not for us to write.
+        ConfigError: an option is wrong, there is no such run, or DIR holds something else.
         DataError: the run has no intact checkpoint.
         SaveError: the storage of DIR is full or broken.
         TrainerError: the exported program does not agree with the model.
@@ -80,15 +80,15 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         test = None
         why = first_line(error).rstrip(":")
         terminal.warn(
-            f"there are no test images ({why}): noise is compared, and the card will have no "
-            "metrics; name their folder with --data DIR to have both"
+            f"there are no test images ({why}): the files are compared on noise, and the card gets "
+            "no metrics; name the folder of test images with --data DIR"
         )
     if stop():
         raise Preempted("asked to stop before anything was written")
-    with bundle.making(target, replace=args.replace) as folder:
-        told = files.write(folder, trained, test, terminal)
+    with bundle.replacing(target, replace=args.replace) as folder:
+        results = files.write(folder, trained, test, terminal)
         if stop():
             raise Preempted("asked to stop: nothing was put in place")
     rows = [(path.name, f"{path.stat().st_size:,}") for path in sorted(target.iterdir())]
-    show("\n".join([*table([("file", "bytes"), *rows], (0,)), *told, f"in {target}"]))
+    show("\n".join([*table([("file", "bytes"), *rows], (0,)), *results, f"in {target}"]))
     return EXIT_COMPLETED

@@ -1,7 +1,7 @@
-"""A trained model as an ONNX file: the few operators an MLP needs, written by hand.
+"""A trained model as an ONNX file: the few operators of an MLP, written by hand.
 
-A converter would do the same for any model, but no maintained one works with the versions of
-jax and orbax that the trainer needs. Needs the package onnx, the extra `onnx`.
+A converter would serve any model, but no maintained one works with the versions of jax and orbax
+that the trainer needs. This module needs the package onnx (the extra `onnx`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 from trainer.checkpoint.load_model import Trained
 
-OPSET = 17  # of the operators: old enough for every runtime of the last years
-IR_VERSION = 8  # of the file's form, that goes with it
+OPSET = 17  # version of the operators: every runtime of the last years knows it
+IR_VERSION = 8  # version of the file format that belongs to it
 
 
 def build(it: Trained) -> bytes:
-    """Return the file: uint8 images (batch, *it.image_shape) -> float32 logits and probabilities.
+    """Return the file: uint8 images (batch, *it.image_shape) -> float32 logits, probabilities.
 
     Raises:
         ImportError: the package onnx is not installed.
@@ -67,7 +67,7 @@ def build(it: Trained) -> bytes:
 
 
 def run(file: bytes, images: Any) -> tuple[Any, Any]:
-    """Return logits and probabilities by ONNX's own reference implementation, in numpy."""
+    """Return logits and probabilities from the reference implementation of ONNX, in numpy."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 

@@ -21,7 +21,7 @@ NamedWeights = dict[str, npt.NDArray[np.float32]]
 
 
 def named(weights: mlp.Weights) -> NamedWeights:
-    """Return the arrays by the names that they have in the weights file."""
+    """Return the arrays under their names in the weights file."""
     arrays = {}
     for index, (kernel, bias) in enumerate(weights):
         arrays[f"layer{index}.kernel"] = np.ascontiguousarray(kernel)
@@ -32,8 +32,8 @@ def named(weights: mlp.Weights) -> NamedWeights:
 def stablehlo(it: Trained) -> bytes:
     """Return the serialized program: (weights by name, images) -> (logits, probabilities).
 
-    The images are uint8 (N, *it.image_shape), of any N; scaling the pixels is a part of the
-    program. The weights are arguments: the program holds none.
+    The images are uint8 (N, *it.image_shape), for any N; scaling the pixels is part of the program.
+    The weights are arguments, not constants, of the program.
     """
     layers = len(it.weights)
 
@@ -54,7 +54,7 @@ def stablehlo(it: Trained) -> bytes:
 
 @contextmanager
 def _no_locations() -> Iterator[None]:
-    """Keep the paths of this machine's source files out of a program."""
+    """Keep the paths of source files on this machine out of the program."""
     limit = jax.config.values["jax_traceback_in_locations_limit"]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
