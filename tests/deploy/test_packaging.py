@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -15,30 +14,29 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCK_TEXT = (ROOT / "requirements.lock").read_text()
-LOCK = runpy.run_path(str(ROOT / "scripts/lock"), run_name="lock")
-PINS = LOCK["parse"](LOCK_TEXT)
+STATED = {"base": PYPROJECT["project"]["dependencies"], **PYPROJECT["dependency-groups"]}
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 PYTHONS = ("3.11", "3.12", "3.13")
-EXTRAS = tuple(PYPROJECT["project"]["optional-dependencies"])
+THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def applies(marker: str, python: str) -> bool:
+def locked(name: str, python: str = THIS_PYTHON) -> dict[str, str]:
+    """Return name -> version of what Linux gets for a group, or for an extra with the base."""
+    files = [name] if name in STATED else ["base", name]
     here = {"python_version": python, "python_full_version": f"{python}.0"}
-    return not marker or Marker(marker).evaluate(here)
-
-
-def locked(extra: str, python: str) -> dict[str, str]:
-    """Name -> version of what `scripts/_venv EXTRA` installs on Linux, failing on two of a name."""
-    pins = [p for p in PINS if {"base", extra} & {*p.extras} and applies(p.marker, python)]
-    versions = {p.name: p.version for p in pins}
-    assert len(versions) == len(pins), "a package is locked twice for one Python"
+    versions = {}
+    for file in files:
+        text = (ROOT / f"requirements/{file}.txt").read_text()
+        for line in re.findall(r"^[^\s#].*?(?= \\$)", text, re.MULTILINE):
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate(here):
+                assert pin.name not in versions, "two versions of a package, or one in base.txt too"
+                versions[pin.name] = str(pin.specifier).removeprefix("==")
     return versions
 
 
@@ -46,108 +44,64 @@ def locked(extra: str, python: str) -> dict[str, str]:
 
 
 def test_the_classifiers_name_the_tested_pythons():
-    assert LOCK["supported_pythons"](PYPROJECT) == list(PYTHONS)
-
-
-def test_the_lock_covers_what_pyproject_states():
-    assert LOCK["problems"](PYPROJECT, PINS) == []
+    classifiers = "\n".join(PYPROJECT["project"]["classifiers"])
+    assert tuple(re.findall(r"Python :: (3\.\d+)$", classifiers, re.MULTILINE)) == PYTHONS
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("extra", EXTRAS)
-def test_every_extra_is_locked_on_every_python(extra, python):
-    own = {p.name for p in PINS if extra in p.extras}
-    assert own, f"nothing is locked for {extra}"
-    assert {*locked("base", python)} < {*locked(extra, python)}
+@pytest.mark.parametrize("name", [*STATED, *EXTRAS])
+def test_the_lock_has_what_pyproject_states(name, python):
+    versions = locked(name, python)
+    for requirement in map(Requirement, STATED.get(name) or EXTRAS[name]):
+        if requirement.name == PYPROJECT["project"]["name"]:  # other extras
+            for extra in requirement.extras:
+                assert locked(extra, python).items() <= versions.items()
+        else:
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)])
 
 
-@pytest.mark.parametrize("extra", ["cuda12", "cuda13"])
-def test_the_cuda_plugin_is_of_jax_own_version(extra):
-    for python in PYTHONS:
-        versions = locked(extra, python)
-        assert versions[f"jax-{extra}-plugin"] == versions["jax"]
-        assert versions[f"jax-{extra}-pjrt"] == versions["jax"]
+@pytest.mark.parametrize("name", [*STATED, *EXTRAS])
+def test_what_is_installed_needs_nothing_outside_the_lock(name):
+    """The transitive closure, for this Python and the packages that are installed."""
+    versions = locked(name)
+    for package in versions:
+        try:
+            requirements = importlib.metadata.requires(package) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, requirements):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                version = versions.get(canonicalize_name(requirement.name))
+                assert version is not None, f"{package} needs {requirement}"
+                assert requirement.specifier.contains(version, prereleases=True)
 
 
-def test_python_3_11_has_the_last_jax_that_supports_it():
-    old, *new = (Version(locked("base", python)["jax"]) for python in PYTHONS)
-    assert old.release[:2] == (0, 10)
-    assert old < new[0] == new[1]
+@pytest.mark.parametrize("file", sorted((ROOT / "requirements").iterdir()), ids=lambda f: f.name)
+def test_the_lock_has_versions_and_hashes_and_names_no_host_and_no_folder(file):
+    pin = r"[\w.-]+==[\w.]+( ; [\w.]+ [<>=!]+ '[\w.]+'( and [\w.]+ [<>=!]+ '[\w.]+')*)?"
+    if file.name == "constraints.txt":
+        block = rf"# pyproject.toml: [0-9a-f]{{64}}\n({pin}\n)+"
+    else:
+        block = rf"({pin}( \\\n    --hash=sha256:[0-9a-f]{{64}})+\n)+"
+    assert re.fullmatch(block, file.read_text())
 
 
-def test_every_pin_has_hashes_and_the_extras_that_need_it():
-    known = {"base", "build", *EXTRAS}
-    for pin in PINS:
-        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", pin.text), pin.name
-        assert {*pin.extras} <= known, pin.name
-        assert pin.extras, pin.name
-
-
-def test_the_lock_names_no_host_and_no_folder():
-    assert "://" not in LOCK_TEXT
-    for line in LOCK_TEXT.splitlines():
-        assert line.startswith(("#", "    #", "    --hash=sha256:")) or re.match(
-            r"[\w.-]+==\S+", line
-        )
-
-
-def test_what_is_installed_needs_nothing_outside_the_lock():
-    """The transitive closure, for this Python and those of its extras that are installed."""
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    for extra in ("base", "offline", "dev"):
-        versions = locked(extra, python)
-        for name in versions:
-            try:
-                requirements = importlib.metadata.requires(name) or []
-            except importlib.metadata.PackageNotFoundError:
-                continue
-            for requirement in map(Requirement, requirements):
-                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                    version = versions.get(canonicalize_name(requirement.name))
-                    assert version is not None, f"{extra}: {name} needs {requirement}"
-                    assert requirement.specifier.contains(version, prereleases=True)
-
-
-@pytest.mark.parametrize(
-    ("stated", "complaint"),
-    [
-        ({"dependencies": ["numpy>=99"]}, "numpy>=99 (base, Python 3.12)"),
-        ({"dependencies": ["nonesuch"]}, "nonesuch (base, Python 3.11): nothing is locked"),
-        ({"optional-dependencies": {"new": ["pytest"]}}, "pytest (new, Python 3.13): nothing"),
-    ],
-)
-def test_the_check_sees_what_the_lock_lacks(stated, complaint):
-    changed = {**PYPROJECT, "project": {**PYPROJECT["project"], **stated}}
-    assert any(problem.startswith(complaint) for problem in LOCK["problems"](changed, PINS))
-
-
-def test_the_check_wants_a_hash():
-    bare = PINS[0]._replace(text="absl-py==1\n")
-    assert LOCK["problems"](PYPROJECT, [bare, *PINS[1:]]) == [
-        f"{bare.name}=={bare.version} has no hash"
-    ]
-
-
-def test_changes_name_old_and_new_versions():
-    new = [PINS[0]._replace(version="99"), *PINS[1:-1]]
-    assert LOCK["changes"](PINS, new) == [
-        f"{PINS[0].name}: {PINS[0].version} -> 99",
-        f"{PINS[-1].name}: {PINS[-1].version} -> (none)",
-    ]
-
-
-def subset(*arguments):
-    command = [sys.executable, ROOT / "scripts/lock", "--subset", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_a_subset_of_a_few_packages():
-    few = subset("base", "offline", "--only", "mlxtend", "numpy")
-    assert few.returncode == 0
-    assert {pin.name for pin in LOCK["parse"](few.stdout)} == {"mlxtend", "numpy"}
-    wrong = subset("base", "--only", "numpy", "mlxtend")
-    assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "'mlxtend' is not locked for base" in wrong.stderr
+def test_the_check_sees_a_changed_pyproject(tmp_path):
+    for name in ("scripts/lock", "requirements/constraints.txt", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    check = [sys.executable, tmp_path / "scripts/lock", "--check"]
+    assert subprocess.run(check).returncode == 0
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    for old, new in (
+        ("numpy>=2.0", "numpy>=2.1"),
+        ("onnx = [", "other = ["),
+        ("\nbuild = ", "\nb = "),
+    ):
+        (tmp_path / "pyproject.toml").write_text(pyproject.replace(old, new, 1))
+        refused = subprocess.run(check, capture_output=True, text=True)
+        assert refused.returncode == 1
+        assert "run scripts/lock" in refused.stderr
 
 
 # The environment
@@ -157,11 +111,12 @@ def test_a_subset_of_a_few_packages():
 def checkout(tmp_path_factory):
     """A checkout whose lock asks for two tiny packages: `one` always, `two` for the extra dev."""
     root = tmp_path_factory.mktemp("checkout")
-    wheels = root / "wheels"
-    wheels.mkdir()
-    lock = ""
-    for name, extra in (("one", "base build"), ("two", "dev plots")):
-        wheel = wheels / f"{name}-1.0-py3-none-any.whl"
+    for folder in ("scripts", "requirements", "wheels"):
+        (root / folder).mkdir()
+    shutil.copy(ROOT / "scripts/_venv", root / "scripts")
+    pins = {}
+    for name in ("one", "two"):
+        wheel = root / f"wheels/{name}-1.0-py3-none-any.whl"
         info = f"{name}-1.0.dist-info"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(f"{name}.py", "")
@@ -171,11 +126,12 @@ def checkout(tmp_path_factory):
             archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
             archive.writestr(f"{info}/RECORD", "")
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        lock += f"{name}==1.0 \\\n    --hash=sha256:{digest}\n    # extras: {extra}\n"
-    (root / "requirements.lock").write_text(lock)
-    (root / "scripts").mkdir()
-    for script in ("_venv", "lock"):
-        shutil.copy(ROOT / "scripts" / script, root / "scripts" / script)
+        pins[name] = f"{name}==1.0 \\\n    --hash=sha256:{digest}\n"
+    for file in ("base", "build"):
+        (root / f"requirements/{file}.txt").write_text(pins["one"])
+    for file in ("dev", "cuda12", "cuda13"):
+        (root / f"requirements/{file}.txt").write_text(pins["two"])
+    (root / "requirements/wrong.txt").write_text(f"two==1.0 \\\n    --hash=sha256:{'0' * 64}\n")
     return root
 
 
@@ -194,50 +150,49 @@ def make_environment(checkout, *extras, **environment):
 
 def test_the_environment_is_made_once_and_grows_and_follows_the_lock(checkout):
     venv = checkout / ".venv"
-    packages = venv / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    packages = venv / f"lib/python{THIS_PYTHON}/site-packages"
 
+    # What an interruption left.
     venv.mkdir()
-    (venv / ".trainer-unfinished").touch()
-    (venv / "rubbish").touch()
-
+    (venv / "pyvenv.cfg").touch()
+    (venv / "half").touch()
     fresh = make_environment(checkout)
     assert fresh.returncode == 0, fresh.stderr
-    assert "making it anew" in fresh.stderr
-    assert not (venv / "rubbish").exists()
-    assert "installing 1 locked packages into .venv (base" in fresh.stderr
+    assert "installing requirements/base.txt into .venv (Python 3." in fresh.stderr
     assert (packages / "one.py").exists()
     assert not (packages / "two.py").exists()
+    assert not (venv / "half").exists()
 
     again = make_environment(checkout)
     assert (again.returncode, again.stderr) == (0, "")
 
-    failed = make_environment(checkout, "dev", PIP_FIND_LINKS="nowhere")
-    assert failed.returncode != 0
-    assert "the package index could not be reached" in failed.stderr
-    assert make_environment(checkout).stderr == "", "a failed addition must not spoil what is there"
+    for extra, given in (("dev", {"PIP_FIND_LINKS": "nowhere"}), ("wrong", {})):
+        failed = make_environment(checkout, extra, **given)
+        assert failed.returncode == 1
+        assert "scripts/_venv: pip failed, see above: connect this machine" in failed.stderr
+        assert not (packages / "two.py").exists()
+        assert make_environment(checkout).stderr == "", "a failed addition spoils what is there"
 
     more = make_environment(checkout, "dev")
     assert more.returncode == 0, more.stderr
-    assert "installing 1 locked packages into .venv (base dev" in more.stderr
     assert (packages / "two.py").exists()
     assert make_environment(checkout).stderr == ""
 
-    contained = make_environment(checkout, "plots")
-    assert contained.returncode == 0, contained.stderr
-    assert "installing 0 locked packages into .venv (base dev plots" in contained.stderr
-
-    lock = checkout / "requirements.lock"
+    lock = checkout / "requirements/base.txt"
     lock.write_text(lock.read_text() + "# changed\n")
+    (packages / "of_the_old_lock.py").touch()
     renewed = make_environment(checkout)
     assert renewed.returncode == 0, renewed.stderr
-    assert "installing 2 locked packages into .venv (base dev" in renewed.stderr
+    assert "installing requirements/base.txt requirements/dev.txt into .venv" in renewed.stderr
+    assert (packages / "two.py").exists()
+    assert not (packages / "of_the_old_lock.py").exists()
     assert make_environment(checkout, "dev").stderr == ""
 
 
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"PYTHON": "no-such-python"}, "no-such-python is not there"),
+        ({"PYTHON": "no-such-python"}, "no-such-python is not Python 3.11, 3.12 or 3.13 with venv"),
         (
             {"TRAINER_ACCELERATOR": "tpu"},
             "TRAINER_ACCELERATOR=tpu is not one of cpu, cuda12, cuda13",
@@ -252,12 +207,17 @@ def test_the_environment_script_says_what_is_wrong(checkout, environment, messag
     assert not (checkout / "other/bin").exists()
 
 
-def test_no_accelerator_can_be_asked_for(checkout, tmp_path):
-    made = make_environment(
-        checkout, "accelerator", TRAINER_ACCELERATOR="cpu", TRAINER_VENV=str(tmp_path / "venv")
+def choose_accelerator(checkout, tmp_path, gpu, **environment):
+    """Run scripts/_venv where nvidia-smi says this, up to the first thing that it would install."""
+    nvidia_smi = tmp_path / "nvidia-smi"
+    nvidia_smi.write_text(f"#!/bin/sh\necho '{gpu}'\n")
+    nvidia_smi.chmod(0o755)
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "no-such-python"}
+    refused = make_environment(
+        checkout, "accelerator", TRAINER_VENV=str(tmp_path / "venv"), **environment
     )
-    assert made.returncode == 0, made.stderr
-    assert "installing 1 locked packages" in made.stderr
+    assert refused.returncode == 1
+    return refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -271,18 +231,19 @@ def test_no_accelerator_can_be_asked_for(checkout, tmp_path):
     ],
 )
 def test_the_cuda_packages_fit_the_driver(checkout, tmp_path, gpu, choice):
-    nvidia_smi = tmp_path / "nvidia-smi"
-    nvidia_smi.write_text(f"#!/bin/sh\necho '{gpu}'\n")
-    nvidia_smi.chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    refused = make_environment(
-        checkout,
-        "accelerator",
-        PATH=path,
-        PYTHON="no-such-python",
-        TRAINER_VENV=str(tmp_path / "new"),
-    )
-    assert f"accelerator: {choice}" in refused.stderr
+    message = choose_accelerator(checkout, tmp_path, gpu)
+    assert message.count(f"accelerator: {choice} for NVIDIA driver") == 1
+
+
+def test_an_environment_keeps_its_cuda(checkout, tmp_path):
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv/pyvenv.cfg").touch()
+    (tmp_path / "venv/.stamp").write_text("\nrequirements/base.txt requirements/cuda12.txt\n")
+    kept = choose_accelerator(checkout, tmp_path, "580.65.06, 9.0")
+    assert "accelerator:" not in kept
+    assert "no-such-python" in kept
+    other = choose_accelerator(checkout, tmp_path, "", TRAINER_ACCELERATOR="cuda13")
+    assert "has another CUDA, and one environment holds one" in other
 
 
 # The wheel

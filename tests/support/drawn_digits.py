@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
+import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
@@ -40,10 +40,8 @@ class Drawn(NamedTuple):
 
 
 def font_of(name: str | None, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return a font; without matplotlib the test is skipped."""
     if name is None:
         return ImageFont.load_default(size)
-    matplotlib = pytest.importorskip("matplotlib", reason="its fonts are drawn with")
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from trainer.config.compose import compose_each
 from trainer.job import lock
@@ -586,9 +587,7 @@ def some_results(values):
     ],
 )
 def test_the_plot_is_drawn(values):
-    pytest.importorskip("matplotlib")
-    image = pytest.importorskip("PIL.Image")
-    with image.open(io.BytesIO(plot.draw(some_results(values)))) as drawn:
+    with Image.open(io.BytesIO(plot.draw(some_results(values)))) as drawn:
         assert drawn.format == "PNG"
         assert len(drawn.convert("RGB").getcolors(1 << 24)) > 10
 
@@ -598,7 +597,6 @@ def test_nothing_is_drawn_of_nothing():
 
 
 def test_the_plot_has_what_was_completed_while_it_was_drawn(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
     made = make("optim.lr=1,2,3")
     sweep_folder.write_plan(tmp_path, made.fixed, made.members)
     first, second, third = (tmp_path / member.name for member in made.members)
@@ -617,16 +615,3 @@ def test_the_plot_has_what_was_completed_while_it_was_drawn(tmp_path, monkeypatc
     assert len(drawn) == 2
     assert drawn[0] != drawn[1] == draw(sweep_folder.results(tmp_path))
     assert (tmp_path / "sweep.png").read_bytes() == drawn[1]
-
-
-def test_without_matplotlib_the_rest_is_there_and_one_line_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    (member,) = make("run.seed=choice(0)").members
-    sweep_folder.write_plan(tmp_path, [], [member])
-    write(tmp_path / member.name / "summary.json", status="completed", test_accuracy=0.5)
-    assert command.main([str(tmp_path)], StopRequest()) == 0
-    told = capsys.readouterr()
-    assert "50.00%" in told.out
-    assert told.err.count("matplotlib is not installed") == len(told.err.splitlines()) == 1
-    assert (tmp_path / "sweep.csv").exists()
-    assert not (tmp_path / "sweep.png").exists()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trainer.sweep.combine import SEED
 from trainer.sweep.ranking import Group, Result, groups
 
-if TYPE_CHECKING:  # matplotlib takes a second to import, and may not be there
+if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
 
 _MOST_LINES = 8  # over a number; with more there is a row for each group
@@ -22,9 +22,6 @@ def draw(results: Sequence[Result]) -> bytes | None:
 
     Where a swept option is a number, the accuracy stands over it, with a line for each combination
     of the other options; elsewhere every combination has a row.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     found = groups(results)
     if not found:

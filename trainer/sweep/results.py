@@ -34,9 +34,6 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
             written.append(folder / sweep_folder.PLOT)
     except OSError as error:
         warn(f"{folder} cannot be written: {error.strerror}")
-    except ImportError:
-        fix = "install the extra `plots`: pip install '.[plots]' in the checkout"
-        warn(f"no plot: matplotlib is not installed: {fix}")
     for path in written:
         show(str(path))
 
