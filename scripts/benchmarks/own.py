@@ -17,8 +17,8 @@ from trainer.data.dataset import Dataset, Split, Superbatch
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.train import build
-from trainer.train.build import Recipe
-from trainer.train.feed import send, start
+from trainer.train.build import Programs
+from trainer.train.feed import inputs, send
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -28,9 +28,9 @@ class Program(NamedTuple):
 
     config: Config
     mesh: Mesh
-    made: Recipe
+    made: Programs
     state: step.TrainState  # before the first step
-    feed: step.Feed  # of one dispatch
+    feed: step.DispatchInputs  # of one dispatch
 
 
 def configuration(*overrides: str) -> Config:
@@ -54,18 +54,18 @@ def program(arrays: str, batch_size: int, k: int, overrides: list[str]) -> Progr
     train, test = Split(*files[:2]), Split(*files[2:])
     dataset = Dataset("arrays", train, test, "", (1, train.images.shape[1]))
     mesh = meshes.make_mesh(1)
-    made = build.make(config, dataset, mesh)
+    made = build.make_programs(config, dataset, mesh)
     # K full batches in file order, from the start again where the set is too small.
     index = np.arange(k * batch_size).reshape(k, batch_size) % len(train.labels)
     batch = Superbatch(train.images[index], train.labels[index], np.ones(index.shape, np.uint8))
     lrs = np.full(k, 0.01, np.float32)
-    feed = jax.block_until_ready(start(mesh, send(mesh, lambda _: lrs, batch, 0), False))
+    feed = jax.block_until_ready(inputs(mesh, send(mesh, lambda _: lrs, batch, 0), False))
     state = step.init_state(made.init_weights, jax.random.key(0), mesh)
     return Program(config, mesh, made, state, feed)
 
 
 def seconds_per_step(
-    train_step: step.TrainStep, state: step.TrainState, feed: step.Feed, dispatches: int
+    train_step: step.TrainStep, state: step.TrainState, feed: step.DispatchInputs, dispatches: int
 ) -> npt.NDArray[np.float64]:
     """Run dispatches, each started while the one before is running, as the loop does.
 
@@ -84,11 +84,11 @@ def seconds_per_step(
     ]
     ends: list[float] = []
 
-    def end(reduced: step.Reduced) -> None:
+    def end(reduced: step.StepMetrics) -> None:
         assert jax.device_get(reduced).finite.all()
         ends.append(time.perf_counter())
 
-    pending: step.Reduced | None = None
+    pending: step.StepMetrics | None = None
     for steps in numbers:
         state, reduced = train_step(state, feed._replace(steps=steps))
         if pending is not None:
@@ -99,7 +99,7 @@ def seconds_per_step(
     return np.diff(ends) / k
 
 
-def abstract(devices: int, batch_size: int, overrides: list[str]) -> tuple[Recipe, Any, Any]:
+def abstract(devices: int, batch_size: int, overrides: list[str]) -> tuple[Programs, Any, Any]:
     """Return the programs for some devices, and the shapes of a state and a feed of two steps.
 
     For MNIST's shape; to compile ahead of time what is never run.
@@ -111,7 +111,7 @@ def abstract(devices: int, batch_size: int, overrides: list[str]) -> tuple[Recip
     zero = np.uint8(0)
     split = Split(np.broadcast_to(zero, (60_000, pixels)), np.broadcast_to(zero, 60_000))
     mesh = meshes.make_mesh(devices)
-    made = build.make(config, Dataset("empty", split, split, "", (1, pixels)), mesh)
+    made = build.make_programs(config, Dataset("empty", split, split, "", (1, pixels)), mesh)
     rows, whole = meshes.batched(mesh), meshes.replicated(mesh)
 
     def shape(dtype: Any, *dims: int, sharding: Any = rows) -> Any:
@@ -124,4 +124,4 @@ def abstract(devices: int, batch_size: int, overrides: list[str]) -> tuple[Recip
     images, labels = shape(np.uint8, k, batch_size, pixels), shape(np.uint8, k, batch_size)
     lrs, steps = shape(np.float32, k, sharding=whole), shape(np.int32, k, sharding=whole)
     stop = shape(np.uint8, k, devices)
-    return made, state, step.Feed(Superbatch(images, labels, labels), stop, lrs, steps)
+    return made, state, step.DispatchInputs(Superbatch(images, labels, labels), stop, lrs, steps)

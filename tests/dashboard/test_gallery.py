@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from trainer.dashboard import pictures
 from trainer.data.dataset import Dataset, Split
 from trainer.functional import linear
-from trainer.parallel.evaluation import Outcome
+from trainer.parallel.evaluation import Evaluation
 from trainer.tasks import confusion
 from trainer.tracking import summaries
 from trainer.tracking import summaries as tensorboard_layout
@@ -40,7 +40,7 @@ def pixels(value):
 def test_the_most_confident_mistakes_come_first():
     labels = np.array([1, 2, 3, 4, 5], np.uint8)
     predictions = np.array([1, 7, 7, 7, 5], np.int32)
-    found = Outcome(0.0, 0.4, 5, predictions, np.array([1, 0.3, 0.9, 0.9, 1], np.float32))
+    found = Evaluation(0.0, 0.4, 5, predictions, np.array([1, 0.3, 0.9, 0.9, 1], np.float32))
     assert pictures.confidently_wrong(labels, found, 9).tolist() == [2, 3, 1]
     assert pictures.confidently_wrong(labels, found, 1).tolist() == [2]
 
@@ -49,7 +49,7 @@ def test_the_most_confident_mistakes_come_first():
 def test_an_evaluation_is_drawn_whatever_was_wrong(dataset, wrong):
     predictions = dataset.test.labels.astype(np.int32)
     predictions[:wrong] = (predictions[:wrong] + 1) % 5
-    found = Outcome(1.0, 1 - wrong / 50, 50, predictions, RNG.random(50).astype(np.float32))
+    found = Evaluation(1.0, 1 - wrong / 50, 50, predictions, RNG.random(50).astype(np.float32))
     counts = confusion.count(dataset.test.labels, predictions, 5)
     drawn = values(pictures.evaluation(7, dataset, found, counts))
     assert set(drawn) == {

@@ -14,14 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainer.checkpoint.background import Background
 from trainer.config.schema import Config
+from trainer.dashboard.background import Background
 from trainer.data.dataset import Dataset, Superbatch
 from trainer.data.stream import Plan, Superbatches
 from trainer.models import mlp
 from trainer.parallel import memory, norms
-from trainer.parallel.compiler import Program
-from trainer.parallel.evaluation import Outcome
+from trainer.parallel.compiler import CompiledFunction
+from trainer.parallel.evaluation import Evaluation
 from trainer.tasks import confusion
 from trainer.tasks.classification import Objective
 from trainer.tracking import goodput
@@ -68,7 +68,7 @@ class Dashboard:
         self._every_steps = config.train.log_every_steps
         self._classes = config.data.num_classes
         self._draw_every_epochs = config.train.pictures_every_epochs
-        self._measure = Program(norms.make(objective), timer)
+        self._measure = CompiledFunction(norms.make(objective), timer)
         self._laps: goodput.Laps | None = None
         self._looked = 0  # the step of the last lap
         self._background: Background[Drawn] | None = Background()
@@ -92,7 +92,7 @@ class Dashboard:
             curves |= {f"memory/{name}": mib for name, mib in sizes.items()}
             self._tracker.curves(step, curves)
 
-    def evaluated(self, step: int, weights: mlp.Weights, found: Outcome) -> None:
+    def evaluated(self, step: int, weights: mlp.Weights, found: Evaluation) -> None:
         """Show what an evaluation of the weights after `step` steps found, and the weights."""
         values = {"loss": found.loss, "accuracy": found.accuracy}
         if not self._tracker.scalars("eval", step, values):
@@ -159,7 +159,7 @@ def _inputs(dataset: Dataset) -> list[Any]:
 
 
 def _evaluation(
-    dataset: Dataset, step: int, found: Outcome, counts: confusion.Counts, weights: mlp.Weights
+    dataset: Dataset, step: int, found: Evaluation, counts: confusion.Counts, weights: mlp.Weights
 ) -> list[Any]:
     from trainer.dashboard import pictures
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from trainer.data.dataset import Dataset
 from trainer.models import mlp
-from trainer.parallel.evaluation import Outcome
+from trainer.parallel.evaluation import Evaluation
 from trainer.tasks import pictures
 from trainer.tasks import pictures as confusion_picture
 from trainer.tasks.confusion import Counts
@@ -30,7 +30,7 @@ def inputs(dataset: Dataset) -> list[Any]:
     return [_image("inputs", pictures.digits(images.reshape(-1, *dataset.shape), captions, title))]
 
 
-def evaluation(step: int, dataset: Dataset, found: Outcome, counts: Counts) -> list[Any]:
+def evaluation(step: int, dataset: Dataset, found: Evaluation, counts: Counts) -> list[Any]:
     """Draw what an evaluation after `step` steps found: confusion matrices, worst mistakes."""
     test, title = dataset.test, f"after {step:,} steps"
     index = confidently_wrong(test.labels, found, WRONG)
@@ -68,7 +68,7 @@ def weights(layers: mlp.Weights, dataset: Dataset) -> list[Any]:
 
 
 def confidently_wrong(
-    labels: npt.NDArray[np.uint8], found: Outcome, most: int
+    labels: npt.NDArray[np.uint8], found: Evaluation, most: int
 ) -> npt.NDArray[np.int64]:
     """Return the indices of at most `most` mistakes, the most confident first."""
     (wrong,) = np.nonzero(found.predictions != labels)

@@ -89,7 +89,7 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> Finding:
     """Compile the configured step and do it once, on the first batch."""
     if dataset is None:
         return Finding("one step", WARNING, "not tried: there is no data", "see data above")
-    made = build.make(config, dataset, devices)
+    made = build.make_programs(config, dataset, devices)
     rows = mesh.local_rows(devices, config.train.global_batch_size, "train.global_batch_size")
     source = stream.Superbatches(
         dataset.train,
@@ -99,14 +99,14 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> Finding:
         seed=config.run.seed,
         first_step=0,
     )
-    fed = feed.start(devices, feed.send(devices, made.schedule, source[0], 0), False)
+    inputs = feed.inputs(devices, feed.send(devices, made.schedule, source[0], 0), False)
     key = jax.random.PRNGKey(config.run.seed)
     state = step.init_state(made.init_weights, key, devices)
     began = time.perf_counter()
-    compiled = made.train_step.lower(state, fed).compile()
+    compiled = made.train_step.lower(state, inputs).compile()
     compiling = time.perf_counter() - began
     began = time.perf_counter()
-    _, reduced = jax.block_until_ready(compiled(state, fed))
+    _, reduced = jax.block_until_ready(compiled(state, inputs))
     seconds = time.perf_counter() - began
     sums = jax.device_get(reduced).sums
     loss = float(sums.loss[0] / sums.examples[0])

@@ -1,6 +1,7 @@
-"""What a platform is compiled for, in this one place: XLA's options, and the form of the step.
+"""What programs are compiled for a platform: XLA's options, and how the step is written.
 
-The results are the same but for rounding. What each gave on a GPU is in docs/benchmarks.md.
+The results are the same but for rounding. What each choice gains on a GPU is in
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import jax
 
 from trainer.tracking.goodput import PhaseTimer
 
-Options = dict[str, bool | int | str]
+XlaOptions = dict[str, bool | int | str]
 
 # The K steps of a dispatch become one CUDA graph, however short the program around the loop is (the
 # least size). Else the host launches every kernel of every step, which takes longer than the
 # kernels of a small model. The list is jax 0.11's own: others may leave the loop (WHILE) out.
 # CONCURRENT runs kernels side by side that do not need each other; XLA's default is a queue.
-GPU_OPTIONS: Options = {
+GPU_OPTIONS: XlaOptions = {
     "xla_gpu_enable_command_buffer": (
         "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
     ),
@@ -26,32 +27,34 @@ GPU_OPTIONS: Options = {
 }
 
 
-class Form(NamedTuple):
-    """How the step is written down."""
+class StepOptions(NamedTuple):
+    """How the training step is written; the results are the same but for rounding."""
 
-    transpose_last: bool  # keep the last kernel as (classes, features) while steps run
+    transpose_last_layer: bool  # keep the last kernel as (classes, features) while steps run
     branch: bool  # drop a non-finite update by a branch; False: by selecting each weight
     unroll: int  # steps in the body of the loop over K
 
 
-CPU = Form(transpose_last=True, branch=True, unroll=1)
-GPU = Form(transpose_last=False, branch=False, unroll=4)
+CPU_STEP = StepOptions(transpose_last_layer=True, branch=True, unroll=1)
+GPU_STEP = StepOptions(transpose_last_layer=False, branch=False, unroll=4)
 
 
-def form(platform: str, devices: int, virtual_shards: int | None) -> Form:
-    """Return the form that is fastest.
+def step_options(platform: str, devices: int, virtual_shards: int | None) -> StepOptions:
+    """Return the fastest way to write the step.
 
     Args:
         platform: of the devices, as jax names it: "cpu", "gpu".
-        devices: of the mesh; with several, the loop has one all-reduce in its body.
-        virtual_shards: with them, one device and several have to have the same loop.
+        devices: number of devices in the mesh.
+        virtual_shards: parallel.virtual_shards.
     """
     if platform != "gpu":
-        return CPU
-    return GPU if devices == 1 and virtual_shards is None else GPU._replace(unroll=1)
+        return CPU_STEP
+    # Several devices: one all-reduce in the body of the loop. Virtual shards: one device needs the
+    # same loop as several, for the same bits.
+    return GPU_STEP if devices == 1 and virtual_shards is None else GPU_STEP._replace(unroll=1)
 
 
-def options(platform: str, deterministic: bool) -> Options:
+def xla_options(platform: str, deterministic: bool) -> XlaOptions:
     """Return XLA's compile options for a program.
 
     Args:
@@ -66,8 +69,11 @@ def options(platform: str, deterministic: bool) -> Options:
     return GPU_OPTIONS | {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
 
 
-class Program:
-    """A jitted function whose compilations are not mistaken for its running time."""
+class CompiledFunction:
+    """A jitted function, compiled ahead of time once for each set of argument shapes.
+
+    Compiling counts as the phase "compile" of the timer, not as time of the first call.
+    """
 
     def __init__(self, jitted: Any, timer: PhaseTimer) -> None:
         self._jitted = jitted

@@ -1,4 +1,4 @@
-"""How much memory this process takes, of the host and of its devices."""
+"""How much memory this process uses, on the host and on its devices."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def host_mib() -> float:
 
 
 def room_for(size: int, statistics: Mapping[str, int] | None) -> bool:
-    """Return whether a device has `size` bytes to spare, beside the most that it has needed so far.
+    """Return whether `size` more bytes fit on the device on top of its peak use.
 
     Args:
         size: bytes.
-        statistics: what device.memory_stats() returns; None: it does not count, and has the room.
+        statistics: what device.memory_stats() returns; None, as on a CPU: there is always room.
     """
     if not statistics or not {"bytes_limit", "peak_bytes_in_use"} <= statistics.keys():
         return True
@@ -32,12 +32,12 @@ def room_for(size: int, statistics: Mapping[str, int] | None) -> bool:
 def device_mib() -> dict[str, float]:
     """Return memory of the fullest local device in MiB: now in use, and its peak.
 
-    Empty where the devices do not tell, as CPUs do not.
+    Empty where the devices keep no statistics: on CPUs.
     """
-    stats = [found for device in jax.local_devices() if (found := device.memory_stats())]
+    all_stats = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
     keys = {"device": "bytes_in_use", "device_peak": "peak_bytes_in_use"}
     return {
-        name: max(each[key] for each in stats) / MIB
+        name: max(stats[key] for stats in all_stats) / MIB
         for name, key in keys.items()
-        if stats and all(key in each for each in stats)
+        if all_stats and all(key in stats for stats in all_stats)
     }

@@ -1,4 +1,4 @@
-"""How large the weights and the gradients of each layer are, measured beside the training step."""
+"""Norms of the weights and gradients of each layer, by a program beside the training step."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ import jax.numpy as jnp
 
 from trainer.data.dataset import Superbatch
 from trainer.models import mlp
-from trainer.parallel.gradients import of_batch
-from trainer.tasks.classification import Objective
+from trainer.tasks.classification import Objective, batch_gradients
 
-MOST_EXAMPLES = 1024  # of a batch that are looked at: one device does it, while others wait
+MOST_EXAMPLES = 1024  # of a batch: one device computes the norms while the others wait
 
 Norms = dict[str, jax.Array]  # "weight_norm/layer/0/kernel", "gradient_norm/...": scalars, float32
 
 
 def make(objective: Objective) -> Callable[[mlp.Weights, Superbatch], Norms]:
-    """Build the program that measures: (weights, batch) -> norms, on one device.
+    """Build the program (weights, batch) -> norms, on one device.
 
     It takes images (rows, pixels), labels and mask (rows,), all uint8. The gradient is that of the
     mean loss over the batch; a norm is the root of the sum of squares.
 
-    A program of its own: norms inside the training step would read every gradient once more at
-    every step, and could change how it rounds.
+    It is not part of the training step: there the norms would read every gradient once more at
+    every step, and could change how XLA rounds it.
     """
 
     def measure(weights: mlp.Weights, batch: Superbatch) -> Norms:
-        found = of_batch(weights, batch, objective)
-        means = jax.tree.map(lambda g: g / found.sums.examples, found.gradients)
+        result = batch_gradients(weights, batch, objective)
+        means = jax.tree.map(lambda g: g / result.sums.examples, result.gradients)
         return {
             f"{kind}/layer/{i}/{name}": jnp.sqrt(jnp.sum(jnp.square(leaf)))
             for kind, layers in (("weight_norm", weights), ("gradient_norm", means))

@@ -1,1 +1,5 @@
-"""A training run in order of time: job, build, loop."""
+"""A training run in order of time.
+
+Read job (one run, from start to exit code), build (everything before the first step), then loop.
+The others are opened from there: feed, progress, resume, writer, nonfinite, steps_per_dispatch.
+"""

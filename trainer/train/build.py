@@ -1,110 +1,309 @@
-"""Configuration + data set -> what training needs: the plan, the schedule, the programs."""
+"""Everything before the first step, in order: data, programs, state, files, stream."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
+from trainer.checkpoint import checksums
+from trainer.checkpoint.store import Checkpoints
+from trainer.config.fingerprint import differences, fingerprint
 from trainer.config.schema import Config, DataConfig
+from trainer.dashboard.dashboard import Dashboard
 from trainer.data import mnist
 from trainer.data.dataset import Dataset
-from trainer.data.stream import Plan
+from trainer.data.stream import Plan, Superbatches, iterate
+from trainer.distributed import collectives
+from trainer.distributed.initialize import ProcessContext
 from trainer.functional import schedules
-from trainer.job.errors import ConfigError, DataError
+from trainer.job import directory as run_directory
+from trainer.job.errors import ConfigError, DataError, Preempted, writing
+from trainer.job.signals import StopRequest
 from trainer.models import mlp
-from trainer.parallel import compiler, step
-from trainer.parallel import evaluation as eval_step
-from trainer.parallel.evaluation import EvalStep
-from trainer.tasks.classification import Objective
+from trainer.parallel import compiler, evaluation, step
+from trainer.parallel.compiler import CompiledFunction
+from trainer.tasks.classification import Objective, pixel_statistics
+from trainer.tracking import environment, summaries, summary
+from trainer.tracking.goodput import Ledger, PhaseTimer
+from trainer.tracking.profile import Profile
+from trainer.tracking.tensorboard import TENSORBOARD, Tracker
 from trainer.tracking.terminal import Terminal
+from trainer.train import resume, steps_per_dispatch
+from trainer.train.feed import Feeder
+from trainer.train.progress import Progress
+from trainer.train.writer import Writer
+
+T = TypeVar("T")
 
 
-class Recipe(NamedTuple):
-    """All that follows from the configuration and the data set alone."""
+class Run:
+    """Everything the training loop works with; it changes `state` and `steps_done` alone."""
 
-    plan: Plan  # of one step a dispatch, where train.steps_per_dispatch=auto
+    # What writes to the run directory; None on all processes but process 0.
+    writer: Writer | None
+    ledger: Ledger | None
+    dashboard: Dashboard | None
+
+    def __init__(
+        self,
+        config: Config,
+        process: ProcessContext,
+        record: Mapping[str, str],
+        stop: StopRequest,
+        terminal: Terminal,
+        timer: PhaseTimer,
+        report: summary.Report,
+        stack: ExitStack,
+    ) -> None:
+        """Load the data, restore or initialize the state, open the files of the run.
+
+        Args:
+            config: every option.
+            process: this process among those of the run.
+            record: file name -> text, kept in .hydra/ of the run directory.
+            stop: whether this process was asked to stop.
+            terminal: shows progress and warnings.
+            timer: counts the time of each phase.
+            report: gets what becomes known about the run, for summary.json.
+            stack: closes what is opened here.
+
+        Raises:
+            Preempted: asked to stop before training began.
+            ConfigError: the run directory holds a run with another fingerprint.
+            DataError: no data, not the same on all processes, or no intact checkpoint.
+            ReadError, SaveError: the storage does not let the run directory be read or written.
+        """
+        self.config, self.process, self.stop = config, process, stop
+        self.terminal, self.timer, self.report = terminal, timer, report
+        mesh, warn = process.mesh, terminal.warn
+
+        # The data. Every process holds all of it, and gathers its own rows of any batch.
+        def should_stop() -> bool:
+            timer.alive()  # for the watchdog: a download asks all the time
+            return stop()
+
+        def load() -> tuple[Dataset, Programs]:
+            dataset = load_dataset(config.data, terminal, should_stop)
+            return dataset, make_programs(config, dataset, mesh)
+
+        with timer.phase("startup"):
+            check_stop(stop, "the data was loaded")
+            dataset, programs = collectives.together(load)
+            _check_same_everywhere(dataset)
+        report["dataset"] = summary.describe(dataset)
+
+        # The state: that of the newest intact checkpoint, or a new one.
+        def open_checkpoints() -> Checkpoints:
+            checkpoints = Checkpoints(
+                process.directory / run_directory.CHECKPOINTS,
+                keep_last=config.checkpoint.keep_last,
+                keep_best=config.checkpoint.keep_best,
+                warn=warn,
+            )
+            return stack.enter_context(checkpoints)
+
+        key = jax.random.PRNGKey(config.run.seed)
+        template = jax.eval_shape(partial(step.new_state, programs.init_weights), key)
+        identity = fingerprint(config, report["dataset"])
+        with timer.phase("restore"):
+            check_stop(stop, "the state was restored")
+            checkpoints = _on_chief(process, open_checkpoints)
+            restored = resume.restore(checkpoints, template, mesh, identity, programs.plan)
+            if restored is None:
+                self.state = step.init_state(programs.init_weights, key, mesh)
+            else:
+                self.state = restored.state
+                terminal.note(f"resuming after step {restored.step:,}")
+        resume_step, saved = (restored.step, restored.record) if restored else (None, {})
+        report["resumed_from_step"] = resume_step
+        self.steps_done = resume_step or 0
+
+        # The files.
+        def open_files() -> tuple[Tracker, Ledger, Writer]:
+            assert checkpoints is not None
+            devices = [f"{device.platform} {device.device_kind}" for device in mesh.devices.flat]
+            facts = environment.collect(devices, jax.process_count())
+            if saved and (changed := differences(saved["versions"], facts["versions"])):
+                warn(
+                    f"the run resumes with other versions ({', '.join(changed)}): its last digits "
+                    "may differ from those of an uninterrupted run"
+                )
+            run_directory.describe(process.directory, record, facts)
+            tracker = stack.enter_context(Tracker(process.directory, resume_step, warn))
+            summaries.write(tracker, config, saved.get("config"), record["config.yaml"], facts)
+            goodput = process.directory / "goodput.json"
+            ledger = Ledger(goodput, timer, self.steps_done, tracker.reached)
+            options, root = dataclasses.asdict(config), config.data.root
+            kept = {  # in every checkpoint, beside the arrays
+                "meaning": identity,
+                "objective": {**programs.objective._asdict(), "image_shape": dataset.shape},
+                "config": options,
+                "config_sha256": checksums.of_json(options),
+                # For readers in another folder, from where a relative path leads elsewhere.
+                "data_root": None if root is None else str(Path(root).expanduser().absolute()),
+                "versions": facts["versions"],
+            }
+            writer = Writer(
+                checkpoints,
+                self.state,
+                kept,
+                flush=tracker.flush,
+                max_failed_saves=config.checkpoint.max_failed_saves,
+                timer=timer,
+                warn=warn,
+            )
+            stack.enter_context(writer)
+
+            def close(kind: type[BaseException] | None, *_: object) -> None:
+                ledger.write(report["steps"], now=True)
+                report["goodput"] = ledger.totals()
+                if not (kind and issubclass(kind, Preempted)):  # the run has not ended
+                    summaries.end(tracker, failed=kind is not None)
+
+            stack.push(close)
+            return tracker, ledger, writer
+
+        opened = _on_chief(process, open_files)
+        tracker, self.ledger, self.writer = opened or (None, None, None)
+
+        # K, the steps of a dispatch, is measured with the program and the state of this run.
+        plan = programs.plan
+        self.train_step = CompiledFunction(programs.train_step, timer)
+        if config.train.steps_per_dispatch == "auto" and self.steps_done < plan.total_steps:
+            with timer.phase("startup"):
+                k = steps_per_dispatch.choose(
+                    self.train_step,
+                    self.state,
+                    mesh=mesh,
+                    first_step=self.steps_done,
+                    steps_per_epoch=plan.steps_per_epoch,
+                    local_batch=process.rows.stop - process.rows.start,
+                    pixels=dataset.train.images.shape[1],
+                    alive=timer.alive,
+                )
+            plan = plan._replace(steps_per_dispatch=k)
+        self.plan, self.objective = plan, programs.objective
+        report["steps_per_dispatch"] = plan.steps_per_dispatch
+
+        # The stream of batches. Batch i depends on nothing but the seed and i, so that a resumed
+        # run continues with the batch after the last one that its checkpoint has seen.
+        self.batches = Superbatches(
+            dataset.train,
+            plan=plan,
+            global_batch_size=config.train.global_batch_size,
+            rows=process.rows,
+            seed=config.run.seed if config.data.shuffle else None,
+            first_step=self.steps_done,
+        )
+        stream = iterate(self.batches)
+        stack.callback(stream.close)
+        self.feeder = Feeder(mesh, programs.schedule, stream, self.steps_done, timer)
+        self.evaluate = evaluation.Evaluator(
+            CompiledFunction(programs.eval_step, timer),
+            dataset.test,
+            mesh,
+            config.train.eval_batch_size,
+            config.parallel.virtual_shards,
+        )
+
+        # What shows how training goes.
+        self.progress = Progress(
+            config.train.log_every_steps,
+            programs.schedule,
+            tracker,
+            terminal,
+            saved.get("progress"),
+        )
+        report["skipped_steps"] = self.progress.skipped
+        self.dashboard = None
+        if tracker is not None and self.ledger is not None:
+            self.dashboard = stack.enter_context(
+                Dashboard(
+                    config,
+                    dataset,
+                    programs.objective,
+                    plan,
+                    self.batches,
+                    tracker,
+                    self.ledger,
+                    timer,
+                    fresh=restored is None,
+                    warn=warn,
+                )
+            )
+        profiled = config.train.profile_steps if process.is_chief else None
+        if profiled is not None and profiled[0] > plan.total_steps:
+            last = f"the run ends with step {plan.total_steps:,}"
+            warn(f"train.profile_steps={profiled}: nothing will be recorded: {last}")
+        profile = Profile(process.directory / TENSORBOARD, profiled, warn)
+        self.profile = stack.enter_context(profile)
+
+
+class Programs(NamedTuple):
+    """What the configuration, the data set and the devices determine; nothing is computed yet."""
+
+    plan: Plan  # with one step a dispatch, for train.steps_per_dispatch=auto
     schedule: schedules.Schedule
     init_weights: Callable[[jax.Array], mlp.Weights]
     objective: Objective
     train_step: step.TrainStep
-    eval_step: EvalStep
+    eval_step: evaluation.EvalStep
 
 
-def make(config: Config, dataset: Dataset, mesh: Mesh) -> Recipe:
-    """Build the recipe of a run; nothing is computed yet.
+def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
+    """Make the programs of a run; each is compiled when it is first called.
 
     Raises:
         ConfigError: these devices do not have model.precision; too many steps.
-        DataError: the images are of one colour.
+        DataError: all pixels of the training images are equal.
     """
+    data, model, optim = config.data, config.model, config.optim
     steps_per_epoch = -(-len(dataset.train.labels) // config.train.global_batch_size)
     total_steps = config.train.epochs * steps_per_epoch
     if total_steps >= 2**31:
-        told = f"train.epochs={config.train.epochs}: {total_steps:,} steps"
-        raise ConfigError(f"{told} are more than an int32 counts: use fewer")
-    optim = config.optim
+        message = f"train.epochs={config.train.epochs}: {total_steps:,} steps"
+        raise ConfigError(f"{message} are more than an int32 counts", "use fewer epochs")
+    k = config.train.steps_per_dispatch
+    plan = Plan(steps_per_epoch, k if isinstance(k, int) else 1, total_steps)
+
     warmup_steps = round(optim.warmup_fraction * total_steps)
-    pixels = dataset.train.images.shape[1]
+    schedule = schedules.make(optim.schedule, optim.lr, warmup_steps, total_steps)
+    optimizer = step.Optimizer(optim.momentum, optim.nesterov, config.train.on_nonfinite == "skip")
+
+    platform, shards = mesh.devices.flat[0].platform, config.parallel.virtual_shards
+    if model.precision != "float32" and platform == "cpu":
+        raise ConfigError(
+            f"model.precision={model.precision}: a CPU multiplies float32 only",
+            "leave it at float32",
+        )
+    mean, std = 0.0, 1.0
+    if model.pixels != "raw":
+        mean, std = pixel_statistics(dataset, data.pixel_mean, data.pixel_std)
+    objective = Objective(model.loss, data.num_classes, mean, std, model.precision)
 
     def init_weights(key: jax.Array) -> mlp.Weights:
-        sizes, classes = config.model.hidden_sizes, config.data.num_classes
-        return mlp.init(key, pixels, sizes, classes, config.model.kernel_initializer)
+        pixels = dataset.train.images.shape[1]
+        sizes, initializer = model.hidden_sizes, model.kernel_initializer
+        return mlp.init(key, pixels, sizes, data.num_classes, initializer)
 
-    mean, std = _pixel_statistics(config, dataset)
-    precision, platform = config.model.precision, mesh.devices.flat[0].platform
-    if precision != "float32" and platform == "cpu":
-        raise ConfigError(
-            f"model.precision={precision}: a CPU multiplies float32 only: leave it at float32"
-        )
-    compiler_options = compiler.options(platform, config.train.deterministic)
-    objective = Objective(config.model.loss, config.data.num_classes, mean, std, precision)
-    optimizer = step.Optimizer(optim.momentum, optim.nesterov, config.train.on_nonfinite == "skip")
-    k = config.train.steps_per_dispatch
-    return Recipe(
-        Plan(steps_per_epoch, k if isinstance(k, int) else 1, total_steps),
-        schedules.make(optim.schedule, optim.lr, warmup_steps, total_steps),
-        init_weights,
-        objective,
-        step.make_train_step(
-            objective,
-            optimizer,
-            mesh,
-            config.parallel.method,
-            config.parallel.virtual_shards,
-            compiler.form(platform, mesh.size, config.parallel.virtual_shards),
-            compiler_options,
-        ),
-        eval_step.make(objective, mesh, config.parallel.virtual_shards, compiler_options),
+    step_options = compiler.step_options(platform, mesh.size, shards)
+    xla_options = compiler.xla_options(platform, config.train.deterministic)
+    train_step = step.make_train_step(
+        objective, optimizer, mesh, config.parallel.method, shards, step_options, xla_options
     )
-
-
-def _pixel_statistics(config: Config, dataset: Dataset) -> tuple[float, float]:
-    if config.model.pixels == "raw":
-        return 0.0, 1.0
-    mean, std = config.data.pixel_mean, config.data.pixel_std
-    if mean is None or std is None:  # counted by value: no copy of the images in floating point
-        parts = np.array_split(dataset.train.images, 64)
-        counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
-        values, weights = np.arange(256.0), counts / np.sum(counts)
-        found = float(values @ weights)
-        mean = found if mean is None else mean
-        std = float(np.sqrt((values - found) ** 2 @ weights)) if std is None else std
-        if std == 0:
-            raise DataError(
-                f"data set {dataset.name}: all pixels of the training images are {found:g}, so "
-                "that nothing can be learnt from them",
-                "give the right files, or data.pixel_mean and data.pixel_std",
-            )
-    return mean, std
+    eval_step = evaluation.make_eval_step(objective, mesh, shards, xla_options)
+    return Programs(plan, schedule, init_weights, objective, train_step, eval_step)
 
 
 def load_dataset(data: DataConfig, terminal: Terminal, stop: Callable[[], bool]) -> Dataset:
-    """Load the data set that the options data.* name; see datasets.load for what it raises."""
+    """Load the data set that the options data.* name; see mnist.load for what it raises."""
     return mnist.load(
         data.name,
         root=Path(data.root) if data.root is not None else None,
@@ -119,3 +318,38 @@ def load_dataset(data: DataConfig, terminal: Terminal, stop: Callable[[], bool])
         should_stop=stop,
         warn=terminal.warn,
     )
+
+
+def check_stop(stop: StopRequest, before: str) -> None:
+    """Raise Preempted on all processes if any was asked to stop `before` something is done."""
+
+    def check() -> None:
+        if stop():
+            raise Preempted(f"{stop.signal_name} received before {before}")
+
+    collectives.share(check)
+
+
+def _on_chief(process: ProcessContext, work: Callable[[], T]) -> T | None:
+    """Do file work on process 0 alone; if it fails, all processes raise its error."""
+
+    def guarded() -> T | None:
+        if not process.is_chief:
+            return None
+        with writing(process.directory):
+            return work()
+
+    return collectives.together(guarded)
+
+
+def _check_same_everywhere(dataset: Dataset) -> None:
+    first, *others = collectives.share(lambda: f"{dataset.name}, SHA-256 {dataset.sha256[:16]}")
+    for index, other in enumerate(others, start=1):
+        if other != first:
+            error = DataError(
+                f"process {index} loaded another data set ({other}) than process 0 ({first})",
+                "put the same files on all hosts, or name a folder that they share with data.root "
+                "or data.cache_dir",
+            )
+            error.everywhere = True  # all processes compare the same, so all raise it
+            raise error

@@ -1,4 +1,4 @@
-"""What a dispatch consumes, on its way to the devices."""
+"""From the host to the devices: the inputs of each dispatch, sent one dispatch ahead."""
 
 from __future__ import annotations
 
@@ -13,44 +13,47 @@ from jax.sharding import Mesh
 from trainer.data.dataset import Superbatch
 from trainer.functional.schedules import Schedule
 from trainer.parallel import mesh as meshes
-from trainer.parallel import step
+from trainer.parallel.step import DispatchInputs
 from trainer.tracking.goodput import PhaseTimer
 
 
-class Sent(NamedTuple):
-    """What is known of a dispatch beforehand, on its way to the devices."""
+class Dispatch(NamedTuple):
+    """K steps whose inputs are on their way to the devices, all but the stop votes."""
 
-    numbers: range  # of its K steps
+    steps: range  # their numbers, counted from 0
     batch: Superbatch
-    lrs: jax.Array
-    steps: jax.Array
+    lrs: jax.Array  # (K,) float32
+    step_numbers: jax.Array  # (K,) int32
 
 
-def send(mesh: Mesh, schedule: Schedule, batch: Superbatch, first_step: int) -> Sent:
-    """Start copying K batches, and what goes with them, to the devices; does not wait.
+def send(mesh: Mesh, schedule: Schedule, batch: Superbatch, first_step: int) -> Dispatch:
+    """Start copying K batches and their learning rates to the devices; does not wait.
 
     Args:
         mesh: the devices.
-        schedule: step numbers -> learning rates, (K,) both.
+        schedule: maps step numbers (K,) to learning rates (K,).
         batch: this process's rows of the K batches.
         first_step: the number of the first of the K steps.
     """
-    numbers = range(first_step, first_step + len(batch.labels))
-    steps = np.array(numbers)
+    steps = range(first_step, first_step + len(batch.labels))
+    numbers = np.array(steps)
     placed = meshes.place(meshes.batched(mesh), batch)
-    lrs, counts = meshes.place(meshes.replicated(mesh), (schedule(steps), steps.astype(np.int32)))
-    return Sent(numbers, placed, lrs, counts)
+    values = (schedule(numbers), numbers.astype(np.int32))
+    return Dispatch(steps, placed, *meshes.place(meshes.replicated(mesh), values))
 
 
-def start(mesh: Mesh, sent: Sent, asked_to_stop: bool) -> step.Feed:
-    """Add this process's vote, and return what the dispatch consumes; does not wait."""
-    votes = np.full((len(sent.numbers), mesh.local_mesh.size), asked_to_stop, np.uint8)
+def inputs(mesh: Mesh, dispatch: Dispatch, stop_vote: bool) -> DispatchInputs:
+    """Add this process's stop vote, and return what the training step takes; does not wait.
+
+    The vote is sent last: batches are sent a dispatch ahead, and a stop must not come that late.
+    """
+    votes = np.full((len(dispatch.steps), mesh.local_mesh.size), stop_vote, np.uint8)
     placed = meshes.place(meshes.batched(mesh), votes)
-    return step.Feed(sent.batch, placed, sent.lrs, sent.steps)
+    return DispatchInputs(dispatch.batch, placed, dispatch.lrs, dispatch.step_numbers)
 
 
 class Feeder:
-    """Sends the batches of a stream to the devices, one dispatch ahead where asked to."""
+    """Sends the batches of a stream to the devices, at most one dispatch ahead."""
 
     def __init__(
         self,
@@ -60,38 +63,38 @@ class Feeder:
         first_step: int,
         timer: PhaseTimer,
     ) -> None:
-        """Describe what is sent; nothing is yet.
+        """Store what is needed; nothing is sent yet.
 
         Args:
             mesh: the devices.
-            schedule: as `send` takes it.
-            batches: this process's rows, a superbatch a dispatch.
+            schedule: as for `send`.
+            batches: this process's rows, one superbatch a dispatch.
             first_step: the number of the first step.
-            timer: of the time.
+            timer: counts waiting for the stream as "data_wait", sending as "step".
         """
         self._mesh, self._schedule, self._batches = mesh, schedule, batches
-        self._step, self._timer = first_step, timer
-        self._ahead: Sent | None = None
+        self._next_step, self._timer = first_step, timer
+        self._ahead: Dispatch | None = None
 
-    def take(self) -> Sent:
-        """Return what the next dispatch needs, on its way at least.
+    def take(self) -> Dispatch:
+        """Return the next dispatch; sends it first, if that has not been done ahead.
 
         Raises:
             StopIteration: the stream has ended.
         """
-        sent, self._ahead = self._ahead or self._send(), None
-        return sent
+        dispatch, self._ahead = self._ahead or self._send(), None
+        return dispatch
 
-    def read_ahead(self) -> None:
-        """Send what will be taken next, unless that is done or the stream has ended."""
+    def send_ahead(self) -> None:
+        """Send the dispatch that `take` will return, unless it is sent or the stream has ended."""
         if self._ahead is None:
             with suppress(StopIteration):
                 self._ahead = self._send()
 
-    def _send(self) -> Sent:
+    def _send(self) -> Dispatch:
         with self._timer.phase("data_wait"):
             batch = next(self._batches)
         with self._timer.phase("step"):
-            sent = send(self._mesh, self._schedule, batch, self._step)
-        self._step = sent.numbers.stop
-        return sent
+            dispatch = send(self._mesh, self._schedule, batch, self._next_step)
+        self._next_step = dispatch.steps.stop
+        return dispatch

@@ -33,31 +33,32 @@ from trainer.job.watchdog import Watchdog
 from trainer.tracking import summary
 from trainer.tracking.goodput import PhaseTimer, process_seconds
 from trainer.tracking.terminal import Terminal
-from trainer.train.context import Task
-from trainer.train.loop import Run
+from trainer.train.build import Run
+from trainer.train.loop import TrainingLoop
 
-MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 
 
 def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRequest) -> int:
-    """Train, or go on training, as the configuration says; return the exit code.
+    """Train, or resume training, as the configuration says; return the exit code.
 
-    Of several processes, one that fails alone ends here, at once: the others know nothing of it,
-    and an orderly end would wait for them.
+    A process that fails while the others do not exits here, at once: they do not know of it, and
+    an orderly exit would wait for them.
 
     Args:
         config: every option.
         experiment: its name, part of the run directory's.
         record: file name -> text, kept in .hydra/ of the run directory.
-        stop: whether somebody asked for a stop.
+        stop: whether this process was asked to stop.
 
     Raises:
-        TrainerError: there is no run directory that is this job's to write to.
+        TrainerError: this job has no run directory that it may write to.
     """
     timer = PhaseTimer(process_seconds())
     topology = resolve(config.cluster, os.environ)
     alone = topology.num_processes == 1
-    # For those that end together: the slowest may have to wait for an evaluation of the others.
+    # Processes that end together disconnect together. One that cannot exits after this time; the
+    # slowest may have to wait for an evaluation of the others.
     limit = config.cluster.heartbeat_timeout_seconds + MESSAGE_SECONDS
     try:
         code = _run(config, experiment, record, stop, timer, topology)
@@ -87,7 +88,7 @@ def _run(
     with ExitStack() as stack:
         with timer.phase("startup"):
             try:
-                place, peers = initialize.take_place(config, experiment, topology, stop, stack)
+                process, peers = initialize.take_place(config, experiment, topology, stop, stack)
             except TrainerError:
                 raise
             except Exception as error:
@@ -96,91 +97,90 @@ def _run(
                 reason = f"lost another process at the start ({first_line(error)})"
                 raise PeerLost(f"{reason}: {initialize.AGAIN}") from None
         report = summary.begin(experiment, config.train.global_batch_size, timer)
-        report["devices"], report["processes"] = place.mesh.size, jax.process_count()
+        report["devices"], report["processes"] = process.mesh.size, jax.process_count()
         report["platform"] = jax.default_backend()
-        terminal = Terminal(quiet=config.run.quiet or not place.is_chief)
+        terminal = Terminal(quiet=config.run.quiet or not process.is_chief)
         stack.callback(terminal.close)
-        terminal.note(_describe(topology, place))
+        terminal.note(_describe(topology, process))
 
-        def close() -> None:
-            """Write the summary."""
+        def write_summary() -> None:
             terminal.close()
             summary.finish(report, timer)
-            if place.is_chief:
+            if process.is_chief:
                 try:
-                    write_json(place.directory / "summary.json", report)
+                    write_json(process.directory / "summary.json", report)
                 except OSError as error:
-                    terminal.error(f"no summary in {place.directory}: {error.strerror}")
+                    terminal.error(f"no summary in {process.directory}: {error.strerror}")
 
         first = threading.Lock()
 
-        def end(told: str) -> None:
-            """Write how the run ended, and say so; of several threads that know, the first does."""
+        def fail(message: str) -> None:
+            """Report why the run ends; only the first of several threads that call this does."""
             if first.acquire(blocking=False):
-                report["error"] = told
-                terminal.error(told)
-                close()
+                report["error"] = message
+                terminal.error(message)
+                write_summary()
 
-        stacks = place.directory / f"hang-process-{jax.process_index()}.txt"
-        stack.enter_context(Watchdog(config.cluster.hang_timeout_seconds, timer, stacks, end))
-        task = Task(config, place, record, stop, terminal, timer, report)
-        code, together = EXIT_INTERNAL, False
-        peers.on_lost = initialize.leaving(end)
+        stacks = process.directory / f"hang-process-{jax.process_index()}.txt"
+        stack.enter_context(Watchdog(config.cluster.hang_timeout_seconds, timer, stacks, fail))
+        peers.on_lost = initialize.leaving(fail)
+        code, together = EXIT_INTERNAL, False  # together: all processes end here in the same way
         try:
-            with ExitStack() as opened:
-                Run(task, opened).fit()
+            with ExitStack() as files:
+                run = Run(config, process, record, stop, terminal, timer, report, files)
+                TrainingLoop(run).train()
             _wait_for_all()
             code, together = EXIT_COMPLETED, True
         except ConfigError:
-            raise  # the directory belongs to a run of another meaning: nothing is written to it
+            raise  # the directory belongs to a run with other options: write nothing to it
         except TrainerError as error:
             report["status"] = "preempted" if isinstance(error, Preempted) else "failed"
             code, together = error.exit_code, error.everywhere
-            end(str(error))
+            fail(str(error))
             if together:
                 _wait_for_all()
         except Exception as error:
             if jax.process_count() > 1 and collectives.tells_of_a_loss(error):
                 code = PeerLost.exit_code
-                end(f"lost {peers.blame()} ({first_line(error)}): {initialize.AGAIN}")
-            elif _tells_of_memory(error):
-                end(
+                fail(f"lost {peers.blame()} ({first_line(error)}): {initialize.AGAIN}")
+            elif _is_out_of_memory(error):
+                fail(
                     f"out of memory ({first_line(error)}): make model.hidden_sizes, "
                     "train.global_batch_size or train.eval_batch_size smaller, or use more "
                     "devices"
                 )
             else:
                 traceback.print_exc()
-                end(first_line(error, kind=True))
+                fail(first_line(error, kind=True))
         else:
             report["status"] = "completed"
-            close()
+            write_summary()
         peers.close()
-        if place.is_chief and report["steps"]:
-            terminal.summary(summary.rows(place.directory, report))
+        if process.is_chief and report["steps"]:
+            terminal.summary(summary.rows(process.directory, report))
         if not together and jax.process_count() > 1:
             hard_exit(code)
     return code
 
 
 def _wait_for_all() -> None:
-    """Stay, and be heard, until process 0 has closed its files: a process that ends looks lost."""
+    """Keep running until process 0 has closed its files: an ended process would look lost to it."""
     try:
         collectives.share(lambda: None)
     except Exception as error:
-        if not collectives.tells_of_a_loss(error):  # one that is lost now takes nothing away
+        if not collectives.tells_of_a_loss(error):  # a process lost now changes nothing
             raise
 
 
-def _tells_of_memory(error: Exception) -> bool:
-    told = str(error)  # XLA says RESOURCE_EXHAUSTED of a full disk as well
-    found = MEMORY.search(told) is not None and os.strerror(errno.ENOSPC) not in told
-    return isinstance(error, MemoryError) or found
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)  # XLA says RESOURCE_EXHAUSTED for a full disk, too
+    matches = OUT_OF_MEMORY.search(text) is not None and os.strerror(errno.ENOSPC) not in text
+    return isinstance(error, MemoryError) or matches
 
 
-def _describe(topology: Topology, place: ProcessContext) -> str:
+def _describe(topology: Topology, process: ProcessContext) -> str:
     processes = jax.process_count()
     return (
         f"{processes} {'process' if processes == 1 else 'processes'} ({topology.evidence}), "
-        f"{place.mesh.size} x {jax.devices()[0].device_kind}, in {place.directory}"
+        f"{process.mesh.size} x {jax.devices()[0].device_kind}, in {process.directory}"
     )

@@ -1,9 +1,13 @@
-"""Training, told in order of time: dispatch, evaluate and save until done."""
+"""The training loop: dispatch, evaluate and save until done.
+
+A dispatch hands K optimizer steps to the devices at once. While they compute one dispatch, the
+host fetches the metrics of the one before and sends the batches of the one after. The host waits
+for the devices at the places marked WAITS, and nowhere else.
+"""
 
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 
 import jax
 import numpy as np
@@ -12,198 +16,201 @@ from trainer.checkpoint import checksums
 from trainer.distributed import collectives
 from trainer.job.errors import NonFinite, Preempted
 from trainer.job.files import write_json
-from trainer.parallel import step
+from trainer.parallel.step import StepMetrics
 from trainer.tracking import summary
 from trainer.train import feed
-from trainer.train.context import Task, check_stop
+from trainer.train.build import Run, check_stop
 from trainer.train.nonfinite import diagnose
-from trainer.train.setup import open_all
 
 
-class Run:
+class TrainingLoop:
     """One process's part in a training run."""
 
-    def __init__(self, task: Task, stack: ExitStack) -> None:
-        """Make ready to train; see `opening.open_all` for the arguments, and for what it raises."""
-        opened = open_all(task, stack)
-        self.task, self.config, self.place, self.stop = task, task.config, task.place, task.stop
-        self.terminal, self.timer, self.report = task.terminal, task.timer, task.report
-        self.recipe, self.plan = opened.recipe, opened.plan
-        self.train_step, self.evaluator = opened.train_step, opened.evaluator
-        self.source, self.feeder, self.progress = opened.source, opened.feeder, opened.progress
-        self.writer, self.dashboard, self.profile = opened.writer, opened.dashboard, opened.profile
-        self.state = opened.state
-        self.done = opened.done  # optimizer steps
-        self.pending: tuple[range, step.Reduced] | None = None
-        self._count(self.done)
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.pending: tuple[range, StepMetrics] | None = None  # dispatched, metrics not fetched
+        self._report_steps(run.steps_done)
 
-    def fit(self) -> None:
+    def train(self) -> None:
         """Train until done.
 
         Raises:
-            Preempted: stopped as asked; what was done is saved.
+            Preempted: stopped as asked; the steps done are saved.
             NonFinite: a loss or gradient was not finite; the state before it is saved.
             SaveError: checkpoints cannot be written any more.
         """
-        check_stop(self.task, "training began")
-        every_epochs = self.config.checkpoint.every_epochs
-        self.terminal.start(self.plan.total_steps, self.done, self.plan.steps_per_epoch)
-        while self.done < self.plan.total_steps:
-            first = self.done
-            stopping = self.dispatch()
-            epoch, inside = divmod(self.done, self.plan.steps_per_epoch)
-            last = self.done == self.plan.total_steps
-            accuracy = None
-            if inside == 0:
-                stopping |= self.settle()
-                if last or epoch % self.config.train.eval_every_epochs == 0:
-                    accuracy = self.test()
-                self.progress.end_epoch()
+        run, plan, options = self.run, self.run.plan, self.run.config
+        check_stop(run.stop, "training began")
+        run.terminal.start(plan.total_steps, run.steps_done, plan.steps_per_epoch)
+        while run.steps_done < plan.total_steps:
+            before = run.steps_done
+            stop = self.dispatch()
+            epoch, steps_into_epoch = divmod(run.steps_done, plan.steps_per_epoch)
+            last, accuracy = run.steps_done == plan.total_steps, None
+            if steps_into_epoch == 0:
+                stop |= self.fetch_metrics()
+                if last or epoch % options.train.eval_every_epochs == 0:
+                    accuracy = self.evaluate()
+                run.progress.end_epoch()
+            every_epochs, every_steps = (
+                options.checkpoint.every_epochs,
+                options.checkpoint.every_steps,
+            )
             if (
                 last
-                or stopping
-                or (inside == 0 and every_epochs and epoch % every_epochs == 0)
-                or self._reached(self.config.checkpoint.every_steps, first)
+                or stop
+                or (every_epochs and steps_into_epoch == 0 and epoch % every_epochs == 0)
+                # a multiple of every_steps lies among the steps of this dispatch
+                or (every_steps and before // every_steps < run.steps_done // every_steps)
             ):
-                stopping |= self.settle()
+                stop |= self.fetch_metrics()
                 self.save(accuracy)
-            if stopping and not last:
-                self._stop()
-        if self.report["test_accuracy"] is None:
-            self.test()
+            if stop and not last:
+                self._end_preempted()
+        if run.report["test_accuracy"] is None:  # started again after its end: nothing was trained
+            self.evaluate()
         collectives.share(self._finish_saves)
         collectives.share(self._check_last_update)
-        self.report["weights_sha256"] = checksums.of_weights(jax.device_get(self.state.weights))
+        # WAITS for the last step, unless the evaluation already has.
+        run.report["weights_sha256"] = checksums.of_weights(jax.device_get(run.state.weights))
 
     def dispatch(self) -> bool:
-        """Start the next K steps, then wait for those before; return whether to stop.
-
-        The host waits for the previous dispatch while this one is running, and the batches of the
-        next one are on their way.
-        """
-        sent = self.feeder.take()
-        # A copy waits for what the device has been given before. So the next one comes first,
-        # unless the device has nothing to do.
+        """Start the next K steps, fetch the metrics of those before; return whether to stop."""
+        run = self.run
+        dispatch = run.feeder.take()
+        # A copy to the device waits for the programs that were started before it. So the batches of
+        # the next dispatch are sent before this one is started, unless the device is idle.
         if self.pending is not None:
-            self.feeder.read_ahead()
-        with self.timer.phase("step"):
-            asked = self.stop() or (self.writer is not None and self.writer.failing())
-            self.profile.starting(sent.numbers)
-            fed = feed.start(self.place.mesh, sent, asked)
-            self.state, reduced = self.train_step(self.state, fed)
-        self.feeder.read_ahead()
-        stopping = self.settle()
-        self.pending, self.done = (sent.numbers, reduced), sent.numbers.stop
-        return stopping
+            run.feeder.send_ahead()
+        with run.timer.phase("step"):
+            stop_vote = run.stop() or (run.writer is not None and run.writer.failing())
+            run.profile.starting(dispatch.steps)
+            inputs = feed.inputs(run.process.mesh, dispatch, stop_vote)
+            run.state, metrics = run.train_step(run.state, inputs)
+        run.feeder.send_ahead()
+        stop = self.fetch_metrics()
+        self.pending, run.steps_done = (dispatch.steps, metrics), dispatch.steps.stop
+        return stop
 
-    def settle(self) -> bool:
-        """Wait for the dispatch under way and count it in; return whether to stop.
+    def fetch_metrics(self) -> bool:
+        """Fetch the metrics of the dispatch under way, if any; return whether to stop.
 
-        All processes see the same votes after the same dispatch, so they stop at the same step.
+        The stop votes of all processes were added up on the devices. So all processes see the same
+        sum after the same dispatch, and stop at the same step.
         """
+        run = self.run
         if self.pending is None:
             return False
-        (steps, reduced), self.pending = self.pending, None
-        with self.timer.phase("step"):
-            reduced = jax.device_get(reduced)
-        self.profile.settled(steps.stop)
+        (steps, on_device), self.pending = self.pending, None
+        with run.timer.phase("step"):
+            metrics = jax.device_get(on_device)  # WAITS for the dispatch, once in K steps
+        run.profile.settled(steps.stop)
         good = len(steps)
-        if not reduced.finite.all():
-            bad = int(np.argmin(reduced.finite))
-            if self.config.train.on_nonfinite == "stop":
-                good = bad
+        if not metrics.finite.all():
+            bad = int(np.argmin(metrics.finite))
+            if run.config.train.on_nonfinite == "stop":
+                good = bad  # the step and all after it have changed nothing
             else:
-                self.progress.skipped += int((~reduced.finite).sum())
-                self.report["skipped_steps"] = self.progress.skipped
-                self.terminal.warn(f"step {steps[bad] + 1:,} was not finite: its update is dropped")
-        rows = np.stack(reduced.sums, axis=-1).astype(np.float64)[:good]
-        self.report["examples"] += int(rows[:, 2].sum())
-        self.progress.add(steps[:good], rows, summary.speed(self.report, self.timer))
-        self._count(steps.start + good)
-        if self.writer is not None:
-            self.writer.ledger.write(steps.start + good)
-        if self.dashboard is not None:
-            self.dashboard.settled(steps.start + good)
+                run.progress.skipped += int((~metrics.finite).sum())
+                run.report["skipped_steps"] = run.progress.skipped
+                run.terminal.warn(f"step {steps[bad] + 1:,} was not finite: its update is dropped")
+        rows = np.stack(metrics.sums, axis=-1).astype(np.float64)[:good]
+        run.report["examples"] += int(rows[:, 2].sum())
+        run.progress.add(steps[:good], rows, summary.speed(run.report, run.timer))
+        done = steps.start + good
+        self._report_steps(done)
+        if run.ledger is not None:
+            run.ledger.write(done)
+        if run.dashboard is not None:
+            run.dashboard.settled(done)
         if good < len(steps):
             self._end_nonfinite(steps[good])
-        return bool(reduced.stop_votes.any())
+        return bool(metrics.stop_votes.any())
 
-    def test(self) -> float:
-        """Evaluate the test split, tell everybody, and return the accuracy."""
-        began = time.perf_counter()
-        with self.timer.phase("evaluate"):
-            tested = self.evaluator(self.state.weights)
-            if self.dashboard is not None:
-                self.dashboard.evaluated(self.done, self.state.weights, tested)
-        self.report["test_loss"], self.report["test_accuracy"] = tested.loss, tested.accuracy
-        self.terminal.evaluation(
-            self.done // self.plan.steps_per_epoch,
-            self.done,
-            self.progress.epoch.loss,
-            tested.loss,
-            tested.accuracy,
+    def evaluate(self) -> float:
+        """Evaluate the test split, report the result, and return the accuracy."""
+        run, began = self.run, time.perf_counter()
+        with run.timer.phase("evaluate"):
+            result = run.evaluate(run.state.weights)  # WAITS for all predictions
+            if run.dashboard is not None:
+                run.dashboard.evaluated(run.steps_done, run.state.weights, result)
+        run.report["test_loss"], run.report["test_accuracy"] = result.loss, result.accuracy
+        run.terminal.evaluation(
+            run.steps_done // run.plan.steps_per_epoch,
+            run.steps_done,
+            run.progress.epoch.loss,
+            result.loss,
+            result.accuracy,
             time.perf_counter() - began,
         )
-        return tested.accuracy
+        return result.accuracy
 
     def save(self, accuracy: float | None) -> None:
-        """Start writing a checkpoint of the steps done."""
-        if self.writer is not None:
-            self.writer.save(self.done, self.state, self.progress.state(), accuracy)
+        """Start writing a checkpoint of the steps done.
 
-    def _end_nonfinite(self, number: int) -> None:
-        """Save the state before a step that was not finite, say what is known of it, and end."""
-        self.done = number
-        self.save(None)
-        told = self.place.directory / "nonfinite.json"
+        WAITS for the save before it. (For the devices only where their memory is too small for a
+        second state.)
+        """
+        run = self.run
+        if run.writer is not None:
+            run.writer.save(run.steps_done, run.state, run.progress.state(), accuracy)
+        if run.ledger is not None:
+            run.ledger.write(run.steps_done, now=True)
 
-        def diagnosis() -> None:
-            if self.place.is_chief:
-                state = jax.device_get(self.state)
-                try:
-                    write_json(told, diagnose(state, self.recipe.objective, self.source, number))
-                except OSError as error:  # must not hide why the run ends
-                    self.terminal.warn(f"{told} cannot be written ({error.strerror})")
-
-        collectives.share(diagnosis)
-
-        def end() -> None:
-            self._finish_saves()
-            raise NonFinite(
-                f"step {number + 1:,}: the loss or a gradient is not finite. The state before it "
-                f"is saved, {told} says more. Go on with train.on_nonfinite=skip, or begin another "
-                "run (run.name=NAME) with a lower optim.lr"
-            )
-
-        collectives.share(end)
-
-    def _check_last_update(self) -> None:
-        """Look at the weights after the last step, which no further step does."""
-        if not np.isfinite(self.report["test_loss"]) and self.config.train.on_nonfinite == "stop":
-            raise NonFinite(
-                f"step {self.done:,}, the last: its update left weights whose loss on the test "
-                "images is not finite: begin another run (run.name=NAME) with a lower optim.lr"
-            )
-
-    def _finish_saves(self) -> None:
-        if self.writer is not None:
-            self.writer.finish_saves()
-
-    def _count(self, steps: int) -> None:
-        self.report["steps"], self.report["epochs"] = steps, steps / self.plan.steps_per_epoch
-
-    def _reached(self, every_steps: int | None, first: int) -> bool:
-        """Return whether the steps from `first` until now reach a multiple of every_steps."""
-        return every_steps is not None and first // every_steps < self.done // every_steps
-
-    def _stop(self) -> None:
-        """End on all processes, saying why; the steps done are saved."""
+    def _end_preempted(self) -> None:
+        """End on all processes with the steps done saved."""
 
         def end() -> None:
             self._finish_saves()
             raise Preempted(
-                f"{self.stop.signal_name or 'a stop signal to another process'}: saved after step "
-                f"{self.done:,}; the same command with the same run directory goes on from there"
+                f"{self.run.stop.signal_name or 'a stop signal to another process'}: saved after "
+                f"step {self.run.steps_done:,}; the same command with the same run directory "
+                "resumes from there"
             )
 
         collectives.share(end)
+
+    def _end_nonfinite(self, step: int) -> None:
+        """End on all processes with the state before a non-finite step saved and diagnosed."""
+        run = self.run
+        run.steps_done = step  # neither this step nor those after it have changed the state
+        self.save(None)
+        path = run.process.directory / "nonfinite.json"
+
+        def write_diagnosis() -> None:
+            if run.process.is_chief:
+                state = jax.device_get(run.state)
+                try:
+                    write_json(path, diagnose(state, run.objective, run.batches, step))
+                except OSError as error:  # must not hide why the run ends
+                    run.terminal.warn(f"{path} cannot be written ({error.strerror})")
+
+        def end() -> None:
+            self._finish_saves()
+            raise NonFinite(
+                f"step {step + 1:,}: the loss or a gradient is not finite. The state before it is "
+                f"saved, {path} says more",
+                "continue with train.on_nonfinite=skip, or start another run (run.name=NAME) with "
+                "a lower optim.lr",
+            )
+
+        collectives.share(write_diagnosis)
+        collectives.share(end)
+
+    def _check_last_update(self) -> None:
+        """Check the weights after the last step: no further step computes a loss with them."""
+        run = self.run
+        if not np.isfinite(run.report["test_loss"]) and run.config.train.on_nonfinite == "stop":
+            raise NonFinite(
+                f"step {run.steps_done:,}, the last: its update left weights whose loss on the "
+                "test images is not finite",
+                "start another run (run.name=NAME) with a lower optim.lr",
+            )
+
+    def _finish_saves(self) -> None:
+        if self.run.writer is not None:
+            self.run.writer.finish()
+
+    def _report_steps(self, steps: int) -> None:
+        report, steps_per_epoch = self.run.report, self.run.plan.steps_per_epoch
+        report["steps"], report["epochs"] = steps, steps / steps_per_epoch

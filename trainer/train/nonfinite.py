@@ -1,4 +1,4 @@
-"""What is known of a step whose loss or gradient was not finite."""
+"""A diagnosis of a step whose loss or gradient was not finite, for nonfinite.json."""
 
 from __future__ import annotations
 
@@ -9,37 +9,36 @@ import numpy as np
 
 from trainer.data.stream import Superbatches
 from trainer.models import mlp
-from trainer.parallel import step
-from trainer.parallel.gradients import of_batch
-from trainer.tasks.classification import Objective
+from trainer.parallel.step import TrainState
+from trainer.tasks.classification import Objective, batch_gradients
 
-_gradients = jax.jit(of_batch, static_argnums=2)
+_gradients = jax.jit(batch_gradients, static_argnums=2)
 
 
 def diagnose(
-    state: step.TrainState, objective: Objective, source: Superbatches, number: int
+    state: TrainState, objective: Objective, source: Superbatches, step: int
 ) -> dict[str, Any]:
-    """Compute a step again, on one device, to tell what was not finite in it.
+    """Compute a step again, on one device, and report which parts of it are not finite.
 
     Args:
-        state: on the host, before the step.
-        objective: of the run.
-        source: of the batches; any process's.
-        number: of the step, counted from 0.
+        state: before the step, on the host.
+        objective: the loss and its parameters.
+        source: the stream of batches, of any process.
+        step: its number, counted from 0.
 
     Returns:
         JSON: the step (counted from 1), the indices of the batch's examples in the training split,
-        the mean loss, the norm of the gradient of each layer, and the bound on its elements that
-        the step looks at.
+        the mean loss, the norm of each layer's gradient, and the bound on the gradients that the
+        training step checks.
     """
-    batch, indices = source.global_batch(number)
+    batch, indices = source.global_batch(step)
     gradients, bound, sums = jax.device_get(_gradients(state.weights, batch, objective))
     norms = {
         f"layer {i} {name}": float(np.linalg.norm(leaf.ravel() / sums.examples))
         for i, name, leaf in mlp.leaves(gradients)
     }
     return {
-        "step": number + 1,
+        "step": step + 1,
         "examples": indices.tolist(),
         "loss": float(sums.loss / sums.examples),
         "gradient_norms": norms,

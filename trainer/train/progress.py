@@ -1,4 +1,4 @@
-"""What training has shown so far: means over log windows and epochs, told to whoever follows it."""
+"""Running loss and accuracy per log window and per epoch, for the tracker and the terminal."""
 
 from __future__ import annotations
 
@@ -37,28 +37,27 @@ class Meter(NamedTuple):
         return self.correct / self.examples if self.examples else float("nan")
 
 
-State = dict[str, Any]  # JSON: what a checkpoint keeps, so that no logged point changes
+State = dict[str, Any]  # JSON, kept in a checkpoint: a resumed run logs the same points
 
 
 class Progress:
-    """Means over the log window and the epoch that training is in."""
+    """The means of the current log window and of the current epoch."""
 
     def __init__(
         self,
-        *,
         log_every_steps: int,
         schedule: Schedule,
         tracker: Tracker | None,
         terminal: Terminal,
         saved: State | None,
     ) -> None:
-        """Go on from what a checkpoint kept, or from nothing.
+        """Continue from a checkpoint, or start from zero.
 
         Args:
-            log_every_steps: steps a log window.
-            schedule: the learning rate of each step.
+            log_every_steps: steps of a log window.
+            schedule: the learning rate of each step, which is logged.
             tracker: gets a point at the end of each window; None on all processes but one.
-            terminal: is told after each dispatch.
+            terminal: shows the means of the epoch after each dispatch.
             saved: what state() returned when the checkpoint was made.
         """
         self._every = log_every_steps
@@ -71,17 +70,14 @@ class Progress:
         self.epoch = Meter(*saved["epoch"])
 
     def state(self) -> State:
-        """Return what is needed to go on, as JSON; floats survive it bit for bit."""
-        return {
-            "window": list(self._window),
-            "epoch": list(self.epoch),
-            "skipped": self.skipped,
-        }
+        """Return what a checkpoint keeps, as JSON; floats survive it bit for bit."""
+        return {"window": list(self._window), "epoch": list(self.epoch), "skipped": self.skipped}
 
     def add(self, steps: range, rows: npt.NDArray[np.float64], examples_per_second: float) -> None:
-        """Count some steps in: rows (len(steps), 3) of summed loss, correct answers, examples."""
+        """Add some steps: rows (len(steps), 3) of summed loss, correct answers and examples."""
         self.epoch = self.epoch.add(rows)
         lo = steps.start
+        # A dispatch may cover the ends of several log windows: each is logged at its own step.
         for end in range(steps.start // self._every * self._every, steps.stop + 1, self._every):
             if end > steps.start:
                 self._window = self._window.add(rows[lo - steps.start : end - steps.start])
@@ -91,7 +87,7 @@ class Progress:
         self._terminal.update(steps.stop, self.epoch.loss, self.epoch.accuracy, examples_per_second)
 
     def end_epoch(self) -> None:
-        """Begin the next epoch's means."""
+        """Reset the means of the epoch."""
         self.epoch = Meter()
 
     def _log(self, step: int, examples_per_second: float) -> None:

@@ -1,10 +1,9 @@
-"""Where a run begins: at its newest intact checkpoint, or at freshly drawn weights."""
+"""Resuming: the state of the newest intact checkpoint, if it belongs to this configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,81 +14,79 @@ from trainer.config.fingerprint import differences
 from trainer.data.stream import Plan
 from trainer.distributed import collectives
 from trainer.job.errors import ConfigError
-from trainer.models import mlp
-from trainer.parallel import mesh, step
-from trainer.train.progress import State as ProgressState
+from trainer.parallel import mesh as meshes
 
 
-class Start(NamedTuple):
-    """Where training begins."""
-
-    state: step.TrainState  # on every device
-    step: int | None  # of the checkpoint; None: there was none
-    progress: ProgressState | None
-    record: Mapping[str, Any]  # of the checkpoint, on process 0; else empty
-
-
-def start(
-    init_weights: Callable[[jax.Array], mlp.Weights],
-    seed: int,
-    devices: Mesh,
+def restore(
     checkpoints: Checkpoints | None,
-    meant: Mapping[str, Any],
+    template: Any,
+    mesh: Mesh,
+    fingerprint: Mapping[str, Any],
     plan: Plan,
-) -> Start:
-    """Restore the newest intact checkpoint, or draw the weights.
+) -> Restored | None:
+    """Restore the newest intact checkpoint on all processes; None if there has never been one.
+
+    Process 0 reads it and broadcasts it: no other process needs the disk.
 
     Args:
-        init_weights: draws them from a key.
-        seed: of that key.
-        devices: that will hold the state.
-        checkpoints: of the run, on process 0; None on the others, which are told.
-        meant: the meaning of the configuration.
-        plan: of the training.
+        checkpoints: of the run, on process 0; None on all others.
+        template: a pytree of the shapes and dtypes of the state.
+        mesh: the devices that will hold the state.
+        fingerprint: the options that must not change on resume.
+        plan: the steps of this training.
+
+    Returns:
+        the checkpoint; its state is on every device.
 
     Raises:
-        ConfigError: the run was begun with a configuration of another meaning, or has done more
-            steps than the plan has.
+        ConfigError: the run was started with another fingerprint, or has done more steps than
+            planned.
         DataError: there are checkpoints, and none is intact.
         ReadError, SaveError: the storage does not let them be read, or a damaged one be renamed.
     """
-    key = jax.random.PRNGKey(seed)
-    template = jax.eval_shape(partial(step.new_state, init_weights), key)
 
-    def restore() -> Restored | None:
+    def read() -> Restored | None:
         if checkpoints is None:
             return None
-        recorded = checkpoints.newest_record()
-        if recorded is not None and (changed := differences(recorded["meaning"], meant)):
-            told = "\n  ".join(changed)
-            if "train.epochs:" in told:
-                told += (
-                    "\nUnder all schedules but constant the learning rate of every step depends on "
-                    "train.epochs."
-                )
-            raise ConfigError(
-                f"{checkpoints.directory.parent} was begun with another configuration, and cannot "
-                f"go on with this one:\n  {told}\nGive these options as they were, or begin "
-                "another run with run.name=NAME"
-            )
+        record = checkpoints.newest_record()
+        # Before any array is read: one of another shape would look like a damaged checkpoint.
+        if record is not None:
+            _check_fingerprint(checkpoints, record["meaning"], fingerprint)
         restored = checkpoints.restore(template)
         if restored is not None and restored.step > plan.total_steps:
             raise ConfigError(
                 f"train.epochs={plan.total_steps // plan.steps_per_epoch}: "
-                f"{checkpoints.directory.parent} has done {restored.step / plan.steps_per_epoch:g} "
-                "epochs: give at least that many, or begin another run with run.name=NAME"
+                f"{checkpoints.directory.parent} has done "
+                f"{restored.step / plan.steps_per_epoch:g} epochs",
+                "use at least that many, or start another run with run.name=NAME",
             )
         return restored
 
-    restored = collectives.together(restore)
-    known = restored and {"step": restored.step, "progress": restored.record["progress"]}
-    found = collectives.share(lambda: known)[0]
-    if found is None:
-        return Start(step.init_state(init_weights, key, devices), None, None, {})
+    restored = collectives.together(read)
+    about = None if restored is None else [restored.step, restored.record]
+    about = collectives.share(lambda: about)[0]
+    if about is None:
+        return None
     if restored is not None:
         host = restored.state
     else:
         host = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
-    state = mesh.place(mesh.replicated(devices), collectives.broadcast(host))
-    record = restored.record if restored is not None else {}
-    return Start(state, found["step"], found["progress"], record)
+    state = meshes.place(meshes.replicated(mesh), collectives.broadcast(host))
+    return Restored(about[0], state, about[1])
+
+
+def _check_fingerprint(
+    checkpoints: Checkpoints, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    if not (changed := differences(before, now)):
+        return
+    message = "\n  ".join(
+        [f"{checkpoints.directory.parent} was started with another configuration:", *changed]
+    )
+    if any(line.startswith("train.epochs:") for line in changed):
+        message += (
+            "\nWith any schedule but constant, the learning rate of every step depends on "
+            "train.epochs."
+        )
+    hint = "Give these options as they were, or start another run with run.name=NAME"
+    raise ConfigError(f"{message}\n{hint}")

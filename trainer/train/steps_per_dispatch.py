@@ -1,9 +1,9 @@
-"""K, the steps of a dispatch, from a short measurement: train.steps_per_dispatch=auto.
+"""train.steps_per_dispatch=auto: K, the steps of a dispatch, from a short measurement.
 
-A dispatch costs the host some time, however many steps it holds. On a CPU that time is lost, and K
-is chosen so that it is about 0.3 % of the time of the steps. A GPU does not wait for the host as
-long as the next dispatch is there in time: K is so large that an epoch has few. Results do not
-depend on K.
+A dispatch costs the host some time, however many steps it has. On a CPU that time is lost, so K is
+chosen such that it is about 0.3 % of the time of the steps. A GPU does not wait for the host as
+long as the next dispatch arrives in time, so K is so large that an epoch has few dispatches.
+Results do not depend on K.
 """
 
 from __future__ import annotations
@@ -17,82 +17,32 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from jax.sharding import Mesh
 
 from trainer.data.dataset import Superbatch
 from trainer.distributed import collectives
-from trainer.parallel.compiler import Program
+from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.step import TrainState
 from trainer.train import feed
 
-SHARE = 0.003  # of the steps' time, that dispatches may cost
-LONGEST_SECONDS = 0.5  # of a dispatch: a signal to stop waits for its end
+OVERHEAD = 0.003  # dispatches may cost this share of the steps' time
+LONGEST_SECONDS = 0.5  # of a dispatch: a stop signal waits for its end
 SLOW_SECONDS = 0.1  # of a step: nothing is measured
-LARGEST_BYTES = 64 << 20  # of the images of a dispatch on one process; the next two lie beside them
-GPU_DISPATCHES = 7  # an epoch: with one alone, none would be ready when another ends
-PROBES = (1, 8)  # K
-TIMES = (16, 6)
-MOST_SECONDS = 1.0  # that each of the two may take: nobody looks for a signal to stop meanwhile
+LARGEST_BYTES = 64 << 20  # of the images of a dispatch on one process, which holds three of them
+GPU_DISPATCHES = 7  # an epoch: with only one, the next would not be ready when it ends
+PROBES = {1: 16, 8: 6}  # K -> how many dispatches to time
+MOST_SECONDS = 1.0  # for each of the two probes: nobody looks at stop signals meanwhile
 
 
 class Costs(NamedTuple):
     """Seconds."""
 
-    dispatch: float  # of each, besides its steps
+    dispatch: float  # of each dispatch, on top of its steps
     step: float
 
 
-def choose(costs: Costs, steps_per_epoch: int, bytes_per_step: int) -> int:
-    """Return K for a CPU."""
-    wanted = max(1, round(costs.dispatch / (SHARE * costs.step)))
-    return near(wanted, costs.step, steps_per_epoch, bytes_per_step)
-
-
-def near(wanted: int, step: float, steps_per_epoch: int, bytes_per_step: int) -> int:
-    """Return K within what is good for memory and for stopping, where a step takes `step` seconds.
-
-    Preferably one near by that divides an epoch: a shorter last dispatch is compiled separately.
-    """
-    most = min(LONGEST_SECONDS / step, LARGEST_BYTES / bytes_per_step, steps_per_epoch)
-    most = max(1, int(most))
-    wanted = min(wanted, most)
-    around = range(-(-wanted // 4), min(4 * wanted, most) + 1)
-    divisors = [k for k in around if steps_per_epoch % k == 0]
-    return min(divisors, key=lambda k: abs(math.log(k / wanted)), default=wanted)
-
-
-def measure(
-    dispatch: Callable[[int], None],
-    slowest: float,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Costs:
-    """Time dispatches of a few lengths; `dispatch(K)` does one and waits for its end.
-
-    `slowest`: seconds of a dispatch of one step, the same on all processes, for all have to do as
-    many.
-    """
-    found = []
-    for k, times in zip(PROBES, TIMES, strict=True):
-        dispatch(k)  # compiles it
-        seconds = []
-        for _ in range(min(times, math.ceil(MOST_SECONDS / (k * slowest)))):
-            began = clock()
-            dispatch(k)
-            seconds.append(clock() - began)
-        found.append(statistics.median(seconds))
-    short, long = found
-    step = max((long - short) / (PROBES[1] - PROBES[0]), 0.1 * long / PROBES[1])
-    return Costs(max(short - step, 0), step)
-
-
-def fastest(seconds: Callable[[], float], slowest: float) -> float:
-    """Return the least of some timings, of which one took `slowest` on the slowest process."""
-    return min(seconds() for _ in range(min(TIMES[0], math.ceil(MOST_SECONDS / slowest))))
-
-
-def steps_per_dispatch(
-    train_step: Program,
+def choose(
+    train_step: CompiledFunction,
     state: TrainState,
     *,
     mesh: Mesh,
@@ -105,16 +55,16 @@ def steps_per_dispatch(
     """Measure, and return the same K on all processes; the state stays as it is.
 
     Args:
-        train_step: is compiled for the lengths that are tried.
-        state: as training begins, on every device.
+        train_step: the training step; gets compiled for the K that are tried.
+        state: the state before the first step, on every device.
         mesh: the devices.
-        first_step: optimizer steps done, as the state has them.
+        first_step: optimizer steps done, as in the state.
         steps_per_epoch: of the whole data set.
         local_batch: rows of every global batch that this process loads.
         pixels: of an image.
-        alive: called after each dispatch.
+        alive: called after each dispatch, for the watchdog.
     """
-    copy, done = jax.tree.map(jnp.copy, state), first_step
+    copy, done = jax.tree.map(jnp.copy, state), first_step  # a copy, because steps donate it
 
     def dispatch(k: int) -> None:
         nonlocal copy, done
@@ -123,9 +73,9 @@ def steps_per_dispatch(
             np.zeros((k, local_batch), np.uint8),
             np.ones((k, local_batch), np.uint8),
         )
-        fed = feed.start(mesh, feed.send(mesh, _no_learning, batch, done), False)
-        copy, reduced = train_step(copy, fed)
-        jax.device_get(reduced)
+        sent = feed.send(mesh, lambda steps: np.zeros(len(steps), np.float32), batch, done)
+        copy, metrics = train_step(copy, feed.inputs(mesh, sent, stop_vote=False))
+        jax.device_get(metrics)  # waits for the device: this is what is measured
         done += k
         alive()
 
@@ -134,19 +84,67 @@ def steps_per_dispatch(
         dispatch(1)
         return time.perf_counter() - began
 
+    # Every decision below is made from numbers that all processes share: they have to do the same
+    # dispatches, each of which contains an all-reduce.
     dispatch(1)  # compiles it
     slowest = max(collectives.share(seconds))
     if slowest > SLOW_SECONDS:
-        return 1  # starting it costs next to nothing of such a step
-
+        return 1  # compared with such a step, a dispatch costs nothing
     size = local_batch * pixels
     if mesh.devices.flat[0].platform == "gpu":
         step = max(collectives.share(lambda: fastest(seconds, slowest)))
         return near(-(-steps_per_epoch // GPU_DISPATCHES), step, steps_per_epoch, size)
     costs = measure(dispatch, slowest)
-    chosen = choose(costs, steps_per_epoch, size)
-    return int(collectives.share(lambda: chosen)[0])
+    return int(collectives.share(lambda: for_cpu(costs, steps_per_epoch, size))[0])
 
 
-def _no_learning(steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    return np.zeros(len(steps), np.float32)
+def for_cpu(costs: Costs, steps_per_epoch: int, bytes_per_step: int) -> int:
+    """Return K for a CPU."""
+    wanted = max(1, round(costs.dispatch / (OVERHEAD * costs.step)))
+    return near(wanted, costs.step, steps_per_epoch, bytes_per_step)
+
+
+def near(wanted: int, step_seconds: float, steps_per_epoch: int, bytes_per_step: int) -> int:
+    """Return a K near `wanted`, within the limits for memory and for stopping.
+
+    Preferably one that divides an epoch: a shorter last dispatch is compiled separately.
+    """
+    most = min(LONGEST_SECONDS / step_seconds, LARGEST_BYTES / bytes_per_step, steps_per_epoch)
+    most = max(1, int(most))
+    wanted = min(wanted, most)
+    around = range(-(-wanted // 4), min(4 * wanted, most) + 1)
+    divisors = [k for k in around if steps_per_epoch % k == 0]
+    return min(divisors, key=lambda k: abs(math.log(k / wanted)), default=wanted)
+
+
+def measure(
+    dispatch: Callable[[int], None],
+    slowest: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Costs:
+    """Time dispatches of two lengths.
+
+    Args:
+        dispatch: does K steps and waits for their end.
+        slowest: seconds of a dispatch of one step on the slowest process: it limits how many are
+            timed, and all processes have to do the same number.
+        clock: returns seconds.
+    """
+    medians = []
+    for k, times in PROBES.items():
+        dispatch(k)  # compiles it
+        seconds = []
+        for _ in range(min(times, math.ceil(MOST_SECONDS / (k * slowest)))):
+            began = clock()
+            dispatch(k)
+            seconds.append(clock() - began)
+        medians.append(statistics.median(seconds))
+    few, many = PROBES
+    short, long = medians
+    step = max((long - short) / (many - few), 0.1 * long / many)
+    return Costs(max(short - step, 0), step)
+
+
+def fastest(seconds: Callable[[], float], slowest: float) -> float:
+    """Return the least of several timings, of which one took `slowest` on the slowest process."""
+    return min(seconds() for _ in range(min(PROBES[1], math.ceil(MOST_SECONDS / slowest))))

@@ -19,18 +19,18 @@ AS_IT_IS = "as it is"
 class Variant(NamedTuple):
     """What a program is compiled from."""
 
-    form: compiler.Form
-    options: compiler.Options
+    form: compiler.StepOptions
+    options: compiler.XlaOptions
     precision: str = "float32"
 
 
 def variants(platform: str) -> dict[str, Variant]:
     """Return the program as the trainer compiles it, and others that differ in one thing."""
     usual = Variant(
-        compiler.form(platform, 1, None), compiler.options(platform, deterministic=True)
+        compiler.step_options(platform, 1, None), compiler.xla_options(platform, deterministic=True)
     )
     if platform == "cpu":
-        return {AS_IT_IS: usual, "in the form for a GPU": usual._replace(form=compiler.GPU)}
+        return {AS_IT_IS: usual, "in the form for a GPU": usual._replace(form=compiler.GPU_STEP)}
 
     def form(**changes: Any) -> Variant:
         return usual._replace(form=usual.form._replace(**changes))
@@ -38,14 +38,14 @@ def variants(platform: str) -> dict[str, Variant]:
     def option(name: str, value: str) -> Variant:
         return usual._replace(options=usual.options | {f"xla_gpu_{name}": value})
 
-    fast = usual._replace(options=compiler.options(platform, deterministic=False))
+    fast = usual._replace(options=compiler.xla_options(platform, deterministic=False))
     return {
         AS_IT_IS: usual,
         "kernels one by one": option("command_buffer_scheduling_mode", "SERIALIZE"),
         "no CUDA graph": option("enable_command_buffer", ""),
         "one step in the loop's body": form(unroll=1),
         "a branch for the guard": form(branch=True),
-        "the last kernel transposed": form(transpose_last=True),
+        "the last kernel transposed": form(transpose_last_layer=True),
         "tf32": usual._replace(precision="tf32"),
         "bfloat16": usual._replace(precision="bfloat16"),
         "not deterministic": fast,
@@ -69,8 +69,8 @@ def measure(dispatches: int, **arguments: Any) -> dict[str, Any]:
             optimizer,
             program.mesh,
             "shard_map",
-            form=variant.form,
-            compiler_options=variant.options,
+            options=variant.form,
+            xla_options=variant.options,
         )
         return jitted.lower(program.state, program.feed)
 

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from trainer.checkpoint.background import Background
+from trainer.dashboard.background import Background
 
 
 @pytest.fixture
