@@ -9,19 +9,19 @@ from trainer.parallel import compiler
 
 
 def test_a_cpu_needs_no_options():
-    assert compiler.options("cpu", deterministic=True) == {}
+    assert compiler.xla_options("cpu", deterministic=True) == {}
 
 
 def test_one_gpu_alone_has_several_steps_in_the_loop():
-    assert compiler.form("cpu", 8, None) == compiler.CPU
-    assert compiler.form("gpu", 1, None) == compiler.GPU
-    assert compiler.form("gpu", 8, None) == compiler.GPU._replace(unroll=1)
-    assert compiler.form("gpu", 1, 8) == compiler.GPU._replace(unroll=1)
+    assert compiler.step_options("cpu", 8, None) == compiler.CPU_STEP
+    assert compiler.step_options("gpu", 1, None) == compiler.GPU_STEP
+    assert compiler.step_options("gpu", 8, None) == compiler.GPU_STEP._replace(unroll=1)
+    assert compiler.step_options("gpu", 1, 8) == compiler.GPU_STEP._replace(unroll=1)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_xla_knows_every_option_for_a_gpu_and_its_value(deterministic):
-    options = compiler.options("gpu", deterministic)
+    options = compiler.xla_options("gpu", deterministic)
     assert ("xla_gpu_deterministic_ops" in options) == deterministic
     lowered = jax.jit(lambda x: x + x).lower(np.float32(1))
     lowered.compile(compiler_options=options)  # raises for one that is not known

@@ -35,7 +35,7 @@ def test_every_example_counts_once(devices, batch_size, monkeypatch):
     mesh = meshes.make_mesh(devices)
     placed = meshes.place(meshes.replicated(mesh), weights)
     with jax.transfer_guard("disallow"):
-        program = evaluation.make(OBJECTIVE, mesh)
+        program = evaluation.make_eval_step(OBJECTIVE, mesh)
         means = evaluation.Evaluator(program, split, mesh, batch_size)(placed)
     assert means.examples == 101
     assert means.accuracy == (logits.argmax(axis=1) == split.labels).mean()
@@ -49,7 +49,7 @@ def test_a_split_that_fits_is_sent_once():
     split, mesh = make_split(101), meshes.make_mesh(2)
     weights = mlp.init(jax.random.PRNGKey(0), 12, [8], 10, "he_normal")
     placed = meshes.place(meshes.replicated(mesh), jax.device_get(weights))
-    evaluator = evaluation.Evaluator(evaluation.make(OBJECTIVE, mesh), split, mesh, 64)
+    evaluator = evaluation.Evaluator(evaluation.make_eval_step(OBJECTIVE, mesh), split, mesh, 64)
     first = evaluator(placed)
     with jax.transfer_guard_host_to_device("disallow_explicit"):
         again = evaluator(placed)
@@ -63,6 +63,6 @@ def test_with_virtual_shards_the_loss_has_the_same_bits_on_all_devices():
     for devices in (1, 2, 4, 8):
         mesh = meshes.make_mesh(devices)
         placed = meshes.place(meshes.replicated(mesh), weights)
-        program = evaluation.make(OBJECTIVE, mesh, 8)
+        program = evaluation.make_eval_step(OBJECTIVE, mesh, 8)
         found.add(evaluation.Evaluator(program, split, mesh, 100, 8)(placed).loss)
     assert len(found) == 1

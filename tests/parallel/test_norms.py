@@ -34,7 +34,7 @@ def test_the_gradient_is_that_of_the_next_step(masked):
     one = Superbatch(*(part[None] for part in batch))
     placed = meshes.place(rows, (one, np.zeros((1, 1), np.uint8)))
     lrs, steps = meshes.place(whole, (np.ones(1, np.float32), np.zeros(1, np.int32)))
-    state, _ = train_step(state, step.Feed(*placed, lrs, steps))
+    state, _ = train_step(state, step.DispatchInputs(*placed, lrs, steps))
     after = jax.device_get(state.weights)
 
     expected = {}

@@ -11,7 +11,7 @@ from trainer.models import mlp
 from trainer.parallel import compiler, step
 from trainer.parallel import mesh as meshes
 from trainer.parallel.mesh import make_mesh
-from trainer.tasks.classification import Objective
+from trainer.tasks.classification import LOSSES, Objective
 
 OBJECTIVE = Objective("softmax_crossentropy", 10, 33.3, 78.6)
 OPTIMIZER = step.Optimizer(momentum=0.9, nesterov=True, skip_nonfinite=False)
@@ -46,13 +46,13 @@ def programs(
     virtual_shards=None,
     skip=False,
     loss=OBJECTIVE.loss,
-    form=compiler.CPU,
+    options=compiler.CPU_STEP,
 ):
     """The mesh and the training step, compiled once for all tests."""
     mesh = make_mesh(devices)
     optimizer = OPTIMIZER._replace(skip_nonfinite=skip)
     objective = OBJECTIVE._replace(loss=loss)
-    return mesh, step.make_train_step(objective, optimizer, mesh, method, virtual_shards, form)
+    return mesh, step.make_train_step(objective, optimizer, mesh, method, virtual_shards, options)
 
 
 @functools.cache
@@ -66,15 +66,15 @@ def place_feed(mesh, data, steps, lrs, stop=0):
     part = jax.tree.map(lambda x: x[steps.start : steps.stop], data)
     votes = np.full((len(steps), mesh.size), stop, np.uint8)
     numbers = np.array(steps, np.int32)
-    return step.Feed(
+    return step.DispatchInputs(
         *meshes.place(meshes.batched(mesh), (part, votes)),
         *meshes.place(meshes.replicated(mesh), (lrs[steps.start : steps.stop], numbers)),
     )
 
 
-def train(devices, k, steps=6, method="shard_map", state=None, stop=0, lrs=None, **options):
+def train(devices, k, steps=6, method="shard_map", state=None, stop=0, lrs=None, **how):
     """Train some steps, K a dispatch; return the state and what was reduced, on the host."""
-    mesh, program = programs(devices, method, **options)
+    mesh, program = programs(devices, method, **how)
     state = state or first_state()
     state = meshes.place(meshes.replicated(mesh), state._replace(step=np.zeros((), np.int32)))
     data, seen = batches(steps), []
@@ -90,16 +90,16 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("form", [compiler.CPU, compiler.GPU])
+@pytest.mark.parametrize("options", [compiler.CPU_STEP, compiler.GPU_STEP])
 @pytest.mark.parametrize("k", [2, 3, 4, 6])
 @pytest.mark.parametrize("devices", [1, 4])
-def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(devices, k, form):
-    assert_equal(train(devices, k, form=form), train(devices, 1, form=form))
+def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(devices, k, options):
+    assert_equal(train(devices, k, options=options), train(devices, 1, options=options))
 
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_the_form_for_a_gpu_changes_rounding_alone(devices):
-    ours, usual = train(devices, 6, form=compiler.GPU), train(devices, 6)
+    ours, usual = train(devices, 6, options=compiler.GPU_STEP), train(devices, 6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, usual)
 
 
@@ -171,7 +171,7 @@ def exploding(bad):
 @pytest.mark.parametrize("k", [1, 3, 8])
 @pytest.mark.parametrize("bad", [1, 4, 7])
 @pytest.mark.parametrize(
-    "way", [{"method": "shard_map"}, {"method": "pmap"}, {"form": compiler.GPU}]
+    "way", [{"method": "shard_map"}, {"method": "pmap"}, {"options": compiler.GPU_STEP}]
 )
 def test_a_step_that_is_not_finite_and_all_after_it_change_nothing(bad, k, way):
     state, reduced = train(2, k, 8, lrs=exploding(bad), **way)
@@ -185,10 +185,10 @@ def test_a_step_that_is_not_finite_and_all_after_it_change_nothing(bad, k, way):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("form", [compiler.CPU, compiler.GPU])
-def test_an_update_that_is_not_finite_can_be_skipped(form):
+@pytest.mark.parametrize("options", [compiler.CPU_STEP, compiler.GPU_STEP])
+def test_an_update_that_is_not_finite_can_be_skipped(options):
     for k in (1, 6):
-        state, reduced = train(1, k, 6, skip=True, lrs=exploding(3)[:6], form=form)
+        state, reduced = train(1, k, 6, skip=True, lrs=exploding(3)[:6], options=options)
         assert reduced.finite.tolist() == [True] * 3 + [False] * 3
         assert reduced.sums.examples.tolist() == [16] * 3 + [0] * 3
         assert state.step == 6
@@ -197,7 +197,7 @@ def test_an_update_that_is_not_finite_can_be_skipped(form):
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
 @pytest.mark.parametrize("k", [1, 6])
-@pytest.mark.parametrize("loss", mlp.LOSSES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(devices, k, loss):
     expected = train(1, 1, virtual_shards=4, loss=loss)
     got = train(devices, k, virtual_shards=4, loss=loss)
@@ -208,7 +208,7 @@ def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(devices, k, 
 
 def test_virtual_shards_give_one_gpu_and_several_the_same_bits():
     def gpu(devices, k):
-        return train(devices, k, virtual_shards=4, form=compiler.form("gpu", devices, 4))
+        return train(devices, k, virtual_shards=4, options=compiler.step_options("gpu", devices, 4))
 
     assert_equal(gpu(1, 6), gpu(4, 6))
     assert_equal(gpu(1, 6), gpu(1, 1))

@@ -1,4 +1,4 @@
-"""Batches are sent one dispatch ahead, in order, with what belongs to their steps."""
+"""Batches are dispatch one dispatch ahead, in order, with what belongs to their steps."""
 
 import numpy as np
 import pytest
@@ -35,17 +35,17 @@ def feeder(read):
 def test_all_of_a_stream_comes_in_order_with_its_steps_and_rates(feeder):
     numbers, values = [], []
     for ahead in (True, False, True):
-        sent = feeder.take()
+        dispatch = feeder.take()
         if ahead:
-            feeder.read_ahead()
-        numbers.append(sent.numbers)
-        values.append(int(sent.batch.images[0, 0, 0]))
-        steps = np.array(sent.numbers)
-        np.testing.assert_array_equal(sent.steps, steps)
-        np.testing.assert_array_equal(sent.lrs, schedule(steps))
+            feeder.send_ahead()
+        numbers.append(dispatch.steps)
+        values.append(int(dispatch.batch.images[0, 0, 0]))
+        steps = np.array(dispatch.steps)
+        np.testing.assert_array_equal(dispatch.step_numbers, steps)
+        np.testing.assert_array_equal(dispatch.lrs, schedule(steps))
     assert numbers == [range(5, 7), range(7, 10), range(10, 11)]
     assert values == [1, 2, 3]
-    feeder.read_ahead()  # behind the end: nothing
+    feeder.send_ahead()  # behind the end: nothing
     with pytest.raises(StopIteration):
         feeder.take()
 
@@ -53,16 +53,16 @@ def test_all_of_a_stream_comes_in_order_with_its_steps_and_rates(feeder):
 def test_one_dispatch_is_read_ahead_and_never_two(feeder, read):
     feeder.take()
     assert len(read) == 1
-    feeder.read_ahead()
-    feeder.read_ahead()
+    feeder.send_ahead()
+    feeder.send_ahead()
     assert len(read) == 2
     feeder.take()
     assert len(read) == 2
 
 
 def test_a_vote_goes_to_every_device_of_this_process(feeder):
-    mesh, sent = make_mesh(2), feeder.take()
+    mesh, dispatch = make_mesh(2), feeder.take()
     for asked in (False, True):
-        fed = feed.start(mesh, sent, asked)
-        np.testing.assert_array_equal(fed.stop, np.full((2, 2), asked, np.uint8))
-        assert fed.batch is sent.batch
+        inputs = feed.inputs(mesh, dispatch, asked)
+        np.testing.assert_array_equal(inputs.stop_votes, np.full((2, 2), asked, np.uint8))
+        assert inputs.batch is dispatch.batch

@@ -174,9 +174,9 @@ def test_images_of_one_colour_are_refused(trainer, tmp_path):
 def test_a_run_directory_that_does_not_answer_is_told(trainer):
     hanging = """
 import time
-from trainer import rundir
+from trainer.job import directory
 from trainer.__main__ import main
-rundir.create = lambda directory: time.sleep(600)
+directory.create = lambda directory: time.sleep(600)
 main()
 """
     limits = ("cluster.startup_timeout_seconds=2", "cluster.hang_timeout_seconds=2")

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from trainer.parallel.mesh import make_mesh
 from trainer.train import steps_per_dispatch
-from trainer.train.steps_per_dispatch import Costs, choose, near
+from trainer.train.steps_per_dispatch import Costs, for_cpu, near
 
 MNIST = {"steps_per_epoch": 938, "bytes_per_step": 64 * 784}
 
 
 def test_a_slow_step_needs_few_a_dispatch_and_a_fast_one_many():
-    assert choose(Costs(0, 1e-3), **MNIST) == 1
-    assert choose(Costs(1e-3, 1.4e-3), **MNIST) == 134  # beside 238; it divides 938
-    assert choose(Costs(1e-3, 2e-5), **MNIST) == 938
+    assert for_cpu(Costs(0, 1e-3), **MNIST) == 1
+    assert for_cpu(Costs(1e-3, 1.4e-3), **MNIST) == 134  # beside 238; it divides 938
+    assert for_cpu(Costs(1e-3, 2e-5), **MNIST) == 938
 
 
 def test_as_many_as_are_good_for_memory_and_for_stopping():
@@ -34,7 +34,7 @@ def test_as_many_as_are_good_for_memory_and_for_stopping():
     bytes_per_step=st.integers(1, 1 << 30),
 )
 def test_it_stays_within_bounds(costs, steps_per_epoch, bytes_per_step):
-    k = choose(costs, steps_per_epoch, bytes_per_step)
+    k = for_cpu(costs, steps_per_epoch, bytes_per_step)
     assert 1 <= k <= steps_per_epoch
     assert k == 1 or k * costs.step <= steps_per_dispatch.LONGEST_SECONDS
     assert k == 1 or k * bytes_per_step <= steps_per_dispatch.LARGEST_BYTES
@@ -63,12 +63,12 @@ def test_the_fastest_of_some_is_looked_for_a_second_at_most(slowest, times):
 def test_slow_steps_are_not_measured_for_long():
     mesh, k_of, signs = make_mesh(1), [], []
 
-    def slow(state, fed):
-        k_of.append(len(fed.lrs))
+    def slow(state, inputs):
+        k_of.append(len(inputs.lrs))
         time.sleep(0.3)
-        return state, fed.lrs
+        return state, inputs.lrs
 
-    chosen = steps_per_dispatch.steps_per_dispatch(
+    chosen = steps_per_dispatch.choose(
         slow,
         jnp.zeros(3),
         mesh=mesh,
@@ -97,14 +97,16 @@ def test_auto_changes_no_result(trainer):
 # Each process measures something else, and says what K it takes.
 ODD = """
 import jax
-from trainer import opening, pace
-measured, planned = pace.steps_per_dispatch, opening._plan
-def plan(*arguments):
-    found = planned(*arguments)
-    print("K", found.steps_per_dispatch)
-    return found
-pace.steps_per_dispatch = lambda *a, **k: measured(*a, **k) + jax.process_index()
-opening._plan = plan
+from trainer.train import steps_per_dispatch
+measure, choose = steps_per_dispatch.measure, steps_per_dispatch.choose
+def chosen(*arguments, **options):
+    k = choose(*arguments, **options)
+    print("K", k)
+    return k
+def measured(*arguments):
+    costs = measure(*arguments)
+    return costs._replace(dispatch=(1 + jax.process_index()) * 0.02 * costs.step)
+steps_per_dispatch.measure, steps_per_dispatch.choose = measured, chosen
 from trainer.__main__ import main
 main()
 """

@@ -192,11 +192,11 @@ def test_other_code_or_versions_on_resume_are_told(trainer, tmp_path):
     copy = tmp_path / "changed"
     shutil.copytree(Path(__file__).parents[2] / "trainer", copy / "trainer")
     shutil.copytree(Path(__file__).parents[2] / "conf", copy / "conf")
-    with (copy / "trainer" / "model.py").open("a") as module:
+    with (copy / "trainer" / "models" / "mlp.py").open("a") as module:
         module.write("# another line\n")
     done = trainer(*options, "train.epochs=2", PYTHONPATH=str(copy))
     assert done.returncode == 0, done.stderr
-    assert "goes on with other versions (trainer's source:" in done.stderr
+    assert "resumes with other versions (trainer's source:" in done.stderr
 
 
 def test_jax_variables_do_not_change_what_a_seed_means(trainer, tmp_path):
@@ -240,7 +240,7 @@ def test_processes_with_other_data_are_refused(trainer, tmp_path):
 
 SLOW_TO_CLOSE = """
 import sys, time
-from trainer import dashboard
+from trainer.dashboard import dashboard
 close = dashboard.Dashboard.close
 def slow(self):
     time.sleep(9)

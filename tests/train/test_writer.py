@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,12 @@ from support.harm import files_of_at_most
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.checkpoint import checksums, files
+from trainer.checkpoint.store import Checkpoints
 from trainer.config.compose import compose
 from trainer.job.errors import SaveError
 from trainer.parallel.memory import room_for
 from trainer.tracking.goodput import PhaseTimer
+from trainer.tracking.tensorboard import Tracker
 from trainer.tracking.terminal import Terminal
 from trainer.train.writer import Writer
 
@@ -28,12 +30,24 @@ STATE = {"weights": jax.random.bits(jax.random.key(0), (1_000_000,))}
 @pytest.fixture
 def opened(tmp_path):
     @contextmanager
-    def opener(limit, *overrides):
-        limited = ("+experiment=smoke", f"checkpoint.max_failed_saves={limit}")
-        (job,) = compose([*limited, *overrides])
-        with ExitStack() as stack:
-            writer = Writer(job.config, tmp_path, Terminal(), PhaseTimer(), stack)
-            writer.begin(None, {}, {}, {}, job.record, [], STATE)
+    def opener(limit, keep_last=3):
+        warn = Terminal().warn
+        with (
+            Checkpoints(
+                tmp_path / "checkpoints", keep_last=keep_last, keep_best=1, warn=warn
+            ) as checkpoints,
+            Tracker(tmp_path, None, warn) as tracker,
+            Writer(
+                checkpoints,
+                STATE,
+                {},
+                flush=tracker.flush,
+                max_failed_saves=limit,
+                timer=PhaseTimer(),
+                warn=warn,
+            ) as writer,
+        ):
+            writer.tracker = tracker
             yield writer
 
     return opener
@@ -52,13 +66,13 @@ def failures(capsys):
 def test_failed_saves_in_a_row_are_counted_and_each_is_tried(opened, capsys, limit):
     with opened(limit) as writer:
         writer.save(1, STATE, {}, None)
-        writer.finish_saves()
+        writer.finish()
         with full_disk():
             for step in range(2, limit + 3):
                 assert not writer.failing()
                 writer.save(step, STATE, {}, None)
             with pytest.raises(SaveError, match="File too large"):
-                writer.finish_saves()
+                writer.finish()
         assert writer.failing()
         assert failures(capsys) == [(str(n + 1), str(limit)) for n in range(limit + 1)]
         assert writer.checkpoints.steps == [1]
@@ -78,7 +92,7 @@ def test_no_point_before_a_checkpoint_can_get_lost_after_it(opened, tmp_path):
         for step in (1, 2):
             writer.tracker.scalars("train", step, {"loss": 0.5})
         writer.save(2, STATE, {}, None)
-        writer.finish_saves()
+        writer.finish()
         # Read while both files are open: what a killed process would leave.
         read = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
         assert [point.step for point in read.Scalars("train/loss")] == [1, 2]
@@ -91,20 +105,20 @@ def test_a_save_that_succeeds_ends_the_count(opened, capsys):
             with full_disk():
                 writer.save(step, STATE, {}, None)
                 with pytest.raises(SaveError, match="the last checkpoint is not written"):
-                    writer.finish_saves()
+                    writer.finish()
             writer.save(step + 1, STATE, {}, None)
-            writer.finish_saves()
+            writer.finish()
         assert writer.checkpoints.steps == [2, 4]
     assert failures(capsys) == [("1", "1"), ("1", "1")]
 
 
 def test_a_save_counts_where_older_checkpoints_cannot_be_deleted(opened, tmp_path, capsys):
-    with opened(0, "checkpoint.keep_last=1") as writer:
+    with opened(0, keep_last=1) as writer:
         writer.save(1, STATE, {}, None)
-        writer.finish_saves()
+        writer.finish()
         (tmp_path / "checkpoints" / "trash-1" / "in the way").mkdir(parents=True)
         writer.save(2, STATE, {}, None)
-        writer.finish_saves()
+        writer.finish()
         assert not writer.failing()
         assert writer.checkpoints.steps == [1, 2]
     told = capsys.readouterr().err
@@ -128,10 +142,10 @@ def test_what_ends_a_run_does_not_lose_the_save_under_way(opened, tmp_path):
 def test_a_state_that_is_donated_meanwhile_is_saved(opened, on_device):
     state = jax.tree.map(jnp.copy, STATE)
     with opened(0) as writer:
-        writer._on_device = on_device
+        writer._copies_on_device = on_device
         writer.save(3, state, {}, None)
         jax.tree.map(lambda leaf: leaf.delete(), state)
-        writer.finish_saves()
+        writer.finish()
         restored = writer.checkpoints.load(3, STATE)
     jax.tree.map(np.testing.assert_array_equal, restored.state, STATE)
 
@@ -143,14 +157,15 @@ def test_a_device_has_room_for_what_it_has_never_needed():
     assert room_for(1 << 40, None)  # a CPU does not count
 
 
-def test_the_record_tells_the_configuration_and_its_digest(opened, tmp_path):
-    with opened(0) as writer:
-        writer.save(7, STATE, {}, 0.5)
-    record = files.record_of(tmp_path / "checkpoints" / "7")
-    (job,) = compose(["+experiment=smoke", "checkpoint.max_failed_saves=0"])
-    config = dataclasses.asdict(job.config)
-    assert record["config"] == json.loads(json.dumps(config))
-    assert (
-        record["config_sha256"] == checksums.of_json(record["config"]) == checksums.of_json(config)
+def test_the_record_tells_the_configuration_and_its_digest(smoke_run):
+    record = files.record_of(smoke_run / "checkpoints" / "126")
+    (job,) = compose(["+experiment=smoke", "run.dir=smoke"])
+    config = json.loads(json.dumps(dataclasses.asdict(job.config)))
+    for cache in ("cache_dir", "compilation_cache_dir"):  # of the machine
+        for section in (record["config"], config):
+            section["data"].pop(cache, None), section["train"].pop(cache, None)
+    assert record["config"] == config
+    assert record["config_sha256"] == checksums.of_json(
+        files.record_of(smoke_run / "checkpoints" / "126")["config"]
     )
     assert record["versions"]["jax"]

@@ -49,7 +49,7 @@ class Writer:
             timer: counts the time that training waits for a save as "save".
             warn: shows one line to the user.
         """
-        self._checkpoints, self._record, self._flush = checkpoints, record, flush
+        self.checkpoints, self._record, self._flush = checkpoints, record, flush
         self._max_failed_saves, self._timer, self._warn = max_failed_saves, timer, warn
         self._directory = checkpoints.directory.parent
         with timer.phase("compile"):
@@ -77,7 +77,7 @@ class Writer:
                 # First the points, then the checkpoint: a run that resumes from it does not log
                 # the points before it again.
                 self._flush()
-                return self._checkpoints.save(step, jax.device_get(copy), record, accuracy)
+                return self.checkpoints.save(step, jax.device_get(copy), record, accuracy)
 
             self._saving = self._thread.submit(write)
 

@@ -7,8 +7,7 @@ import pytest
 
 from trainer.data.dataset import Superbatch
 from trainer.models import mlp
-from trainer.parallel.gradients import of_batch
-from trainer.tasks.classification import Objective
+from trainer.tasks.classification import LOSSES, Objective, batch_gradients
 
 OBJECTIVE = Objective("softmax_crossentropy", 10, 33.3, 78.6)
 NOTEBOOK = Objective("clipped_crossentropy", 10, 0.0, 1.0)
@@ -42,12 +41,12 @@ def plain_loss(weights, batch, objective):
         x = jnp.maximum(jnp.dot(x, kernel, precision="highest") + bias[None], 0)
     kernel, bias = weights[-1]
     logits = jnp.dot(x, kernel, precision="highest") + bias[None]
-    losses = jax.vmap(mlp.LOSSES[objective.loss])(logits, jax.nn.one_hot(batch.labels, 10))
+    losses = jax.vmap(LOSSES[objective.loss])(logits, jax.nn.one_hot(batch.labels, 10))
     return jnp.sum(losses * batch.mask.astype(jnp.float32))
 
 
 plain = jax.jit(jax.value_and_grad(plain_loss), static_argnums=2)
-gradients = jax.jit(of_batch, static_argnums=2)
+gradients = jax.jit(batch_gradients, static_argnums=2)
 
 
 def largest(tree):
