@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Trainer
-from test_datasets import contents, write
+from support import idx_files
 
 from trainer.job.processes import environment, free_address
 
@@ -227,7 +227,7 @@ def test_processes_with_other_data_are_refused(trainer, tmp_path):
     address, started = free_address(), []
     for index in range(2):
         home = tmp_path / f"home-{index}"
-        write(home / "data", contents(train=64 + index, test=10))
+        idx_files.write(home / "data", train=64 + index, test=10)
         environ = environment({"HOME": str(home)}, 2, index, address)
         arguments = ("+experiment=smoke", *options, "run.dir=run", "train.global_batch_size=16")
         started.append(trainer.start(*arguments, **environ))
