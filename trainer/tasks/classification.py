@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from trainer.data.dataset import Superbatch
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import Dataset, Superbatch
 from trainer.functional import losses
 from trainer.job.errors import DataError
 from trainer.models import mlp
