@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 # Before jax is imported. One thread a device: eight devices that share two cores' threads can
@@ -19,7 +20,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
-from trainer.job import processes
+from trainer.job import lock, processes
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -134,12 +135,25 @@ def trainer(tmp_path):
     command.close()
 
 
+def trained_once(tmp_path_factory, name: str, train: Callable[[Path], Path]) -> Path:
+    """Train a run once for all workers of pytest-xdist, which share the parent of their folders."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, done = root / f"run-of-{name}", root / f"run-of-{name}.txt"
+    with lock.turn(root / f"{name}.lock"):
+        if not done.exists():
+            folder.mkdir()
+            done.write_text(str(train(folder)))
+    return Path(done.read_text())
+
+
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
     """A finished run of +experiment=smoke: not to be changed, but for what a command adds."""
     from support.trained_runs import SMOKE, train
 
-    return train(tmp_path_factory.mktemp("runs"), *SMOKE)
+    return trained_once(tmp_path_factory, "smoke", lambda folder: train(folder, *SMOKE))
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +161,8 @@ def mnist_run(tmp_path_factory, mnist_dir):
     """A finished run on MNIST: not to be changed either."""
     from support.trained_runs import MNIST, train
 
-    return train(tmp_path_factory.mktemp("runs"), *MNIST[:-1], f"data.root={mnist_dir}", MNIST[-1])
+    options = (*MNIST[:-1], f"data.root={mnist_dir}", MNIST[-1])
+    return trained_once(tmp_path_factory, "mnist", lambda folder: train(folder, *options))
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +170,7 @@ def kinds_run(tmp_path_factory):
     """A finished run on images of 8 x 6 pixels in 3 classes: not to be changed either."""
     from support.trained_runs import train_on_three_kinds
 
-    return train_on_three_kinds(tmp_path_factory.mktemp("runs"))
+    return trained_once(tmp_path_factory, "kinds", train_on_three_kinds)
 
 
 @pytest.fixture(scope="module")
