@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import struct
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -49,52 +48,45 @@ def header(*dims):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"<html>not found</html>", "starts with 3c 68 74 6d, expected 00 00 08 03: this is not"),
-        (plain(IMAGES, dtype=0x0D), "starts with 00 00 0d 03.*write the elements as unsigned by"),
-        (plain(LABELS), "starts with 00 00 08 01, expected 00 00 08 03.*no file of images.*swapp"),
-        (PLAIN[:9], "9 bytes of header found, 16 expected"),
-        (PLAIN[:16], "0 bytes of elements found, 60 expected"),
-        (PLAIN[:-1], "59 bytes of elements found, 60 expected"),
-        (PLAIN + b"!", "bytes of elements found, 60 expected: the header says 3 x 4 x 5"),
-        (header(0, 4, 5), "the header says 0 x 4 x 5, expected no dim of 0"),
-        (header(2**32 - 1, 2**32 - 1, 2**32 - 1) + b"x", "expected at most 2,147,483,648"),
-        (header(2**10, 2**10, 2**10) + b"x", "1 bytes of elements found, 1,073,741,824 expected"),
+        (
+            b"<html>not found</html>",
+            r" starts with 3c 68 74 6d, .*\(unsigned bytes\) with 00 00 08",
+        ),
+        (plain(IMAGES, dtype=0x0D), " starts with 00 00 0d 03, but an IDX file of images"),
+        (plain(LABELS), " starts with 00 00 08 01, .* with 00 00 08 03: .*were two files swapped"),
+        (b"", " starts with nothing"),
+        (PLAIN[:9], " has 0 bytes of elements, its header declares 3 x 0 x 0"),
+        (PLAIN[:15], " has 0 bytes of elements, its header declares 3 x 4 x 0"),
+        (PLAIN[:16], " has 0 bytes of elements, its header declares 3 x 4 x 5"),
+        (PLAIN[:-1], " has 59 bytes of elements, its header declares 3 x 4 x 5"),
+        (PLAIN + b"!", " has 61 bytes of elements, its header declares 3 x 4 x 5"),
+        (header(0, 4, 5), " has 0 bytes of elements, its header declares 0 x 4 x 5"),
+        (header(2**32 - 1, 2**32 - 1, 2**32 - 1) + b"x", " has 1 bytes of elements"),
     ],
 )
 def test_what_is_wrong_is_said(pack, data, message):
-    tracemalloc.start()
-    with pytest.raises(DataError, match=f"^folder/file: .*{message}"):
+    with pytest.raises(DataError, match=f"^folder/file{message}"):
         idx.parse(pack(data), "folder/file", 3)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 10_000_000
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    "data",
     [
-        (b"", "the file is empty"),
-        (PACKED[:5], "cut short"),
-        (PACKED[:-9], "cut short"),
-        (PACKED[:-1], "cut short"),
-        (PACKED[:-8] + b"\0" * 8, "corrupt .*incorrect data check"),
-        (PACKED + b"garbage", "7 bytes follow the end of the gzip data"),
-        (PACKED + PACKED, "bytes follow the end of the gzip data"),
+        PACKED[:5],
+        PACKED[:-9],
+        PACKED[:-1],
+        PACKED[:-8] + b"\0" * 8,
+        PACKED + b"garbage",
     ],
 )
-def test_what_is_wrong_with_the_gzip_framing_is_said(data, message):
-    with pytest.raises(DataError, match=message):
+def test_bad_gzip_data_are_refused(data):
+    with pytest.raises(DataError, match=r"^file: the gzip data are corrupt or cut short"):
         idx.parse(data, "file", 3)
 
 
-def test_a_gzip_bomb_is_not_unpacked():
-    bomb = gzip.compress(PLAIN + bytes(200_000_000), compresslevel=1)
-    tracemalloc.start()
-    with pytest.raises(DataError, match="more bytes of elements found, 60 expected"):
-        idx.parse(bomb, "file", 3)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2 * len(bomb) + 1_000_000
+def test_two_files_in_one_are_refused():
+    with pytest.raises(DataError, match="file has 136 bytes of elements, its header declares"):
+        idx.parse(PACKED + PACKED, "file", 3)
 
 
 def test_labels_name_a_class(tmp_path):
@@ -102,22 +94,15 @@ def test_labels_name_a_class(tmp_path):
     path.write_bytes(plain(LABELS))
     np.testing.assert_array_equal(idx.read_labels(path, 10), LABELS)
     np.testing.assert_array_equal(idx.read_labels(path, 256), LABELS)
-    with pytest.raises(
-        DataError, match=r"labels: label 9 at index 2 .1 such.*expected 0 to 8.*num"
-    ):
+    with pytest.raises(DataError, match=r"labels: label 9 at index 2: expected 0 to 8.*num"):
         idx.read_labels(path, 9)
 
 
 def test_unreadable_paths_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"nothing: cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"nothing cannot be read \(No such file"):
         idx.read_images(tmp_path / "nothing")
-    with pytest.raises(DataError, match="not a regular file"):
+    with pytest.raises(DataError, match=r"cannot be read \(Is a directory"):
         idx.read_images(tmp_path)
-    huge = tmp_path / "huge"
-    with huge.open("wb") as file:
-        file.truncate(idx.MAX_BYTES + 100)  # a sparse file: no disk is used
-    with pytest.raises(DataError, match="bytes found, expected at most"):
-        idx.read_images(huge)
 
 
 # Property: whatever happens to a file, the outcome is the array or DataError

@@ -1,19 +1,20 @@
-"""A named data set -> verified arrays: from a folder, the cache, a mirror or an installed package.
+"""MNIST, or other images in its four files -> a verified Dataset.
 
-A file that is there but corrupt is an error, never passed over; only in the cache folder, which is
-ours, it is replaced by a download.
+The files come from a folder, from the cache, or from a mirror. A corrupt file is an error, never
+skipped; only in the cache folder, which is ours, a download replaces it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from trainer.config.schema import DataConfig
 from trainer.data import idx, mnist_5k
 from trainer.data.dataset import Bytes, Dataset, Split
-from trainer.data.download import Progress, ShouldStop, fetch
+from trainer.data.download import Progress, fetch
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError
 
@@ -26,101 +27,92 @@ FILES = (
 
 
 class Missing(DataError):
-    """Files that are neither there nor to be had: the case for data.offline_fallback."""
+    """Files that are neither here nor downloadable: the case for data.offline_fallback."""
 
 
 def load(
-    name: str,
+    data: DataConfig,
     *,
-    root: Path | None,
-    cache_dir: Path,
-    mirrors: Sequence[str],
-    sha256: Mapping[str, str],
-    download: bool,
-    offline_fallback: bool,
-    timeout_seconds: float,
-    num_classes: int,
     progress: Progress,
-    should_stop: ShouldStop,
+    should_stop: Callable[[], bool],
     warn: Callable[[str], None],
 ) -> Dataset:
-    """Return a data set whose every byte was checked.
+    """Return the data set that the options data.* name, after a check of its every byte.
 
     Args:
-        name: "mnist"; "idx", any folder with four such files; or "mnist_5k", from a package.
-        root: folder of the four files, gzip or plain; None for mnist: the cache, then a download.
-        cache_dir: folder where downloads are kept.
-        mirrors: http(s) addresses of folders, tried in this order.
-        sha256: for mnist, of the uncompressed contents of each of FILES.
-        download: whether mnist may be downloaded.
-        offline_fallback: use mnist_5k, with a warning, where mnist cannot be had.
-        timeout_seconds: to connect to a mirror, and for its next bytes.
-        num_classes: labels must be below it.
-        progress: told file name, bytes so far, bytes in all or None, during a download.
-        should_stop: looked at during a download.
-        warn: told what the user should know, possibly in several lines.
+        data: the options; data.sha256 is checked for "mnist" only.
+        progress: called with file name, bytes so far, bytes in all or None, during a download.
+        should_stop: asked during a download.
+        warn: called with what the user should know, in one line or several.
 
     Raises:
         ConfigError: an option is missing or wrong.
         DataError: the files are missing, unreadable, not what they should be, or do not match.
-        Preempted: should_stop() came true during a download.
+        Preempted: should_stop() returned true during a download.
     """
-    if name != "idx" and num_classes < mnist_5k.CLASSES:
-        raise ConfigError(f"data.num_classes={num_classes}: use at least {mnist_5k.CLASSES}")
-    if name == "mnist_5k":
-        return _assemble(name, mnist_5k.load())
-    no_digest = [file for file in FILES if file not in sha256]
-    if name == "mnist" and no_digest:
-        raise ConfigError(f"data.sha256 has no {no_digest[0]}: use those of conf/data/mnist.yaml")
-    option, given = ("data.cache_dir", cache_dir) if root is None else ("data.root", root)
-    folder = expanded(given, option)
+    if data.name != "idx" and data.num_classes < mnist_5k.CLASSES:
+        raise ConfigError(f"data.num_classes={data.num_classes}: use at least {mnist_5k.CLASSES}")
+    if data.name == "mnist_5k":
+        return _dataset(data.name, mnist_5k.load())
+    if data.name == "mnist" and (missing := [file for file in FILES if file not in data.sha256]):
+        raise ConfigError(f"data.sha256 has no {missing[0]}", "use those of conf/data/mnist.yaml")
+    option = "data.cache_dir" if data.root is None else "data.root"
+    folder = expanded(data.cache_dir if data.root is None else data.root, option)
+    parsers = {file: partial(_parse, file=file, data=data) for file in FILES}
 
-    def read(path: Path, file: str) -> Bytes:
-        return _read(path, file, num_classes, sha256[file] if name == "mnist" else None)
-
-    def get(file: str, target: Path) -> None:
-        fetch(
-            mirrors,
-            f"{file}.gz",
-            sha256[file],
-            target,
-            timeout_seconds=timeout_seconds,
-            progress=progress,
-            should_stop=should_stop,
-        )
+    def cached_or_downloaded(file: str) -> Bytes:
+        path = _find(folder, file)
+        try:
+            if path is not None:
+                return parsers[file](idx.read(path), str(path))
+        except DataError as error:
+            if not data.download:
+                raise
+            warn(f"{error}\nIt is in the cache folder, so a download replaces it.")
+        if not data.download:
+            raise Missing(f"{folder} has no {file}[.gz], and data.download=false")
+        try:
+            return fetch(
+                data.mirrors,
+                f"{file}.gz",
+                path or folder / f"{file}.gz",
+                parse=parsers[file],
+                timeout_seconds=data.timeout_seconds,
+                progress=progress,
+                should_stop=should_stop,
+            )
+        except DataError as error:
+            raise Missing(f"{folder} has no good {file}[.gz], and {error}") from error
 
     try:
-        if root is not None:
-            return _assemble(name, _from_root(f"data.root={folder}", folder, read), folder)
-        cached = [
-            _from_cache(folder, file, read, get if download else None, warn) for file in FILES
-        ]
-        return _assemble(name, cached, folder)
-    except Missing as missing:
-        if name == "idx":
+        if data.root is None:
+            return _dataset(data.name, map(cached_or_downloaded, FILES), folder)
+        paths = _find_all(folder, FILES, f"data.root={folder}")
+        arrays = (parsers[file](idx.read(path), str(path)) for file, path in paths.items())
+        return _dataset(data.name, arrays, folder)
+    except Missing as error:
+        if data.name == "idx":
             raise
-        if not offline_fallback:
+        if not data.offline_fallback:
             files = "".join(f"\n      {file}.gz" for file in FILES)
             raise Missing(
-                f"MNIST was not found: {missing}",
+                f"MNIST was not found: {error}",
                 "Three ways out:\n"
                 f"  put these four files, packed or not, into {folder}:{files}\n"
                 "  name the folder that has them: data.root=DIR\n"
                 "  train on 5,000 of the digits, which need no download: data=mnist_5k",
-            ) from missing
+            ) from error
         warn(
             "THIS IS NOT THE FULL MNIST: it was not found, and data.offline_fallback=true.\n"
             "Instead, training takes 4,000 and testing 1,000 of its training digits\n"
             "(data=mnist_5k): do not compare the results with those of MNIST.\n"
-            f"{missing}"
+            f"{error}"
         )
-        return _assemble("mnist_5k", mnist_5k.load())
+        return _dataset("mnist_5k", mnist_5k.load())
 
 
 def load_test(root: Path, num_classes: int) -> tuple[Split, tuple[int, ...]]:
     """Return the test images and labels in a folder, and an image's shape, (rows, cols).
-
-    The folder need not have files to train on.
 
     Args:
         root: folder of the last two of FILES, gzip or plain.
@@ -129,99 +121,63 @@ def load_test(root: Path, num_classes: int) -> tuple[Split, tuple[int, ...]]:
     Raises:
         DataError: the files are missing, unreadable, not what they should be, or do not match.
     """
-    read = partial(_read, num_classes=num_classes, expected=None)
     root = expanded(root, "--data")
-    images, labels = _from_root(f"{root}", root, read, FILES[2:])
-    _check_count(root / FILES[2], images, labels)
-    return Split(images.reshape(len(images), -1), labels), images.shape[1:]
+    images_path, labels_path = _find_all(root, FILES[2:], str(root)).values()
+    images = idx.read_images(images_path)
+    labels = idx.read_labels(labels_path, num_classes)
+    return _split(images, labels, images_path), images.shape[1:]
 
 
-def _from_root(
-    told: str, root: Path, read: Callable[[Path, str], Bytes], files: Sequence[str] = FILES
-) -> list[Bytes]:
-    found = [(_find(root, file), file) for file in files]
-    missing = "".join(f"\n  {file}[.gz]" for path, file in found if path is None)
+def _find_all(root: Path, files: Sequence[str], name: str) -> dict[str, Path]:
+    paths = {file: path for file in files if (path := _find(root, file)) is not None}
+    missing = "".join(f"\n  {file}[.gz]" for file in files if file not in paths)
     if missing:
-        raise Missing(f"{told}: put these files there, or correct it:{missing}")
-    return [read(path, file) for path, file in found if path is not None]
+        raise Missing(f"{name}: put these files there, or correct it:{missing}")
+    return paths
 
 
-def _from_cache(
-    cache_dir: Path,
-    file: str,
-    read: Callable[[Path, str], Bytes],
-    get: Callable[[str, Path], None] | None,
-    warn: Callable[[str], None],
-) -> Bytes:
-    path, target = _find(cache_dir, file), cache_dir / f"{file}.gz"
-    if path is not None:
-        try:
-            return read(path, file)
-        except DataError as error:
-            if get is None:
-                raise
-            warn(f"{error}\nIt lies in the cache folder, so it is replaced by a download.")
-    if get is None:
-        raise Missing(f"{cache_dir} has no {file}[.gz], and data.download=false")
+def _find(folder: Path, file: str) -> Path | None:
+    """Return where a file is, under any of the four names that are in use."""
+    names = [f"{name}{end}" for name in (file, file.replace("-idx", ".idx")) for end in ("", ".gz")]
     try:
-        get(file, target)
-    except DataError as error:
-        raise Missing(f"{cache_dir} has no good {file}[.gz], and {error}") from error
-    if path not in (None, target):
-        path.unlink(missing_ok=True)
-    return read(target, file)
+        return next((folder / name for name in names if (folder / name).exists()), None)
+    except OSError as error:
+        message = f"{folder} cannot be read ({error.strerror})"
+        raise DataError(message, "correct its permissions") from error
 
 
-def _read(path: Path, file: str, num_classes: int, expected: str | None) -> Bytes:
-    """Return the array in a file, of which `expected` is the plain contents' SHA-256 if known."""
-    array = idx.read_labels(path, num_classes) if "labels" in file else idx.read_images(path)
-    if expected is not None and (found := idx.sha256(array)) != expected:
+def _parse(contents: bytes, name: str, *, file: str, data: DataConfig) -> Bytes:
+    """Return the array in the bytes of one of FILES; that of "mnist" has a known digest."""
+    rank, num_classes = (1, data.num_classes) if "labels" in file else (3, 256)
+    array = idx.parse(contents, name, rank, num_classes)
+    if data.name == "mnist" and (digest := idx.sha256(array)) != data.sha256[file]:
         raise DataError(
-            f"{path}: SHA-256 of the uncompressed contents {found}, expected {expected}: this is "
-            "not MNIST's file",
-            "download it again, or use data=idx data.root=DIR for a set of yours",
+            f"{name}: SHA-256 of the uncompressed contents {digest}, expected {data.sha256[file]}: "
+            "this is not MNIST's file",
+            "download it again, or use data=idx data.root=DIR for your own data",
         )
     return array
 
 
-def _find(folder: Path, file: str) -> Path | None:
-    """Return where a file lies, under any of the names that are in use."""
-    names = (file, f"{file}.gz", file.replace("-idx", ".idx"), file.replace("-idx", ".idx") + ".gz")
-    try:
-        return next((folder / name for name in names if (folder / name).exists()), None)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be read ({error.strerror})", "correct its permissions"
-        ) from error
-
-
-def _assemble(name: str, arrays: Sequence[Bytes], folder: Path = Path()) -> Dataset:
-    """Return four arrays, images (N, rows, cols) and labels (N,) of each split, as a data set."""
-    train_images, train_labels, test_images, test_labels = arrays
-    for file, images, labels in zip(FILES[::2], arrays[::2], arrays[1::2], strict=True):
-        _check_count(folder / file, images, labels)
-    if train_images.shape[1:] != test_images.shape[1:]:
-        raise DataError(
-            f"{folder}: train images have {train_images.shape[1:]} pixels, test images "
-            f"{test_images.shape[1:]}: expected the same",
-            "take all files from the same data set",
-        )
-    digests = "".join(idx.sha256(array) for array in arrays)
-    for array in arrays:
-        array.setflags(write=False)
+def _dataset(name: str, arrays: Iterable[Bytes], folder: Path = Path()) -> Dataset:
+    """Return the arrays of FILES, images (N, rows, cols) and labels (N,), as a data set."""
+    train_images, train_labels, test_images, test_labels = arrays = [*arrays]
+    shape, test_shape = train_images.shape[1:], test_images.shape[1:]
+    if shape != test_shape:
+        message = f"{folder}: train images have {shape} pixels, test images {test_shape}"
+        raise DataError(message, "take all files from the same data set")
+    digests = "".join(map(idx.sha256, arrays))
     return Dataset(
         name,
-        Split(train_images.reshape(len(train_images), -1), train_labels),
-        Split(test_images.reshape(len(test_images), -1), test_labels),
+        _split(train_images, train_labels, folder / FILES[0]),
+        _split(test_images, test_labels, folder / FILES[2]),
         hashlib.sha256(digests.encode()).hexdigest(),
-        (test_images.shape[1], test_images.shape[2]),
+        (shape[0], shape[1]),
     )
 
 
-def _check_count(file: Path, images: Bytes, labels: Bytes) -> None:
+def _split(images: Bytes, labels: Bytes, path: Path) -> Split:
     if len(images) != len(labels):
-        raise DataError(
-            f"{file}: {len(images):,} images but {len(labels):,} labels: expected one label an "
-            "image",
-            "take both files from the same data set",
-        )
+        message = f"{path}: {len(images):,} images but {len(labels):,} labels"
+        raise DataError(message, "take both files from the same data set")
+    return Split(images.reshape(len(images), -1), labels)

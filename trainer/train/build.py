@@ -304,20 +304,7 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
 
 def load_dataset(data: DataConfig, terminal: Terminal, stop: Callable[[], bool]) -> Dataset:
     """Load the data set that the options data.* name; see mnist.load for what it raises."""
-    return mnist.load(
-        data.name,
-        root=Path(data.root) if data.root is not None else None,
-        cache_dir=Path(data.cache_dir),
-        mirrors=data.mirrors,
-        sha256=data.sha256,
-        download=data.download,
-        offline_fallback=data.offline_fallback,
-        timeout_seconds=data.timeout_seconds,
-        num_classes=data.num_classes,
-        progress=terminal.download,
-        should_stop=stop,
-        warn=terminal.warn,
-    )
+    return mnist.load(data, progress=terminal.download, should_stop=stop, warn=terminal.warn)
 
 
 def check_stop(stop: StopRequest, before: str) -> None:
