@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +17,7 @@ MAX_BYTES = 64 << 20  # of an answer: MNIST's largest file has 47 MB unpacked
 CHUNK_BYTES = 16 << 10
 ROUNDS = 2  # over all mirrors
 PAUSE_SECONDS = 1.0  # between the rounds
+POLL_SECONDS = 0.05  # from one look at should_stop to the next
 
 Progress = Callable[[str, int, int | None], None]  # file name, bytes so far, bytes in all if known
 Contents = TypeVar("Contents")
@@ -40,27 +44,28 @@ def fetch(
         parse: given the bytes of a file and its address; refuses them with DataError.
         timeout_seconds: to connect to a mirror, and for its next bytes.
         progress: called with file name, bytes so far, bytes in all.
-        should_stop: asked after every chunk, and when a server was silent for the time-out.
+        should_stop: asked all the time, also while a server is silent.
 
     Raises:
         DataError: every mirror failed (the message says how), or the target cannot be written.
         Preempted: should_stop() returned true.
     """
 
-    def received(size: int, total: int | None) -> None:
+    def check_stop() -> None:
         if should_stop():
             raise Preempted("stopped by a signal during the download of the data set")
-        if size:
-            progress(filename, size, total)
+
+    def received(size: int, total: int | None) -> None:
+        check_stop()  # in the thread that is left behind after a stop
+        progress(filename, size, total)
 
     urls = [f"{mirror.rstrip('/')}/{filename}" for mirror in mirrors]
     failures = []
     for number, url in enumerate(urls * ROUNDS):
         if number == len(urls):
             time.sleep(PAUSE_SECONDS)
-        received(0, None)
         try:
-            data = _get(url, timeout_seconds, received)
+            data = _in_thread(partial(_get, url, timeout_seconds, received), check_stop)
             contents = parse(data, url)
         except DataError as error:
             failures.append(error.message)
@@ -74,6 +79,26 @@ def fetch(
         return contents
     reasons = [*dict.fromkeys(failures)] or ["data.mirrors is empty"]
     raise DataError("\n  ".join(["no mirror has a good file:", *reasons]))
+
+
+def _in_thread(work: Callable[[], bytes], check_stop: Callable[[], None]) -> bytes:
+    """Return what `work` returns, or leave it behind when check_stop raises.
+
+    A stop must not wait for a silent server, and a blocked socket cannot ask for it.
+    """
+    future: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while not future.done():
+        check_stop()
+        wait([future], POLL_SECONDS)
+    return future.result()
 
 
 def _get(url: str, timeout_seconds: float, received: Callable[[int, int | None], None]) -> bytes:
