@@ -146,7 +146,7 @@ def test_a_corrupt_file_of_the_user_is_an_error_whatever_the_options(
 ):
     root = write(tmp_path / "root")
     (root / f"{TRAIN_LABELS}.gz").write_bytes(b"garbage")
-    with pytest.raises(DataError, match=f"{TRAIN_LABELS}.gz starts with 67 61 72 62"):
+    with pytest.raises(DataError, match=f"{TRAIN_LABELS}.gz: starts with 67 61 72 62"):
         load(root=root, mirrors=[mirror], offline_fallback=fallback)
     assert load.warnings == []
 
@@ -163,7 +163,7 @@ def test_a_corrupt_file_of_the_user_is_an_error_whatever_the_options(
         ({TEST_LABELS: plain(np.full(10, 10, np.uint8))}, "label 10 at index 0.*expected 0 to 9"),
         (
             {TEST_IMAGES: plain(np.zeros((0, 4, 4), np.uint8))},
-            "0 bytes of elements, its header declares 0 x 4 x 4",
+            "0 bytes of elements, but the header declares 0 x 4 x 4",
         ),
     ],
 )
@@ -203,7 +203,9 @@ def test_a_corrupt_file_of_the_cache_is_replaced_with_a_warning(load, tmp_path, 
     corrupt = write(tmp_path / "cache") / name
     (tmp_path / "cache" / f"{TRAIN_IMAGES}.gz").unlink()
     corrupt.write_bytes(SMALL[TRAIN_IMAGES][:-1])
-    with pytest.raises(DataError, match="479 bytes of elements, its header declares 30 x 4 x 4"):
+    with pytest.raises(
+        DataError, match="479 bytes of elements, but the header declares 30 x 4 x 4"
+    ):
         load(mirrors=[mirror], download=False)
     check_small(load(mirrors=[mirror]))
     assert len(load.warnings) == 1

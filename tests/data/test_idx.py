@@ -50,18 +50,18 @@ def header(*dims):
     [
         (
             b"<html>not found</html>",
-            r" starts with 3c 68 74 6d, .*\(unsigned bytes\) with 00 00 08",
+            r": starts with 3c 68 74 6d, .*\(unsigned bytes\) with 00 00 08",
         ),
-        (plain(IMAGES, dtype=0x0D), " starts with 00 00 0d 03, but an IDX file of images"),
-        (plain(LABELS), " starts with 00 00 08 01, .* with 00 00 08 03: .*were two files swapped"),
-        (b"", " starts with nothing"),
-        (PLAIN[:9], " has 0 bytes of elements, its header declares 3 x 0 x 0"),
-        (PLAIN[:15], " has 0 bytes of elements, its header declares 3 x 4 x 0"),
-        (PLAIN[:16], " has 0 bytes of elements, its header declares 3 x 4 x 5"),
-        (PLAIN[:-1], " has 59 bytes of elements, its header declares 3 x 4 x 5"),
-        (PLAIN + b"!", " has 61 bytes of elements, its header declares 3 x 4 x 5"),
-        (header(0, 4, 5), " has 0 bytes of elements, its header declares 0 x 4 x 5"),
-        (header(2**32 - 1, 2**32 - 1, 2**32 - 1) + b"x", " has 1 bytes of elements"),
+        (plain(IMAGES, dtype=0x0D), ": starts with 00 00 0d 03, but an IDX file of images"),
+        (plain(LABELS), ": starts with 00 00 08 01, .* with 00 00 08 03: .*were two files swapped"),
+        (b"", ": starts with nothing"),
+        (PLAIN[:9], ": 0 bytes of elements, but the header declares 3 x 0 x 0"),
+        (PLAIN[:15], ": 0 bytes of elements, but the header declares 3 x 4 x 0"),
+        (PLAIN[:16], ": 0 bytes of elements, but the header declares 3 x 4 x 5"),
+        (PLAIN[:-1], ": 59 bytes of elements, but the header declares 3 x 4 x 5"),
+        (PLAIN + b"!", ": 61 bytes of elements, but the header declares 3 x 4 x 5"),
+        (header(0, 4, 5), ": 0 bytes of elements, but the header declares 0 x 4 x 5"),
+        (header(2**32 - 1, 2**32 - 1, 2**32 - 1) + b"x", ": 1 bytes of elements"),
     ],
 )
 def test_what_is_wrong_is_said(pack, data, message):
@@ -85,7 +85,7 @@ def test_bad_gzip_data_are_refused(data):
 
 
 def test_two_files_in_one_are_refused():
-    with pytest.raises(DataError, match="file has 136 bytes of elements, its header declares"):
+    with pytest.raises(DataError, match="file: 136 bytes of elements, but the header declares"):
         idx.parse(PACKED + PACKED, "file", 3)
 
 
@@ -99,7 +99,7 @@ def test_labels_name_a_class(tmp_path):
 
 
 def test_unreadable_paths_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"nothing cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"nothing: cannot be read \(No such file"):
         idx.read_images(tmp_path / "nothing")
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory"):
         idx.read_images(tmp_path)

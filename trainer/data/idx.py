@@ -43,7 +43,7 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        message = f"{path} cannot be read ({error.strerror})"
+        message = f"{path}: cannot be read ({error.strerror})"
         raise DataError(message, "correct the path or its permissions") from error
 
 
@@ -63,7 +63,7 @@ def parse(data: bytes, name: str, rank: int, num_classes: int = 256) -> Bytes:
     if data[:4] != magic:
         kind = "images" if rank == 3 else "labels"
         raise DataError(
-            f"{name} starts with {data[:4].hex(' ') or 'nothing'}, but an IDX file of {kind} "
+            f"{name}: starts with {data[:4].hex(' ') or 'nothing'}, but an IDX file of {kind} "
             f"(unsigned bytes) with {magic.hex(' ')}",
             f"{AGAIN}; were two files swapped?",
         )
@@ -73,7 +73,9 @@ def parse(data: bytes, name: str, rank: int, num_classes: int = 256) -> Bytes:
     size = max(len(data) - start, 0)
     if size != math.prod(shape) or size == 0:
         dims = " x ".join(map(str, shape))
-        raise DataError(f"{name} has {size:,} bytes of elements, its header declares {dims}", AGAIN)
+        raise DataError(
+            f"{name}: {size:,} bytes of elements, but the header declares {dims}", AGAIN
+        )
     array = np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
     if array.max() >= num_classes:
         wrong = int(np.argmax(array >= num_classes))

@@ -142,7 +142,7 @@ def _find(folder: Path, file: str) -> Path | None:
     try:
         return next((folder / name for name in names if (folder / name).exists()), None)
     except OSError as error:
-        message = f"{folder} cannot be read ({error.strerror})"
+        message = f"{folder}: cannot be read ({error.strerror})"
         raise DataError(message, "correct its permissions") from error
 
 
