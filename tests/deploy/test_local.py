@@ -12,6 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# In the place of python: a trainer that only shows what it got, and ends with 75 when asked to.
+STUB = """#!/bin/bash
+trap 'exit 75' TERM INT USR1
+echo "GPUs $CUDA_VISIBLE_DEVICES, of $JAX_NUM_PROCESSES: $*"
+while [ ! -e end ]; do [ -e talk ] && echo more; sleep 0.05; done
+"""
 
 
 @pytest.fixture
@@ -39,16 +45,25 @@ def local(tmp_path):
         process.communicate()
 
 
+@pytest.fixture
+def stubs(local, tmp_path):
+    """Starts scripts/local with stubs in the place of the trainer, and waits until they run."""
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(STUB)
+    python.chmod(0o755)
+
+    def start(count, *arguments, **environ):
+        process = local(count, *arguments, TRAINER_VENV=str(tmp_path / "venv"), **environ)
+        lines = sorted(process.stdout.readline() for _ in range(int(count)))
+        return process, lines
+
+    return start
+
+
 def finish(process):
     out, err = process.communicate(timeout=90)
     return process.returncode, out, err
-
-
-def wait_for_training(tmp_path):
-    log = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not log.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 def children(process):
@@ -68,7 +83,7 @@ def test_two_processes_train_one_run(local, tmp_path):
     (tmp_path / "trainer" / "__init__.py").write_text("raise SystemExit('the wrong trainer')")
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "2"}
     venv = os.path.relpath(sys.prefix, ROOT)
-    job = ("2", "+experiment=smoke", "run.dir=run")
+    job = ("2", "+experiment=smoke", "run.dir=run", "train.epochs=1")
     code, _, err = finish(local(*job, TRAINER_VENV=venv, **slurm))
     assert code == 0, err
     assert "[0] 2 processes" in err
@@ -77,74 +92,63 @@ def test_two_processes_train_one_run(local, tmp_path):
     assert summary["processes"] == 2
 
 
-def test_the_one_that_fails_is_shown_and_the_rest_ended(local, tmp_path):
-    process = local("2", "+experiment=smoke", "run.dir=run", "train.epochs=100000")
-    wait_for_training(tmp_path)
+def test_a_failed_process_is_shown_and_the_others_are_asked_to_end(stubs):
+    process, _ = stubs("2", "+experiment=smoke")
     ranks = children(process)
     os.kill(int(ranks[1]), signal.SIGKILL)
     code, out, err = finish(process)
     assert code == 137, err
-    assert "process 1 ended by signal SIGKILL" in out
+    assert "process 1 ended by signal SIGKILL\n    GPUs " in out
     assert "exit codes by process: [75, -9]" in err
-    assert "lost process 1" in err
     assert gone(ranks)
 
 
-@pytest.mark.parametrize(("count", "number"), [("2", signal.SIGTERM), ("1", signal.SIGHUP)])
-def test_a_signal_is_passed_on(local, tmp_path, count, number):
-    process = local(count, "+experiment=smoke", "run.dir=run", "train.epochs=100000")
-    wait_for_training(tmp_path)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_is_passed_on(stubs, number):
+    process, _ = stubs("2")
     process.send_signal(number)
     code, _, err = finish(process)
     assert code == 75, err
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "preempted"
+    assert "exit codes by process: [75, 75]" in err
 
 
-def test_a_reader_that_goes_away_ends_the_run_saved(local, tmp_path):
-    process = local("2", "+experiment=smoke", "run.dir=run", "train.epochs=100000")
-    process.stderr.readline()
-    process.stderr.close()
-    process.stderr = None
-    assert process.wait(60) == 75
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "preempted"
+def test_all_are_asked_to_end_when_the_reader_goes_away(stubs, tmp_path):
+    process, _ = stubs("2")
+    process.stdout.close()
+    process.stdout = None
+    (tmp_path / "talk").touch()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "exit codes by process: [75, 75]" in err
 
 
-def test_no_process_outlives_the_one_that_started_them(local):
-    process = local("2", "+experiment=smoke", "run.dir=run", "train.epochs=100000")
-    ranks = []
-    while len(ranks) < 2 and process.poll() is None:
-        ranks = children(process)
+def test_no_process_outlives_the_one_that_started_them(stubs):
+    process, _ = stubs("2")
+    ranks = children(process)
     process.kill()
     assert len(ranks) == 2
     assert gone(ranks)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("two",), "number of processes comes first"),
-        (("0",), "number of processes comes first"),
-    ],
-)
-def test_wrong_numbers_are_refused(local, arguments, told):
-    code, _, err = finish(local(*arguments))
+@pytest.mark.parametrize("number", ["two", "0"])
+def test_wrong_numbers_are_refused(local, number):
+    code, _, err = finish(local(number))
     assert code == 78
-    assert told in err
+    assert "number of processes comes first" in err
 
 
-def test_gpus_are_shared_out_or_refused(local):
+def test_gpus_that_do_not_divide_are_refused(local):
     code, _, err = finish(local("3", CUDA_VISIBLE_DEVICES="0,1", JAX_PLATFORMS="cuda"))
     assert code == 78
     assert "3 processes do not divide over 2 GPUs" in err
 
 
-def test_processes_without_their_gpus_do_not_train_on_the_cpu(local):
-    code, _, err = finish(
-        local("2", "+experiment=smoke", CUDA_VISIBLE_DEVICES="4,5", JAX_PLATFORMS="")
-    )
-    assert code == 78
-    assert "1 GPUs expected (cluster.gpus_per_process=1), but jax sees 0" in err
-    assert "(CUDA_VISIBLE_DEVICES=4," in err
+def test_each_process_gets_its_gpus_and_expects_them(stubs, tmp_path):
+    process, lines = stubs("2", "+experiment=smoke", CUDA_VISIBLE_DEVICES="4,5", JAX_PLATFORMS="")
+    expected = "-m trainer cluster.gpus_per_process=1 +experiment=smoke\n"
+    assert lines == [f"[{i}] GPUs {4 + i}, of 2: {expected}" for i in (0, 1)]
+    (tmp_path / "end").touch()
+    assert finish(process)[0] == 0
 
 
 @pytest.mark.parametrize(

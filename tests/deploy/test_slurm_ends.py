@@ -117,16 +117,16 @@ def test_doctor_finds_an_allocation_well(cluster, jobs):
     assert done.returncode == 0, done.stdout + done.stderr
     found = findings(done)
     assert {one["level"] for one in found.values()} == {"ok"}, found
-    assert "process 0 of 2 (slurm): SLURM_JOB_ID=" in found["topology"]["told"]
-    assert "2 processes at n" in found["meeting"]["told"]
-    assert "1 x cpu here, 2 in all" in found["devices"]["told"]
-    assert "2.7 MB" in found["all-reduce"]["told"]
+    assert "process 0 of 2 (slurm): SLURM_JOB_ID=" in found["topology"]["message"]
+    assert "2 processes at n" in found["meeting"]["message"]
+    assert "1 x cpu here, 2 in all" in found["devices"]["message"]
+    assert "2.7 MB" in found["all-reduce"]["message"]
 
 
 def test_doctor_finds_what_is_wrong_with_an_allocation(cluster, jobs):
     done = cluster.ask("salloc", "--nodes=2", *DOCTOR.split())
     assert done.returncode == 78, done.stdout + done.stderr
-    assert "start it with srun" in findings(done)["topology"]["fix"]
+    assert "start it with srun" in findings(done)["topology"]["hint"]
 
     # A run directory that the nodes do not share, and GPUs that jax does not see.
     own = cluster.work / "own"
@@ -139,9 +139,9 @@ def test_doctor_finds_what_is_wrong_with_an_allocation(cluster, jobs):
     failed = {name for name, one in found.items() if one["level"] == "failure"}
     assert failed == {"devices", "run directory"}, found
     told = "2 GPUs expected (SLURM_GPUS_ON_NODE=2 for 1 tasks a node), but jax sees 0"
-    assert told in found["devices"]["told"]
-    assert "process 1: " in found["run directory"]["told"]
-    assert "all hosts share" in found["run directory"]["fix"]
+    assert told in found["devices"]["message"]
+    assert "process 1: " in found["run directory"]["message"]
+    assert "all hosts share" in found["run directory"]["hint"]
 
 
 def test_selftest_proves_itself_in_an_allocation(cluster, jobs):

@@ -1,229 +1,282 @@
 """`python -m trainer doctor` on right and wrong set-ups, alone and in two processes."""
 
 import json
-import os
 import shutil
+import signal
+import socket
 import sys
 
+import jax
 import pytest
-from test_startup import CONNECTED, variables
+from conftest import CACHE, Trainer
+from support.connected import CONNECTED, variables
 
+from trainer.distributed.topology import Topology
+from trainer.doctor import command, host
+from trainer.doctor.finding import Concern, Finding
+from trainer.job.errors import ConfigError, TrainerError, UnavailableError
 from trainer.job.processes import free_address
+from trainer.job.signals import SIGNALS, StopRequest
 
 DOCTOR = ("doctor", "+experiment=smoke", "--json")
+CONFIGURED = (
+    "jax_threefry_partitionable",
+    "jax_default_prng_impl",
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
 
 
 def table(out):
     """Return the findings, by their checks: nothing else is on standard output."""
-    return {found["check"]: found for found in json.loads(out)}
-
-
-def findings(done):
-    return table(done.stdout)
-
-
-def test_all_is_well(trainer, tmp_path):
-    done = trainer(*DOCTOR, "run.root=runs", devices=2)
-    assert done.returncode == 0, done.stderr
-    found = findings(done)
-    assert {one["level"] for one in found.values()} == {"ok"}, found
-    assert "jax" in found["versions"]["told"]
-    assert "no cluster variables" in found["topology"]["told"]
-    assert "2 x cpu here, 2 in all" in found["devices"]["told"]
-    assert "4,000 + 1,000 images" in found["data"]["told"]
-    assert "2.7 MB" in found["all-reduce"]["told"]
-    assert "loss" in found["one step"]["told"]
-    assert "2 devices" in found["mesh"]["told"]
-    assert "MB/s read, locks work" in found["run directory"]["told"]
-    assert not list((tmp_path / "runs").iterdir())
-
-
-def test_two_processes_are_looked_at_together(trainer):
-    where = free_address()
-    started = [trainer.start(*DOCTOR, **variables(2, i, where)) for i in (0, 1)]
-    outs = [process.communicate(timeout=90) for process in started]
-    assert [process.returncode for process in started] == [0, 0], outs
-    assert outs[1][0] == "" or "Gloo" in outs[1][0]
-    found = table(outs[0][0])
-    assert "process 0 of 2" in found["topology"]["told"]
-    assert "2 in all" in found["devices"]["told"]
-    assert found["clocks"]["level"] == "ok"
-
-
-def test_a_missing_process_is_named(trainer):
-    options = (*DOCTOR, "cluster.startup_timeout_seconds=2")
-    done = trainer(*options, **variables(2, 0, free_address()))
-    assert done.returncode == 69
-    meeting = findings(done)["meeting"]
-    assert meeting["level"] == "failure"
-    assert "process 1 of 2 did not come" in meeting["told"]
+    return {finding["check"]: finding for finding in json.loads(out)}
 
 
 @pytest.fixture
-def beside(trainer):
-    """Runs doctor as process 0 of two, beside a process that meets it, connects, and does else."""
+def doctor(monkeypatch, capsys, tmp_path):
+    """Runs doctor in this process, which has 8 devices; returns its exit code and its output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRAINER_CACHE_DIR", str(CACHE))
+    monkeypatch.setattr(command, "claim_stdout", lambda: None)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    configured = {name: jax.config.values[name] for name in CONFIGURED}
 
-    def run(rest, *options):
-        where = free_address()
-        other = trainer.start(
-            program=(sys.executable, "-c", CONNECTED + rest), **variables(2, 1, where)
-        )
-        done = trainer(*DOCTOR, *options, **variables(2, 0, where))
-        other.kill()
-        assert "Traceback" not in done.stderr
-        return done.returncode, findings(done)
+    def run(*arguments):
+        code = command.main(arguments, StopRequest())
+        return code, capsys.readouterr().out
 
-    return run
-
-
-BEATING = """
-from trainer.distributed.heartbeat import Peers
-with Peers(60, print):
-    cluster.start_devices(topology, options)
-    print("started", flush=True)
-"""
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for name, value in configured.items():
+        jax.config.update(name, value)
 
 
-def test_a_process_that_stands_still_is_named_below_all_that_was_found(beside):
-    code, found = beside("time.sleep(600)", "cluster.heartbeat_timeout_seconds=4")
+def test_all_is_well(doctor, tmp_path):
+    code, out = doctor(*DOCTOR[1:], "run.root=runs", "parallel.devices=2")
+    found = table(out)
+    assert code == 0
+    assert {finding["level"] for finding in found.values()} == {"ok"}, found
+    assert "jax" in found["versions"]["message"]
+    assert "no cluster variables" in found["topology"]["message"]
+    assert "8 x cpu here, 8 in all" in found["devices"]["message"]
+    assert "4,000 + 1,000 images" in found["data"]["message"]
+    assert "2.7 MB" in found["all-reduce"]["message"]
+    assert "loss" in found["one step"]["message"]
+    assert "2 devices" in found["mesh"]["message"]
+    assert "MB/s read, locks work" in found["run directory"]["message"]
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_missing_process_is_named(doctor, monkeypatch):
+    for name, value in variables(2, 0, free_address()).items():
+        monkeypatch.setenv(name, value)
+    code, out = doctor(*DOCTOR[1:], "cluster.startup_timeout_seconds=1")
     assert code == 69
-    assert found["end"]["told"].startswith("lost process 1 (did not name itself): silent for 4 s")
+    meeting = table(out)["meeting"]
+    assert meeting["level"] == "failure"
+    assert "process 1 of 2 did not come" in meeting["message"]
+
+
+PATCHED = "{}; from trainer.__main__ import main; main()"
+BEATING = """
+from trainer.distributed.collectives import share
+from trainer.distributed.heartbeat import Heartbeat
+with Heartbeat(60, print):
+    start_devices(topology, options, print)
+"""
+# Case: (what process 1 does, options of process 0).
+PAIRS = {
+    "well, but for its clock": (
+        PATCHED.format("import time; now = time.time; time.time = lambda: now() + 60"),
+        (),
+    ),
+    "fails alone, behind the first sum": (
+        PATCHED.format("import trainer.doctor.devices as devices; devices.ROUNDS = None"),
+        (),
+    ),
+    "stands still": (
+        f"{CONNECTED}time.sleep(600)",
+        ("cluster.heartbeat_timeout_seconds=4",),
+    ),
+    "hangs, but lives": (
+        f"{CONNECTED}{BEATING}    time.sleep(600)",
+        ("cluster.hang_timeout_seconds=4",),
+    ),
+    "dies": (f"{CONNECTED}{BEATING}    share(lambda: None)\n    os._exit(1)", ()),
+}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Doctor in two processes, once for each case: the exit code and the findings of process 0.
+
+    And the exit code and standard error of process 1, where that is doctor as well.
+    """
+    trainer = Trainer(tmp_path_factory.mktemp("doctor"))
+    started, results = {}, {}
+    for case, (program, options) in PAIRS.items():
+        where = free_address()
+        started[case] = (
+            trainer.start(*DOCTOR, *options, **variables(2, 0, where)),
+            trainer.start(
+                *DOCTOR, program=(sys.executable, "-c", program), **variables(2, 1, where)
+            ),
+        )
+    for case, (first, second) in started.items():
+        out, err = first.communicate(timeout=90)
+        assert "Traceback" not in err
+        if CONNECTED in PAIRS[case][0]:
+            second.kill()
+        second.communicate(timeout=30)
+        results[case] = first.returncode, table(out), second.returncode
+    yield results
+    trainer.close()
+
+
+def test_two_processes_are_checked_together(pairs):
+    code, found, other = pairs["well, but for its clock"]
+    assert (code, other) == (0, 0), found
+    assert "process 0 of 2" in found["topology"]["message"]
+    assert "2 in all" in found["devices"]["message"]
+    assert found["one step"]["level"] == "ok"
+    clocks = found["clocks"]
+    assert clocks["level"] == "warning"
+    assert clocks["message"].startswith(("at most 60.", "at most 59.9"))
+    assert "time service" in clocks["hint"]
+
+
+def test_a_process_that_stands_still_is_named_below_all_other_findings(pairs):
+    code, found, _ = pairs["stands still"]
+    assert code == 69
+    message = found["end"]["message"]
+    assert message.startswith("lost process 1 (did not name itself): silent for 4 s")
     assert found["meeting"]["level"] == found["free space"]["level"] == "ok"
 
 
-def test_a_process_that_hangs_but_lives_ends_the_check_in_time(beside):
-    code, found = beside(f"{BEATING}    time.sleep(600)", "cluster.hang_timeout_seconds=4")
+def test_a_process_that_hangs_but_lives_ends_the_check_in_time(pairs):
+    code, found, _ = pairs["hangs, but lives"]
     assert code == 69
     assert found["devices"]["level"] == "ok"
-    assert found["mesh"]["told"] == "no end within cluster.hang_timeout_seconds=4"
+    assert found["mesh"]["message"] == "no end within cluster.hang_timeout_seconds=4"
 
 
-def test_a_process_that_dies_fails_the_collective(beside):
-    code, found = beside(f"{BEATING}    cluster.share(lambda: None)\n    os._exit(1)")
+def test_a_process_that_dies_fails_the_collective(pairs):
+    code, found, _ = pairs["dies"]
     assert code == 69
-    failed = [one["check"] for one in found.values() if one["level"] == "failure"]
+    failed = [finding["check"] for finding in found.values() if finding["level"] == "failure"]
     assert failed == ["run directory", "end"]
     assert found["mesh"]["level"] == "ok"
-    assert found["end"]["told"] == "process 1: did not say what it found"
+    assert found["end"]["message"].startswith("lost process 1 (host ")
 
 
-def test_a_process_that_fails_alone_does_not_keep_the_others(trainer):
-    where = free_address()
-    first = trainer.start(*DOCTOR, **variables(2, 0, where))
-    ill = "import trainer.doctor.devices as d; d.ROUNDS = None; "  # fails behind the first sum
-    ill += "from trainer.__main__ import main; main()"
-    program = (sys.executable, "-c", ill)
-    second = trainer.start(*DOCTOR, program=program, **variables(2, 1, where))
-    out, err = first.communicate(timeout=60)
-    assert first.returncode == 69, err
-    found = table(out)
+def test_a_process_that_fails_alone_does_not_keep_the_others(pairs):
+    code, found, other = pairs["fails alone, behind the first sum"]
+    assert (code, other) == (69, 69)
     assert found["run directory"]["level"] == "ok"
     assert found["all-reduce"]["level"] == "failure"
-    assert second.wait(20) == 69
 
 
-def test_clocks_that_differ_are_told(trainer):
-    where = free_address()
-    late = "import time; now = time.time; time.time = lambda: now() + 60; "
-    late += "from trainer.__main__ import main; main()"
-    first = trainer.start(*DOCTOR, **variables(2, 0, where))
-    trainer.start(*DOCTOR, program=(sys.executable, "-c", late), **variables(2, 1, where))
-    out, err = first.communicate(timeout=60)
-    assert first.returncode == 0, err
-    clocks = table(out)["clocks"]
-    assert clocks["level"] == "warning"
-    assert clocks["told"].startswith(("60.", "59.9"))
-    assert "time service" in clocks["fix"]
+def test_a_host_name_that_does_not_resolve(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "nowhere.invalid")
+    alone = Topology("single", 1, 0, None, (), "a test")
+    with pytest.raises(Concern, match=r"nowhere\.invalid does not resolve: .*/etc/hosts"):
+        host.own_name(alone)
+    with pytest.raises(UnavailableError, match=r"nowhere\.invalid does not resolve"):
+        host.own_name(alone._replace(num_processes=2))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="another host name needs root")
-def test_a_host_name_that_is_not_known_is_told(trainer):
-    named = 'hostname nowhere.invalid; exec "$0" -m trainer "$@"'
-    program = ("unshare", "--uts", "bash", "-c", named, sys.executable)
-    out, err = trainer.start(*DOCTOR, program=program).communicate(timeout=60)
+def test_a_host_name_that_others_cannot_reach(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
+    topology = Topology("explicit", 2, 0, "a", (1,), "a test", hosts=("a", "b"))
+    with pytest.raises(ConfigError, match=r"localhost is 127.* other hosts cannot reach it"):
+        host.own_name(topology)
+    assert host.own_name(topology._replace(hosts=("a", "a"))).startswith("localhost is 127.")
+
+
+def test_more_devices_than_there_are_is_a_row(doctor):
+    code, out = doctor(*DOCTOR[1:], "parallel.devices=9")
     found = table(out)
-    assert found["host name"]["level"] == "warning", err
-    assert found["host name"]["told"].startswith("nowhere.invalid is not known")
-    assert "/etc/hosts" in found["host name"]["fix"]
-
-
-def test_more_devices_than_there_are_is_a_row(trainer):
-    done = trainer(*DOCTOR, "parallel.devices=5", devices=2)
-    assert done.returncode == 78
-    found = findings(done)
-    assert found["mesh"]["told"] == "parallel.devices=5: this process has 2 local devices"
-    assert found["mesh"]["fix"].startswith("use at most 2")
+    assert code == 78
+    assert found["mesh"]["message"] == "parallel.devices=9: this process has 8 local devices"
+    assert found["mesh"]["hint"].startswith("use at most 8")
     assert found["data"]["level"] == found["run directory"]["level"] == "ok"
 
 
-def test_devices_that_do_not_work_are_a_row(trainer):
-    done = trainer(*DOCTOR, JAX_PLATFORMS="cuda")
-    assert done.returncode == 78, done.stderr
-    found = findings(done)
-    assert found["devices"]["told"].startswith("JAX_PLATFORMS=cuda: jax cannot start it")
-    assert "cuda12" in found["devices"]["fix"]
+def test_devices_that_do_not_work_are_a_row(doctor, monkeypatch):
+    def devices():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", devices)
+    code, out = doctor(*DOCTOR[1:])
+    found = table(out)
+    assert code == 78
+    assert found["devices"]["message"].startswith("JAX_PLATFORMS=cuda: jax cannot start it")
+    assert "cuda12" in found["devices"]["hint"]
     assert found["free space"]["level"] == "ok"
 
 
-def test_several_failures_are_all_told(trainer, tmp_path):
+def test_all_failures_are_shown(doctor, tmp_path):
     (tmp_path / "runs").write_text("a file")
-    done = trainer(
-        *DOCTOR,
+    code, out = doctor(
+        *DOCTOR[1:],
         *("run.root=runs", "train.global_batch_size=63", "cluster.gpus_per_process=1"),
         *("train.compilation_cache_dir=/proc/no", "data=mnist", "data.cache_dir=none"),
         "data.download=false",
-        devices=2,
     )
-    assert done.returncode == 78
-    found = findings(done)
-    failed = {name for name, one in found.items() if one["level"] == "failure"}
+    found = table(out)
+    assert code == 78
+    failed = {name for name, finding in found.items() if finding["level"] == "failure"}
     assert {"batch", "devices", "run directory", "data", "compilation cache"} <= failed
-    assert "use a multiple of 2" in found["batch"]["fix"]
-    assert "cluster.gpus_per_process=1" in found["devices"]["told"]
+    assert "use a multiple of 8" in found["batch"]["hint"]
+    assert "cluster.gpus_per_process=1" in found["devices"]["message"]
 
 
-def test_a_corrupt_file_of_the_data_set_is_named(trainer, tmp_path, mnist_dir):
+def test_a_corrupt_file_of_the_data_set_is_named(doctor, tmp_path, mnist_dir):
     copy = tmp_path / "mnist"
     shutil.copytree(mnist_dir, copy)
     labels = next(copy.glob("t10k-labels*"))
     labels.chmod(0o644)
     labels.write_bytes(labels.read_bytes()[:-5])
-    done = trainer(*DOCTOR, "data=mnist", f"data.root={copy}")
-    assert done.returncode == 69
-    data = findings(done)["data"]
+    code, out = doctor(*DOCTOR[1:], "data=mnist", f"data.root={copy}")
+    assert code == 69
+    data = table(out)["data"]
     assert data["level"] == "failure"
-    assert labels.name in data["told"]
-    assert data["told"].endswith("all elements are there, but not the checksum behind them")
-    assert data["fix"] == "copy or download the file again"
+    assert labels.name in data["message"]
+    assert data["hint"] == "copy or download the file again"
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
         ({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}, "start it with srun"),
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS missing"),
     ],
 )
-def test_a_wrong_environment_is_told(trainer, environ, told):
-    done = trainer(*DOCTOR, **environ)
-    assert done.returncode == 78
-    topology = findings(done)["topology"]
-    assert told in topology["told"] + ": " + topology["fix"]
+def test_a_wrong_environment_is_a_row(doctor, monkeypatch, environ, message):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    code, out = doctor(*DOCTOR[1:])
+    assert code == 78
+    topology = table(out)["topology"]
+    assert message in topology["message"] + ": " + topology["hint"]
 
 
-def test_a_table_for_people(trainer):
-    done = trainer("doctor", "+experiment=smoke", "data=mnist", "data.cache_dir=none")
-    assert done.returncode == 0, done.stderr
-    assert "warning  data" in done.stdout
-    assert "fix: run doctor with --download" in done.stdout
-    missing = ("data=mnist", "data.cache_dir=none", "data.download=false")
-    done = trainer("doctor", "+experiment=smoke", *missing)
-    assert done.returncode == 69
-    assert f"\n{'':28}fix: Three ways out:\n{'':33}  put these four files" in done.stdout
+def test_a_table_for_people(doctor, capsys):
+    code, out = doctor("+experiment=smoke", "data=mnist", "data.cache_dir=none")
+    assert code == 0, out
+    assert "warning  data" in out
+    assert f"\n{'':28}fix: run doctor with --download" in out
+    command._show(
+        [Finding("data", "failure", "no files", "Two ways out:\nput them\nor not")], False
+    )
+    printed = capsys.readouterr().out
+    assert printed.startswith("failure  data               no files\n")
+    assert f"\n{'':28}fix: Two ways out:\n{'':33}put them\n{'':33}or not\n" in printed
 
 
-def test_a_typo_is_told_as_everywhere(trainer):
-    done = trainer("doctor", "optim.lrr=1")
-    assert done.returncode == 78
-    assert "did you mean optim.lr?" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_typo_is_refused_as_everywhere(doctor):
+    with pytest.raises(TrainerError, match=r"did you mean optim\.lr\?"):
+        doctor("optim.lrr=1")

@@ -1,9 +1,10 @@
-"""Before there is a run: the processes join, agree, and claim the run directory for one job."""
+"""Before the run: the processes connect, compare themselves, and claim the run directory."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,14 @@ from jax.sharding import Mesh
 
 from trainer.checkpoint import checksums
 from trainer.config.schema import Config
-from trainer.distributed import collectives
-from trainer.distributed.deadline import Deadline
-from trainer.distributed.heartbeat import Peers
+from trainer.distributed.collectives import share, together
+from trainer.distributed.connect import check_gpus, configure, connect, start_devices
+from trainer.distributed.heartbeat import Heartbeat
 from trainer.distributed.topology import Topology
-from trainer.job import directory as rundir
+from trainer.job import directory as run_directory
 from trainer.job import lock
-from trainer.job.errors import ConfigError, PeerLost
-from trainer.job.exit import hard_exit
+from trainer.job.errors import ConfigError, PeerLost, Preempted
+from trainer.job.exit import hard_exit, time_limit
 from trainer.job.signals import StopRequest
 from trainer.parallel import mesh as meshes
 from trainer.tracking import environment
@@ -39,22 +40,40 @@ class ProcessContext(NamedTuple):
     is_chief: bool  # process 0, the only one that writes to the run directory
 
 
-def take_place(
+def initialize(
     config: Config, experiment: str, topology: Topology, stop: StopRequest, stack: ExitStack
-) -> tuple[ProcessContext, Peers]:
-    """Join the other processes, and claim the run directory for this job."""
-    collectives.configure(config.run, config.train.compilation_cache_dir)
-    collectives.connect(topology, config.cluster, stop)
-    stop.install()  # jax may have taken the signals away
-    limit = config.cluster.heartbeat_timeout_seconds
-    peers = stack.enter_context(Peers(limit, leaving(Terminal().error)))
-    collectives.start_devices(topology, config.cluster)
-    chief = topology.process_id == 0  # the one process that writes
+) -> tuple[ProcessContext, Heartbeat]:
+    """Join the other processes, and claim the run directory for this job.
 
-    def agree() -> tuple[str, str]:
-        collectives.check_gpus(topology)
+    Args:
+        config: every option.
+        experiment: its name, part of the run directory's.
+        topology: of this process.
+        stop: whether this process was asked to stop.
+        stack: releases the directory and ends the heartbeat.
+
+    Raises:
+        ConfigError: an option does not fit the devices, the processes contradict each other, or
+            another job holds the run directory.
+        SaveError: the storage of the run directory is full or read-only.
+        PeerLost: another process, or the end of an earlier attempt, did not come in time.
+        Preempted: asked to stop while waiting.
+    """
+    configure(config.run, config.train.compilation_cache_dir)
+    on_lost = exit_on_loss(Terminal().error)
+    connect(topology, config.cluster, stop, on_lost)
+    stop.install()  # jax may have replaced the signal handlers
+    heartbeat = Heartbeat(config.cluster.heartbeat_timeout_seconds, on_lost)
+    stack.enter_context(heartbeat)
+    start_devices(topology, config.cluster, on_lost)
+    is_chief = topology.process_id == 0
+
+    def describe() -> tuple[str, str]:
+        check_gpus(topology)
+        options = dataclasses.asdict(config)
+        del options["cluster"]["process_id"], options["run"]["quiet"]
         code = environment.source("**/*.py") if topology.num_processes > 1 else ""
-        return _digest(config), f"{code}, jax {jax.__version__}"
+        return checksums.of_json(options), f"{code}, jax {jax.__version__}"
 
     def lay_out() -> tuple[Mesh, slice]:
         batch_size = config.train.global_batch_size
@@ -65,59 +84,67 @@ def take_place(
         return mesh, rows
 
     def claim() -> str:
-        if not chief:
+        if not is_chief:
             return ""
-        directory = rundir.choose(config.run.root, experiment, config.run.name, config.run.dir)
-        rundir.create(directory)
-        over = _patience(config, stop)
-        stack.enter_context(lock.hold(directory, job=topology.job, give_up=over))
+        run = config.run
+        directory = run_directory.choose(run.root, experiment, run.name, run.dir)
+        run_directory.create(directory)
+        give_up = _stop_waiting(config, stop)
+        stack.enter_context(lock.hold(directory, job=topology.job, give_up=give_up))
         return str(directory)
 
-    # In this order: the first time that gloo connects the processes, it gives them only 30 s.
-    (options, code), *others = collectives.share(agree)
+    # First: gloo connects the processes in the first collective, and gives them only 30 s for it.
+    check_same(share(describe))
+    mesh, rows = together(lay_out)
+    # A file system that hangs would hang the job for ever: the watchdog starts with the run.
+    seconds = config.cluster.startup_timeout_seconds + config.cluster.hang_timeout_seconds
+    message = f"the run directory did not answer within {seconds:g} s"
+    with time_limit(seconds, lambda: on_lost(message)):
+        directory = Path(share(claim)[0])
+    return ProcessContext(mesh, rows, directory, is_chief), heartbeat
+
+
+def exit_on_loss(show: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a callback that reports a lost process through `show`, and exits with 75."""
+    return lambda message: hard_exit(PeerLost.exit_code, partial(show, f"{message}: {AGAIN}"))
+
+
+def check_same(of_processes: Sequence[tuple[str, str]]) -> None:
+    """Check that all processes have the same options and code, given digests of both.
+
+    Raises:
+        ConfigError: one differs from process 0; names it.
+    """
+    (options, code), *others = of_processes
     for index, (other_options, other_code) in enumerate(others, start=1):
         if other_options != options:
             raise ConfigError(
-                f"process {index} was started with other options than process 0: start all with "
-                "the same command line"
+                f"process {index} was started with other options than process 0",
+                "start all with the same command line",
             )
         if other_code != code:
             raise ConfigError(
-                f"process {index} runs other code than process 0: give all hosts the same versions "
-                "of the trainer and of jax"
+                f"process {index} runs other code than process 0",
+                "give all hosts the same versions of the trainer and of jax",
             )
-    mesh, rows = collectives.together(lay_out)
-    # A file system that hangs would hold the job up for ever: the watchdog looks at runs only.
-    seconds = config.cluster.startup_timeout_seconds + config.cluster.hang_timeout_seconds
-    told = f"the run directory did not answer within {seconds:g} s"
-    with collectives.time_limit(seconds, lambda: peers.on_lost(told)):
-        directory = Path(collectives.share(claim)[0])
-    return ProcessContext(mesh, rows, directory, chief), peers
 
 
-def leaving(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Return what tells that a process was lost, and ends this one."""
-    return lambda told: hard_exit(PeerLost.exit_code, partial(say, f"{told}: {AGAIN}"))
+def _stop_waiting(config: Config, stop: StopRequest) -> Callable[[str], bool]:
+    """Return a callback: have we waited long enough for an earlier attempt of the job to end?
 
-
-def _patience(config: Config, stop: StopRequest) -> Callable[[str], bool]:
-    """Return what tells whether an earlier attempt was waited for long enough, and says so."""
+    It gets a message about that attempt, and shows it once. It raises Preempted when asked to stop.
+    """
     seconds = config.cluster.startup_timeout_seconds
-    deadline, said = Deadline(seconds, stop, "the end of an earlier attempt"), False
+    end, shown = time.monotonic() + seconds, False
 
-    def over(told: str) -> bool:
-        nonlocal said
-        if not said:
-            patience = f"waiting for its end, cluster.startup_timeout_seconds={seconds}"
-            Terminal(quiet=config.run.quiet).note(f"{told}: {patience}")
-            said = True
-        return deadline.over()
+    def give_up(message: str) -> bool:
+        nonlocal shown
+        if not shown:
+            option = f"cluster.startup_timeout_seconds={seconds}"
+            Terminal(quiet=config.run.quiet).note(f"{message}: waiting for its end, {option}")
+            shown = True
+        if stop():
+            raise Preempted("asked to stop while waiting for the end of an earlier attempt")
+        return time.monotonic() > end
 
-    return over
-
-
-def _digest(config: Config) -> str:
-    """Return a digest of every option that all processes must have in common."""
-    options = dataclasses.asdict(config)
-    del options["cluster"]["process_id"], options["run"]["quiet"]
-    return checksums.of_json(options)
+    return give_up

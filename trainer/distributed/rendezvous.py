@@ -1,83 +1,148 @@
-"""All processes of a run find each other before jax connects them.
+"""All processes of a run meet at process 0 before jax connects them.
 
-jax ends a process with an abort when a peer does not come, without naming it. So the processes
-first meet at process 0: late peers, names that do not resolve yet and used ports are waited for
-within one time-out, and whoever does not come is named.
+When a process does not come, jax aborts the others (SIGABRT) and does not say which it was. So they
+first meet here: within one time-out they wait for late processes, for names that do not resolve
+yet and for used ports, and the error names whoever is missing.
 
-The protocol is lines of JSON. A guest says who it is and keeps saying that it is there; the host
-answers at once, so that the guest knows it is not some other program, and again when all have come
-or when it is clear that they will not.
+Messages are lines of JSON. Process 0 greets each connection with the attempt that it belongs to, so
+a client knows at once if another job or program uses the port. The client says who it is. When all
+have come, or it is clear that they will not, process 0 answers "go" or the error.
 """
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import json
-import resource
+import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
-from trainer.distributed.deadline import Deadline
-from trainer.distributed.rendezvous_server import LONGEST, SILENT, TICK, Host, Json, me
 from trainer.distributed.topology import Topology
-from trainer.job.errors import ConfigError, PeerLost, TrainerError
+from trainer.job.errors import ConfigError, PeerLost, Preempted, TrainerError
 
-BEAT = 1.0  # seconds between a guest's words
-SPARE_FILES = 512  # for all that is no connection
-ANSWER = 2.0  # seconds until the host's first word
+TICK = 0.1  # seconds between looks at the clients and at the stop flag
+ANSWER = 2.0  # seconds in which process 0 accepts a connection, and then greets
+GRACE = 10.0  # seconds that clients wait longer than process 0, which knows who is missing
+# Seconds until the kernel closes the connection to a host that is gone, and between its probes: the
+# replacement of a process that was there must not be taken for a second one of the same rank.
+KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 5}
+
+Json = dict[str, Any]
 
 
 def meet(topology: Topology, timeout: float, stop: Callable[[], bool]) -> tuple[str, int]:
-    """Wait until every process is there; return the address to connect jax to.
+    """Wait until all processes are there; return the address to connect jax to.
 
     Args:
         topology: of this process; of several processes.
-        timeout: seconds until those that have not come are given up.
+        timeout: seconds until the wait for missing processes ends.
         stop: whether this process was asked to stop.
 
     Raises:
-        PeerLost: somebody did not come in time; says who.
-        ConfigError: two processes say they are the same, or do not agree on their number.
+        PeerLost: a process did not come in time; names it.
+        ConfigError: two processes claim the same rank, or they disagree on their number.
         Preempted: asked to stop.
     """
-    deadline = Deadline(timeout, stop, "the other processes")
-    if topology.process_id == 0:
-        _allow_files(topology.num_processes)
-        listener, ip = _listen(topology, deadline)
-        with listener:
-            Host(topology, listener, deadline).wait()
-            return ip, listener.getsockname()[1]
-    return _visit(topology, deadline)
+
+    async def until_stopped() -> tuple[str, int]:
+        meeting = _receive if topology.process_id == 0 else _join
+        task = asyncio.ensure_future(meeting(topology, timeout))
+        while not task.done():
+            if stop():
+                task.cancel()
+                await asyncio.wait([task])
+                raise Preempted("asked to stop while waiting for the other processes")
+            await asyncio.wait([task], timeout=TICK)
+        return task.result()
+
+    return asyncio.run(until_stopped())
 
 
-def _allow_files(connections: int) -> None:
-    """Raise the limit of open files as far as the system lets this process, if need be."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+async def _receive(topology: Topology, timeout: float) -> tuple[str, int]:
+    """As process 0, wait until all others have come; send each of them "go", or the error."""
+    end = time.monotonic() + timeout
+    listener, ip = await _listen(topology, timeout)
+    clients: dict[StreamWriter, Json] = {}  # connection -> who it is, of this run
+    answer: Json = _packed(PeerLost("process 0 was asked to stop", "run the same command again"))
+
+    async def receive(reader: StreamReader, writer: StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE.items():
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        try:
+            _send(writer, {"attempt": topology.attempt})
+            hello = await _read(reader)
+            if hello.get("attempt") == topology.attempt:
+                clients[writer] = hello
+                await reader.read()  # returns when the client has left; it may come again
+        except (OSError, ValueError, asyncio.CancelledError):
+            pass
+        finally:
+            clients.pop(writer, None)
+            writer.close()
+
+    server = await asyncio.start_server(receive, sock=listener)
+    try:
+        while True:
+            _check(topology, clients.values())
+            if len(clients) == topology.num_processes - 1:
+                answer = {"go": True}
+                return ip, listener.getsockname()[1]
+            if time.monotonic() > end:
+                raise PeerLost(_missing(topology, clients.values(), timeout), "look at their logs")
+            await asyncio.sleep(TICK)
+    except TrainerError as error:
+        answer = _packed(error)
+        raise
+    finally:
+        server.close()
+        for writer in list(clients):
+            _send(writer, answer)
+            writer.close()
 
 
-def _listen(topology: Topology, deadline: Deadline) -> tuple[socket.socket, str]:
-    """As process 0: take the first port that is free at the address that the others know."""
-    assert topology.host is not None
+async def _listen(topology: Topology, timeout: float) -> tuple[socket.socket, str]:
+    """Listen at the first free port of the address that the others know."""
+    end = time.monotonic() + timeout
+    failure: TrainerError
     while True:
         try:
-            ip = _resolve(topology.host)
-            if ip.startswith("127.") and any(h != topology.host for h in topology.hosts):
+            ip = _resolve(topology)
+            if ip.startswith("127.") and any(host != topology.host for host in topology.hosts):
                 raise ConfigError(
-                    f"{topology.host} is {ip} on {socket.gethostname()} itself, where processes of "
+                    f"{topology.host} is {ip} on {socket.gethostname()} itself, where processes on "
                     "other hosts cannot reach it",
-                    "mend the line in /etc/hosts, or the name service",
+                    "correct the line in /etc/hosts, or the name service",
                 )
             return _bind(ip, topology.ports), ip
-        except OSError as error:  # a name that is not known is one too
-            if deadline.over():
-                raise _unheard(topology, error, deadline.timeout) from None
-        time.sleep(TICK)
+        except socket.gaierror as error:
+            failure = PeerLost(
+                f"process 0 does not know its own name {topology.host} ({error.strerror}) after "
+                f"cluster.startup_timeout_seconds={timeout:g}",
+                "look at the name service (headless service, DNS, /etc/hosts) and run the same "
+                "command again",
+            )
+        except OSError as error:
+            failure = ConfigError(
+                f"process 0 on {socket.gethostname()} cannot listen at {topology.host}, port "
+                f"{topology.ports[-1]}: {os.strerror(error.errno or 0)}",
+                "start it on the host that the address names, or choose another port with "
+                "cluster.coordinator_port",
+            )
+        if time.monotonic() > end:
+            raise failure
+        await asyncio.sleep(TICK)
+
+
+def _resolve(topology: Topology) -> str:
+    """Return the address of process 0, IPv4 if it has both kinds."""
+    found = socket.getaddrinfo(topology.host, None, type=socket.SOCK_STREAM)
+    return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
 
 
 def _bind(ip: str, ports: Sequence[int]) -> socket.socket:
@@ -85,95 +150,109 @@ def _bind(ip: str, ports: Sequence[int]) -> socket.socket:
     for port in ports[:-1]:
         with suppress(OSError):
             return socket.create_server((ip, port), family=family, backlog=1024)
-    return socket.create_server((ip, ports[-1]), family=family, backlog=1024)  # with SO_REUSEADDR
+    return socket.create_server((ip, ports[-1]), family=family, backlog=1024)
 
 
-def _unheard(topology: Topology, error: OSError, timeout: float) -> TrainerError:
-    """Return why process 0 cannot listen, and what to do about it."""
-    if isinstance(error, socket.gaierror):
-        return PeerLost(
-            f"process 0 does not know its own name {topology.host} ({error.strerror}) after "
-            f"cluster.startup_timeout_seconds={timeout:g}",
-            "look at the name service (headless service, DNS, /etc/hosts) and run the same command "
-            "again",
-        )
-    told = f"process 0 cannot listen at {topology.host}"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return ConfigError(
-            f"{told}: that is no address of {socket.gethostname()}",
-            "start process 0 on the host that its address names, or correct the address",
-        )
-    return ConfigError(
-        f"{told}: port {topology.ports[-1]}: {error.strerror}",
-        "choose another port with cluster.coordinator_port, or end the program that has it",
+def _check(topology: Topology, clients: Collection[Mapping[str, Any]]) -> None:
+    """Check that what the clients say agrees.
+
+    Raises:
+        ConfigError: two claim the same rank, or one expects another number of processes.
+    """
+    of_rank: dict[int, str] = {}
+    for client in clients:
+        who, rank, count = client["who"], client["process"], client["processes"]
+        if count != topology.num_processes:
+            raise ConfigError(
+                f"{who} was started as one of {count} processes, process 0 as one of "
+                f"{topology.num_processes}",
+                "start all with the same number",
+            )
+        if rank in of_rank:
+            message = f"{of_rank[rank]} and {who} claim the same rank"
+            raise ConfigError(message, "give each process its own")
+        of_rank[rank] = who
+
+
+def _missing(topology: Topology, clients: Collection[Json], timeout: float) -> str:
+    count, hosts = topology.num_processes, topology.hosts
+    missing = sorted({*range(1, count)} - {client["process"] for client in clients})
+    names = [f"process {i}" + (f" (host {hosts[i]})" if hosts else "") for i in missing[:8]]
+    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+    return (
+        f"{', '.join(names)}{more} of {count} did not come within "
+        f"cluster.startup_timeout_seconds={timeout:g}"
     )
 
 
-def _resolve(host: str) -> str:
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    found.sort(key=lambda one: one[0] != socket.AF_INET)
-    return str(found[0][4][0])
-
-
-def _visit(topology: Topology, deadline: Deadline) -> tuple[str, int]:
-    """As another process: find process 0, and wait for its word."""
-    assert topology.host is not None
-    reason = "nobody answered"
-    while not deadline.over(grace=2 * SILENT):  # process 0 knows better who is missing
-        for port in topology.ports:
-            try:
-                ip = _resolve(topology.host)
-                with socket.create_connection((ip, port), timeout=2) as connection:
-                    answer = _converse(topology, connection, deadline)
-            except (OSError, ValueError) as error:  # ValueError: not JSON
-                reason = f"{topology.host}:{port}: {getattr(error, 'strerror', None) or error}"
-                continue
-            if answer.get("go") is True:
-                return ip, port
-            if "error" in answer and not answer.get("stranger"):
-                given = TrainerError(answer["error"])
-                given.exit_code = int(answer.get("code", PeerLost.exit_code))
-                raise given
-            reason = f"{topology.host}:{port}: {answer.get('error', 'it left again')}"
-        time.sleep(TICK)
+async def _join(topology: Topology, timeout: float) -> tuple[str, int]:
+    """As another process, find process 0 and wait until it says "go"."""
+    reason = "no answer"
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout + GRACE):
+            while True:
+                for port in topology.ports:
+                    try:
+                        ip = _resolve(topology)
+                        answer = await _handshake(topology, ip, port)
+                    except (OSError, ValueError) as error:  # ValueError: not JSON
+                        number = getattr(error, "errno", None) or 0  # asyncio words it at length
+                        why = os.strerror(number) if number > 0 else str(error) or "no answer"
+                        reason = f"{topology.host}:{port}: {why}"
+                        continue
+                    if "go" in answer:
+                        return ip, port
+                    raise TrainerError.named(answer["kind"])(answer["message"], answer["hint"])
+                await asyncio.sleep(TICK)
     raise PeerLost(
         f"process 0 at {topology.host} did not come within "
-        f"cluster.startup_timeout_seconds={deadline.timeout:g} ({reason})",
+        f"cluster.startup_timeout_seconds={timeout:g} ({reason})",
         "look at its log",
     )
 
 
-def _converse(topology: Topology, connection: socket.socket, deadline: Deadline) -> Json:
-    """Say who this is until process 0 answers; return an empty answer when it left."""
-    hello = {
-        "token": topology.attempt,
-        "process": topology.process_id,
-        "processes": topology.num_processes,
-        "who": me(topology),
-    }
-    connection.sendall(json.dumps(hello).encode() + b"\n")
-    connection.settimeout(TICK)
-    began = said = time.monotonic()
-    welcome, unread = False, b""
-    while not deadline.over(grace=2 * SILENT):
-        now = time.monotonic()
-        if not welcome and now - began > ANSWER:
-            return {"error": "another program has this port", "stranger": True}
-        if now - said > BEAT:
-            connection.sendall(b"{}\n")
-            said = now
+async def _handshake(topology: Topology, ip: str, port: int) -> Json:
+    """Say who this is; return the answer of process 0, "go" or an error.
+
+    Raises:
+        OSError, ValueError: no answer, or none of process 0 of this run.
+    """
+    index = topology.process_id
+    reader, writer = await asyncio.wait_for(asyncio.open_connection(ip, port), ANSWER)
+    try:
         try:
-            data = connection.recv(LONGEST)
+            greeting = await asyncio.wait_for(_read(reader), ANSWER)
         except TimeoutError:
-            continue
-        if not data:
-            break
-        *lines, unread = (unread + data).split(b"\n")
-        for line in lines:
-            answer = json.loads(line)
-            if answer != {"welcome": True}:
-                return answer if isinstance(answer, dict) else {}
-            welcome = True
-        if len(unread) > LONGEST:
-            break
-    return {}
+            raise ConnectionError("another program uses this port") from None
+        if greeting.get("attempt") != topology.attempt:
+            raise ConnectionError("another job uses this port")
+        who = f"process {index} (host {socket.gethostname()}, pid {os.getpid()})"
+        _send(
+            writer, greeting | {"who": who, "process": index, "processes": topology.num_processes}
+        )
+        return await _read(reader)
+    finally:
+        writer.close()
+
+
+def _packed(error: TrainerError) -> Json:
+    return {"kind": error.name(), "message": error.message, "hint": error.hint}
+
+
+def _send(writer: StreamWriter, message: Json) -> None:
+    writer.write(json.dumps(message).encode() + b"\n")
+
+
+async def _read(reader: StreamReader) -> Json:
+    """Return the next message.
+
+    Raises:
+        OSError, ValueError: the other side has left, or is no process of a run.
+    """
+    line = await reader.readline()
+    if not line:
+        raise ConnectionError("it closed the connection")
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("it is not a process of the trainer")
+    return message

@@ -1,4 +1,4 @@
-"""`python -m trainer doctor`: looks at everything a job needs, before the job is submitted."""
+"""`python -m trainer doctor`: check everything a job needs, before the job is submitted."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from trainer.job.signals import StopRequest
 from trainer.job.stdout import claim_stdout, show
 
 DESCRIPTION = """\
-Looks at everything a training job needs: versions, processes, devices, names, the run directory,
-the data, the network between the devices, one compiled step. Alone, or in all processes of an
-allocation at once, started just as the job will be; process 0 prints the table.
+Check everything a training job needs: versions, processes, devices, host names, the run directory,
+the data, the network between the devices, one compiled step. Run it in one process, or in all
+processes of an allocation, started as the job will be; process 0 prints the table.
 """
 EPILOG = """\
 exit codes:
-  0   all is well, or there are only warnings
+  0   all checks succeed, or there are only warnings
   69  something needed is missing or does not answer
   74  the output cannot be written
   78  a configuration is wrong
 
 examples:
   python -m trainer doctor +experiment=mlp
-  python -m trainer doctor --download +experiment=mlp     fetch MNIST first, if it is missing
+  python -m trainer doctor --download +experiment=mlp     download missing data first
   srun --nodes=2 python -m trainer doctor +experiment=mlp
 """
+COLORS = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
-    """Check what the arguments say, print a table or JSON, and return the exit code.
+    """Do the checks, print a table or JSON, and return the exit code.
 
     Raises:
         ConfigError: an option is wrong.
@@ -48,42 +49,37 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         return EXIT_COMPLETED
     jobs = compose(args.overrides)
     if len(jobs) != 1:
-        raise ConfigError("doctor looks at one job: leave out lists of values such as a=1,2")
+        raise ConfigError("doctor checks one job: leave out lists of values such as a=1,2")
     config = jobs[0].config
     data = dataclasses.replace(config.data, download=config.data.download and args.download)
     downloadable = config.data.download and not args.download
     from trainer.doctor.examination import Examination  # and jax, once the configuration is good
 
     claim_stdout()
-    tell = partial(_show, as_json=args.json)
-    return Examination(dataclasses.replace(config, data=data), downloadable, stop, tell).run()
+    config = dataclasses.replace(config, data=data)
+    return Examination(config, downloadable, stop, partial(_show, as_json=args.json)).run()
 
 
 def _parser() -> argparse.ArgumentParser:
     usage = "[options] [+experiment=NAME] [OPTION=VALUE ...]"
     parser = command_line.parser("doctor", DESCRIPTION, EPILOG, usage)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--download", action="store_true", help="download data that is missing")
+    parser.add_argument("--download", action="store_true", help="download missing data")
     command_line.add_overrides(parser)
     return parser
 
 
 def _show(findings: Sequence[Finding], as_json: bool) -> None:
     if as_json:
-        show(json.dumps([found._asdict() for found in findings], indent=2))
-    else:
-        show(_table(findings))
-
-
-def _table(findings: Sequence[Finding]) -> str:
-    colors = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+        show(json.dumps([finding._asdict() for finding in findings], indent=2))
+        return
     console = Console(highlight=False, soft_wrap=True)
     with console.capture() as captured:
-        for found in findings:
-            line = Text(f"{found.level:<8}", colors[found.level])
-            told = found.told.replace("\n", f"\n{'':28}")
-            console.print(line, Text(f"{found.check:<18} {told}"))
-            if found.fix:
-                fix = found.fix.replace("\n", f"\n{'':33}")
-                console.print(Text(f"{'':28}fix: {fix}"))
-    return captured.get().rstrip("\n")
+        for finding in findings:
+            message = finding.message.replace("\n", f"\n{'':28}")
+            level = Text(f"{finding.level:<8}", COLORS[finding.level])
+            console.print(level, Text(f"{finding.check:<18} {message}"))
+            if finding.hint:
+                hint = finding.hint.replace("\n", f"\n{'':33}")
+                console.print(Text(f"{'':28}fix: {hint}"))
+    show(captured.get().rstrip("\n"))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,9 +14,10 @@ from jax.sharding import Mesh, PartitionSpec
 from trainer.config.schema import Config
 from trainer.data import stream
 from trainer.data.dataset import Dataset
-from trainer.distributed import collectives
+from trainer.distributed.collectives import share
+from trainer.distributed.connect import check_gpus
 from trainer.distributed.topology import Topology
-from trainer.doctor.finding import OK, WARNING, Finding
+from trainer.doctor.finding import Concern
 from trainer.parallel import mesh, step
 from trainer.train import build, feed
 
@@ -27,48 +26,48 @@ ROUNDS = 10
 MAX_SKEW = 2.0  # seconds
 
 
-def seen(topology: Topology) -> Finding:
-    """Compare the devices that ought to be here with those that are."""
-    collectives.check_gpus(topology)
+def seen(topology: Topology) -> str:
+    """Compare the devices that jax sees with those that the job expects."""
+    check_gpus(topology)
     local = jax.local_devices()
     expected = "no number expected"
     if topology.gpus is not None:
         expected = f"{topology.gpus} GPUs expected ({topology.gpus_evidence})"
-    told = f"{len(local)} x {local[0].device_kind} here, {jax.device_count()} in all; {expected}"
-    cards = sorted(Path("/dev").glob("nvidia[0-9]*"))
+    message = f"{len(local)} x {local[0].device_kind} here, {jax.device_count()} in all; {expected}"
+    cards = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if cards and local[0].platform == "cpu" and topology.gpus is None:
-        fix = "install the extra cuda12 or cuda13, and leave JAX_PLATFORMS unset"
-        return Finding("devices", WARNING, f"{told}, but {len(cards)} GPUs are in /dev", fix)
-    return Finding("devices", OK, told)
+        hint = "install the extra cuda12 or cuda13, and leave JAX_PLATFORMS unset"
+        raise Concern(f"{message}, but {cards} GPUs are in /dev", hint)
+    return message
 
 
-def batch(config: Config, devices: Mesh) -> Finding:
+def batch(config: Config, devices: Mesh) -> str:
     """Check that the batch and the virtual shards divide over the devices."""
     size = config.train.global_batch_size
     mesh.local_rows(devices, size, "train.global_batch_size")
     mesh.check_division(devices.size, size, config.parallel.virtual_shards)
-    return Finding("batch", OK, f"{size} images a step, {size // devices.size} a device")
+    return f"{size} images a step, {size // devices.size} a device"
 
 
-def clocks() -> Finding:
+def clocks() -> str:
     """Compare the hosts' clocks; called by all processes together."""
-    collectives.share(lambda: None)
-    times = collectives.share(time.time)
+    share(lambda: None)  # all read their clocks just after this
+    times = share(time.time)
     skew = max(times) - min(times)
-    told = f"{skew:.2f} s apart at most"
+    message = f"at most {skew:.2f} s apart"
     if skew > MAX_SKEW:
-        return Finding("clocks", WARNING, told, "start a time service (chrony, ntpd) on all hosts")
-    return Finding("clocks", OK, told)
+        raise Concern(message, "start a time service (chrony, ntpd) on all hosts")
+    return message
 
 
-def all_reduce(devices: Mesh) -> Finding:
+def all_reduce(devices: Mesh) -> str:
     """Measure the sum of a large and of a small array over all devices."""
     if devices.size == 1:
-        return Finding("all-reduce", OK, "one device: there is none")
+        return "one device: there is none"
     large, small = (_seconds_of_sum(devices, floats) for floats in (LARGE, 1))
     rate = LARGE * 4 / large / 1e6
-    told = f"{large * 1e3:.2f} ms for {LARGE * 4 / 1e6:.1f} MB ({rate:,.0f} MB/s)"
-    return Finding("all-reduce", OK, f"{told}, {small * 1e3:.2f} ms for 4 bytes")
+    message = f"{large * 1e3:.2f} ms for {LARGE * 4 / 1e6:.1f} MB ({rate:,.0f} MB/s)"
+    return f"{message}, {small * 1e3:.2f} ms for 4 bytes"
 
 
 def _seconds_of_sum(devices: Mesh, floats: int) -> float:
@@ -79,16 +78,21 @@ def _seconds_of_sum(devices: Mesh, floats: int) -> float:
 
     total = jax.jit(jax.shard_map(add, mesh=devices, in_specs=whole, out_specs=whole))
     ones = mesh.place(mesh.replicated(devices), np.ones(floats, np.float32))
-    found = np.asarray(total(ones).addressable_data(0))
-    if not (found == devices.size).all():
-        raise ArithmeticError(f"the sum of ones over {devices.size} devices is {found[0]}")
-    return _median_seconds(lambda: total(ones))
+    sums = np.asarray(total(ones).addressable_data(0))
+    if not (sums == devices.size).all():
+        raise ArithmeticError(f"the sum of ones over {devices.size} devices is {sums[0]}")
+    times = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        jax.block_until_ready(total(ones))
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
 
 
-def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> Finding:
+def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> str:
     """Compile the configured step and do it once, on the first batch."""
     if dataset is None:
-        return Finding("one step", WARNING, "not tried: there is no data", "see data above")
+        raise Concern("not tried: there is no data", "see data above")
     made = build.make_programs(config, dataset, devices)
     rows = mesh.local_rows(devices, config.train.global_batch_size, "train.global_batch_size")
     source = stream.Superbatches(
@@ -111,15 +115,5 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> Finding:
     sums = jax.device_get(reduced).sums
     loss = float(sums.loss[0] / sums.examples[0])
     if not np.isfinite(loss):
-        return Finding("one step", WARNING, f"the first loss is {loss}", "lower optim.lr")
-    told = f"loss {loss:.3f}; {compiling:.2f} s to compile, {seconds * 1e3:.1f} ms the first time"
-    return Finding("one step", OK, told)
-
-
-def _median_seconds(run: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+        raise Concern(f"the first loss is {loss}", "lower optim.lr")
+    return f"loss {loss:.3f}; {compiling:.2f} s to compile, {seconds * 1e3:.1f} ms the first time"

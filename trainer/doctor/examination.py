@@ -1,12 +1,9 @@
-"""All checks in their order: of each process alone, then of all together."""
+"""All checks in their order: first of each process alone, then of all together."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn
@@ -16,210 +13,157 @@ from jax.sharding import Mesh
 from trainer.config.schema import Config
 from trainer.data.dataset import Dataset
 from trainer.data.mnist import Missing
-from trainer.distributed import collectives
-from trainer.distributed.heartbeat import Peers
+from trainer.distributed.collectives import is_peer_loss, share, together
+from trainer.distributed.connect import connect, start_devices
+from trainer.distributed.heartbeat import Heartbeat
 from trainer.distributed.topology import Topology, resolve
 from trainer.doctor import devices, host, storage
-from trainer.doctor.finding import FAILURE, OK, Finding, exit_code, failure, merge
+from trainer.doctor.finding import FAILURE, OK, Concern, Finding, exit_code, from_error, merge
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_UNAVAILABLE, PeerLost, TrainerError
-from trainer.job.exit import hard_exit
+from trainer.job.errors import PeerLost, TrainerError
+from trainer.job.exit import hard_exit, time_limit
 from trainer.job.signals import StopRequest
-from trainer.parallel import mesh as meshes
+from trainer.parallel.mesh import AXIS, make_mesh
 from trainer.tracking.terminal import Terminal
 from trainer.train import build
 
-FOUND, END = "trainer/doctor/found/", "trainer/doctor/end"
-SOON = 5.0  # seconds in which the others answer, once something has gone wrong
-
-
-class OutOfStepError(Exception):
-    """A check ended here as it may not have ended elsewhere: no collective can follow it."""
-
 
 class Examination:
-    """What was found so far; whatever happens, it is shown."""
+    """The findings so far; they are shown whatever happens.
+
+    In the end process 0 shows those of all processes. But a process on which a check failed alone
+    exits at once, because it would miss the next collective. The others notice that it is lost, and
+    each of them shows its own.
+    """
 
     def __init__(
         self,
-        config: Config,
-        downloadable: bool,
+        config: Config,  # of the job
+        downloadable: bool,  # the job will download missing data when it starts
         stop: StopRequest,
         show: Callable[[Sequence[Finding]], None],
     ) -> None:
-        """Describe what is looked at.
-
-        Args:
-            config: of the job.
-            downloadable: data that is missing will be downloaded when the job starts.
-            stop: whether this process was asked to stop.
-            show: prints the findings.
-        """
         self._config, self._downloadable, self._stop, self._show = config, downloadable, stop, show
-        option = "run.dir" if config.run.dir is not None else "run.root"
-        self._root = expanded(config.run.dir or config.run.root, option).absolute()
-        self._patience = config.cluster.hang_timeout_seconds
         self._findings: list[Finding] = []
-        self._raised: Exception | None = None  # by the last check
-        self._connected = True
+        self._topology: Topology | None = None
+        self._count = 1  # of processes
+        self._in_step = True  # the other processes do the next collective as well
+        self._exiting = threading.Lock()
         self._dataset: Dataset | None = None
-        self._ending = threading.Lock()
+        self._mesh: Mesh
+        self._heartbeat: Heartbeat
 
     def run(self) -> int:
-        """Look at everything; return the exit code."""
-        topology = self._before_meeting()
-        if topology is None:
+        """Do all checks; return the exit code."""
+        config = self._config
+        option = "run.dir" if config.run.dir is not None else "run.root"
+        root = expanded(config.run.dir or config.run.root, option).absolute()
+        self._look("versions", host.versions)
+        self._look("topology", self._resolve)
+        topology = self._topology
+        if topology is not None:
+            self._look("host name", partial(host.own_name, topology))
+        self._look("proxies", host.proxies)
+        self._look("compilation cache", partial(host.compilation_cache, config))
+        self._look("free space", partial(host.free_space, root))
+        if topology is None or self._look("meeting", partial(self._meet, topology)):
             self._show(self._findings)
             return exit_code(self._findings)
-        self._me, self._count = topology.process_id, topology.num_processes
-        with Peers(self._config.cluster.heartbeat_timeout_seconds, self._lost) as self._peers:
-            try:
-                self._together(topology)
-            except OutOfStepError:
-                if self._count > 1:
-                    self._leave()
-            return self._report()
+        chief = topology.process_id == 0
+        lost = partial(self._give_up, "end")
+        with Heartbeat(config.cluster.heartbeat_timeout_seconds, lost) as self._heartbeat:
+            self._try("devices", partial(self._start_devices, topology))
+            has_mesh = self._try("mesh", self._make_mesh)
+            divides = has_mesh and self._try("batch", lambda: devices.batch(config, self._mesh))
+            self._try("run directory", partial(storage.run_directory, root, chief))
+            self._try("data", self._load)
+            self._try("clocks", devices.clocks)
+            if has_mesh:
+                self._try("all-reduce", lambda: devices.all_reduce(self._mesh))
+            if divides:
+                self._try("one step", self._do_one_step)
+            findings: list[Finding] = []
+            self._try("end", partial(self._gather, findings))
+            if chief:
+                self._show(findings)
+            return exit_code(findings)
 
-    def _before_meeting(self) -> Topology | None:
-        """Look at this process and its host, and meet the others; None: it cannot go on."""
-        config = self._config
-        found: list[Topology] = []
+    def _resolve(self) -> str:
+        self._topology = topology = resolve(self._config.cluster, os.environ)
+        self._count = topology.num_processes
+        process = f"process {topology.process_id} of {topology.num_processes}"
+        return f"{process} ({topology.kind}): {topology.evidence}"
 
-        def who() -> Finding:
-            found.append(resolve(config.cluster, os.environ))
-            return host.topology(found[0])
-
-        self._look("versions", host.versions)
-        known = self._look("topology", who)
-        if known:
-            self._look("host name", lambda: host.own_name(found[0]))
-        self._look("proxies", lambda: host.proxies(os.environ))
-        cached = self._look("compilation cache", lambda: host.compilation_cache(config.train))
-        self._look("free space", lambda: host.free_space(self._root))
-        met = known and self._look("meeting", lambda: self._meet(found[0], cached))
-        return found[0] if met else None
-
-    def _meet(self, topology: Topology, cached: bool) -> Finding:
-        config = self._config
-        collectives.configure(config.run, config.train.compilation_cache_dir if cached else None)
-        collectives.connect(topology, config.cluster, self._stop, self._not_met)
+    def _meet(self, topology: Topology) -> str:
+        connect(topology, self._config.cluster, self._stop, partial(self._give_up, "meeting"))
         self._stop.install()
         if topology.num_processes == 1:
-            return Finding("meeting", OK, "one process: nobody to meet")
-        return Finding("meeting", OK, f"{topology.num_processes} processes at {topology.host}")
+            return "one process: nobody to meet"
+        return f"{topology.num_processes} processes at {topology.host}"
 
-    def _together(self, topology: Topology) -> None:
-        """Look at what takes the devices and all processes.
+    def _start_devices(self, topology: Topology) -> str:
+        self._in_step = False  # collectives need the devices of all processes
+        start_devices(topology, self._config.cluster, partial(self._give_up, "devices"))
+        self._in_step = True
+        return devices.seen(topology)
 
-        Raises:
-            OutOfStepError: after a failure that the others may not have had.
-        """
-        config = self._config
-        made: list[Mesh] = []
+    def _make_mesh(self) -> str:
+        self._mesh = together(lambda: make_mesh(self._config.parallel.devices))
+        return f"{self._mesh.size} devices along the axis {AXIS}"
 
-        def there() -> Finding:
-            self._connected = False  # collectives need the devices of all
-            collectives.start_devices(topology, config.cluster, partial(self._give_up, "devices"))
-            self._connected = True
-            return devices.seen(topology)
-
-        def mesh() -> Finding:
-            made.append(collectives.together(lambda: meshes.make_mesh(config.parallel.devices)))
-            return Finding("mesh", OK, f"{made[0].size} devices along the axis {meshes.AXIS}")
-
-        def step() -> Finding:
-            everywhere = all(collectives.share(lambda: self._dataset is not None))
-            return devices.one_step(config, self._dataset if everywhere else None, made[0])
-
-        self._try("devices", there)
-        whole = self._try("mesh", mesh)
-        divides = whole and self._try("batch", lambda: devices.batch(config, made[0]))
-        self._try("run directory", lambda: storage.run_directory(self._root, self._me == 0))
-        self._try("data", self._load)
-        self._try("clocks", devices.clocks)
-        if whole:
-            self._try("all-reduce", lambda: devices.all_reduce(made[0]))
-        if divides:
-            self._try("one step", step)
-
-    def _load(self) -> Finding:
-        quiet = Terminal(quiet=True)
+    def _load(self) -> str:
         try:
-            self._dataset = build.load_dataset(self._config.data, quiet, self._stop)
+            dataset = build.load_dataset(self._config.data, Terminal(quiet=True), self._stop)
         except Missing:
             if not self._downloadable:
                 raise
-        return storage.data_set(self._dataset, self._downloadable)
+            hint = "run doctor with --download, on one host of a shared data.cache_dir"
+            raise Concern("files are missing: the first start downloads them", hint) from None
+        self._dataset = dataset
+        counts = f"{len(dataset.train.labels):,} + {len(dataset.test.labels):,} images"
+        return f"{dataset.name}: {counts}, sha256 {dataset.sha256[:16]}"
 
-    def _look(self, check: str, look: Callable[[], Finding]) -> bool:
-        """Do a check, and make a finding of whatever goes wrong; return whether all is well."""
-        self._raised = None
+    def _do_one_step(self) -> str:
+        everywhere = all(share(lambda: self._dataset is not None))
+        return devices.one_step(self._config, self._dataset if everywhere else None, self._mesh)
+
+    def _gather(self, findings: list[Finding]) -> str:
+        of_processes = share(self._findings.copy)
+        findings += merge([Finding(*finding) for finding in own] for own in of_processes)
+        return "all processes have reported"
+
+    def _look(self, check: str, look: Callable[[], str]) -> Exception | None:
+        """Do a check, and add its finding; return the error if it failed."""
         try:
-            self._findings.append(look())
-        except Exception as error:  # a check may meet anything: that is what it is for
-            self._raised = error
-            self._findings.append(failure(check, error))
-        return self._findings[-1].level != FAILURE
+            finding, error = Finding(check, OK, look()), None
+        except Exception as raised:  # a check may meet anything: that is what it is for
+            finding, error = from_error(check, raised), raised
+        self._findings.append(finding)
+        return error if finding.level == FAILURE else None
 
-    def _try(self, check: str, look: Callable[[], Finding]) -> bool:
-        """Do a check in which processes wait for each other, but not for ever."""
-        late = f"no end within cluster.hang_timeout_seconds={self._patience:g}"
-        with collectives.time_limit(self._patience, lambda: self._give_up(check, late)):
-            well = self._look(check, look)
-        # After a TrainerError the others go on too: all have it, or they know that one has.
-        in_step = isinstance(self._raised, TrainerError) and not isinstance(self._raised, PeerLost)
-        if self._raised is not None and self._count > 1 and not (in_step and self._connected):
-            raise OutOfStepError from self._raised
-        return well
+    def _try(self, check: str, look: Callable[[], str]) -> bool:
+        """Do a check in which processes wait for each other, for a limited time.
 
-    def _report(self) -> int:
-        """Show what all processes have found, as process 0; return the exit code of all."""
-        if self._count > 1 and self._me > 0:
-            self._tell()
-            code = self._peers.ask(END, self._patience)
-            return int(code) if code is not None else self._leave()
-        findings = self._gather(self._patience)
-        self._show(findings)
-        if self._count > 1:
-            self._peers.tell(END, str(exit_code(findings)))
-        return exit_code(findings)
+        Returns whether it succeeded. Exits after a failure that the others may not have had.
+        """
+        seconds = self._config.cluster.hang_timeout_seconds
+        message = f"no end within cluster.hang_timeout_seconds={seconds:g}"
+        with time_limit(seconds, lambda: self._give_up(check, message)):
+            error = self._look(check, look)
+        # After a TrainerError all continue: all have it, or their next collective tells them.
+        known = isinstance(error, TrainerError) and not isinstance(error, PeerLost)
+        if error is None or self._count == 1 or (known and self._in_step):
+            return error is None
+        if is_peer_loss(error):
+            self._give_up("end", f"lost {self._heartbeat.find_lost()}")
+        self._exit()
 
-    def _tell(self) -> None:
-        self._peers.tell(f"{FOUND}{self._me}", json.dumps(self._findings))
+    def _give_up(self, check: str, message: str) -> NoReturn:
+        """Exit, from any thread, because other processes do not answer."""
+        self._findings.append(Finding(check, FAILURE, message, "look at the logs of all processes"))
+        self._exit()
 
-    def _gather(self, seconds: float) -> list[Finding]:
-        """As process 0: return what all have found, or that they did not say it in time."""
-        end = time.monotonic() + seconds
-        of_processes = [self._findings]
-        for index in range(1, self._count):
-            told = self._peers.ask(f"{FOUND}{index}", max(end - time.monotonic(), 0.1))
-            silent = [Finding("end", FAILURE, "did not say what it found", "look at its log")]
-            known = [Finding(*found) for found in json.loads(told)] if told else silent
-            of_processes.append(known)
-        return merge(of_processes)
-
-    def _not_met(self, told: str) -> NoReturn:
-        self._findings.append(Finding("meeting", FAILURE, told, "look at their logs"))
+    def _exit(self) -> NoReturn:
+        """Exit immediately: an orderly exit would wait for processes that cannot come."""
+        self._exiting.acquire()  # and never release: several threads may come here
         hard_exit(exit_code(self._findings), lambda: self._show(self._findings))
-
-    def _lost(self, told: str) -> None:
-        if self._me == 0:
-            self._give_up("end", told)
-        # There is nobody to tell.
-        hard_exit(EXIT_UNAVAILABLE, lambda: print(f"error: {told}", file=sys.stderr))
-
-    def _give_up(self, check: str, told: str) -> NoReturn:
-        self._findings.append(Finding(check, FAILURE, told, "look at the logs of all processes"))
-        self._leave()
-
-    def _leave(self) -> NoReturn:
-        """End this process at once: an orderly end would wait for others that cannot come."""
-        self._ending.acquire()  # for good: several threads may come here
-        if self._me == 0:
-            findings = self._gather(SOON)
-            self._show(findings)
-            self._peers.announce("process 0, which has given up")
-        else:
-            findings = self._findings
-            self._tell()
-        hard_exit(exit_code(findings))

@@ -7,41 +7,45 @@ from typing import NamedTuple
 
 from trainer.job.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, ConfigError, TrainerError, first_line
 
-OK, WARNING, FAILURE = "ok", "warning", "failure"
-RANK = {OK: 0, WARNING: 1, FAILURE: 2}
+OK, WARNING, FAILURE = LEVELS = ("ok", "warning", "failure")
+
+
+class Concern(TrainerError):
+    """A check raises it if a job would run, but not well."""
 
 
 class Finding(NamedTuple):
-    """What one check found on one process; serialises as a JSON list."""
+    """The result of one check on one process; serialises as a JSON list."""
 
     check: str
     level: str  # ok, warning or failure
-    told: str
-    fix: str = ""
+    message: str
+    hint: str = ""
     code: int = EXIT_UNAVAILABLE  # of a failure
 
 
-def failure(check: str, error: Exception) -> Finding:
-    """Return what a check found that ended with an error."""
-    if isinstance(error, TrainerError):
-        code = EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_UNAVAILABLE
-        return Finding(check, FAILURE, error.message, error.hint, code)
-    return Finding(check, FAILURE, first_line(error, kind=True))
+def from_error(check: str, error: Exception) -> Finding:
+    """Return the finding of a check that raised an error."""
+    if not isinstance(error, TrainerError):
+        return Finding(check, FAILURE, first_line(error, kind=True))
+    level = WARNING if isinstance(error, Concern) else FAILURE
+    code = EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_UNAVAILABLE
+    return Finding(check, level, error.message, error.hint, code)
 
 
-def merge(of_processes: list[list[Finding]]) -> list[Finding]:
-    """Return one finding a check: the worst of all processes, which it names."""
+def merge(of_processes: Iterable[Iterable[Finding]]) -> list[Finding]:
+    """Return one finding per check: the worst of all processes, which it names."""
     merged: dict[str, Finding] = {}
     for index, findings in enumerate(of_processes):
-        for found in findings:
-            if index and found.level != OK and not found.told.startswith("process "):
-                found = found._replace(told=f"process {index}: {found.told}")
-            known = merged.get(found.check)
-            if known is None or RANK[found.level] > RANK[known.level]:
-                merged[found.check] = found
+        for finding in findings:
+            if index and finding.level != OK and not finding.message.startswith("process "):
+                finding = finding._replace(message=f"process {index}: {finding.message}")
+            worst = merged.setdefault(finding.check, finding)
+            if LEVELS.index(finding.level) > LEVELS.index(worst.level):
+                merged[finding.check] = finding
     return list(merged.values())
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
     """Return 0, or the code of the failures: 78 where a configuration is wrong, else 69."""
-    return max((found.code for found in findings if found.level == FAILURE), default=0)
+    return max((finding.code for finding in findings if finding.level == FAILURE), default=0)

@@ -1,18 +1,18 @@
-"""Checks of one host, that need neither a device nor the other processes."""
+"""Checks of one host, which need neither a device nor the other processes."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.config.schema import TrainConfig
+from trainer.config.schema import Config
+from trainer.distributed.connect import configure
 from trainer.distributed.topology import Topology
-from trainer.doctor.finding import FAILURE, OK, WARNING, Finding
+from trainer.doctor.finding import Concern
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_CONFIG
+from trainer.job.errors import ConfigError, UnavailableError
 from trainer.tracking import environment
 
 PACKAGES = ("python", "jax", "jaxlib", "numpy", "orbax-checkpoint", "grain", "tensorboardX")
@@ -20,75 +20,59 @@ ENOUGH_BYTES = 2 << 30
 ENOUGH_FILES = 10_000
 
 
-def versions() -> Finding:
-    """Tell the versions of what the trainer stands on."""
-    found = environment.versions(PACKAGES)
-    told = ", ".join(f"{name} {number}" for name, number in found.items())
-    missing = [name for name, number in found.items() if number is None]
+def versions() -> str:
+    """Show the versions of Python and the packages that the trainer needs."""
+    versions = environment.versions(PACKAGES)
+    message = ", ".join(f"{name} {version}" for name, version in versions.items())
+    missing = [name for name, version in versions.items() if version is None]
     if missing:
-        fix = f"install {', '.join(missing)}: scripts/train makes the whole environment"
-        return Finding("versions", FAILURE, told, fix)
-    return Finding("versions", OK, told)
+        hint = f"install {', '.join(missing)}: scripts/train makes the whole environment"
+        raise UnavailableError(message, hint)
+    return message
 
 
-def topology(found: Topology) -> Finding:
-    """Tell how many processes there are, and what said so."""
-    told = f"process {found.process_id} of {found.num_processes} ({found.kind}): {found.evidence}"
-    return Finding("topology", OK, told)
-
-
-def own_name(found: Topology) -> Finding:
-    """Check that other hosts can reach this one by its own name: collectives listen there."""
+def own_name(topology: Topology) -> str:
+    """Check that other hosts can reach this one by its own name: gloo listens there."""
     name = socket.gethostname()
-    several = len(set(found.hosts)) > 1
-    fix = f"give {name} its address in /etc/hosts, or in the name service"
+    hint = f"give {name} its address in /etc/hosts, or in the name service"
     try:
         ip = str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
-        level = FAILURE if found.num_processes > 1 else WARNING
-        return Finding("host name", level, f"{name} is not known: {error.strerror}", fix)
-    if ip.startswith("127.") and several:
-        told = f"{name} is {ip} here, where other hosts cannot reach it"
-        return Finding("host name", FAILURE, told, fix, EXIT_CONFIG)
-    return Finding("host name", OK, f"{name} is {ip}")
+        kind = UnavailableError if topology.num_processes > 1 else Concern
+        raise kind(f"{name} does not resolve: {error.strerror}", hint) from None
+    if ip.startswith("127.") and len(set(topology.hosts)) > 1:
+        raise ConfigError(f"{name} is {ip} here, where other hosts cannot reach it", hint)
+    return f"{name} is {ip}"
 
 
-def proxies(environ: Mapping[str, str]) -> Finding:
-    """Tell of proxies; the coordinator is reached past them."""
-    names = sorted(name for name in environ if name.lower() in ("http_proxy", "https_proxy"))
-    told = f"{', '.join(names)} set: used for downloads only" if names else "none"
-    return Finding("proxies", OK, told)
+def proxies() -> str:
+    """Show the proxies; the connection to process 0 bypasses them."""
+    names = sorted(name for name in os.environ if name.lower() in ("http_proxy", "https_proxy"))
+    return f"{', '.join(names)} set: used for downloads only" if names else "none"
 
 
-def compilation_cache(train: TrainConfig) -> Finding:
-    """Check that the folder of compiled programs, which are trusted, is private and writable."""
-    name = "compilation cache"
-    if train.compilation_cache_dir is None:
-        told = "none: every start compiles anew"
-        return Finding(name, WARNING, told, "set train.compilation_cache_dir=DIR")
-    folder = expanded(train.compilation_cache_dir, "train.compilation_cache_dir").absolute()
-    option = f"train.compilation_cache_dir={folder}"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = folder.stat().st_mode
-    except OSError as error:
-        fix = "choose another folder, or null"
-        return Finding(name, FAILURE, f"{option}: {error.strerror}", fix, EXIT_CONFIG)
+def compilation_cache(config: Config) -> str:
+    """Configure jax; check that its folder of compiled programs is private and writable."""
+    option = "train.compilation_cache_dir"
+    given = config.train.compilation_cache_dir
+    configure(config.run, given)
+    if given is None:
+        raise Concern("none: every start compiles all programs", f"set {option}=DIR")
+    folder = expanded(given, option).absolute()
     if not os.access(folder, os.W_OK):
-        told, fix = f"{option} cannot be written", "choose another folder, or null"
-        return Finding(name, FAILURE, told, fix, EXIT_CONFIG)
-    if mode & 0o022:
-        return Finding(name, WARNING, f"{option} can be written by others", f"chmod 700 {folder}")
-    return Finding(name, OK, str(folder))
+        raise ConfigError(f"{option}={folder} cannot be written", "choose another, or null")
+    if folder.stat().st_mode & 0o022:  # jax runs the programs in it
+        raise Concern(f"{option}={folder} can be written by others", f"chmod 700 {folder}")
+    return str(folder)
 
 
-def free_space(folder: Path) -> Finding:
-    """Check the room where runs are written; the folder need not exist yet."""
+def free_space(folder: Path) -> str:
+    """Check the free space where runs are written; the folder need not exist yet."""
     while not folder.exists():
         folder = folder.parent
-    room, inodes = shutil.disk_usage(folder).free, os.statvfs(folder)
-    told = f"{room / 2**30:.1f} GiB and {inodes.f_favail:,} files free at {folder}"
+    free, inodes = shutil.disk_usage(folder).free, os.statvfs(folder)
+    message = f"{free / 2**30:.1f} GiB and {inodes.f_favail:,} files free at {folder}"
     few_files = inodes.f_files > 0 and inodes.f_favail < ENOUGH_FILES
-    if room < ENOUGH_BYTES or few_files:
-        return Finding("free space", WARNING, told, "make room, or choose another run.root")
-    return Finding("free space", OK, told)
+    if free < ENOUGH_BYTES or few_files:
+        raise Concern(message, "free some space, or choose another run.root")
+    return message

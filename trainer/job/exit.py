@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 MESSAGE_SECONDS = 5.0  # a file system that hangs does not keep the process from exiting
@@ -29,6 +30,21 @@ def hard_exit(code: int, write_message: Callable[[], None] = lambda: None) -> No
 
 def hard_exit_later(seconds: float, code: int) -> None:
     """Exit with `code` in some seconds, unless the process has ended by itself before."""
-    timer = threading.Timer(seconds, hard_exit, [code])
+    _start_timer(seconds, lambda: hard_exit(code))
+
+
+@contextmanager
+def time_limit(seconds: float, on_timeout: Callable[[], object]) -> Iterator[None]:
+    """Call `on_timeout` in another thread if the block takes longer: nothing can interrupt it."""
+    timer = _start_timer(seconds, on_timeout)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _start_timer(seconds: float, action: Callable[[], object]) -> threading.Timer:
+    timer = threading.Timer(seconds, action)
     timer.daemon = True
     timer.start()
+    return timer

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.distributed import gpus
+from trainer.distributed import slurm
 from trainer.job import processes
 from trainer.job.errors import Preempted
 from trainer.job.signals import StopRequest
@@ -51,9 +51,9 @@ def environment(
     env["XLA_FLAGS"] = " ".join(flags)
     if layout.processes > 1:
         first, last = process_id * layout.devices, (process_id + 1) * layout.devices
-        visible = gpus.visible(env)
+        visible = slurm.visible_gpus(env)
         mine = range(first, last) if visible is None else visible[first:last]
-        env[gpus.VARIABLE] = ",".join(map(str, mine))  # no two share one
+        env[slurm.CUDA_VISIBLE] = ",".join(map(str, mine))  # no two share one
     return env
 
 

@@ -88,11 +88,13 @@ def _run(
     with ExitStack() as stack:
         with timer.phase("startup"):
             try:
-                process, peers = initialize.take_place(config, experiment, topology, stop, stack)
+                process, heartbeat = initialize.initialize(
+                    config, experiment, topology, stop, stack
+                )
             except TrainerError:
                 raise
             except Exception as error:
-                if topology.num_processes == 1 or not collectives.tells_of_a_loss(error):
+                if topology.num_processes == 1 or not collectives.is_peer_loss(error):
                     raise
                 reason = f"lost another process at the start ({first_line(error)})"
                 raise PeerLost(f"{reason}: {initialize.AGAIN}") from None
@@ -123,7 +125,7 @@ def _run(
 
         stacks = process.directory / f"hang-process-{jax.process_index()}.txt"
         stack.enter_context(Watchdog(config.cluster.hang_timeout_seconds, timer, stacks, fail))
-        peers.on_lost = initialize.leaving(fail)
+        heartbeat.on_lost = initialize.exit_on_loss(fail)
         code, together = EXIT_INTERNAL, False  # together: all processes end here in the same way
         try:
             with ExitStack() as files:
@@ -140,9 +142,9 @@ def _run(
             if together:
                 _wait_for_all()
         except Exception as error:
-            if jax.process_count() > 1 and collectives.tells_of_a_loss(error):
+            if jax.process_count() > 1 and collectives.is_peer_loss(error):
                 code = PeerLost.exit_code
-                fail(f"lost {peers.blame()} ({first_line(error)}): {initialize.AGAIN}")
+                fail(f"lost {heartbeat.find_lost()} ({first_line(error)}): {initialize.AGAIN}")
             elif _is_out_of_memory(error):
                 fail(
                     f"out of memory ({first_line(error)}): make model.hidden_sizes, "
@@ -155,7 +157,7 @@ def _run(
         else:
             report["status"] = "completed"
             write_summary()
-        peers.close()
+        heartbeat.close()
         if process.is_chief and report["steps"]:
             terminal.summary(summary.rows(process.directory, report))
         if not together and jax.process_count() > 1:
@@ -168,7 +170,7 @@ def _wait_for_all() -> None:
     try:
         collectives.share(lambda: None)
     except Exception as error:
-        if not collectives.tells_of_a_loss(error):  # a process lost now changes nothing
+        if not collectives.is_peer_loss(error):  # a process lost now changes nothing
             raise
 
 

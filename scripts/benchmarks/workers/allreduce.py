@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from benchmarks import own
-from trainer.distributed import collectives
+from trainer.distributed.connect import connect
 from trainer.distributed.topology import resolve
 from trainer.job.signals import StopRequest
 from trainer.parallel import mesh as meshes
@@ -29,7 +29,7 @@ def measure(sizes: list[int], repeats: int) -> dict[str, Any]:
         repeats: of each; all in one program, as in a scan of steps.
     """
     config = own.configuration()
-    collectives.connect(resolve(config.cluster, os.environ), config.cluster, StopRequest())
+    connect(resolve(config.cluster, os.environ), config.cluster, StopRequest(), print)
     mesh = meshes.make_mesh(None)
     whole = PartitionSpec()
 

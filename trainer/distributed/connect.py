@@ -1,0 +1,145 @@
+"""Configure jax, connect it to the other processes, and start the devices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import jax
+
+from trainer.config.schema import ClusterConfig, RunConfig
+from trainer.distributed.collectives import is_peer_loss
+from trainer.distributed.rendezvous import meet
+from trainer.distributed.topology import Topology
+from trainer.job.directory import expanded
+from trainer.job.errors import ConfigError, PeerLost
+from trainer.job.exit import time_limit
+
+INSTALL_HINT = (
+    "install the extra cuda12 or cuda13 and look at nvidia-smi, or train on the CPU with "
+    "JAX_PLATFORMS=cpu"
+)
+
+
+def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
+    """Set jax's process-wide options, before anything is computed.
+
+    Raises:
+        ConfigError: the folder of compiled programs cannot be made, or JAX_DISABLE_JIT is set.
+    """
+    # Whatever the JAX_* variables say: the weights follow from the configuration and its seed.
+    jax.config.update("jax_threefry_partitionable", not run.legacy_prng)
+    jax.config.update("jax_default_prng_impl", "threefry2x32")
+    if jax.config.values["jax_disable_jit"]:
+        raise ConfigError("JAX_DISABLE_JIT is set: the trainer's programs are compiled: unset it")
+    if compilation_cache_dir is not None:
+        option = "train.compilation_cache_dir"
+        folder = expanded(compilation_cache_dir, option).absolute()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # jax trusts the programs in it
+        except OSError as error:
+            raise ConfigError(
+                f"train.compilation_cache_dir={compilation_cache_dir}: {error.strerror}",
+                "choose another folder, or null for none",
+            ) from None
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def connect(
+    topology: Topology,
+    cluster: ClusterConfig,
+    stop: Callable[[], bool],
+    on_lost: Callable[[str], object],
+) -> None:
+    """Connect jax to the other processes, once all are there; a single process does nothing.
+
+    Args:
+        topology: of this process.
+        cluster: the time-outs.
+        stop: whether this process was asked to stop.
+        on_lost: ends this process; gets a message, in another thread.
+
+    Raises:
+        PeerLost: a process did not come in time; names it.
+        ConfigError: the processes contradict each other.
+        Preempted: asked to stop while waiting.
+    """
+    if topology.local_device_ids is not None:
+        ids = ",".join(map(str, topology.local_device_ids))
+        jax.config.update("jax_cuda_visible_devices", ids)
+    if topology.num_processes == 1:
+        return
+    ip, port = meet(topology, cluster.startup_timeout_seconds, stop)
+    address = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+    _bypass_proxies(ip)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
+    limit = min(60, cluster.startup_timeout_seconds)  # all are there already
+    message = f"another process met this one, but did not connect within {limit:g} s: see its log"
+    with time_limit(limit, lambda: on_lost(message)):
+        jax.distributed.initialize(
+            coordinator_address=address,
+            coordinator_bind_address=address,
+            num_processes=topology.num_processes,
+            process_id=topology.process_id,
+            cluster_detection_method="deactivate",  # it would give one GPU to each process
+            # After these, jax aborts without a message, so our own time-outs must come first. Its
+            # second one may take only half as long: it depends on when the last heartbeat came.
+            initialization_timeout=limit + 60,
+            heartbeat_timeout_seconds=2 * (cluster.heartbeat_timeout_seconds + 8),
+        )
+
+
+def _bypass_proxies(ip: str) -> None:
+    """Connect to process 0 directly: gRPC would ask a proxy, and hang."""
+    if any(name.lower() in ("http_proxy", "https_proxy", "grpc_proxy") for name in os.environ):
+        known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        os.environ["no_grpc_proxy"] = f"{known},{ip}" if known else ip  # noqa: SIM112 - gRPC's name
+
+
+def start_devices(
+    topology: Topology, cluster: ClusterConfig, on_lost: Callable[[str], object]
+) -> None:
+    """Make jax start the devices of all processes, which wait for each other here.
+
+    Args:
+        topology: of this process.
+        cluster: the time-outs.
+        on_lost: as in `connect`.
+
+    Raises:
+        ConfigError: JAX_PLATFORMS names devices that do not work here.
+        PeerLost: another process did not start its devices.
+    """
+    seconds = cluster.startup_timeout_seconds
+    message = f"another process did not start its devices within {seconds:g} s: see its log"
+    try:
+        with time_limit(seconds, lambda: on_lost(message)):
+            jax.devices()
+    except (AssertionError, RuntimeError) as error:  # jax asserts that there is a backend
+        text = (str(error) or "no such devices, or not the extra for them").splitlines()[0]
+        if topology.num_processes > 1 and is_peer_loss(error):
+            raise PeerLost(f"another process did not start its devices: {text}") from None
+        raise ConfigError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: jax cannot start it ({text})",
+            INSTALL_HINT,
+        ) from None
+
+
+def check_gpus(topology: Topology) -> None:
+    """Check that jax sees as many GPUs as this process expects.
+
+    Raises:
+        ConfigError: it sees another number.
+    """
+    gpus = [device for device in jax.local_devices() if device.platform != "cpu"]
+    if topology.gpus is not None and len(gpus) != topology.gpus:
+        variables = ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS")
+        seen = ", ".join(f"{name}={os.environ.get(name)}" for name in variables)
+        raise ConfigError(
+            f"{topology.gpus} GPUs expected ({topology.gpus_evidence}), but jax sees {len(gpus)} "
+            f"({seen})",
+            INSTALL_HINT,
+        )
