@@ -1,13 +1,11 @@
 """`evaluate` finds what the run found, class by class, and touches no checkpoint."""
 
 import gzip
-import io
 import json
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 from support.harm import flip_a_bit, own_disk
 from support.trained_runs import copy, damage, everything
 
@@ -18,7 +16,6 @@ from trainer.data.mnist import FILES
 from trainer.job import lock
 from trainer.job.errors import EXIT_CONFIG, EXIT_DATA, ConfigError, DataError, SaveError
 from trainer.job.signals import StopRequest
-from trainer.tasks import pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -182,42 +179,6 @@ def test_results_that_cannot_be_written(smoke_run, tmp_path, evaluated):
         evaluated(smoke_run, "--out", tmp_path / "file")
     with own_disk(tmp_path, "ro"), pytest.raises(SaveError, match=r"/out .*Read-only .* storage"):
         evaluated(smoke_run, "--out", tmp_path / "out")
-
-
-def test_the_picture():
-    confusion = np.eye(10, dtype=np.int64) * 90
-    confusion[3, 5] = 10
-    data = pictures.confusion_png(confusion, "step 1")
-    with Image.open(io.BytesIO(data)) as picture:
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
-
-    def corner(row, col):
-        y, x = (pictures.MARGIN + i * pictures.CELL + 2 for i in (row, col))
-        return pixels[y, x]
-
-    assert tuple(corner(0, 0)) == pictures.RIGHT
-    assert tuple(corner(0, 1)) == pictures.PAPER
-    red, green, blue = corner(3, 5)  # a mistake, and not a rare one
-    assert red > green + 60
-    assert red > blue + 60
-    red, green, blue = corner(3, 3)
-    assert blue > red + 60
-    many = pictures.confusion_png(np.eye(200, dtype=np.int64), "many classes")
-    with Image.open(io.BytesIO(many)) as picture:
-        assert max(picture.size) < 2000
-
-
-def test_a_long_title_and_large_counts_fit_the_picture():
-    counts = np.array([[123_456, 0], [0, 123_456]])
-    picture = pictures.draw(counts, "step 123,456: 100.00% of 10,000")
-    pixels = np.asarray(picture).astype(int)
-    written = (pixels != pictures.PAPER).any(axis=-1)
-    assert written[:30].any()
-    assert not written[:30, :4].any()  # the title is not cut off
-    assert not written[:30, -4:].any()
-    first = pictures.MARGIN
-    between = first + pictures.CELL - 1  # a white line, behind the first cell
-    assert not written[first : first + pictures.CELL - 1, between].any()
 
 
 def test_the_command_line(trainer, smoke_run):

@@ -1,6 +1,9 @@
-"""What the drawings show, read back from their pixels."""
+"""What the pictures show, read back from their pixels."""
 
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,42 +11,99 @@ from PIL import Image
 
 from trainer.tasks import pictures
 
+CELL = 0.86 * 530 / 10  # pixels, of a confusion matrix of ten classes
+LEFT, TOP = 0.12 * 530, 0.06 * 560 + (0.84 * 560 - 0.86 * 530) / 2
+WHITE, RED, BLUE = [255, 255, 255], [255, 0, 0], [0, 0, 255]
 
-def test_digits_are_drawn_whole_one_beside_the_other():
+
+def pixels(png):
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def corner(matrix, row, col):
+    """Return the colour of a cell of a confusion matrix, near its left upper corner."""
+    return matrix[round(TOP + (row + 0.1) * CELL), round(LEFT + (col + 0.1) * CELL)].tolist()
+
+
+def test_a_confusion_matrix_is_blue_on_the_diagonal_and_red_at_mistakes():
+    counts = np.eye(10, dtype=np.int64) * 90
+    counts[3, 5] = 10
+    matrix = pixels(pictures.confusion_png(counts, "step 1"))
+    assert corner(matrix, 0, 0) == pytest.approx([255 * part for part in pictures.RIGHT], abs=1)
+    assert corner(matrix, 0, 1) == WHITE
+    red, green, blue = corner(matrix, 3, 5)  # a tenth of its row
+    assert red > max(green, blue) + 60
+    red, green, blue = corner(matrix, 3, 3)
+    assert blue > red + 60
+    percents = pixels(pictures.confusion_png(counts, "step 1", percent=True))
+    assert corner(percents, 3, 5) == corner(matrix, 3, 5)
+    assert (percents != matrix).any()
+
+
+def test_a_long_title_large_counts_and_many_classes_fit():
+    counts = np.full((10, 10), 123_456)
+    matrix = pixels(pictures.confusion_png(counts, "percent of each label after 1,234,567 steps"))
+    written = (matrix != 255).any(axis=-1)[:30]
+    assert written.any()
+    assert not written[:, :4].any()  # the title is not cut off
+    assert not written[:, -4:].any()
+    rows = matrix[round(TOP + 3 * CELL) : round(TOP + 4 * CELL)]
+    for col in range(1, 9):  # no number reaches beyond its cell
+        edge = rows[:, round(LEFT + col * CELL)]
+        assert not (edge == 255).all(axis=-1).any()
+    assert pixels(pictures.confusion_png(np.eye(200, dtype=np.int64), "x")).shape == (560, 530, 3)
+
+
+def test_examples_are_drawn_whole_one_beside_the_other():
     images = np.zeros((7, 28, 28), np.uint8)
-    images[:, 3:5, 3:5] = 201  # a value that no other part of the drawing has
-    image = np.asarray(pictures.digits(images, ["label 3\nsaid 5"] * 7, "title"))
-    scale = 64 // 28
-    assert (image == 201).sum() == 7 * (2 * scale) ** 2
-    assert (image == 0).sum() >= 7 * ((28 * scale) ** 2 - (2 * scale) ** 2)
+    images[:, 3:5, 3:5] = 201  # a value that no other part of the picture has
+    drawn = pixels(pictures.examples_png(images, np.arange(7), "title"))[..., 0]
+    scale = 520 / (4 * 35)
+    assert (drawn == 201).sum() == pytest.approx(7 * (2 * scale) ** 2, rel=0.2)
+    assert (drawn == 0).sum() >= 7 * 0.95 * ((28 * scale) ** 2 - (2 * scale) ** 2)
 
 
-def test_no_digits_and_other_shapes_can_be_drawn():
-    pictures.digits(np.zeros((0, 28, 28), np.uint8), [], "title")
-    pictures.digits(np.zeros((1, 100, 30), np.uint8), ["caption"], "title")
-    with pytest.raises(ValueError, match="2 images but 1 captions"):
-        pictures.digits(np.zeros((2, 28, 28), np.uint8), ["caption"], "title")
+@pytest.mark.parametrize("shape", [(100, 30), (6, 9)])
+@pytest.mark.parametrize("wrong", [0, 1, 50])
+def test_mistakes_are_drawn_however_many_there_are(shape, wrong):
+    images = np.zeros((50, *shape), np.uint8)
+    labels = np.zeros(50, np.uint8)
+    predictions = np.where(np.arange(50) < wrong, 1, 0)
+    sure = np.linspace(0, 1, 50, dtype=np.float32)
+    drawn = pixels(pictures.mistakes_png(images, labels, predictions, sure, "after 1 step"))
+    assert (drawn == 0).all(axis=-1).mean() == pytest.approx(0 if wrong == 0 else 0.3, abs=0.28)
+    assert drawn.shape[1] == 520
+
+
+def test_the_most_confident_mistakes_come_first():
+    labels = np.array([1, 2, 3, 4, 5], np.uint8)
+    predictions = np.array([1, 7, 7, 7, 5], np.int32)
+    confidences = np.array([1, 0.3, 0.9, 0.9, 1], np.float32)
+    assert pictures.most_wrong(labels, predictions, confidences, 9).tolist() == [2, 3, 1]
+    assert pictures.most_wrong(labels, predictions, confidences, 1).tolist() == [2]
 
 
 def test_filters_are_scaled_one_by_one_blue_below_zero_and_red_above():
     kernels = np.zeros((10, 4, 4))
     kernels[0, 0, 0], kernels[1, 0, 0] = 0.001, -50.0
-    image = np.asarray(pictures.filters(kernels).convert("RGB")).astype(int)
-    size = 4 * 14 + 4
-    assert image.shape == (2 * size, 9 * size, 3)
-    assert image[2, 2].tolist() == [255, 40, 40]
-    assert image[2, size + 2].tolist() == [40, 40, 255]
-    white = (image == 255).all(axis=-1)
-    assert white.sum() == 18 * size**2 - 2 * 14**2
+    drawn = pixels(pictures.filters_png(kernels))
+    cell = 14 * (4 + 2)
+    assert drawn.shape == (2 * cell, 9 * cell, 3)
+    assert drawn[2, 14 + 2].tolist() == RED
+    assert drawn[2, cell + 14 + 2].tolist() == BLUE
+    white = (drawn >= 254).all(axis=-1)
+    assert white.sum() == 18 * cell**2 - 2 * 14**2
 
 
-def test_png_keeps_sixteen_colours_as_they_are_in_few_bytes():
-    kernels = np.random.default_rng(0).standard_normal((36, 28, 28))
-    drawn = pictures.filters(kernels)
-    data = pictures.png(drawn)
-    with Image.open(io.BytesIO(data)) as read:
-        assert np.array_equal(np.asarray(read.convert("RGB")), np.asarray(drawn.convert("RGB")))
-    assert len(data) < 20_000
-    grey = Image.fromarray(np.repeat(np.arange(16, dtype=np.uint8) * 17, 16).reshape(16, 16))
-    with Image.open(io.BytesIO(pictures.png(grey))) as read:
-        assert np.array_equal(np.asarray(read.convert("L")), np.asarray(grey))
+def test_no_window_is_opened_and_matplotlib_is_imported_only_to_draw():
+    code = (
+        "import sys, numpy; from trainer.tasks import pictures\n"
+        "print('matplotlib' in sys.modules, end=' ')\n"
+        "pictures.filters_png(numpy.ones((1, 2, 2)))\n"
+        "print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
+    )
+    environ = {**os.environ, "MPLBACKEND": "tkagg", "DISPLAY": ""}
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False True False\n", "")

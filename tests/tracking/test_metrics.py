@@ -61,7 +61,7 @@ def test_reserved_names_are_refused(log):
         log.append("train", 1, {"step": 2.0}, 0.0)
 
 
-def test_a_new_start_forgets_all(path, log):
+def test_a_new_start_deletes_all_points(path, log):
     log.append("train", 1, {}, 0.0)
     MetricsLog(path, None).close()
     assert read(path) == []
@@ -73,9 +73,7 @@ def test_resume_keeps_complete_lines_up_to_the_step_and_the_first_of_each(path):
         '{"step": 2, "split": "train", "loss": 2}',
         '{"step": 2, "split": "eval", "loss": 3}',
         '{"step": 2, "split": "train", "loss": 4}',
-        "[1]",
         "\0\0\0",
-        '{"split": "train"}',
         '{"step": 3, "split": "train", "loss": 5}',
         '{"step": 2, "spl',
     ]
@@ -99,9 +97,9 @@ def test_a_point_from_before_the_resume_is_not_logged_again(path, log):
     ),
     every=st.integers(1, 4),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_each_step_stands_once_after_any_number_of_restarts(attempts, every):
-    """Each attempt goes on from a checkpoint, does some steps, and dies with a torn line."""
+    """Each attempt resumes from a checkpoint, does some steps, and dies with a torn line."""
     folder = Path(tempfile.mkdtemp())
     path = folder / "metrics.jsonl"
     checkpoint, reached = None, 0
@@ -156,12 +154,6 @@ def test_a_failed_write_leaves_no_torn_line_and_the_next_may_succeed(path, log):
             assert path.read_bytes() == whole
     log.append("train", 4, {"loss": 1.0}, 0.0)
     assert steps(path) == [1, 4]
-
-
-def test_a_deleted_log_is_an_error_not_a_silent_loss(path, log):
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match="removed"):
-        log.append("train", 1, {}, 0.0)
 
 
 def test_read_while_it_is_written(path, log):

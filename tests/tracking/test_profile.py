@@ -2,8 +2,16 @@
 
 import pytest
 from jax.profiler import ProfileData
+from support.trained_runs import train_here
 
-OPTIONS = ("+experiment=smoke", "train.steps_per_dispatch=7", "run.dir=run")
+from trainer.config.compose import compose
+from trainer.job.errors import ConfigError
+
+
+def train(folder, *options):
+    """Train for an epoch of 63 steps, in dispatches of 7."""
+    options = ("train.epochs=1", "train.steps_per_dispatch=7", *options)
+    return train_here("+experiment=smoke", f"run.dir={folder / 'run'}", *options)
 
 
 def profiles(folder):
@@ -20,46 +28,33 @@ def dispatches(path):
     )
 
 
-def test_the_dispatches_of_the_steps_are_recorded(trainer, tmp_path):
-    done = trainer(*OPTIONS, "train.profile_steps=[30,50]")
-    assert done.returncode == 0, done.stderr
+def test_the_dispatches_of_the_steps_are_recorded(tmp_path):
+    assert train(tmp_path, "train.profile_steps=[30,50]") == 0
     (path,) = profiles(tmp_path)
     # Steps 29 to 35, 36 to 42, 43 to 49, 50 to 56; the next may be on its way already.
     assert dispatches(path) in (4, 5)
 
 
-def test_no_profile_unless_asked_for(trainer, tmp_path):
-    done = trainer(*OPTIONS, "train.epochs=1")
-    assert done.returncode == 0, done.stderr
-    assert profiles(tmp_path) == []
-
-
-def test_steps_that_end_with_the_run_are_recorded_too(trainer, tmp_path):
-    done = trainer(*OPTIONS, "train.epochs=1", "train.profile_steps=[60,1000]")
-    assert done.returncode == 0, done.stderr
+def test_steps_that_end_with_the_run_are_recorded_too(tmp_path):
+    assert train(tmp_path, "train.profile_steps=[60,1000]") == 0
     assert len(profiles(tmp_path)) == 1
 
 
-def test_steps_behind_the_end_of_the_run_are_told(trainer, tmp_path):
-    done = trainer(*OPTIONS, "train.epochs=1", "train.profile_steps=[64,70]")
-    assert done.returncode == 0, done.stderr
-    told = "train.profile_steps=[64, 70]: nothing will be recorded: the run ends with step 63"
-    assert told in done.stderr
+def test_steps_behind_the_end_of_the_run_are_reported(tmp_path, capsys):
+    assert train(tmp_path, "train.profile_steps=[64,70]") == 0
+    message = "train.profile_steps=[64, 70]: nothing will be recorded: the run ends with step 63"
+    assert message in capsys.readouterr().err
     assert profiles(tmp_path) == []
 
 
-def test_a_profile_that_cannot_be_written_ends_nothing(trainer, tmp_path):
+def test_a_profile_that_cannot_be_written_ends_nothing(tmp_path, capsys):
     (tmp_path / "run" / "tensorboard").mkdir(parents=True)
     (tmp_path / "run" / "tensorboard" / "plugins").write_text("in the way")
-    done = trainer(*OPTIONS, "train.profile_steps=[30,50]")
-    assert done.returncode == 0, done.stderr
-    assert "the profile cannot be written, training goes on" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert train(tmp_path, "train.profile_steps=[30,50]") == 0
+    assert "the profile cannot be written, training continues" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", ["[5]", "[0,3]", "[9,3]", "[1,2,3]", "[]"])
-def test_steps_that_cannot_be_are_refused(trainer, steps):
-    done = trainer("+experiment=smoke", f"train.profile_steps={steps}")
-    assert done.returncode == 78
-    assert "train.profile_steps=" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_steps_that_cannot_be_are_refused(steps):
+    with pytest.raises(ConfigError, match=r"train\.profile_steps="):
+        compose(["+experiment=smoke", f"train.profile_steps={steps}"])

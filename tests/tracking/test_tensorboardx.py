@@ -21,5 +21,5 @@ def test_a_torch_that_is_installed_is_not_imported_and_can_be_afterwards(tmp_pat
         return ended.stdout + ended.stderr
 
     assert run("import tensorboardX") == "imported\n"
-    assert run("import trainer.train.job\nprint('good')") == "good\n"
-    assert run("import trainer.train.job, torch") == "imported\n"
+    ours = "import trainer.tracking.tensorboard\nprint('good')\nimport torch"
+    assert run(ours) == "good\nimported\n"

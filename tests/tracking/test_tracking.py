@@ -1,5 +1,4 @@
 import math
-import shutil
 import signal
 import subprocess
 import sys
@@ -104,7 +103,7 @@ def test_a_resumed_curve_has_each_step_once(tmp_path, warnings):
     assert warnings == []
 
 
-def test_a_new_start_in_the_same_directory_forgets_the_old_points(tmp_path, warnings):
+def test_a_new_start_in_the_same_directory_deletes_the_old_points(tmp_path, warnings):
     for last in (5, 3):
         with Tracker(tmp_path, None, warnings.append) as tracker:
             for step in range(1, last + 1):
@@ -113,7 +112,7 @@ def test_a_new_start_in_the_same_directory_forgets_the_old_points(tmp_path, warn
     assert len(metrics.read(tmp_path / "metrics.jsonl")) == 3
 
 
-def test_kill_9_loses_nothing_flushed_and_the_curve_goes_on(tmp_path, warnings):
+def test_kill_9_loses_nothing_flushed_and_the_curve_continues(tmp_path, warnings):
     code = (
         "import sys, pathlib; from trainer.tracking.tensorboard import Tracker\n"
         "t = Tracker(pathlib.Path(sys.argv[1]), None, print)\n"
@@ -135,7 +134,7 @@ def test_kill_9_loses_nothing_flushed_and_the_curve_goes_on(tmp_path, warnings):
     assert warnings == []
 
 
-def test_a_full_disk_warns_once_a_file_and_training_goes_on(tmp_path):
+def test_a_full_disk_warns_once_a_file_and_training_continues(tmp_path):
     """In a process of its own, whose files may not grow beyond a limit."""
     code = (
         "import resource, signal, sys, pathlib; from trainer.tracking.tensorboard import Tracker\n"
@@ -164,27 +163,10 @@ def test_a_full_disk_warns_once_a_file_and_training_goes_on(tmp_path):
     assert len(curve) > 200
 
 
-def test_a_vanished_directory_warns_once(tmp_path, warnings):
-    run_dir = tmp_path / "run"
-    with Tracker(run_dir, None, warnings.append) as tracker:
-        shutil.rmtree(run_dir)
-        for step in range(3):
-            tracker.scalars("train", step, {"loss": 1.0})
-    assert len(warnings) == 1
-    assert "metrics.jsonl" in warnings[0]
-
-
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path, warnings):
     (tmp_path / "tensorboard").write_text("a file")
     with pytest.raises(ConfigError, match=r"tensorboard cannot be written .*run\.dir="):
         Tracker(tmp_path, None, warnings.append)
-
-
-def test_closing_twice_is_fine(tmp_path, warnings):
-    tracker = Tracker(tmp_path, None, warnings.append)
-    tracker.close()
-    tracker.close()
-    assert warnings == []
 
 
 def test_event_files_are_whole_records_in_time_order(tmp_path, tracker):
@@ -211,15 +193,3 @@ def test_points_after_a_rollback_are_gone_for_every_reader(tmp_path, warnings):
         found += [event.step for event in events if event.summary.value]
     assert found == [10, 20, 30, 40, 50, 60]
     assert warnings == []
-
-
-def test_a_clock_that_is_behind_loses_no_point(tmp_path, warnings, monkeypatch):
-    (tmp_path / "tensorboard").mkdir()
-    for foreign in ("1234", "1234.host", "x.y"):
-        (tmp_path / "tensorboard" / f"events.out.tfevents.{foreign}").touch()
-    for step, resumed in ((10, None), (20, 10)):
-        with Tracker(tmp_path, resumed, warnings.append) as tracker:
-            tracker.scalars("train", step, {"loss": 1.0})
-        late = time.time_ns() - 3600 * 10**9
-        monkeypatch.setattr("trainer.tracking.tensorboard.time.time_ns", lambda: late)  # noqa: B023
-    assert steps(tmp_path, "train/loss") == [10, 20]

@@ -5,34 +5,36 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from trainer.commands import arguments as command_line
+from trainer.job import directory as run_layout
+from trainer.job import lock
 from trainer.job.directory import expanded
 from trainer.job.errors import EXIT_COMPLETED, ConfigError, Preempted
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
 from trainer.tracking import runs
-from trainer.tracking.runs import RunInfo
 
 DESCRIPTION = """\
-Lists the runs at and below a folder, newest first: how they ended, how good and how fast they are,
-and which of them can go on. It only reads, also while jobs are running.
+Lists the runs at and below a folder, newest first: how they ended, their accuracy and speed, and
+which of them can be resumed. It only reads, also while jobs are running.
 """
 EPILOG = """\
 status:
-  running    a job holds the run directory now
+  running    a job uses the run directory now
   completed  all its epochs are done
-  preempted  it was asked to stop and has saved: the same command goes on from there
+  preempted  it was asked to stop and has saved a checkpoint: the same command resumes it
   failed     it ended with an error, which is shown
   unknown    it ended without saying how (killed, power cut), or its files are damaged
 
 resumable:
-  the step that the same command would go on from, if the run has work left, a checkpoint to go on
-  from, and no job at it. `python -m trainer verify RUN` checks whether a checkpoint is intact.
+  the step that the same command would resume from, if the run has work left and a checkpoint, and
+  no job is running it. `python -m trainer verify RUN` checks whether a checkpoint is intact.
 
 exit codes:
   0   the table is printed, even if it is empty
@@ -48,6 +50,7 @@ examples:
 HEADER = ("run", "status", "accuracy", "images/s", "steps", "age", "resumable", "")
 LEFT = (0, 1, 7)  # columns of text; the others are figures
 NOTE_WIDTH = 64  # JSON has all of a note
+_MAX_DEPTH = 8  # of folders below the one that is searched
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
@@ -64,7 +67,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         type=Path,
         nargs="?",
         default=Path(os.environ.get("TRAINER_RUN_ROOT") or "runs"),
-        help="the folder to search, or one run (default: that in TRAINER_RUN_ROOT, or else runs)",
+        help="the folder to search, or one run (default: TRAINER_RUN_ROOT if set, or runs)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = command_line.parse(parser, arguments)
@@ -73,27 +76,103 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     root = expanded(args.directory, "DIR").absolute()
     if not root.is_dir():
         raise ConfigError(
-            f"DIR={args.directory} is not a folder: give the one that your runs lie in (run.root, "
-            "which is TRAINER_RUN_ROOT or runs unless you have changed it)"
+            f"DIR={args.directory} is not a folder: name the folder of your runs (run.root, which "
+            "is TRAINER_RUN_ROOT or runs unless you have changed it)"
         )
-    found = []
-    for directory in runs.find(root):
-        found.append(runs.describe(directory))
+    infos = []
+    for directory in find(root):
+        infos.append(describe(directory))
         if stop():
             raise Preempted("asked to stop before all runs were read")
-    found.sort(key=lambda run: (-(run.updated or 0.0), run.directory))
+    infos.sort(key=lambda run: (-(run.updated or 0.0), run.directory))
     if args.json:
-        show(to_json({"directory": str(root), "runs": [_json(run) for run in found]}, indent=2))
-    elif found:
-        now = time.time()
-        show("\n".join(table([HEADER, *(_row(run, root, now) for run in found)], LEFT)))
+        listed = [{**run._asdict(), "directory": str(run.directory)} for run in infos]
+        show(to_json({"directory": str(root), "runs": listed}, indent=2))
+    elif infos:
+        show("\n".join(table([HEADER, *(_row(run, root, time.time()) for run in infos)], LEFT)))
     else:
         print(f"no runs in {args.directory}", file=sys.stderr)
     return EXIT_COMPLETED
 
 
-def _json(run: RunInfo) -> dict[str, Any]:
-    return {**run._asdict(), "directory": str(run.directory)}
+class RunInfo(NamedTuple):
+    """One run; None stands for what its files do not say."""
+
+    directory: Path
+    status: str  # completed, preempted, failed, running or unknown
+    note: str | None  # why it failed, or what is wrong with the folder
+    experiment: str | None
+    dataset: str | None
+    steps: int | None
+    epochs: float | None
+    test_accuracy: float | None  # 0 to 1, the latest
+    examples_per_second: float | None  # of training
+    newest_checkpoint: int | None  # its step; only `verify` checks that it is intact
+    resumable: bool  # has work left and a checkpoint, and no job is running it
+    updated: float | None  # unix seconds of its last sign of life
+
+
+def find(root: Path) -> Iterator[Path]:
+    """Yield the run directories at or below a folder, each once; links to folders are followed."""
+    seen: set[Path] = set()
+    starts = [root]
+    for start in starts:  # links come last: a run is called by its own name if it has one here
+        for path, folders, files in os.walk(start):
+            directory = Path(path)
+            if directory.resolve() in seen:
+                folders.clear()
+                continue
+            seen.add(directory.resolve())
+            if any(mark in folders or mark in files for mark in run_layout.MARKS):
+                yield directory
+                folders.clear()  # a run contains no other run
+            elif len(directory.relative_to(root).parts) == _MAX_DEPTH:
+                folders.clear()
+            folders.sort()
+            starts += [link for name in folders if (link := directory / name).is_symlink()]
+
+
+def describe(directory: Path) -> RunInfo:
+    """Return what the files of a run directory say about the run."""
+    written = runs.read_or_empty(
+        directory / "summary.json"
+    )  # names are right even if it is outdated
+    logged = runs.points(directory)
+    last = {point["split"]: point for point in logged}
+    train, evaluation = last.get("train", {}), last.get("eval", {})
+    checkpoints: list[int] = []
+    modified = None
+    with suppress(OSError):
+        checkpoints = run_layout.steps(directory / run_layout.CHECKPOINTS)
+        modified = directory.stat().st_mtime  # changes with every file that is replaced
+    running = lock.held(directory)
+    summary = {} if running else runs.last_summary(directory)
+    status, note = summary.get("status", "unknown"), summary.get("error")
+    updated = runs.end_time(summary) or (logged[-1]["time"] if logged else modified)
+    if running:
+        status, updated = "running", max(updated or 0.0, modified or 0.0)
+    elif not summary:
+        note = "it ended without a summary: killed, or just created"
+        if (directory / "summary.json").exists() and not written:
+            note = "summary.json cannot be read"
+    return RunInfo(
+        directory,
+        status,
+        note.splitlines()[0] if note else None,
+        written.get("experiment"),
+        (written.get("dataset") or {}).get("name"),
+        summary.get("steps", train.get("step")),
+        summary.get("epochs"),
+        _first(summary.get("test_accuracy"), evaluation.get("accuracy")),
+        _first(summary.get("examples_per_second"), train.get("examples_per_second")),
+        checkpoints[-1] if checkpoints else None,
+        bool(checkpoints) and status not in ("running", "completed"),
+        updated,
+    )
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _row(run: RunInfo, root: Path, now: float) -> tuple[str, ...]:

@@ -1,38 +1,44 @@
-"""How a run develops, for TensorBoard: layers, classes, time, memory; process 0 only.
+"""What TensorBoard shows of a run beside its loss: layers, classes, time, memory, pictures.
 
-Curves are written at once, so that none that comes before a checkpoint gets lost. Pictures and
-histograms are drawn by a thread and written when they are ready: what is killed in the moments
-after an evaluation leaves them out.
+Process 0 only. Curves are written at once, so that a checkpoint never comes before its curves.
+A thread draws pictures and histograms, which are written when they are ready: a job that is killed
+right after an evaluation loses them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import numpy as np
 
 from trainer.config.schema import Config
-from trainer.dashboard.background import Background
 from trainer.data.dataset import Dataset, Superbatch
 from trainer.data.stream import Plan, Superbatches
+from trainer.job.errors import first_line
 from trainer.models import mlp
 from trainer.parallel import memory, norms
 from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.evaluation import Evaluation
-from trainer.tasks import confusion
+from trainer.tasks import confusion, pictures
 from trainer.tasks.classification import Objective
-from trainer.tracking import goodput
-from trainer.tracking.goodput import Ledger, PhaseTimer
+from trainer.tracking import summaries
+from trainer.tracking.goodput import Ledger, PhaseTimer, StepTimes
 from trainer.tracking.tensorboard import Tracker
 
-Drawn = tuple[int, list[Any]]  # after how many steps, and the summaries
+SAMPLES = 16  # training images shown
+FILTERS = 36  # units of the first layer shown
+BINS = 64  # of a histogram
+MOST_DRAWINGS = 4  # that wait or are being drawn
+
+Drawn = tuple[int, list[Any]]  # optimizer steps done, TensorBoard summaries
 
 
-class Dashboard:
-    """Follows one start of a run; the tracker writes what it finds."""
+class Dashboard(AbstractContextManager["Dashboard"]):
+    """Follows one start of a run."""
 
     def __init__(
         self,
@@ -48,19 +54,9 @@ class Dashboard:
         fresh: bool,
         warn: Callable[[str], None],
     ) -> None:
-        """Begin; a fresh run shows what it learns from.
+        """Start; draw examples of the inputs if this is the first start of the run (`fresh`).
 
-        Args:
-            config: every option.
-            dataset: what is trained and tested on.
-            objective: the loss and what it needs.
-            plan: how many steps an epoch and the run have.
-            source: of the batches.
-            tracker: writes the curves and pictures.
-            ledger: the goodput of the run so far.
-            timer: of this process's time.
-            fresh: whether this is the first start.
-            warn: shows one line to the user.
+        The objective is for gradient norms, of batches from `source`; `warn` shows a line.
         """
         self._dataset, self._source, self._plan = dataset, source, plan
         self._tracker, self._ledger = tracker, ledger
@@ -69,98 +65,119 @@ class Dashboard:
         self._classes = config.data.num_classes
         self._draw_every_epochs = config.train.pictures_every_epochs
         self._measure = CompiledFunction(norms.make(objective), timer)
-        self._laps: goodput.Laps | None = None
-        self._looked = 0  # the step of the last lap
-        self._background: Background[Drawn] | None = Background()
+        self._step_times: StepTimes | None = None
+        self._last_step = 0  # of the last step times
+        self._pool = ThreadPoolExecutor(1, "draw")
+        self._drawings: list[Future[Drawn]] = []
         if fresh and self._draw_every_epochs is not None:
-            self._draw(0, partial(_inputs, dataset))
+            self._draw(lambda: (0, draw_inputs(dataset)))
 
-    def settled(self, step: int) -> None:
-        """Go on: `step` steps are done, and their results are here."""
-        self._collect()
-        if self._laps is None:  # not from the start on: the first steps wait for the compiler
-            self._laps, self._looked = goodput.Laps(self._timer), step
-        elif step // self._every_steps > self._looked // self._every_steps:
-            split = self._laps.lap(step - self._looked)
-            self._looked = step
-            curves = {f"time/{name}_ms": value for name, value in split.items()}
+    def steps_done(self, step: int) -> None:
+        """Write times and memory at log points; the results of `step` steps are here."""
+        self._write_drawn()
+        if self._step_times is None:  # the first steps wait for the compiler: measure from here
+            self._step_times, self._last_step = StepTimes(self._timer), step
+        elif step // self._every_steps > self._last_step // self._every_steps:
+            parts = self._step_times.since_last(step - self._last_step)
+            self._last_step = step
             totals = self._ledger.totals()
-            curves["time/goodput"] = totals["goodput"]
-            curves |= {f"seconds/{phase}": spent for phase, spent in totals["seconds"].items()}
-            curves["seconds/lost"] = totals["lost_seconds"]
+            seconds = totals["seconds"] | {"lost": totals["lost_seconds"]}
             sizes = {"host": memory.host_mib(), **memory.device_mib()}
+            curves = {f"time/{name}_ms": value for name, value in parts.items()}
+            curves["time/goodput"] = totals["goodput"]
+            curves |= {f"seconds/{phase}": spent for phase, spent in seconds.items()}
             curves |= {f"memory/{name}": mib for name, mib in sizes.items()}
             self._tracker.curves(step, curves)
 
-    def evaluated(self, step: int, weights: mlp.Weights, found: Evaluation) -> None:
-        """Show what an evaluation of the weights after `step` steps found, and the weights."""
-        values = {"loss": found.loss, "accuracy": found.accuracy}
+    def evaluated(self, step: int, weights: mlp.Weights, evaluation: Evaluation) -> None:
+        """Write the results of an evaluation after `step` steps; draw pictures now and then."""
+        values = {"loss": evaluation.loss, "accuracy": evaluation.accuracy}
         if not self._tracker.scalars("eval", step, values):
-            return  # a run that was completed is started again: all is there already
-        counts = confusion.count(self._dataset.test.labels, found.predictions, self._classes)
+            return  # a completed run was started again: the log has all of it
+        test = self._dataset.test
+        counts = confusion.count(test.labels, evaluation.predictions, self._classes)
         accuracies = confusion.class_accuracies(counts)
         curves = {
             f"eval_class_accuracy/{i}": float(share)
             for i, share in enumerate(accuracies)
             if not np.isnan(share)
         }
-        mine = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
-        self._tracker.curves(step, curves | self._norms(mine, step))
+        local = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
+        self._tracker.curves(step, curves | self._norms(local, step))
         epoch, every = step // self._plan.steps_per_epoch, self._draw_every_epochs
-        if every is not None and (epoch % every == 0 or step == self._plan.total_steps):
-            host = jax.tree.map(np.array, jax.device_get(mine))  # copied: the state is donated
-            self._draw(step, partial(_evaluation, self._dataset, step, found, counts, host))
-
-    def close(self) -> None:
-        """Write what is still being drawn."""
-        self._collect(wait=True)
-        if self._background is not None:
-            self._background.close()
-
-    def __enter__(self) -> Dashboard:
-        """Return the dashboard itself."""
-        return self
+        if every is None or (epoch % every and step != self._plan.total_steps):
+            return
+        host = jax.tree.map(np.array, jax.device_get(local))  # copied: the state is donated
+        self._draw(lambda: (step, draw_evaluation(step, self._dataset, evaluation, counts, host)))
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
+        """Write what is still being drawn."""
+        wait(self._drawings)
+        self._write_drawn()
+        self._pool.shutdown()
 
     def _norms(self, weights: mlp.Weights, step: int) -> dict[str, float]:
-        """Return the norms of the weights, and of the gradient with which the next step begins."""
+        """Return norms of the weights, and of the gradients with which the next step begins."""
         batch, _ = self._source.global_batch(step)
         rows = Superbatch(*(part[: norms.MOST_EXAMPLES] for part in batch))
         (device,) = weights[0].kernel.devices()
-        found = jax.device_get(self._measure(weights, jax.device_put(rows, device)))
-        return {name: float(norm) for name, norm in found.items()}
+        measured = jax.device_get(self._measure(weights, jax.device_put(rows, device)))
+        return {name: float(norm) for name, norm in measured.items()}
 
-    def _draw(self, step: int, draw: Callable[[], list[Any]]) -> None:
-        if self._background is not None:
-            self._background.submit(lambda: (step, draw()))
+    def _draw(self, draw: Callable[[], Drawn]) -> None:
+        """Draw soon, in the thread; waits if many drawings do, because each holds the weights."""
+        unfinished = [drawing for drawing in self._drawings if not drawing.done()]
+        if len(unfinished) >= MOST_DRAWINGS:
+            wait(unfinished[:1])
+        self._drawings.append(self._pool.submit(draw))
 
-    def _collect(self, *, wait: bool = False) -> None:
-        if self._background is None:
-            return
-        try:
-            drawn = self._background.collect(wait=wait)
-        except Exception as error:  # whatever a drawing raises, training goes on
-            self._background.close()
-            self._background = None
-            self._warn(f"TensorBoard's pictures stop here, training goes on: {error}")
-        else:
-            for step, found in drawn:
-                for summary in found:
-                    self._tracker.summary(step, summary)
-
-
-def _inputs(dataset: Dataset) -> list[Any]:
-    from trainer.dashboard import pictures  # in the thread: pillow takes its time to load
-
-    return pictures.inputs(dataset)
+    def _write_drawn(self) -> None:
+        while self._drawings and self._drawings[0].done():
+            try:
+                step, contents = self._drawings.pop(0).result()
+            except Exception as error:  # whatever a drawing raises, training continues
+                self._warn(f"TensorBoard misses pictures, training continues: {first_line(error)}")
+            else:
+                for content in contents:
+                    self._tracker.summary(step, content)
 
 
-def _evaluation(
-    dataset: Dataset, step: int, found: Evaluation, counts: confusion.Counts, weights: mlp.Weights
+def draw_inputs(dataset: Dataset) -> list[Any]:
+    """Draw the first training examples."""
+    images, labels = dataset.train.images[:SAMPLES], dataset.train.labels[:SAMPLES]
+    title = f"first of {len(dataset.train.labels):,} training examples"
+    png = pictures.examples_png(images.reshape(-1, *dataset.shape), labels, title)
+    return [summaries.image("pictures/inputs", png)]
+
+
+def draw_evaluation(
+    step: int, dataset: Dataset, result: Evaluation, counts: confusion.Counts, weights: mlp.Weights
 ) -> list[Any]:
-    from trainer.dashboard import pictures
+    """Draw an evaluation after `step` steps, and the finite ones of the weights.
 
-    return pictures.evaluation(step, dataset, found, counts) + pictures.weights(weights, dataset)
+    Args:
+        step: optimizer steps done.
+        dataset: names the shape, has the test split.
+        result: of the test images.
+        counts: confusion matrix of the evaluation.
+        weights: numpy arrays.
+    """
+    after, labels = f"after {step:,} steps", dataset.test.labels
+    images = dataset.test.images.reshape(-1, *dataset.shape)
+    drawn = {
+        "confusion_counts": pictures.confusion_png(counts, f"test examples {after}"),
+        "confusion_normalized": pictures.confusion_png(
+            counts, f"percent of each label {after}", percent=True
+        ),
+        "most_wrong": pictures.mistakes_png(
+            images, labels, result.predictions, result.confidences, after
+        ),
+    }
+    kernels = np.asarray(weights[0].kernel)[:, :FILTERS].T.reshape(-1, *dataset.shape)
+    if np.isfinite(kernels).all():
+        drawn["filters"] = pictures.filters_png(kernels)
+    return [summaries.image(f"pictures/{name}", png) for name, png in drawn.items()] + [
+        summaries.histogram(f"weights/layer/{i}/{name}", leaf.ravel(), BINS)
+        for i, name, leaf in mlp.leaves(weights)
+        if np.isfinite(leaf).all()
+    ]

@@ -1,4 +1,4 @@
-"""What a run stands on, for environment.json: code, versions, machine, command. No secrets."""
+"""environment.json: code, versions, machine and command of a start, without secrets."""
 
 from __future__ import annotations
 
@@ -18,14 +18,7 @@ from typing import Any
 import trainer
 
 _PACKAGES = (
-    "python",
-    "trainer",
-    "jax",
-    "jaxlib",
-    "numpy",
-    "orbax-checkpoint",
-    "grain",
-    "hydra-core",
+    *("python", "trainer", "jax", "jaxlib", "numpy", "orbax-checkpoint", "grain", "hydra-core"),
     "tensorboardX",
 )
 # Chosen by name: an environment is full of secrets.
@@ -34,62 +27,54 @@ _VARIABLES = re.compile(
     r"|OMP_NUM_THREADS|JOB_COMPLETION_INDEX"
     r"|SLURM_(JOB_ID|JOB_NAME|JOB_NODELIST|NNODES|NTASKS|NODEID|PROCID|LOCALID|RESTART_COUNT)"
 )
-_SUSPECT = r"[\w.-]*(?:token|secret|passw|credential|signature|key)[\w-]*"
-_ASSIGNED_SECRET = re.compile(rf"({_SUSPECT}['\"]?\s*[=:]).*", re.IGNORECASE | re.DOTALL)
-_SECRET_OPTION = re.compile(rf"--?{_SUSPECT}", re.IGNORECASE)
-_URL_LOGIN = re.compile(r"://[^/\s]+@")
-_HIDDEN = "***"
+_SECRET = re.compile(
+    r"((?:token|secret|passw|credential|signature|key)[\w-]*['\"]?\s*[=:]).*",
+    re.IGNORECASE | re.DOTALL,
+)
+_LOGIN = re.compile(r"://[^/\s]+@")
 
 
 def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
-    """Return the facts as JSON; what cannot be found out is None.
+    """Return the facts as JSON; unknown ones are None.
 
     Args:
-        devices: the kind of each device of the mesh, in its order.
-        processes: how many take part.
+        devices: kind of each device of the mesh, in its order.
+        processes: of the run.
     """
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": redact(sys.orig_argv),
+        "command": [redact(argument) for argument in sys.orig_argv],
         "git": _git(Path(__file__).resolve().parents[2]),
         "versions": {**versions(_PACKAGES), "trainer's source": source("**/*.py")[:16]},
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "cpu": {
-            "model": _cpu_model(),
+            "model": model[1] if model else platform.processor() or None,
             "count": os.cpu_count(),
             "usable": len(os.sched_getaffinity(0)),
         },
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "devices": list(devices),
         "processes": processes,
         "environment": {
-            name: _URL_LOGIN.sub(f"://{_HIDDEN}@", value)
+            name: redact(value)
             for name, value in sorted(os.environ.items())
             if _VARIABLES.fullmatch(name)
         },
     }
 
 
-def redact(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with the values of whatever is named like a secret hidden.
-
-    That is NAME=VALUE, NAME: VALUE, `--NAME VALUE`, and the login in an address.
-    """
-    shown = []
-    hide = False
-    for argument in arguments:
-        text = _ASSIGNED_SECRET.sub(rf"\1{_HIDDEN}", argument)
-        shown.append(_HIDDEN if hide else _URL_LOGIN.sub(f"://{_HIDDEN}@", text))
-        hide = _SECRET_OPTION.fullmatch(argument) is not None
-    return shown
+def redact(text: str) -> str:
+    """Return a text without the value of what is named like a secret, and logins in addresses."""
+    return _LOGIN.sub("://***@", _SECRET.sub(r"\1***", text))
 
 
 def source(*patterns: str) -> str:
-    """Return a digest of the trainer's own files: with others the bits may differ.
+    """Return the SHA-256 of the package's own files: with other files the bits may differ.
 
     Args:
-        patterns: which they are, relative to the package.
+        patterns: of the files, relative to the package.
     """
     package = Path(__file__).resolve().parents[1]
     contents = hashlib.sha256()
@@ -99,60 +84,38 @@ def source(*patterns: str) -> str:
     return contents.hexdigest()
 
 
-def _git(checkout: Path) -> dict[str, Any] | None:
-    """Return {"revision", "dirty"}; None outside a checkout, or where git cannot tell.
-
-    Files that git does not know count as dirty: a module among them may have been used. Where the
-    code is no checkout, an image says in TRAINER_REVISION what it was built from.
-    """
-    if not (checkout / ".git").exists():  # else a repository around site-packages would answer
-        told = os.environ.get("TRAINER_REVISION")
-        revision = (told or "").removesuffix("-dirty")
-        return {"revision": revision, "dirty": told != revision} if told else None
-    try:
-        status = subprocess.run(
-            ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch"],
-            cwd=checkout,
-            env={k: v for k, v in os.environ.items() if not k.startswith("GIT_")},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=5,
-            check=True,
-        ).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    head = next((line.split()[2] for line in status if line.startswith("# branch.oid ")), None)
-    return {
-        "revision": None if head == "(initial)" else head,
-        "dirty": any(not line.startswith("#") for line in status),
-    }
-
-
 def versions(packages: Sequence[str]) -> dict[str, str | None]:
     """Return the installed version of each package, and of python; None: not installed."""
-    return {package: _version(package) for package in packages}
+    # A checkout does not install the trainer itself.
+    known = {"python": platform.python_version(), "trainer": trainer.__version__}
+    return {package: known.get(package) or _version(package) for package in packages}
 
 
 def _version(package: str) -> str | None:
-    if package == "trainer":  # which a checkout does not install
-        return trainer.__version__
     try:
-        return platform.python_version() if package == "python" else version(package)
+        return version(package)
     except PackageNotFoundError:
         return None
 
 
-def _cpu_model() -> str | None:
-    try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or None
+def _git(checkout: Path) -> dict[str, Any] | None:
+    """Return {"revision", "dirty"}; None outside a checkout, or if git fails.
 
+    Untracked files count as dirty: a module among them may have been used. Without a checkout,
+    an image names the revision it was built from in TRAINER_REVISION.
+    """
+    if not (checkout / ".git").exists():  # a repository around site-packages is not ours
+        built = os.environ.get("TRAINER_REVISION")
+        revision = (built or "").removesuffix("-dirty")
+        return {"revision": revision, "dirty": built != revision} if built else None
 
-def _memory_bytes() -> int | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", *arguments]
+        return subprocess.check_output(
+            command, cwd=checkout, stderr=subprocess.DEVNULL, text=True, timeout=5
+        ).strip()
+
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError):
+        return {"revision": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain") != ""}
+    except (OSError, subprocess.SubprocessError):
         return None

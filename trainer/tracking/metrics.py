@@ -1,7 +1,7 @@
 """metrics.jsonl: one JSON object a logged point, each point once however often a run restarts.
 
 The keys are `step` (int), `split` ("train" or "eval"), `time` (unix seconds) and the metrics.
-JSON has no NaN and no infinities: they stand as the strings "NaN", "Infinity", "-Infinity".
+JSON has no NaN and no infinities: they are the strings "NaN", "Infinity", "-Infinity".
 """
 
 from __future__ import annotations
@@ -21,27 +21,25 @@ _RESERVED = frozenset({"step", "split", "time"})
 class MetricsLog:
     """The log of one run, open for appending.
 
-    A point is one write() of one line, so that a killed process leaves at most one torn line, the
-    last. A failed write leaves none: what got through of it is cut off again.
+    A point is one write() of one line, so a killed process leaves at most one torn line, the last.
+    A failed write leaves none: the part that was written is cut off again.
     """
 
     def __init__(self, path: Path, resume_step: int | None) -> None:
-        """Open the log; None starts it anew, a step keeps the points up to and including it.
+        """Open the log; keep its points up to and including a step, or with None no point.
 
-        The points kept are in their old order, the first of each (split, step).
+        The order of points stays; of points with the same split and step, the first stays.
 
         Raises:
             OSError: the file cannot be read or written.
         """
-        self._path = path
-        self.reached = 0  # the last step of the log as it was found
+        self.reached = 0  # last step of the log before it was opened
         self._kept: set[tuple[str, int]] = set()
         lines = []
-        keep = -1 if resume_step is None else resume_step
         for line, point in _parse(path) if path.exists() else ():
             key = (point["split"], point["step"])
             self.reached = max(self.reached, point["step"])
-            if point["step"] <= keep and key not in self._kept:
+            if resume_step is not None and point["step"] <= resume_step and key not in self._kept:
                 self._kept.add(key)
                 lines.append(line + "\n")
         write_text(path, "".join(lines))
@@ -50,38 +48,30 @@ class MetricsLog:
     def append(self, split: str, step: int, values: Mapping[str, float], wall_time: float) -> bool:
         """Append one point; `wall_time` is in unix seconds.
 
-        Returns False, and writes nothing, where the resumed log already holds this point.
+        Returns False, and writes nothing, if the resumed log already has this point.
 
         Raises:
             OSError: the point is not written, the lines before it are whole, the next may succeed.
             ValueError: a metric has a reserved name, or the log is closed.
         """
         if not _RESERVED.isdisjoint(values):
-            raise ValueError(f"a metric cannot be named any of {sorted(_RESERVED)}: {values}")
+            raise ValueError(f"a metric cannot have any of the names {sorted(_RESERVED)}: {values}")
         if (split, step) in self._kept:
             return False
         metrics = {name: float(value) for name, value in values.items()}
-        line = to_json({"step": step, "split": split, "time": round(wall_time, 3), **metrics})
-        self._write(line.encode() + b"\n")
+        point = {"step": step, "split": split, "time": round(wall_time, 3), **metrics}
+        line = to_json(point).encode() + b"\n"
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            self._file.truncate(size)
+            raise
         return True
 
-    def _write(self, data: bytes) -> None:
-        status = os.fstat(self._file.fileno())
-        if status.st_nlink == 0:  # writing to a deleted file succeeds, and nobody ever reads it
-            raise FileNotFoundError(errno.ENOENT, "removed while in use", str(self._path))
-        try:
-            if self._file.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-        except OSError:
-            self._file.truncate(status.st_size)
-            raise
-
     def flush(self) -> None:
-        """Wait until every point is on the disk itself, safe from a power cut.
-
-        Raises:
-            OSError: the disk refuses.
-        """
+        """Wait until every point is on the disk, safe from a power cut; OSError if it refuses."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -102,16 +92,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the lines that are points, and the points."""
-    for line in path.read_bytes().splitlines():
+    """Yield each whole line and its point."""
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            text = line.decode()
-            point = json.loads(text)
-        except ValueError:
+            yield line, json.loads(line)
+        except ValueError:  # torn by a kill, or zeros after a power cut
             continue
-        if (
-            isinstance(point, dict)
-            and isinstance(point.get("step"), int)
-            and isinstance(point.get("split"), str)
-        ):
-            yield text, point

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
@@ -10,28 +11,23 @@ import jax
 from trainer.job.errors import first_line
 
 
-class Profile:
-    """Records the dispatches that do the steps FIRST to LAST, counted from 1; a context manager."""
+class Profile(AbstractContextManager["Profile"]):
+    """Records the dispatches that do the steps FIRST to LAST, counted from 1."""
 
     def __init__(
         self, directory: Path, steps: Sequence[int] | None, warn: Callable[[str], None]
     ) -> None:
-        """Describe what to record.
+        """Write to plugins/profile/TIME/ in `directory`, that of the event files.
 
-        Args:
-            directory: of the event files; the profile goes to plugins/profile/TIME/ in it.
-            steps: FIRST and LAST; None: nothing is recorded.
-            warn: told when the profile cannot be written; training goes on.
+        `steps` are FIRST and LAST, or None to record nothing; `warn` hears of a failed write.
         """
-        self._directory = directory
-        self._steps = steps
+        self._directory, self._steps, self._warn = directory, steps, warn
         self._running = False
-        self._warn = warn
 
     def starting(self, steps: range) -> None:
-        """Begin to record if a dispatch, about to start, does the first of the steps or later ones.
+        """Start recording if a dispatch of these steps, counted from 0, reaches FIRST.
 
-        A run that is resumed behind FIRST records what is left.
+        A run that resumes behind FIRST records the rest.
         """
         if self._steps is not None and not self._running:
             first, last = self._steps
@@ -41,24 +37,21 @@ class Profile:
                 jax.profiler.start_trace(self._directory, profiler_options=options)
                 self._running = True
 
-    def settled(self, done: int) -> None:
-        """Write the profile when the last of the steps is done; takes a second."""
-        if self._running and self._steps is not None and done >= self._steps[1]:
-            self.close()
+    def steps_done(self, steps: int) -> None:
+        """Write the profile once LAST is done; this takes a second."""
+        if self._steps is not None and steps >= self._steps[1]:
+            self._write()
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Write what was recorded, if anything."""
+        self._write()
+
+    def _write(self) -> None:
         if self._running:
             self._running, self._steps = False, None
             try:
                 jax.profiler.stop_trace()
             except (OSError, RuntimeError) as error:  # the latter is jaxlib's, of a full disk
-                self._warn(f"the profile cannot be written, training goes on: {first_line(error)}")
-
-    def __enter__(self) -> Profile:
-        """Return the profile itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
+                self._warn(
+                    f"the profile cannot be written, training continues: {first_line(error)}"
+                )

@@ -1,77 +1,193 @@
 """What a run records while it trains: TensorBoard event files and metrics.jsonl.
 
-Process 0 alone makes a Tracker. The caller's own thread writes both files, through tensorboardX's
-RecordWriter; another may wait for the disk. Its SummaryWriter hands events to a thread through a
-bounded queue: when the disk is full that thread dies, and the queue then blocks training for ever.
-Nor does its flush() wait for the queue, so that a point logged before a checkpoint could be lost
-after it.
+Only process 0 has a Tracker. The caller's own thread writes both files, with tensorboardX's
+RecordWriter; another thread may flush them. tensorboardX's SummaryWriter is not used: it hands
+events to a thread through a bounded queue. If the disk is full that thread dies, and the queue
+then blocks training for ever. Its flush() does not wait for the queue either, so a point logged
+before a checkpoint could be lost after it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import re
 import socket
 import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
-
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from trainer.job.errors import writing
 from trainer.job.files import write_bytes
 from trainer.tracking.metrics import MetricsLog
 
-UNUSED = ("torch", "boto3", "google.cloud", "comet_ml")
-
-
-@contextmanager
-def _hidden(*names: str) -> Iterator[None]:
-    """Make modules that are not imported yet look as if they were not installed."""
-    absent = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: "not installed"
-    try:
-        yield
-    finally:
-        for name in absent:
-            del sys.modules[name]
-
-
-with _hidden(*UNUSED):
-    from tensorboardX import summary
-    from tensorboardX.proto.api_pb2 import Status
+# tensorboardX imports these if they are installed, and does not need them: torch takes seconds.
+_unused = [n for n in ("torch", "boto3", "google.cloud", "comet_ml") if n not in sys.modules]
+sys.modules.update(dict.fromkeys(_unused))  # type: ignore[arg-type]  # None: "not installed"
+try:
+    from tensorboardX import summary as summary
+    from tensorboardX.proto.api_pb2 import Status as Status
     from tensorboardX.proto.event_pb2 import Event, SessionLog
-    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
-    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData as HParamsPluginData
+    from tensorboardX.proto.plugin_hparams_pb2 import SessionEndInfo as SessionEndInfo
+    from tensorboardX.proto.summary_pb2 import Summary as Summary
     from tensorboardX.record_writer import RecordWriter
+finally:
+    for _name in _unused:
+        del sys.modules[_name]
 
-__all__ = [
-    "Event",
-    "HParamsPluginData",
-    "RecordWriter",
-    "SessionLog",
-    "Status",
-    "Summary",
-    "summary",
-]
-
-
-_LENGTH = struct.Struct("<Q4x")  # before each event, with its own checksum
+TENSORBOARD = "tensorboard"  # the folder of the event files in a run directory
+_FLUSH_SECONDS = 10.0  # how far TensorBoard lags behind at most; a flush waits for the disk
+_LENGTH = struct.Struct("<Q4x")  # before each event in a file, with its own checksum
 _CHECKSUM = 4  # bytes after it
 
 
-def forget(folder: Path, first_step: int) -> None:
-    """Take the events of step `first_step` and later out of all event files of a folder.
+class Tracker(AbstractContextManager["Tracker"]):
+    """Writes every point to <run_dir>/tensorboard and to <run_dir>/metrics.jsonl.
 
-    A reader that has a file open goes on with what it was. Files without any event left are
-    deleted.
+    Once open it never ends the training: `warn` reports a failed write, once a file.
+    """
 
-    Raises:
-        OSError: a file cannot be read or written.
+    def __init__(self, run_dir: Path, resume_step: int | None, warn: Callable[[str], None]) -> None:
+        """Open both files.
+
+        Args:
+            run_dir: the run directory, which is made if it is missing.
+            resume_step: the step of the restored checkpoint: later points are deleted; None deletes
+                all points.
+            warn: shows one line to the user.
+
+        Raises:
+            ConfigError: the run directory cannot be written.
+            SaveError: its storage is full or read-only.
+        """
+        self._warn = warn
+        self._warned_metrics = False
+        self._first_step = 0 if resume_step is None else resume_step + 1
+        self._folder = folder = run_dir / TENSORBOARD
+        with writing(run_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
+            self.reached = self._metrics.reached  # last step that an earlier start logged
+            _purge(folder, self._first_step)
+            # A TensorBoard that has read the earlier files drops what it has from this step on.
+            start = SessionLog(status=SessionLog.START)
+            self._events: Any = _event_file(
+                folder, time.time_ns(), step=self._first_step, session_log=start
+            )
+        self._flushed = time.monotonic()
+
+    def scalars(self, split: str, step: int, values: Mapping[str, float]) -> bool:
+        """Record the values of one split ("train" or "eval") after `step` steps.
+
+        They become the curves `<split>/<name>` and one line of metrics.jsonl. Returns False, and
+        writes nothing, if the resumed log already has this point.
+        """
+        try:
+            if not self._metrics.append(split, step, values, time.time()):
+                return False
+        except OSError as error:
+            self._metrics_failed(error)
+        self.curves(step, {f"{split}/{name}": value for name, value in values.items()})
+        return True
+
+    def curves(self, step: int, values: Mapping[str, float]) -> None:
+        """Add points to curves of TensorBoard alone, after `step` steps."""
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self.summary(step, Summary(value=points))
+
+    def summary(self, step: int, content: Any) -> None:
+        """Write a Summary (see summaries.py) to TensorBoard alone, after `step` steps."""
+        data = Event(step=step, wall_time=time.time(), summary=content).SerializeToString()
+
+        def write(events: Any) -> None:
+            events.write(data)
+            if time.monotonic() >= self._flushed + _FLUSH_SECONDS:
+                self._flushed = time.monotonic()
+                events.flush()
+
+        self._with_events(write)
+
+    def text(self, tag: str, markdown: str) -> None:
+        """Show a text in TensorBoard, at the first step of this start of the run."""
+        self.summary(self._first_step, summary.text(tag, markdown))
+
+    def replace(self, name: str, content: Any | None, *, first: bool = False) -> None:
+        """Write a Summary of which TensorBoard keeps the first value it reads; None only deletes.
+
+        It gets its own event file, and the file of this name of an earlier start is deleted. A
+        running TensorBoard shows the old value until it is restarted. What is written before the
+        run ends must be the `first` file: TensorBoard's slower reader leaves a growing file for
+        good once there is a later one.
+        """
+
+        def write(_: Any) -> None:
+            for path in self._folder.glob(f"events.out.tfevents.*.{name}"):
+                path.unlink()
+            if content is not None:
+                time_ns = 0 if first else time.time_ns()
+                _event_file(self._folder, time_ns, f".{name}", summary=content).close()
+
+        self._with_events(write)
+
+    def flush(self) -> None:
+        """Wait until all points are on the disk; before a checkpoint, so that none gets lost.
+
+        In any thread, also while another adds points.
+        """
+        try:
+            self._metrics.flush()
+        except OSError as error:
+            self._metrics_failed(error)
+        self._with_events(lambda events: events.flush())
+        self._flushed = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        """Flush and close both files."""
+        self.flush()
+        self._with_events(lambda events: events.close())
+        self._metrics.close()
+
+    def _with_events(self, work: Callable[[Any], None]) -> None:
+        """Call work(event file); if the disk refuses, give up the file."""
+        events = self._events
+        if events is None:
+            return
+        try:
+            work(events)
+        except OSError as error:
+            self._events = None  # for good: readers stop at a torn record
+            with suppress(OSError):
+                events.close()
+            self._warn(f"TensorBoard's curves stop here, training continues: {error}")
+        except ValueError:  # another thread has just given it up
+            pass
+
+    def _metrics_failed(self, error: OSError) -> None:
+        if not self._warned_metrics:
+            self._warned_metrics = True
+            self._warn(f"metrics.jsonl misses points from here, training continues: {error}")
+
+
+def _event_file(folder: Path, time_ns: int, suffix: str = "", **first: Any) -> Any:
+    """Return a new event file, named by a time, that holds a first event.
+
+    TensorBoard reads the files in the order of their names, so the name has nanoseconds.
+    """
+    seconds, nanoseconds = divmod(time_ns, 10**9)
+    name = f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}{suffix}"
+    file = RecordWriter(str(folder / name))
+    for fields in ({"file_version": "brain.Event:2"}, first):
+        file.write(Event(wall_time=time.time(), **fields).SerializeToString())
+    file.flush()
+    return file
+
+
+def _purge(folder: Path, first_step: int) -> None:
+    """Delete the events of step `first_step` and later from all event files of a folder.
+
+    A reader that has a file open still sees the old file. Files without any event left are deleted.
     """
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records = list(_records(path.read_bytes()))
@@ -93,175 +209,5 @@ def _records(data: bytes) -> Iterator[tuple[bytes, Event]]:
         end = start + length + _CHECKSUM
         if end > len(data):
             return
-        try:
-            event = Event.FromString(data[start : end - _CHECKSUM])
-        except DecodeError:
-            return
-        yield data[begin:end], event
+        yield data[begin:end], Event.FromString(data[start : end - _CHECKSUM])
         begin = end
-
-
-TENSORBOARD = "tensorboard"  # the folder of the event files in a run directory
-_FLUSH_SECONDS = 10.0  # how far TensorBoard lags behind at most; a flush waits on the disk
-
-
-class Tracker:
-    """Writes every point to <run_dir>/tensorboard and to <run_dir>/metrics.jsonl.
-
-    Once open it never ends the training: a failed write is told through `warn`, once a file.
-    """
-
-    def __init__(self, run_dir: Path, resume_step: int | None, warn: Callable[[str], None]) -> None:
-        """Open both files.
-
-        Args:
-            run_dir: the run directory; made if it is missing.
-            resume_step: the step the weights were restored from: later points are forgotten;
-                None: a new start, all are.
-            warn: shows one line to the user.
-
-        Raises:
-            ConfigError: the run directory cannot be written.
-            SaveError: its storage is full, or can only be read.
-        """
-        self._warn = warn
-        self._warned_metrics = self._closed = False
-        self._first_step = 0 if resume_step is None else resume_step + 1
-        self._events: Any = None
-        self._folder = folder = run_dir / TENSORBOARD
-        with writing(run_dir):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
-            self.reached = self._metrics.reached  # by the start before this one
-            forget(folder, self._first_step)
-            self._events = RecordWriter(str(folder / _file_name(folder)))
-            # A TensorBoard that has read the earlier files forgets what is beyond this step.
-            start = SessionLog(status=SessionLog.START)
-            for fields in (
-                {"file_version": "brain.Event:2"},
-                {"step": self._first_step, "session_log": start},
-            ):
-                self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
-            self._events.flush()
-        self._flushed = time.monotonic()
-
-    def scalars(self, split: str, step: int, values: Mapping[str, float]) -> bool:
-        """Record the values of one split ("train" or "eval") after `step` steps.
-
-        They become the curves `<split>/<name>` and one line of metrics.jsonl. A point that is
-        there since before a resume stays as it is; then False is returned.
-        """
-        now = time.time()
-        try:
-            if not self._metrics.append(split, step, values, now):
-                return False
-        except OSError as error:
-            self._lost_metrics(error)
-        curves = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
-        self._event(Event(step=step, wall_time=now, summary=Summary(value=curves)))
-        return True
-
-    def curves(self, step: int, values: Mapping[str, float]) -> None:
-        """Add points to curves of TensorBoard alone, after `step` steps."""
-        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self.summary(step, Summary(value=points))
-
-    def summary(self, step: int, content: Any) -> None:
-        """Show in TensorBoard alone what tensorboard_summaries.py makes, after `step` steps."""
-        self._event(Event(step=step, wall_time=time.time(), summary=content))
-
-    def mark(self, what: str, content: Any | None) -> None:
-        """Show something of which TensorBoard keeps the first that it reads: in a file of its own.
-
-        It takes the place of what was marked so before, by an earlier start as well; None: of that
-        alone. A TensorBoard that has read that goes on to show it until it is started again.
-        """
-        events = self._events
-        if events is None:
-            return
-        try:
-            for path in self._folder.glob(f"events.out.tfevents.*.{what}"):
-                path.unlink()
-            if content is not None:
-                file = RecordWriter(str(self._folder / f"{_file_name(self._folder)}.{what}"))
-                for fields in ({"file_version": "brain.Event:2"}, {"summary": content}):
-                    file.write(Event(wall_time=time.time(), **fields).SerializeToString())
-                file.close()
-        except OSError as error:
-            self._lost_events(events, error)
-
-    def text(self, tag: str, markdown: str) -> None:
-        """Show a text in TensorBoard, at the step where this start of the run began."""
-        self.summary(self._first_step, summary.text(tag, markdown))
-
-    def flush(self) -> None:
-        """Wait until all points are on the disk; before a checkpoint, so that none gets lost.
-
-        In any thread, also while another adds points.
-        """
-        try:
-            self._metrics.flush()
-        except OSError as error:
-            self._lost_metrics(error)
-        events = self._events
-        if events is not None:
-            try:
-                events.flush()
-            except OSError as error:
-                self._lost_events(events, error)
-            except ValueError:  # closed meanwhile: the other thread has told why
-                pass
-        self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        """Flush and close both files; may be called twice."""
-        if not self._closed:
-            self._closed = True
-            self.flush()
-            if self._events is not None:
-                self._events.close()
-            self._metrics.close()
-
-    def __enter__(self) -> Tracker:
-        """Return the tracker itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
-
-    def _event(self, event: Any) -> None:
-        events = self._events
-        if events is None:
-            return
-        try:
-            events.write(event.SerializeToString())
-            if time.monotonic() >= self._flushed + _FLUSH_SECONDS:
-                self._flushed = time.monotonic()
-                events.flush()
-        except OSError as error:
-            self._lost_events(events, error)
-        except ValueError:  # closed meanwhile: the other thread has told why
-            pass
-
-    def _lost_events(self, events: Any, error: OSError) -> None:
-        # For good: behind a torn record, readers would find nothing any more.
-        self._events = None
-        with contextlib.suppress(OSError):
-            events.close()
-        self._warn(f"TensorBoard's curves stop here, training goes on: {error}")
-
-    def _lost_metrics(self, error: OSError) -> None:
-        if not self._warned_metrics:
-            self._warned_metrics = True
-            self._warn(f"metrics.jsonl misses points from here, training goes on: {error}")
-
-
-def _file_name(folder: Path) -> str:
-    # TensorBoard reads the files in the order of their names: later than all that are there, also
-    # within one second, or with a clock that is behind the one of the start before.
-    names = [path.name for path in folder.glob("events.out.tfevents.*")]
-    found = [re.match(r"events\.out\.tfevents\.(\d+)\.(\d{9})\.", name) for name in names]
-    taken = [int(one[1] + one[2]) for one in found if one is not None]
-    seconds, nanoseconds = divmod(max([time.time_ns(), *(after + 1 for after in taken)]), 10**9)
-    return f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}"

@@ -9,93 +9,38 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, TextIO
 
-
-@dataclass
-class Training:
-    """A training, as it was last heard of."""
-
-    total_steps: int
-    step: int
-    steps_per_epoch: int
-    loss: float = math.nan
-    accuracy: float = math.nan
-    examples_per_second: float = math.nan
-    watched_since: tuple[float, int] | None = None  # monotonic seconds and step of 1st update
-
-    @property
-    def epochs(self) -> int:
-        """Epochs in all."""
-        return -(-self.total_steps // self.steps_per_epoch)
-
-    @property
-    def epoch(self) -> str:
-        """Which of them it is at, in words."""
-        return f"epoch {max(-(-self.step // self.steps_per_epoch), 1)}/{self.epochs}"
-
-    def status(self, separator: str) -> str:
-        """Return loss, accuracy, speed and the time left."""
-        if self.watched_since is None:
-            return "compiling"
-        # Not from the start on: the time before the first update is mostly compilation.
-        began, first_step = self.watched_since
-        done, left = self.step - first_step, self.total_steps - self.step
-        duration = _duration((time.monotonic() - began) / done * left) if done > 0 else "-:--"
-        return separator.join(
-            (
-                f"loss {self.loss:.4f}",
-                f"acc {self.accuracy:.1%}",
-                f"{_speed(self.examples_per_second)} examples/s",
-                f"{duration} left",
-            )
-        )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def _speed(number: float) -> str:
-    """Return three digits or so: 950, 51.2k, 9.9M."""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return f"{number:.0f}"
-
-
-if TYPE_CHECKING:  # rich takes a while to import, and is needed only where something is drawn
+if TYPE_CHECKING:  # rich takes a while to import, and only drawing needs it
     from rich.console import Console
-    from rich.progress import Progress, ProgressColumn
+    from rich.progress import Progress
 
-_BAR_SECONDS = 0.1  # from one drawing of a bar to the next
-_LINE_SECONDS = 10.0  # from one progress line to the next, where no bar is drawn
+_BAR_SECONDS = 0.1  # between two drawings of a bar
+_LINE_SECONDS = 10.0  # between two progress lines
 
 
 class Terminal:
-    """Tells a person how a run goes. A stream that fails is written to no more; nothing is raised.
+    """Shows a person the progress of a run. A stream that fails gets no more text; nothing raises.
 
     Whether the stream is a terminal is decided once; with TERM=dumb or CI set it never is one.
-    NO_COLOR takes the colours away and leaves the bar. Bars are drawn by the caller's own thread.
+    NO_COLOR removes the colours and keeps the bar. The caller's own thread draws the bars.
     """
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
-        """Write to `stream`; None: to what is standard error now.
+        """Write to `stream`, by default to the standard error of this moment.
 
-        `quiet` leaves the warnings, the errors and the closing table.
+        `quiet` leaves only warnings, errors and the closing table.
         """
         self._stream: TextIO | None = sys.stderr if stream is None else stream
         self._quiet = quiet
         self._draws = _is_terminal(self._stream)
         self._console: Console | None = None
-        self._bar: Progress | None = None  # the one on the screen
-        self._training: Training | None = None
-        self._filename: str | None = None  # of the latest download
-        self._label: str | None = None  # of the latest work
-        self._next = 0.0  # monotonic seconds: no drawing or progress line before
+        self._bar: Progress | None = None
+        self._shown: tuple[str, int, int | None, str] = ("", 0, None, "")  # see _show()
+        self._next = 0.0  # monotonic seconds: no drawing and no progress line before
+        self._training: tuple[int, int] | None = None  # total steps, steps per epoch
+        self._first_update: tuple[float, int] | None = None  # monotonic seconds, step
 
     def note(self, text: str) -> None:
         """Write a line, above the bar if there is one."""
@@ -111,45 +56,33 @@ class Terminal:
         self._line(text, "error: ", "bold red")
 
     def start(self, total_steps: int, initial_step: int, steps_per_epoch: int) -> None:
-        """Show the progress of a training from now on; it goes from initial_step to total_steps."""
+        """Show the progress of a training, which goes from initial_step to total_steps."""
         self.close()
-        if self._quiet:
-            return
-        self._training = Training(total_steps, initial_step, steps_per_epoch)
-        self._next = time.monotonic() + _LINE_SECONDS
+        self._training, self._first_update = (total_steps, steps_per_epoch), None
+        self._next = time.monotonic() + (0 if self._draws else _LINE_SECONDS)
         if self._draws:
-            with self._writing():
-                from rich.progress import BarColumn, TextColumn
-
-                label = TextColumn("{task.description}", markup=False)
-                status = TextColumn("{task.fields[status]}", markup=False)
-                self._open_bar(label, BarColumn(None), status)
-                self._draw_training(self._training)
+            self._show(self._epoch(initial_step), initial_step, total_steps, "compiling")
 
     def update(self, step: int, loss: float, accuracy: float, examples_per_second: float) -> None:
-        """Show the state after `step` steps, unless it was shown just before.
+        """Show the state after `step` steps, unless the last drawing or line was just before.
 
         Args:
-            step: done so far.
+            step: optimizer steps done.
             loss: mean over the examples of this epoch.
             accuracy: fraction of them, 0 to 1.
-            examples_per_second: trained.
+            examples_per_second: of training.
         """
-        training, now = self._training, time.monotonic()
-        if training is None:
+        if self._training is None:
             return
-        training.step, training.loss, training.accuracy = step, loss, accuracy
-        training.examples_per_second = examples_per_second
-        training.watched_since = training.watched_since or (now, step)
-        if now < self._next:
-            return
-        if self._draws:
-            with self._writing():
-                self._draw_training(training)
-        else:
-            self._next = now + _LINE_SECONDS
-            position = f"{training.epoch}  step {step}/{training.total_steps}"
-            self._line(f"{position}  {training.status('  ')}")
+        total, now = self._training[0], time.monotonic()
+        # Not from the start on: the time before the first update is mostly compilation.
+        began, first = self._first_update = self._first_update or (now, step)
+        left = "-:--:--"
+        if step > first:
+            left = str(timedelta(seconds=round((now - began) / (step - first) * (total - step))))
+        speed = f"{examples_per_second:,.0f} examples/s"
+        status = f"{step}/{total} loss {loss:.4f} acc {accuracy:.1%} {speed} {left} left"
+        self._show(self._epoch(step), step, total, status)
 
     def evaluation(
         self,
@@ -160,79 +93,41 @@ class Terminal:
         test_accuracy: float,
         seconds: float,
     ) -> None:
-        """Write the line of one evaluation: where, the results (accuracy 0 to 1), how long.
+        """Write a line of an evaluation: position, results (accuracy 0 to 1), duration.
 
-        The training loss is NaN where no step of the epoch was done by this start of the run.
+        The training loss is NaN if this start of the run did no step of the epoch.
         """
-        total, epochs = step, epoch
-        if self._training is not None:
-            total, epochs = self._training.total_steps, self._training.epochs
+        total, per_epoch = self._training or (step, step // max(epoch, 1) or 1)
         trained = "     -" if math.isnan(train_loss) else f"{train_loss:6.4f}"
         self.note(
-            f"epoch {epoch:{len(str(epochs))}}  step {step:{len(str(total))}}  "
+            f"epoch {epoch:{len(str(-(-total // per_epoch)))}}  step {step:{len(str(total))}}  "
             f"train loss {trained}  test loss {test_loss:6.4f}  "
             f"test accuracy {test_accuracy:6.2%}  {seconds:.2f} s"
         )
 
     def download(self, filename: str, done: int, total: int | None) -> None:
-        """Show how much of a file is there, in bytes; `total` is None while it is unknown."""
-        if self._quiet:
+        """Show how much of a file has arrived, in bytes; `total` is None while it is unknown."""
+        label, complete = f"downloading {filename}", done == total
+        if complete and self._bar is None:
             return
-        fresh = filename != self._filename
-        self._filename = filename
-        if not self._draws:
-            size = f" ({total / 1e6:.1f} MB)" if total else ""
-            if fresh:
-                self._line(f"downloading {filename}{size}")
-            elif time.monotonic() >= self._next:
-                self._line(f"downloading {filename}{size}: {done / 1e6:.1f} MB are here")
-            else:
-                return
-            self._next = time.monotonic() + _LINE_SECONDS
-            return
-        complete = done == total
-        with self._writing():
-            if fresh or (self._bar is None and not complete):
-                from rich.progress import BarColumn, DownloadColumn, TextColumn
-
-                label = TextColumn("{task.description}", markup=False)
-                self.close()
-                self._open_bar(label, BarColumn(None), DownloadColumn())
-            if self._bar is not None and (complete or time.monotonic() >= self._next):
-                self._draw(f"downloading {filename}", done, total)
-            if complete:
-                self.close()
+        size = f"{done / 1e6:.1f}" + (f"/{total / 1e6:.1f} MB" if total else " MB")
+        self._show(label, done, total, size, always=complete or label != self._shown[0])
+        if complete:
+            self.close()
 
     def work(self, label: str, done: int, total: int, status: str) -> None:
         """Show how much of some work is done, on a bar that close() ends.
 
         Args:
-            label: of the part at work.
-            done: parts, before this one; when it is done, with it.
+            label: name of the current part.
+            done: parts done, with this one once it is done.
             total: parts.
-            status: how far this part is; empty: it is done.
+            status: how far this part is; empty once it is done.
         """
-        fresh = label != self._label
-        self._label = label
-        if self._quiet:
-            return
-        if not self._draws:
-            if status and (fresh or time.monotonic() >= self._next):
-                self._line(f"{label}: {status}")
-                self._next = time.monotonic() + _LINE_SECONDS
-            return
-        with self._writing():
-            if self._bar is None:
-                from rich.progress import BarColumn, TextColumn
-
-                name = TextColumn("{task.description}", markup=False)
-                text = TextColumn("{task.fields[status]}", markup=False)
-                self._open_bar(name, BarColumn(20), text)
-            if not status or time.monotonic() >= self._next:
-                self._draw(label, done, total, status)
+        self._show(label, done, total, status, always=not status or label != self._shown[0])
 
     def summary(self, rows: Sequence[tuple[str, str]]) -> None:
-        """Write the closing table: (what, how much); also when quiet."""
+        """Write the closing table of (name, value), also when quiet."""
         self.close()
         width = max((len(name) for name, _ in rows), default=0)
         for name, value in rows:
@@ -240,12 +135,36 @@ class Terminal:
 
     def close(self) -> None:
         """Leave the bar on the screen as it is; may be called twice, and start() may follow."""
-        training, self._training = self._training, None
+        self._training = None
         if self._bar is not None:
             with self._writing():
-                if training is not None:
-                    self._draw_training(training)
+                self._draw(*self._shown)
             self._close_bar()
+        self._shown = ("", 0, None, "")
+
+    def _epoch(self, step: int) -> str:
+        assert self._training is not None
+        total, per_epoch = self._training
+        return f"epoch {max(-(-step // per_epoch), 1)}/{-(-total // per_epoch)}"
+
+    def _show(
+        self, label: str, done: int, total: int | None, status: str, *, always: bool = False
+    ) -> None:
+        """Draw the bar, or write a line if this is no terminal and there is a status.
+
+        Not if the last time was just before, unless `always`.
+        """
+        self._shown = (label, done, total, status)
+        now = time.monotonic()
+        if self._quiet or not (always or now >= self._next):
+            return
+        if self._draws:
+            self._next = now + _BAR_SECONDS
+            with self._writing():
+                self._draw(*self._shown)
+        elif status:
+            self._next = now + _LINE_SECONDS
+            self._line(f"{label}: {status}")
 
     def _line(self, text: str, label: str = "", style: str = "") -> None:
         with self._writing():
@@ -259,7 +178,7 @@ class Terminal:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Fall silent for good when the stream is closed, or nobody reads it any more."""
+        """Become silent for good if the stream is closed, or nobody reads it any more."""
         try:
             yield
         except (OSError, ValueError):
@@ -273,20 +192,26 @@ class Terminal:
             self._console = Console(file=self._stream, force_terminal=True)
         return self._console
 
-    def _open_bar(self, *columns: ProgressColumn) -> None:
-        from rich.progress import Progress
+    def _draw(self, label: str, done: int, total: int | None, status: str) -> None:
+        if self._bar is None:
+            from rich.progress import BarColumn, Progress, TextColumn
 
-        self._bar = Progress(
-            *columns,
-            console=self._rich(),
-            auto_refresh=False,  # no thread
-            expand=True,
-            redirect_stdout=False,  # it may be a file
-            redirect_stderr=self._stream is sys.stderr,
-        )
-        self._bar.add_task("", status="")
-        self._next = 0.0
-        atexit.register(self._close_bar)  # the bar hides the cursor: bring it back in any case
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(None),
+                TextColumn("{task.fields[status]}", markup=False),
+                console=self._rich(),
+                auto_refresh=False,  # no thread
+                expand=True,
+                redirect_stdout=False,  # it may be a file
+                redirect_stderr=self._stream is sys.stderr,
+            )
+            self._bar.add_task("", status="")
+            atexit.register(self._close_bar)  # a bar hides the cursor: always bring it back
+        task = self._bar.task_ids[0]
+        self._bar.update(task, description=label, completed=done, total=total, status=status)
+        self._bar.start()  # does nothing once it has started
+        self._bar.refresh()
 
     def _close_bar(self) -> None:
         bar, self._bar = self._bar, None
@@ -294,18 +219,6 @@ class Terminal:
             atexit.unregister(self._close_bar)
             with suppress(OSError, ValueError):
                 bar.stop()
-
-    def _draw_training(self, training: Training) -> None:
-        step, total = training.step, training.total_steps
-        self._draw(training.epoch, step, total, f"{step}/{total} {training.status(' ')}")
-
-    def _draw(self, label: str, done: int, total: int | None, status: str = "") -> None:
-        if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, description=label, completed=done, total=total, status=status)
-            self._bar.start()  # does nothing once it has started
-            self._bar.refresh()
-            self._next = time.monotonic() + _BAR_SECONDS
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

@@ -137,7 +137,9 @@ class Run:
                 )
             run_directory.describe(process.directory, record, facts)
             tracker = stack.enter_context(Tracker(process.directory, resume_step, warn))
-            summaries.write(tracker, config, saved.get("config"), record["config.yaml"], facts)
+            summaries.write_start(
+                tracker, config, saved.get("config"), record["config.yaml"], facts
+            )
             goodput = process.directory / "goodput.json"
             ledger = Ledger(goodput, timer, self.steps_done, tracker.reached)
             options, root = dataclasses.asdict(config), config.data.root
@@ -165,7 +167,7 @@ class Run:
                 ledger.write(report["steps"], now=True)
                 report["goodput"] = ledger.totals()
                 if not (kind and issubclass(kind, Preempted)):  # the run has not ended
-                    summaries.end(tracker, failed=kind is not None)
+                    summaries.write_end(tracker, failed=kind is not None)
 
             stack.push(close)
             return tracker, ledger, writer

@@ -104,7 +104,7 @@ class TrainingLoop:
         (steps, on_device), self.pending = self.pending, None
         with run.timer.phase("step"):
             metrics = jax.device_get(on_device)  # WAITS for the dispatch, once in K steps
-        run.profile.settled(steps.stop)
+        run.profile.steps_done(steps.stop)
         good = len(steps)
         if not metrics.finite.all():
             bad = int(np.argmin(metrics.finite))
@@ -122,7 +122,7 @@ class TrainingLoop:
         if run.ledger is not None:
             run.ledger.write(done)
         if run.dashboard is not None:
-            run.dashboard.settled(done)
+            run.dashboard.steps_done(done)
         if good < len(steps):
             self._end_nonfinite(steps[good])
         return bool(metrics.stop_votes.any())

@@ -1,0 +1,66 @@
+"""The pictures and histograms of an evaluation."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.trained_runs import train_here
+
+from trainer.dashboard import dashboard
+from trainer.data.dataset import Dataset, Split
+from trainer.functional import linear
+from trainer.parallel.evaluation import Evaluation
+from trainer.tasks import confusion
+
+RNG = np.random.default_rng(0)
+LABELS = np.repeat(np.arange(5, dtype=np.uint8), 10)
+
+
+@pytest.fixture
+def dataset():
+    split = Split(RNG.integers(0, 256, (50, 6 * 9), np.uint8), LABELS)
+    return Dataset("idx", split, split, "", (6, 9))
+
+
+def drawn(contents):
+    """Return tag -> value; the pictures have the size that they claim."""
+    values = {value.tag: value for content in contents for value in content.value}
+    for tag, value in values.items():
+        if tag.startswith("pictures/"):
+            with Image.open(io.BytesIO(value.image.encoded_image_string)) as image:
+                assert image.size == (value.image.width, value.image.height)
+    return values
+
+
+def test_inputs_are_drawn(dataset):
+    assert set(drawn(dashboard.draw_inputs(dataset))) == {"pictures/inputs"}
+
+
+def test_an_evaluation_is_drawn_and_what_is_not_finite_is_left_out(dataset):
+    outcome = Evaluation(1.0, 1.0, 50, LABELS.astype(np.int32), RNG.random(50).astype(np.float32))
+    counts = confusion.count(LABELS, outcome.predictions, 5)
+    layers = [
+        linear.Weights(RNG.standard_normal((54, 40)), np.zeros(40)),
+        linear.Weights(RNG.standard_normal((40, 5)), np.array([0, 1, 2, 3, np.nan])),
+    ]
+    values = drawn(dashboard.draw_evaluation(7, dataset, outcome, counts, layers))
+    names = ("confusion_counts", "confusion_normalized", "most_wrong")
+    always = {*(f"pictures/{name}" for name in names), "weights/layer/0/bias"}
+    always |= {"weights/layer/1/kernel"}
+    assert set(values) == always | {"pictures/filters", "weights/layer/0/kernel"}
+    histogram = values["weights/layer/0/kernel"].histo
+    assert sum(histogram.bucket) == histogram.num == 54 * 40
+    assert histogram.min == layers[0].kernel.min()
+    layers[0].kernel[0, 0] = np.inf
+    assert set(drawn(dashboard.draw_evaluation(7, dataset, outcome, counts, layers))) == always
+
+
+def test_a_drawing_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise ValueError("no ink")
+
+    monkeypatch.setattr(dashboard, "draw_evaluation", fail)
+    assert train_here("+experiment=smoke", "train.epochs=1", f"run.dir={tmp_path}") == 0
+    message = "TensorBoard misses pictures, training continues: no ink"
+    assert message in capsys.readouterr().err
