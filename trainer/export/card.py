@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+
+from trainer.checkpoint.load_model import Trained
+from trainer.tasks.assess import Assessment
 
 SECTIONS = ("data", "model", "optim", "train", "parallel")
 # Options of these sections that describe the machine and not the model.
@@ -15,29 +16,15 @@ LEFT_OUT = {
     *("root", "cache_dir", "mirrors", "sha256", "download", "offline_fallback"),
     *("timeout_seconds", "compilation_cache_dir"),
 }
-DIGITS = ("mnist", "mnist_5k")  # data sets of handwritten digits
-
-
-class Measured(NamedTuple):
-    """The test results of the exported model at the time of the export."""
-
-    name: str  # of the data
-    examples: int
-    accuracy: float  # 0 to 1
-    loss: float
 
 
 def write(
+    trained: Trained,
+    tested: tuple[str, Assessment] | None,
     *,
     name: str,
-    step: int,
-    record: Mapping[str, Any],
-    weights_sha256: str,
-    shape: Sequence[int],
-    classes: int,
-    parameters: int,
-    measured: Measured | None,
     checks: Sequence[str],
+    weights_sha256: str,
     digests: Mapping[str, str],
     revision: str | None,
     versions: Mapping[str, str | None],
@@ -45,49 +32,44 @@ def write(
     """Return the card.
 
     Args:
+        trained: the model.
+        tested: the name of the test images and the results on them; None: there were none.
         name: of the run.
-        step: of the checkpoint.
-        record: of the checkpoint.
-        weights_sha256: of the weights, as in summary.json of the run.
-        shape: of one image.
-        classes: number of classes.
-        parameters: number of weights.
-        measured: on test images; None: there were none.
         checks: the comparisons with the live model, a sentence each.
+        weights_sha256: as in summary.json of the run.
         digests: file name -> SHA-256.
         revision: of the source that trained the model.
         versions: package -> version, at the export.
     """
-    data = record["meaning"]["data set"]
-    layers = [math.prod(shape), *record["config"]["model"]["hidden_sizes"], classes]
-    size = " x ".join(map(str, shape))
+    record, data = trained.record, trained.record["meaning"]["data set"]
+    sizes = [kernel.shape for kernel, _ in trained.weights]
+    classes = trained.objective.num_classes
     metrics = []
-    if measured is not None:
-        source = f"{measured.name}, {measured.examples:,} test images, at the export"
-        metrics.append((source, f"{measured.accuracy:.2%}", f"{measured.loss:.4f}"))
+    if tested is not None:
+        images, result = tested
+        source = f"{images}, {result.examples:,} test images, at the export"
+        metrics.append((source, f"{result.accuracy:.2%}", f"{result.loss:.4f}"))
     if (accuracy := record.get("test_accuracy")) is not None:
         source = f"{data['name']}, {data['test_examples']:,} test images, by the run"
         metrics.append((source, f"{accuracy:.2%}", ""))
-    trained_with = record["versions"]
     packages = [
-        (package, trained_with.get(package) or "", version or "")
+        (package, record["versions"].get(package) or "", version or "")
         for package, version in versions.items()
-        if version or trained_with.get(package)
     ]
     config = {"run": {"seed": record["config"]["run"]["seed"]}} | {
         section: {k: v for k, v in record["config"][section].items() if k not in LEFT_OUT}
         for section in SECTIONS
     }
     return Template(Path(__file__).with_name("card.md").read_text()).substitute(
-        _purpose(size, classes) if data["name"] not in DIGITS else _purpose_of_digits(size),
         name=name,
-        step=f"{step:,}",
-        layers="-".join(map(str, layers)),
-        parameters=f"{parameters:,}",
+        step=f"{trained.step:,}",
+        layers="-".join(map(str, [sizes[0][0], *(size[1] for size in sizes)])),
+        parameters=f"{sum(array.size for layer in trained.weights for array in layer):,}",
         classes=classes,
-        shape=size,
-        weights_sha256=weights_sha256,
+        last=classes - 1,
+        shape=" x ".join(map(str, trained.image_shape)),
         files=_table(("file", "SHA-256"), [(f"`{f}`", f"`{sha}`") for f, sha in digests.items()]),
+        weights_sha256=weights_sha256,
         checks="\n".join(f"- {check}" for check in checks),
         data=data["name"],
         train_examples=f"{data['train_examples']:,}",
@@ -98,24 +80,6 @@ def write(
         revision=revision or "unknown",
         versions=_table(("package", "trained with", "exported with"), packages),
     )
-
-
-def _purpose_of_digits(size: str) -> dict[str, str]:
-    return {
-        "use": f"The model recognises the handwritten digit, 0 to 9, on a grey image of {size} "
-        "pixels, bright on black, in the form of its training data.",
-        "nothing": "an image that holds no digit or\n  several",
-        "known": "the handwriting of its training images. Other pens, scripts and printed digits,",
-    }
-
-
-def _purpose(size: str, classes: int) -> dict[str, str]:
-    return {
-        "use": f"The model recognises which of {classes} classes, 0 to {classes - 1}, an image of "
-        f"{size} pixels of one byte belongs to, in the form of its training data.",
-        "nothing": "an image of none of them",
-        "known": "images like its training images.",
-    }
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

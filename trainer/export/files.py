@@ -6,7 +6,7 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -28,13 +28,6 @@ CHECKED_IMAGES = 1000  # of noise, or for the reference implementation of ONNX, 
 PACKAGES = ("python", "trainer", "jax", "jaxlib", "numpy", "safetensors", "onnx")
 
 
-class Comparison(NamedTuple):
-    """How far the outputs of a file are from those of the live model."""
-
-    message: str
-    passed: bool
-
-
 def write(folder: Path, trained: Trained, test: TestData | None, terminal: Terminal) -> list[str]:
     """Write all files of an export; return the results of the comparisons, a sentence each.
 
@@ -47,7 +40,15 @@ def write(folder: Path, trained: Trained, test: TestData | None, terminal: Termi
     Raises:
         TrainerError: the program does not agree with the model.
     """
-    index = _describe(trained)
+    output = {"dtype": "float32", "shape": ["batch", trained.objective.num_classes]}
+    index = {  # of model.json
+        "run": f"{trained.run.parent.name}/{trained.run.name}",
+        "step": trained.step,
+        "weights_sha256": checksums.of_weights(trained.weights),
+        "platforms": stablehlo.PLATFORMS,
+        "input": {"images": {"dtype": "uint8", "shape": ["batch", *trained.image_shape]}},
+        "outputs": {"logits": output, "probabilities": output},
+    }
     terminal.work("export", 0, PARTS, "writing the program and the weights")
     (folder / PROGRAM).write_bytes(stablehlo.stablehlo(trained))
     (folder / WEIGHTS).write_bytes(save(stablehlo.named(trained.weights)))
@@ -64,25 +65,21 @@ def write(folder: Path, trained: Trained, test: TestData | None, terminal: Termi
         images, kind = test.split.images.reshape(-1, *shape), f"test images of {test.name}"
     live = load_model.predict(trained, images)
     passed, left_out = _compare(folder, images, live, kind, terminal)
-    measured = None
+    tested = None
     if test is not None:
         result = assess(live.logits, test.split.labels, trained.objective)
         passed.append(f"accuracy on {result.examples:,} {kind}: {result.accuracy:.2%}")
-        measured = card.Measured(test.name, result.examples, result.accuracy, result.loss)
+        tested = test.name, result
     terminal.work("export", PARTS, PARTS, "")
     terminal.close()
     for message in left_out:
         terminal.warn(message)
     text = card.write(
+        trained,
+        tested,
         name=index["run"],
-        step=trained.step,
-        record=trained.record,
-        weights_sha256=index["weights_sha256"],
-        shape=shape,
-        classes=trained.objective.num_classes,
-        parameters=sum(array.size for layer in trained.weights for array in layer),
-        measured=measured,
         checks=[*passed, *left_out],
+        weights_sha256=index["weights_sha256"],
         digests=bundle.write_index(folder, index),
         revision=_revision(trained.run),
         versions=environment.versions(PACKAGES),
@@ -90,19 +87,6 @@ def write(folder: Path, trained: Trained, test: TestData | None, terminal: Termi
     (folder / "MODEL_CARD.md").write_text(text)
     bundle.write_index(folder, index)
     return passed
-
-
-def _describe(trained: Trained) -> dict[str, Any]:
-    """Return the contents of model.json, but for the digests."""
-    output = {"dtype": "float32", "shape": ["batch", trained.objective.num_classes]}
-    return {
-        "run": f"{trained.run.parent.name}/{trained.run.name}",
-        "step": trained.step,
-        "weights_sha256": checksums.of_weights(trained.weights),
-        "platforms": stablehlo.PLATFORMS,
-        "input": {"images": {"dtype": "uint8", "shape": ["batch", *trained.image_shape]}},
-        "outputs": {"logits": output, "probabilities": output},
-    }
 
 
 def _compare(
@@ -117,33 +101,30 @@ def _compare(
     """
     terminal.work("export", 1, PARTS, f"comparing {PROGRAM} with the live model")
     outputs = standalone.load_model(folder)(images)
-    program = _comparison(PROGRAM, outputs, live, TOLERANCE, kind)
-    if not program.passed:
-        raise TrainerError(f"{program.message}; nothing was put in place")
+    program, agrees = _difference(PROGRAM, outputs, live, TOLERANCE, kind)
+    if not agrees:
+        raise TrainerError(f"{program}; nothing was put in place")
     if not (folder / ONNX).exists():
         hint = "install the extra `onnx`: pip install '.[onnx]' in the checkout"
-        return [program.message], [f"{ONNX} was left out: {hint}"]
+        return [program], [f"{ONNX} was left out: {hint}"]
     terminal.work("export", 2, PARTS, f"comparing {ONNX} with the live model")
     outputs = onnx_file.run((folder / ONNX).read_bytes(), images[:CHECKED_IMAGES])
-    onnx = _comparison(ONNX, outputs, live, ONNX_TOLERANCE, kind)
-    if onnx.passed:
-        return [program.message, onnx.message], []
+    onnx, agrees = _difference(ONNX, outputs, live, ONNX_TOLERANCE, kind)
+    if agrees:
+        return [program, onnx], []
     (folder / ONNX).unlink()
-    return [program.message], [f"{ONNX} was left out, use {PROGRAM}: {onnx.message}"]
+    return [program], [f"{ONNX} was left out, use {PROGRAM}: {onnx}"]
 
 
-def _comparison(file: str, outputs: Any, live: Outputs, tolerance: float, kind: str) -> Comparison:
+def _difference(
+    file: str, outputs: Any, live: Outputs, tolerance: float, kind: str
+) -> tuple[str, bool]:
     """Compare the outputs of a file for the first images with those of the live model.
 
     Rounding moves a logit by a fraction of the largest logit of its image, and a probability by as
     much as the logits. So differences are divided by that logit (or by 1, if that is larger).
 
-    Args:
-        file: its name.
-        outputs: its logits and probabilities, (N, classes).
-        live: those of the model.
-        tolerance: of both, after the division.
-        kind: of the images, in words.
+    Returns a sentence, and whether logits and probabilities, (N, classes), are within `tolerance`.
     """
     count = len(outputs[0])
     logits, probabilities = (
@@ -156,8 +137,8 @@ def _comparison(file: str, outputs: Any, live: Outputs, tolerance: float, kind: 
         f"{probabilities.max():.2g}, its logits by {(logits / size).max():.2g} of their size"
     )
     if all((off / size <= tolerance).all() for off in (logits, probabilities)):
-        return Comparison(message, passed=True)
-    return Comparison(f"{message}: at most {tolerance:.0e} of that size is allowed", passed=False)
+        return message, True
+    return f"{message}: at most {tolerance:.0e} of that size is allowed", False
 
 
 def _revision(run: Path) -> str | None:
