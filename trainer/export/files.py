@@ -41,7 +41,7 @@ def write(folder: Path, trained: Trained, test: TestData | None, terminal: Termi
         TrainerError: the program does not agree with the model.
     """
     output = {"dtype": "float32", "shape": ["batch", trained.objective.num_classes]}
-    index = {  # of model.json
+    index: dict[str, Any] = {  # of model.json
         "run": f"{trained.run.parent.name}/{trained.run.name}",
         "step": trained.step,
         "weights_sha256": checksums.of_weights(trained.weights),
