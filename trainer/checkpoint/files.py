@@ -52,11 +52,7 @@ def plain(folder: Path) -> Iterator[Path]:
 
 
 def steps(directory: Path) -> list[int]:
-    """Return the steps of the committed checkpoints in a folder, oldest first.
-
-    Raises:
-        ReadError: the folder cannot be read.
-    """
+    """Return the steps of the committed checkpoints in a folder, oldest first; or ReadError."""
     try:
         return run_directory.steps(directory)
     except OSError as error:

@@ -49,10 +49,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     """Test the model of a run and print the results as tables or JSON; return exit code 0.
 
     Raises:
-        ConfigError: an option is wrong, there is no such run, or the results cannot be written.
-        DataError: the run has no intact checkpoint, or the test images are missing or wrong.
-        SaveError: the storage of the results is full or broken.
-        Preempted: asked to stop.
+        TrainerError: with the exit codes that --help lists.
     """
     parser = command_line.parser("evaluate", DESCRIPTION, EPILOG)
     command_line.add_run(parser)

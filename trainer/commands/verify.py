@@ -55,10 +55,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     """Verify the checkpoints of a run and print a table, or JSON; return exit code 0.
 
     Raises:
-        ConfigError: an option is wrong, or there is no such run.
-        DataError: a checkpoint is damaged, or there is none.
-        ReadError: the storage does not let a file be read.
-        Preempted: asked to stop.
+        TrainerError: with the exit codes that --help lists.
     """
     parser = command_line.parser("verify", DESCRIPTION, EPILOG)
     parser.add_argument(

@@ -46,11 +46,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     """Export the model of a run and print what was written; return exit code 0.
 
     Raises:
-        ConfigError: an option is wrong, there is no such run, or DIR holds something else.
-        DataError: the run has no intact checkpoint.
-        SaveError: the storage of DIR is full or broken.
-        TrainerError: the exported program does not agree with the model.
-        Preempted: asked to stop.
+        TrainerError: with the exit codes that --help lists.
     """
     parser = command_line.parser("export", DESCRIPTION, EPILOG)
     command_line.add_run(parser)

@@ -46,12 +46,8 @@ def steps(directory: Path) -> list[int]:
 def expanded(path: Path | str, option: str) -> Path:
     """Return the path with ~ replaced by the home directory.
 
-    Args:
-        path: as the user wrote it.
-        option: its name, for the error.
-
     Raises:
-        ConfigError: there is no such home directory.
+        ConfigError: there is no such home directory; names the option.
     """
     try:
         return Path(path).expanduser()
@@ -63,15 +59,9 @@ def expanded(path: Path | str, option: str) -> Path:
 
 
 def choose(root: str, experiment: str, name: str | None, folder: str | None) -> Path:
-    """Return the run directory: `folder`, or <root>/<experiment>/<name>.
+    """Return the run directory: `folder` (run.dir), or <run.root>/<experiment>/<run.name>.
 
     Without a name, it is named after the time, with a number where that name is taken, and made.
-
-    Args:
-        root: run.root.
-        experiment: its name.
-        name: run.name.
-        folder: run.dir.
 
     Raises:
         ConfigError, SaveError: it cannot be made.
@@ -143,13 +133,7 @@ def _has(folder: Path, *names: str) -> bool:
 
 
 def describe(directory: Path, record: Mapping[str, str], environment: Mapping[str, object]) -> None:
-    """Write the configuration to .hydra/, and environment.json.
-
-    Args:
-        directory: the run directory.
-        record: file name -> contents, for .hydra/.
-        environment: versions, devices and the like; JSON.
-    """
+    """Write the configuration (file name -> text) to .hydra/, and environment.json."""
     (directory / ".hydra").mkdir(exist_ok=True)
     for name, text in record.items():
         write_text(directory / ".hydra" / name, text)

@@ -24,11 +24,9 @@ class TrainerError(Exception):
     everywhere: bool = False  # whether all processes of the run raise it: see collectives.share
 
     def __init__(self, message: str, hint: str = "") -> None:
-        """Join the two parts, which some callers show apart.
+        """Join a message (option or file, value, rule) and a hint (how to fix it).
 
-        Args:
-            message: names the option or file, its value and the rule.
-            hint: how to fix it, in one line or several; empty where the message says that too.
+        Some callers show the two apart. The hint may have several lines, or be part of the message.
         """
         separator = "\n" if "\n" in hint else ": "
         super().__init__(f"{message}{separator}{hint}" if hint else message)
@@ -95,11 +93,9 @@ class PeerLost(TrainerError):
 
 
 def first_line(error: Exception, *, kind: bool = False) -> str:
-    """Return the first line of an error's text, or the name of its class if the text is empty.
+    """Return the first line of an error's text, with `kind` after the name of its class.
 
-    Args:
-        error: any exception.
-        kind: put the name of its class before the text.
+    An error without a text gives the name alone.
     """
     name = type(error).__name__
     text = f"{name}: {error}".rstrip(": ") if kind else str(error) or name
@@ -116,7 +112,7 @@ def writing(path: Path, hint: str = PLACE_HINT) -> Iterator[None]:
 
     Args:
         path: the file or folder to write, for errors that name none.
-        hint: how to name another place; for full or broken storage there is another hint.
+        hint: how to name another place.
 
     Raises:
         SaveError: the storage is full, read-only or broken.

@@ -22,21 +22,12 @@ def to_json(obj: object, indent: int | None = None) -> str:
 
 
 def write_json(path: Path, obj: object) -> None:
-    """Replace `path` atomically by `obj` as indented JSON (see `to_json`).
-
-    Raises:
-        OSError: as `write_text`.
-        TypeError: as `to_json`; the old file stays.
-    """
+    """Replace `path` atomically by `obj` as indented JSON; see `to_json` and `write_bytes`."""
     write_text(path, to_json(obj, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` atomically by `text` in UTF-8; it is on disk when this returns.
-
-    Raises:
-        OSError: as `write_bytes`.
-    """
+    """Replace `path` atomically by `text` in UTF-8; see `write_bytes`."""
     write_bytes(path, text.encode())
 
 

@@ -27,8 +27,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     """Submit a job or a sweep, or show the command; return exit code 0.
 
     Raises:
-        ConfigError: an option is wrong.
-        UnavailableError: the scheduler's program is missing, or refused the job.
+        TrainerError: with the exit codes that --help lists.
     """
     args = options.read(arguments)
     if args is None:
