@@ -1,29 +1,118 @@
-"""`python -m trainer selftest`: proves on this machine that an interrupted run ends as an unbroken.
-
-A short job runs to its end; then it runs again in another directory, is ended at random instants
-and started again each time. Both have to end with the same bits and the same log.
-"""
+"""`python -m trainer selftest`: proves on this machine that an interrupted run loses nothing."""
 
 from __future__ import annotations
 
+import argparse
+import re
 import shutil
+import signal
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from trainer.commands import arguments as command_line
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, EXIT_INTERNAL, ConfigError, TrainerError
+from trainer.job.errors import (
+    EXIT_COMPLETED,
+    EXIT_INTERNAL,
+    ConfigError,
+    TrainerError,
+    writing,
+)
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import show
-from trainer.selftest import inspect
-from trainer.selftest import options as selftest_options
-from trainer.selftest.interruption import Proof
-from trainer.selftest.report import report, rows
+from trainer.selftest.children import Layout
+from trainer.selftest.interrupt_and_compare import Proof
 from trainer.tracking.terminal import Terminal
+
+DESCRIPTION = """\
+Runs a short job to its end. Then runs it again in another folder, kills it or asks it to stop at
+random instants, and starts it again each time. Both must end with the same bits and the same log.
+"""
+EPILOG = """\
+exit codes:
+  0   proven
+  70  not equal: it says what differs, and keeps the folder
+  74  the output cannot be written
+  75  asked to stop
+  78  an option is wrong
+  else the job's own exit code, if it fails without an interruption
+
+examples:
+  python -m trainer selftest                              20 interruptions, some minutes
+  python -m trainer selftest --kills 100 --processes 2    one or both of two processes are hit
+  python -m trainer selftest --virtual-shards 4 --layouts 1x1,1x2,2x2 --flip-every 3
+  python -m trainer selftest --kills 5 +experiment=mlp train.epochs=2
+"""
+SIGNALS = ("KILL", "TERM", "INT", "USR1")
+JOB = (  # some seconds of training, in which it saves, deletes, evaluates and logs all the time
+    *("+experiment=smoke", "train.epochs=20", "train.steps_per_dispatch=4"),
+    *("train.log_every_steps=9", "checkpoint.every_steps=30"),
+)
+OWN = (
+    *("run.dir", "run.name", "run.root", "train.compilation_cache_dir", "parallel.devices"),
+    *("cluster.heartbeat_timeout_seconds", "cluster.startup_timeout_seconds"),
+)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace | None:
+    """Return the arguments, checked; None if --help has answered.
+
+    Raises:
+        ConfigError: names the option, its value and the rule.
+    """
+    parser, number = command_line.parser("selftest", DESCRIPTION, EPILOG), command_line.at_least(1)
+    add, names = parser.add_argument, ",".join(SIGNALS)
+    add("--kills", type=number, default=20, metavar="N", help="interruptions in all (default: 20)")
+    add("--processes", type=number, metavar="P", help="processes of the job (default: 1)")
+    add("--devices", type=number, metavar="D", help="devices per process (default: 1)")
+    drawn = f"what to send, drawn at random (default: {names})"
+    add("--signals", type=_signals, metavar="NAME,...", default=names, help=drawn)
+    add("--seed", type=int, default=0, metavar="S", help="of the random draws (default: 0)")
+    add("--dir", metavar="DIR", help="an empty or new folder to work in (default: a temporary one)")
+    add("--keep", action="store_true", help="do not empty the folder at the end")
+    drawn = "draw PROCESSESxDEVICES at each start; needs --virtual-shards"
+    add("--layouts", type=_layouts, metavar="PxD,...", help=drawn)
+    add("--virtual-shards", type=number, metavar="V", help="parallel.virtual_shards=V")
+    flipped = "flip a bit of a checkpoint every N starts"
+    add("--flip-every", type=number, metavar="N", help=flipped)
+    add("--json", action="store_true", help="print the result as JSON")
+    options = "of the job; a +experiment=NAME among them replaces the short job"
+    add("overrides", nargs="*", metavar="OPTION=VALUE", help=options)
+    args = command_line.parse(parser, arguments)
+    if args is None:
+        return None
+    for override in args.overrides:
+        if (option := override.lstrip("+~").partition("=")[0]) in OWN:
+            raise ConfigError(f"{override}: selftest sets {option} itself", "leave it out")
+    if not any(override.startswith("+experiment=") for override in args.overrides):
+        args.overrides = [*JOB, *args.overrides]
+    if args.layouts and not args.virtual_shards:
+        message = "--layouts needs --virtual-shards: else the bits depend on the number of devices"
+        raise ConfigError(message, "add --virtual-shards V")
+    if args.layouts and (args.processes or args.devices):
+        raise ConfigError("--layouts: the unbroken run is on 1x1", "omit --processes and --devices")
+    args.reference = Layout(args.processes or 1, args.devices or 1)
+    args.layouts = args.layouts or [args.reference]
+    if args.virtual_shards:
+        args.overrides.append(f"parallel.virtual_shards={args.virtual_shards}")
+    return args
+
+
+def _signals(text: str) -> list[signal.Signals]:
+    names = [name.strip().upper().removeprefix("SIG") for name in text.split(",")]
+    if not set(names) <= set(SIGNALS):
+        raise argparse.ArgumentTypeError(f"{text}: use some of {','.join(SIGNALS)}")
+    return [signal.Signals[f"SIG{name}"] for name in names]
+
+
+def _layouts(text: str) -> list[Layout]:
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*(,[1-9]\d*x[1-9]\d*)*", text):
+        raise argparse.ArgumentTypeError(f"{text}: use PROCESSESxDEVICES,... like 1x1,2x1")
+    return [Layout(*map(int, pair.split("x"))) for pair in text.split(",")]
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
@@ -31,74 +120,55 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
 
     Raises:
         ConfigError: an option is wrong.
-        TrainerError: the job fails by itself, with its code.
+        TrainerError: the job fails on its own, with its exit code.
         Preempted: asked to stop; the children are ended.
     """
-    args = command_line.parse(selftest_options.parser(), arguments)
+    args = parse(arguments)
     if args is None:
         return EXIT_COMPLETED
-    options = selftest_options.read(args)
-    folder = _folder(args.dir)
-    terminal = Terminal()
-    began = time.monotonic()
-    proof = Proof(options, folder, stop, terminal)
-    problems: list[str] = []
-    kept, program = True, inspect.program()
+    folder, terminal = _folder(args.dir), Terminal()
     try:
-        terminal.note(f"unbroken run on {options.reference} in {folder}")
-        unbroken = proof.unbroken()
-        terminal.note(f"unbroken run: {time.monotonic() - began:.1f} s")
-        expected = inspect.summary(unbroken)["weights_sha256"]
-        got = None
-        while not problems and (not proof.tally.chains or proof.tally.interruptions < args.kills):
-            broken = proof.chain()
-            got = inspect.summary(broken).get("weights_sha256")
-            if inspect.program() != program:
-                raise TrainerError(
-                    "the trainer's own files were changed during the proof, so it proves nothing: "
-                    "start it again, from a copy that nobody changes"
-                )
-            found = inspect.differences(unbroken, broken)
-            problems = [f"{broken.name}: {line}" for line in found]
-            verdict = "NOT equal" if problems else "equal"
-            terminal.note(f"{broken.name} is completed and {verdict}")
-        if not problems:
-            terminal.work(broken.name, args.kills, args.kills, "")
-        terminal.close()
-        kept = bool(args.keep or problems)
-        seconds = time.monotonic() - began
-        told = folder if kept else None
-        result = report(proof.tally, expected, got, problems, seconds, told)
-        if args.json:
-            show(to_json(result, indent=2))
-        else:
-            Terminal(sys.stdout).summary(rows(result))
+        result = Proof(args, folder, stop, terminal).run()
     except TrainerError as error:
-        logs = f"{error}\nthe runs and what they printed are kept in {folder}"
-        error.args = (logs,)
+        error.args = (f"{error}\nthe runs and their output are kept in {folder}",)
         raise
     finally:
         terminal.close()
-        if not kept:
-            _clear(folder, whole=args.dir is None)
-    return EXIT_INTERNAL if problems else EXIT_COMPLETED
+    kept = args.keep or not result["proven"]
+    if kept:
+        result["kept_in"] = str(folder)
+    if args.json:
+        show(to_json(result, indent=2))
+    else:
+        verdict = "proven: every run ended with the bits and the log of the unbroken one"
+        verdict = verdict if result["proven"] else "NOT EQUAL"
+        Terminal(sys.stdout).summary([*rows(result), ("verdict", verdict)])
+    if not kept:
+        for path in folder.iterdir():
+            shutil.rmtree(path, ignore_errors=True)
+        if args.dir is None:
+            folder.rmdir()
+    return EXIT_COMPLETED if result["proven"] else EXIT_INTERNAL
+
+
+def rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the table of a result of Proof.run as pairs of name and value. Pure."""
+    table = []
+    for name, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{count} {key}" for key, count in value.items())
+        for each in value if isinstance(value, list) else [value]:
+            table.append((name.replace("_", " "), str(each)))
+    return table
 
 
 def _folder(given: str | None) -> Path:
     if given is None:
         return Path(tempfile.mkdtemp(prefix="trainer-selftest-"))
     folder = expanded(given, "--dir").absolute()
-    try:
+    with writing(folder, "choose another folder with --dir"):
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise ConfigError(f"--dir {given}: is not empty: give an empty or a new folder")
-    except OSError as error:
-        raise ConfigError(f"--dir {given}: cannot be used ({error.strerror})") from None
+        empty = not any(folder.iterdir())
+    if not empty:
+        raise ConfigError(f"--dir {given} is not empty", "give an empty or a new folder")
     return folder
-
-
-def _clear(folder: Path, whole: bool) -> None:
-    for path in folder.iterdir():
-        shutil.rmtree(path, ignore_errors=True)
-    if whole:
-        folder.rmdir()
