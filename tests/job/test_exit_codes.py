@@ -21,9 +21,11 @@ def test_every_exit_code_has_a_test_that_produces_it():
         text = path.read_text()
         found = re.search(rf"^def {test}\(.*?(?=^def |^@|\Z)", text, re.MULTILINE | re.DOTALL)
         assert found, f"{file}::{test} is not there"
-        # A line that compares an exit code with this one, and not just any digits.
-        compared = re.search(rf"assert (?=.*code).*(?<![.\d]){code}\b", found.group())
-        assert compared, f"{file}::{test} does not assert code {code}"
+        # The test compares an exit code with this one, or expects an error that ends with it.
+        compare = rf"(?:assert (?=.*code).*|check_end\([^\"]*)(?<![.\d]){code}\b"
+        names = [n for n, v in vars(errors).items() if getattr(v, "exit_code", None) == int(code)]
+        raises = rf"raises\((?:{'|'.join(names)})\b" if names else compare
+        assert re.search(f"{compare}|{raises}", found.group()), f"{file}::{test}: {code}"
 
 
 def test_slurm_and_kubernetes_run_the_same_codes_again(tmp_path):
