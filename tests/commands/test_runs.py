@@ -17,6 +17,7 @@ from trainer.job.errors import EXIT_CONFIG, ConfigError
 from trainer.job.signals import StopRequest
 from trainer.selftest import inspect
 from trainer.tracking import metrics
+from trainer.tracking import runs as tracking_runs
 from trainer.tracking.runs import last_summary
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -194,7 +195,7 @@ def test_the_age_of_a_job_at_work_is_that_of_its_last_sign_of_life(smoke_run, tm
     with lock.hold(run):
         for changed, seen in ((logged - 5000, logged), (logged + 600, logged + 600)):
             os.utime(run, (changed, changed))
-            assert runs.describe(run).updated == pytest.approx(seen)
+            assert tracking_runs.describe(run).updated == pytest.approx(seen)
         hours_ago = time.time() - 3 * 3600
         (run / "metrics.jsonl").write_text(json.dumps({**json.loads(last), "time": hours_ago}))
         os.utime(run, (hours_ago - 60, hours_ago - 60))

@@ -80,8 +80,8 @@ def is_there(address):
     run = "resumed/tensorboard"
     ends = {
         "scalars/scalars": "eval/loss",
-        "images/images": "pictures/confusion_counts",
         "histograms/histograms": "weights/layer/1/bias",
+        "images/images": "pictures/filters",  # the last picture, and TensorBoard shows them last
     }
     steps = [_steps(get(address, route, run=run, tag=tag)) for route, tag in ends.items()]
     return all(each and each[-1] == EPOCHS * STEPS for each in steps)

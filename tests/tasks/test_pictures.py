@@ -58,7 +58,7 @@ def test_a_long_title_large_counts_and_many_classes_fit():
 def test_examples_are_drawn_whole_one_beside_the_other():
     images = np.zeros((7, 28, 28), np.uint8)
     images[:, 3:5, 3:5] = 201  # a value that no other part of the picture has
-    drawn = pixels(pictures.examples_png(images, np.arange(7), "title"))[..., 0]
+    drawn = pixels(pictures.digits_png(images, ["label 3"] * 7, "title"))[..., 0]
     scale = 520 / (4 * 35)
     assert (drawn == 201).sum() == pytest.approx(7 * (2 * scale) ** 2, rel=0.2)
     assert (drawn == 0).sum() >= 7 * 0.95 * ((28 * scale) ** 2 - (2 * scale) ** 2)

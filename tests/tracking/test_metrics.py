@@ -56,11 +56,6 @@ def test_every_float_comes_back_bit_for_bit_from_strict_json(value):
     assert point["loss"] == value or (math.isnan(point["loss"]) and math.isnan(value))
 
 
-def test_reserved_names_are_refused(log):
-    with pytest.raises(ValueError, match="step"):
-        log.append("train", 1, {"step": 2.0}, 0.0)
-
-
 def test_a_new_start_deletes_all_points(path, log):
     log.append("train", 1, {}, 0.0)
     MetricsLog(path, None).close()

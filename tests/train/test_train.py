@@ -241,11 +241,11 @@ def test_processes_with_other_data_are_refused(trainer, tmp_path):
 SLOW_TO_CLOSE = """
 import sys, time
 from trainer.dashboard import dashboard
-close = dashboard.Dashboard.close
-def slow(self):
+close = dashboard.Dashboard.__exit__
+def slow(self, *error):
     time.sleep(9)
-    close(self)
-dashboard.Dashboard.close = slow
+    close(self, *error)
+dashboard.Dashboard.__exit__ = slow
 from trainer.__main__ import main
 main()
 """

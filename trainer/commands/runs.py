@@ -6,13 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from trainer.commands import arguments as command_line
 from trainer.job import directory as run_layout
-from trainer.job import lock
 from trainer.job.directory import expanded
 from trainer.job.errors import EXIT_COMPLETED, ConfigError, Preempted
 from trainer.job.files import to_json
@@ -81,7 +78,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         )
     infos = []
     for directory in find(root):
-        infos.append(describe(directory))
+        infos.append(runs.describe(directory))
         if stop():
             raise Preempted("asked to stop before all runs were read")
     infos.sort(key=lambda run: (-(run.updated or 0.0), run.directory))
@@ -93,23 +90,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     else:
         print(f"no runs in {args.directory}", file=sys.stderr)
     return EXIT_COMPLETED
-
-
-class RunInfo(NamedTuple):
-    """One run; None stands for what its files do not say."""
-
-    directory: Path
-    status: str  # completed, preempted, failed, running or unknown
-    note: str | None  # why it failed, or what is wrong with the folder
-    experiment: str | None
-    dataset: str | None
-    steps: int | None
-    epochs: float | None
-    test_accuracy: float | None  # 0 to 1, the latest
-    examples_per_second: float | None  # of training
-    newest_checkpoint: int | None  # its step; only `verify` checks that it is intact
-    resumable: bool  # has work left and a checkpoint, and no job is running it
-    updated: float | None  # unix seconds of its last sign of life
 
 
 def find(root: Path) -> Iterator[Path]:
@@ -132,50 +112,7 @@ def find(root: Path) -> Iterator[Path]:
             starts += [link for name in folders if (link := directory / name).is_symlink()]
 
 
-def describe(directory: Path) -> RunInfo:
-    """Return what the files of a run directory say about the run."""
-    written = runs.read_or_empty(
-        directory / "summary.json"
-    )  # names are right even if it is outdated
-    logged = runs.points(directory)
-    last = {point["split"]: point for point in logged}
-    train, evaluation = last.get("train", {}), last.get("eval", {})
-    checkpoints: list[int] = []
-    modified = None
-    with suppress(OSError):
-        checkpoints = run_layout.steps(directory / run_layout.CHECKPOINTS)
-        modified = directory.stat().st_mtime  # changes with every file that is replaced
-    running = lock.held(directory)
-    summary = {} if running else runs.last_summary(directory)
-    status, note = summary.get("status", "unknown"), summary.get("error")
-    updated = runs.end_time(summary) or (logged[-1]["time"] if logged else modified)
-    if running:
-        status, updated = "running", max(updated or 0.0, modified or 0.0)
-    elif not summary:
-        note = "it ended without a summary: killed, or just created"
-        if (directory / "summary.json").exists() and not written:
-            note = "summary.json cannot be read"
-    return RunInfo(
-        directory,
-        status,
-        note.splitlines()[0] if note else None,
-        written.get("experiment"),
-        (written.get("dataset") or {}).get("name"),
-        summary.get("steps", train.get("step")),
-        summary.get("epochs"),
-        _first(summary.get("test_accuracy"), evaluation.get("accuracy")),
-        _first(summary.get("examples_per_second"), train.get("examples_per_second")),
-        checkpoints[-1] if checkpoints else None,
-        bool(checkpoints) and status not in ("running", "completed"),
-        updated,
-    )
-
-
-def _first(*values: float | None) -> float | None:
-    return next((value for value in values if value is not None), None)
-
-
-def _row(run: RunInfo, root: Path, now: float) -> tuple[str, ...]:
+def _row(run: runs.RunInfo, root: Path, now: float) -> tuple[str, ...]:
     name = str(run.directory.relative_to(root)) if run.directory != root else root.name
     resume_at = f"step {run.newest_checkpoint:,}" if run.resumable else "no"
     note = printable(run.note or "") if run.status != "preempted" else ""

@@ -34,7 +34,7 @@ FILTERS = 36  # units of the first layer shown
 BINS = 64  # of a histogram
 MOST_DRAWINGS = 4  # that wait or are being drawn
 
-Drawn = tuple[int, list[Any]]  # optimizer steps done, TensorBoard summaries
+Drawn = tuple[int, list[Any]]  # optimizer steps done, summaries
 
 
 class Dashboard(AbstractContextManager["Dashboard"]):
@@ -144,23 +144,19 @@ class Dashboard(AbstractContextManager["Dashboard"]):
 
 def draw_inputs(dataset: Dataset) -> list[Any]:
     """Draw the first training examples."""
-    images, labels = dataset.train.images[:SAMPLES], dataset.train.labels[:SAMPLES]
-    title = f"first of {len(dataset.train.labels):,} training examples"
-    png = pictures.examples_png(images.reshape(-1, *dataset.shape), labels, title)
+    images, labels = dataset.train.images[:SAMPLES], dataset.train.labels
+    title = f"first of {len(labels):,} training examples"
+    captions = [f"label {label}" for label in labels[:SAMPLES]]
+    png = pictures.digits_png(images.reshape(-1, *dataset.shape), captions, title)
     return [summaries.image("pictures/inputs", png)]
 
 
 def draw_evaluation(
     step: int, dataset: Dataset, result: Evaluation, counts: confusion.Counts, weights: mlp.Weights
 ) -> list[Any]:
-    """Draw an evaluation after `step` steps, and the finite ones of the weights.
+    """Draw an evaluation of the test split after `step` steps, and the weights (numpy arrays).
 
-    Args:
-        step: optimizer steps done.
-        dataset: names the shape, has the test split.
-        result: of the test images.
-        counts: confusion matrix of the evaluation.
-        weights: numpy arrays.
+    Arrays of weights that are not finite are left out.
     """
     after, labels = f"after {step:,} steps", dataset.test.labels
     images = dataset.test.images.reshape(-1, *dataset.shape)

@@ -1,4 +1,4 @@
-"""Pictures of a digits task as PNG files: confusion matrix, examples, mistakes, filters.
+"""Pictures of a digits task as PNG files: confusion matrix, digits, mistakes, filters.
 
 Matplotlib draws them without pyplot: MPLBACKEND and a display do not matter, a thread may draw.
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # matplotlib takes a while to import, and only drawing needs 
 
 Images = npt.NDArray[np.uint8]  # (N, rows, cols), 0 to 255
 Classes = npt.NDArray[np.integer[Any]]  # (N,)
+Shares = npt.NDArray[np.floating[Any]]  # (N,), 0 to 1
 
 RIGHT, WRONG = (0.13, 0.40, 0.67), (0.70, 0.09, 0.17)  # blue, red: the colour-blind see both
 MOST_WITH_COUNTS = 20  # classes: with more, a cell has no room for a number
@@ -52,30 +53,38 @@ def confusion_png(counts: confusion.Counts, title: str, *, percent: bool = False
     return _png(figure)
 
 
-def examples_png(images: Images, labels: Classes, title: str) -> bytes:
-    """Draw images with their labels."""
-    return _digits_png(images, [f"label {label}" for label in labels], title)
+def digits_png(images: Images, captions: Sequence[str], title: str) -> bytes:
+    """Draw images side by side, with a caption of two short lines at most below each."""
+    count, height, width = images.shape
+    side = max(height, width)
+    cell_h, cell_w = round(1.45 * side), round(1.25 * side)
+    grid = _grid(images, _DIGITS, (cell_h, cell_w), 255)
+    scaled = 520 * grid.shape[0] / grid.shape[1]  # pixels
+    figure = _figure(520, 40 + scaled)
+    figure.suptitle(title if count else f"{title}: none", y=0.99)
+    axes = figure.add_axes((0, 0, 1, scaled / (40 + scaled)))
+    axes.set_axis_off()
+    axes.imshow(grid, "gray", vmin=0, vmax=255)
+    for i, caption in enumerate(captions):
+        x, y = (i % _DIGITS + 0.5) * cell_w, i // _DIGITS * cell_h + height
+        axes.text(x, y, caption, size=9, ha="center", va="top")
+    return _png(figure)
 
 
 def mistakes_png(
-    images: Images,
-    labels: Classes,
-    predictions: Classes,
-    confidences: npt.NDArray[np.float32],
-    after: str,
-    most: int = 20,
+    images: Images, labels: Classes, predictions: Classes, confidences: Shares, after: str
 ) -> bytes:
-    """Draw the `most` mistakes of the highest confidence (N,), the probability of a prediction."""
-    index = most_wrong(labels, predictions, confidences, most)
+    """Draw the 20 mistakes of the highest confidence, the probability of a prediction."""
+    index = most_wrong(labels, predictions, confidences, 20)
     captions = [
         f"label {labels[i]}\npredicted {predictions[i]}, {confidences[i]:.1%}" for i in index
     ]
     count = np.count_nonzero(labels != predictions)
-    return _digits_png(images[index], captions, f"most confident of {count:,} mistakes {after}")
+    return digits_png(images[index], captions, f"most confident of {count:,} mistakes {after}")
 
 
 def most_wrong(
-    labels: Classes, predictions: Classes, confidences: npt.NDArray[np.float32], most: int
+    labels: Classes, predictions: Classes, confidences: Shares, most: int
 ) -> npt.NDArray[np.int64]:
     """Return the indices of at most `most` mistakes, the most confident first."""
     (wrong,) = np.nonzero(predictions != labels)
@@ -95,24 +104,6 @@ def filters_png(kernels: npt.NDArray[np.floating[Any]]) -> bytes:
     figure = _figure(1, 1)
     large = grid.repeat(scale, axis=0).repeat(scale, axis=1)
     figure.figimage(large, cmap="bwr", vmin=-1, vmax=1, resize=True)
-    return _png(figure)
-
-
-def _digits_png(images: Images, captions: Sequence[str], title: str) -> bytes:
-    """Draw images side by side, with a caption of two short lines at most below each."""
-    count, height, width = images.shape
-    side = max(height, width)
-    cell_h, cell_w = round(1.45 * side), round(1.25 * side)
-    grid = _grid(images, _DIGITS, (cell_h, cell_w), 255)
-    scaled = 520 * grid.shape[0] / grid.shape[1]  # pixels
-    figure = _figure(520, 40 + scaled)
-    figure.suptitle(title if count else f"{title}: none", y=0.99)
-    axes = figure.add_axes((0, 0, 1, scaled / (40 + scaled)))
-    axes.set_axis_off()
-    axes.imshow(grid, "gray", vmin=0, vmax=255)
-    for i, caption in enumerate(captions):
-        x, y = (i % _DIGITS + 0.5) * cell_w, i // _DIGITS * cell_h + height
-        axes.text(x, y, caption, size=9, ha="center", va="top")
     return _png(figure)
 
 

@@ -35,12 +35,7 @@ _LOGIN = re.compile(r"://[^/\s]+@")
 
 
 def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
-    """Return the facts as JSON; unknown ones are None.
-
-    Args:
-        devices: kind of each device of the mesh, in its order.
-        processes: of the run.
-    """
+    """Return the facts as JSON: `devices` has the kind of each device of the mesh, in order."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -71,11 +66,7 @@ def redact(text: str) -> str:
 
 
 def source(*patterns: str) -> str:
-    """Return the SHA-256 of the package's own files: with other files the bits may differ.
-
-    Args:
-        patterns: of the files, relative to the package.
-    """
+    """Return the SHA-256 of the files that match patterns relative to the package."""
     package = Path(__file__).resolve().parents[1]
     contents = hashlib.sha256()
     for path in sorted(path for pattern in patterns for path in package.glob(pattern)):

@@ -60,8 +60,7 @@ class PhaseTimer:
 def process_seconds() -> float:
     """Return the seconds since Python began to import the trainer.
 
-    Not since the process began: a script that ends with `exec`, as scripts/train does, may have
-    installed packages in the same process before.
+    The process may be older: scripts/train installs packages before its `exec`.
     """
     return time.monotonic() - trainer.BEGAN
 
@@ -100,13 +99,10 @@ class Ledger:
     def __init__(
         self, path: Path, timer: PhaseTimer, resume_step: int, logged_step: int = 0
     ) -> None:
-        """Read the account of earlier starts; a missing or damaged file counts as none.
+        """Read the account of earlier starts at `path`; a damaged file counts as none.
 
-        Args:
-            path: of goodput.json.
-            timer: of this start.
-            resume_step: where this start resumes; steps done beyond it are lost work.
-            logged_step: last step that an earlier start logged, maybe after its last write here.
+        They lost the steps after `resume_step` that they had done. `logged_step` is the last one
+        that they logged, maybe after their last write here.
         """
         self._path, self._timer = path, timer
         self._before: dict[str, Any] = {
@@ -130,10 +126,7 @@ class Ledger:
         self.write(resume_step, now=True)
 
     def write(self, step: int, *, now: bool = False) -> None:
-        """Update the file, at most once a second unless `now`.
-
-        The file is always whole, but not flushed to the disk: nothing waits for it.
-        """
+        """Update the file, at most once a second unless `now`; nothing waits for the disk."""
         self._step = step
         if now or time.monotonic() - self._written > WRITE_SECONDS:
             self._written = time.monotonic()

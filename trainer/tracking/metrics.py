@@ -15,8 +15,6 @@ from typing import Any
 
 from trainer.job.files import NONFINITE, to_json, write_text
 
-_RESERVED = frozenset({"step", "split", "time"})
-
 
 class MetricsLog:
     """The log of one run, open for appending.
@@ -52,10 +50,8 @@ class MetricsLog:
 
         Raises:
             OSError: the point is not written, the lines before it are whole, the next may succeed.
-            ValueError: a metric has a reserved name, or the log is closed.
+            ValueError: the log is closed.
         """
-        if not _RESERVED.isdisjoint(values):
-            raise ValueError(f"a metric cannot have any of the names {sorted(_RESERVED)}: {values}")
         if (split, step) in self._kept:
             return False
         metrics = {name: float(value) for name, value in values.items()}
@@ -71,7 +67,7 @@ class MetricsLog:
         return True
 
     def flush(self) -> None:
-        """Wait until every point is on the disk, safe from a power cut; OSError if it refuses."""
+        """Wait until every point is on the disk; OSError if it refuses."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -4,12 +4,69 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from trainer.job import directory as run_layout
+from trainer.job import lock
 from trainer.job.files import NONFINITE
 from trainer.tracking import metrics
+
+
+class RunInfo(NamedTuple):
+    """One run; None stands for what its files do not say."""
+
+    directory: Path
+    status: str  # completed, preempted, failed, running or unknown
+    note: str | None  # why it failed, or what is wrong with the folder
+    experiment: str | None
+    dataset: str | None
+    steps: int | None
+    epochs: float | None
+    test_accuracy: float | None  # 0 to 1, the latest
+    examples_per_second: float | None  # of training
+    newest_checkpoint: int | None  # its step; only `verify` checks that it is intact
+    resumable: bool  # has work left and a checkpoint, and no job is running it
+    updated: float | None  # unix seconds of its last sign of life
+
+
+def describe(directory: Path) -> RunInfo:
+    """Return what the files of a run directory say about the run."""
+    written = read_or_empty(directory / "summary.json")  # names are right even if it is outdated
+    logged = points(directory)
+    last = {point["split"]: point for point in logged}
+    train, evaluation = last.get("train", {}), last.get("eval", {})
+    checkpoints: list[int] = []
+    modified = None
+    with suppress(OSError):
+        checkpoints = run_layout.steps(directory / run_layout.CHECKPOINTS)
+        modified = directory.stat().st_mtime  # changes with every file that is replaced
+    running = lock.held(directory)
+    summary = {} if running else last_summary(directory)
+    status, note = summary.get("status", "unknown"), summary.get("error")
+    updated = end_time(summary) or (logged[-1]["time"] if logged else modified)
+    if running:
+        status, updated = "running", max(updated or 0.0, modified or 0.0)
+    elif not summary:
+        note = "it ended without a summary: killed, or just created"
+        if (directory / "summary.json").exists() and not written:
+            note = "summary.json cannot be read"
+    return RunInfo(
+        directory,
+        status,
+        note.splitlines()[0] if note else None,
+        written.get("experiment"),
+        (written.get("dataset") or {}).get("name"),
+        summary.get("steps", train.get("step")),
+        summary.get("epochs"),
+        _first(summary.get("test_accuracy"), evaluation.get("accuracy")),
+        _first(summary.get("examples_per_second"), train.get("examples_per_second")),
+        checkpoints[-1] if checkpoints else None,
+        bool(checkpoints) and status not in ("running", "completed"),
+        updated,
+    )
 
 
 def last_summary(directory: Path, since: float = 0.0) -> dict[str, Any]:
@@ -55,6 +112,10 @@ def end_time(summary: dict[str, Any]) -> float | None:
     """Return when the start that wrote a summary ended, in unix seconds."""
     started = summary.get("started")
     return None if started is None else float(started + (summary.get("wall_seconds") or 0.0))
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
 
 
 def number(value: object) -> float | None:

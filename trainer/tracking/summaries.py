@@ -11,14 +11,8 @@ from textwrap import indent
 from typing import Any
 
 from trainer.config.schema import Config
-from trainer.tracking.tensorboard import (
-    HParamsPluginData,
-    SessionEndInfo,
-    Status,
-    Summary,
-    Tracker,
-    summary,
-)
+from trainer.tracking import tensorboard as tb
+from trainer.tracking.tensorboard import Summary, Tracker, summary
 
 histogram = summary.histogram  # (tag, values, bins)
 
@@ -60,14 +54,14 @@ def write_start(
     yaml: str,
     environment: Mapping[str, Any],
 ) -> None:
-    """Describe a start of a run; texts that have not changed are not repeated.
+    """Describe a start of a run; the configuration only if it has changed.
 
     Args:
         tracker: writes it.
-        config: every option.
+        config: every option; `yaml` is its text.
         before: the options in the restored checkpoint; None: the run is new.
-        yaml: the configuration as a text.
-        environment: as in environment.json; it differs each time.
+        yaml: of the configuration.
+        environment: as in environment.json.
     """
     tracker.replace("begun", hparams(hparams_of(config, len(environment["devices"]))), first=True)
     tracker.replace("ended", None)
@@ -80,9 +74,9 @@ def write_start(
 
 def write_end(tracker: Tracker, *, failed: bool) -> None:
     """Mark a run in HParams as completed or failed, until it resumes."""
-    info = SessionEndInfo(status=Status.Value("STATUS_FAILURE" if failed else "STATUS_SUCCESS"))
+    status = tb.Status.Value("STATUS_FAILURE" if failed else "STATUS_SUCCESS")
     _, _, end = summary.hparams({}, {})
-    content = HParamsPluginData(version=0, session_end_info=info)
+    content = tb.HParamsPluginData(version=0, session_end_info=tb.SessionEndInfo(status=status))
     end.value[0].metadata.plugin_data.content = content.SerializeToString()
     tracker.replace("ended", end)
 
@@ -112,7 +106,7 @@ def hparams(values: HParams) -> Any:
     """Return what HParams shows of a run: hyperparameters, and the last values of METRICS."""
     experiment, start, _ = summary.hparams(dict(values), dict.fromkeys(METRICS))
     plugin = experiment.value[0].metadata.plugin_data
-    content = HParamsPluginData.FromString(plugin.content)
+    content = tb.HParamsPluginData.FromString(plugin.content)
     for info in content.experiment.hparam_infos:
         if info.name in SHOWN:  # field 7, differs=True, which tensorboardX's messages lack
             info.MergeFromString(b"\x38\x01")

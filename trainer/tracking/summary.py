@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,24 +16,17 @@ Report = dict[str, Any]  # JSON; the keys of begin() and those named in the READ
 
 def begin(experiment: str, global_batch_size: int, timer: PhaseTimer) -> Report:
     """Return the report of a run that has done nothing yet."""
+    unknown = ["dataset", "test_accuracy", "test_loss", "examples_per_second", "wall_seconds"]
+    unknown += ["devices", "processes", "platform", "resumed_from_step", "weights_sha256"]
     return {
         "status": "failed",
         "experiment": experiment,
-        "dataset": None,
+        **dict.fromkeys(unknown),
         "steps": 0,
         "epochs": 0.0,
         "examples": 0,  # trained on by this start
-        "test_accuracy": None,
-        "test_loss": None,
-        "examples_per_second": None,
         "train_seconds": 0.0,
-        "wall_seconds": None,
-        "devices": None,
-        "processes": None,
-        "platform": None,
         "global_batch_size": global_batch_size,
-        "resumed_from_step": None,
-        "weights_sha256": None,
         "skipped_steps": 0,
         "error": None,
         "seconds": None,
@@ -89,7 +80,5 @@ def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
         text = ", ".join(f"{name} {share:.0%}" for share, name in shares if share >= 0.005)
         table.append(("where it went", text))
     table.append(("run", str(directory)))
-    program = Path(sys.executable).with_name("tensorboard")
-    name = "tensorboard" if shutil.which("tensorboard") or not program.exists() else str(program)
-    table.append(("follow it with", f"{name} --logdir {shlex.quote(str(directory.parent))}"))
-    return table
+    runs = shlex.quote(str(directory.parent))
+    return [*table, ("follow it with", f"tensorboard --logdir {runs}")]

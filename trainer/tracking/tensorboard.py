@@ -1,10 +1,8 @@
-"""What a run records while it trains: TensorBoard event files and metrics.jsonl.
+"""What a run records while it trains: TensorBoard event files and metrics.jsonl; process 0 only.
 
-Only process 0 has a Tracker. The caller's own thread writes both files, with tensorboardX's
-RecordWriter; another thread may flush them. tensorboardX's SummaryWriter is not used: it hands
-events to a thread through a bounded queue. If the disk is full that thread dies, and the queue
-then blocks training for ever. Its flush() does not wait for the queue either, so a point logged
-before a checkpoint could be lost after it.
+Not with tensorboardX's SummaryWriter, which hands events to a thread through a bounded queue: on a
+full disk that thread dies, and the queue blocks training for ever. Nor does its flush() wait for
+the queue, so a point logged before a checkpoint could be lost after it.
 """
 
 from __future__ import annotations
@@ -46,17 +44,12 @@ _CHECKSUM = 4  # bytes after it
 class Tracker(AbstractContextManager["Tracker"]):
     """Writes every point to <run_dir>/tensorboard and to <run_dir>/metrics.jsonl.
 
-    Once open it never ends the training: `warn` reports a failed write, once a file.
+    Once open it never ends the training: `warn` reports a failed write, once a file. The caller's
+    thread writes; another may flush.
     """
 
     def __init__(self, run_dir: Path, resume_step: int | None, warn: Callable[[str], None]) -> None:
-        """Open both files.
-
-        Args:
-            run_dir: the run directory, which is made if it is missing.
-            resume_step: the step of the restored checkpoint: later points are deleted; None deletes
-                all points.
-            warn: shows one line to the user.
+        """Open both files, without the points after `resume_step`; None deletes all points.
 
         Raises:
             ConfigError: the run directory cannot be written.
@@ -116,10 +109,9 @@ class Tracker(AbstractContextManager["Tracker"]):
     def replace(self, name: str, content: Any | None, *, first: bool = False) -> None:
         """Write a Summary of which TensorBoard keeps the first value it reads; None only deletes.
 
-        It gets its own event file, and the file of this name of an earlier start is deleted. A
-        running TensorBoard shows the old value until it is restarted. What is written before the
-        run ends must be the `first` file: TensorBoard's slower reader leaves a growing file for
-        good once there is a later one.
+        It gets its own event file, instead of that of an earlier start, which a running TensorBoard
+        still shows. It must be the `first` file unless the run ends: TensorBoard's slower reader
+        leaves a growing file for good once there is a later one.
         """
 
         def write(_: Any) -> None:
@@ -132,10 +124,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._with_events(write)
 
     def flush(self) -> None:
-        """Wait until all points are on the disk; before a checkpoint, so that none gets lost.
-
-        In any thread, also while another adds points.
-        """
+        """Wait until all points are on the disk; a checkpoint may then be written."""
         try:
             self._metrics.flush()
         except OSError as error:

@@ -21,17 +21,13 @@ _LINE_SECONDS = 10.0  # between two progress lines
 
 
 class Terminal:
-    """Shows a person the progress of a run. A stream that fails gets no more text; nothing raises.
+    """Shows the progress of a run. A stream that fails gets no more text; nothing raises.
 
-    Whether the stream is a terminal is decided once; with TERM=dumb or CI set it never is one.
-    NO_COLOR removes the colours and keeps the bar. The caller's own thread draws the bars.
+    With TERM=dumb or CI set there is no bar; NO_COLOR keeps it. The caller's thread draws it.
     """
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
-        """Write to `stream`, by default to the standard error of this moment.
-
-        `quiet` leaves only warnings, errors and the closing table.
-        """
+        """Write to `stream` or standard error; if `quiet`, only warnings, errors, the table."""
         self._stream: TextIO | None = sys.stderr if stream is None else stream
         self._quiet = quiet
         self._draws = _is_terminal(self._stream)
@@ -61,20 +57,16 @@ class Terminal:
         self._training, self._first_update = (total_steps, steps_per_epoch), None
         self._next = time.monotonic() + (0 if self._draws else _LINE_SECONDS)
         if self._draws:
-            self._show(self._epoch(initial_step), initial_step, total_steps, "compiling")
+            self._show("compiling", initial_step, total_steps, "")
 
     def update(self, step: int, loss: float, accuracy: float, examples_per_second: float) -> None:
         """Show the state after `step` steps, unless the last drawing or line was just before.
 
-        Args:
-            step: optimizer steps done.
-            loss: mean over the examples of this epoch.
-            accuracy: fraction of them, 0 to 1.
-            examples_per_second: of training.
+        The loss and the accuracy (0 to 1) are means over the examples of this epoch.
         """
         if self._training is None:
             return
-        total, now = self._training[0], time.monotonic()
+        (total, per_epoch), now = self._training, time.monotonic()
         # Not from the start on: the time before the first update is mostly compilation.
         began, first = self._first_update = self._first_update or (now, step)
         left = "-:--:--"
@@ -82,16 +74,11 @@ class Terminal:
             left = str(timedelta(seconds=round((now - began) / (step - first) * (total - step))))
         speed = f"{examples_per_second:,.0f} examples/s"
         status = f"{step}/{total} loss {loss:.4f} acc {accuracy:.1%} {speed} {left} left"
-        self._show(self._epoch(step), step, total, status)
+        epoch = f"epoch {max(-(-step // per_epoch), 1)}/{-(-total // per_epoch)}"
+        self._show(epoch, step, total, status)
 
     def evaluation(
-        self,
-        epoch: int,
-        step: int,
-        train_loss: float,
-        test_loss: float,
-        test_accuracy: float,
-        seconds: float,
+        self, epoch: int, step: int, train_loss: float, loss: float, accuracy: float, seconds: float
     ) -> None:
         """Write a line of an evaluation: position, results (accuracy 0 to 1), duration.
 
@@ -101,8 +88,8 @@ class Terminal:
         trained = "     -" if math.isnan(train_loss) else f"{train_loss:6.4f}"
         self.note(
             f"epoch {epoch:{len(str(-(-total // per_epoch)))}}  step {step:{len(str(total))}}  "
-            f"train loss {trained}  test loss {test_loss:6.4f}  "
-            f"test accuracy {test_accuracy:6.2%}  {seconds:.2f} s"
+            f"train loss {trained}  test loss {loss:6.4f}  "
+            f"test accuracy {accuracy:6.2%}  {seconds:.2f} s"
         )
 
     def download(self, filename: str, done: int, total: int | None) -> None:
@@ -116,13 +103,9 @@ class Terminal:
             self.close()
 
     def work(self, label: str, done: int, total: int, status: str) -> None:
-        """Show how much of some work is done, on a bar that close() ends.
+        """Show on a bar, which close() ends, that `done` parts of `total` are done.
 
-        Args:
-            label: name of the current part.
-            done: parts done, with this one once it is done.
-            total: parts.
-            status: how far this part is; empty once it is done.
+        `label` is the name of the current part; its `status` is empty once it is done.
         """
         self._show(label, done, total, status, always=not status or label != self._shown[0])
 
@@ -142,18 +125,10 @@ class Terminal:
             self._close_bar()
         self._shown = ("", 0, None, "")
 
-    def _epoch(self, step: int) -> str:
-        assert self._training is not None
-        total, per_epoch = self._training
-        return f"epoch {max(-(-step // per_epoch), 1)}/{-(-total // per_epoch)}"
-
     def _show(
         self, label: str, done: int, total: int | None, status: str, *, always: bool = False
     ) -> None:
-        """Draw the bar, or write a line if this is no terminal and there is a status.
-
-        Not if the last time was just before, unless `always`.
-        """
+        """Draw the bar or write a line, unless the last one was just before and not `always`."""
         self._shown = (label, done, total, status)
         now = time.monotonic()
         if self._quiet or not (always or now >= self._next):
