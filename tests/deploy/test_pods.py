@@ -17,7 +17,7 @@ from support.pods import running
 pytestmark = pytest.mark.slow
 
 TOOLS = ("ip", "nsenter", "unshare", "setpriv", "chroot")
-HEARTBEAT = 20  # seconds: the default of cluster.heartbeat_timeout_seconds
+HEARTBEAT = 8  # seconds
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,8 +41,13 @@ def start(tmp_path_factory):
         path = "/spec/template/spec/containers/0/args"
         changes = [
             {"op": "replace", "path": f"{path}/0", "value": "+experiment=smoke"},
-            {"op": "add", "path": f"{path}/-", "value": "train.epochs=6"},
+            {"op": "add", "path": f"{path}/-", "value": "train.epochs=12"},
             {"op": "add", "path": f"{path}/-", "value": "train.global_batch_size=200"},
+            {
+                "op": "add",
+                "path": f"{path}/-",
+                "value": f"cluster.heartbeat_timeout_seconds={HEARTBEAT}",
+            },
         ]
         if pods:
             name_of_number = "/spec/template/spec/containers/0/env/0"
@@ -66,11 +71,11 @@ def start(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def late(start):
-    """The job without a failure, whose pods come late; it goes on beside the other tests.
+    """The job without a failure, whose pods come late; it runs beside the other tests.
 
     Those that need its result come last.
     """
-    with start("late", "cpu", late={0: 5, 1: 60}) as begun:
+    with start("late", "cpu", late={0: 5, 1: 20}) as begun:
         yield begun
 
 
@@ -86,21 +91,11 @@ def weights(late):
     return wait
 
 
-def check_resumed(run, weights):
-    run.wait(240)
-    assert run.status == "succeeded", run.told()
-    summary = run.summary()
-    assert summary["status"] == "completed"
-    assert summary["processes"] == 4
-    assert summary["resumed_from_step"] >= 20  # the end of the first epoch
-    assert summary["weights_sha256"] == weights()
-
-
 def ends(run, what):
     return {index: code for index, code, done in run.ended if done == what}
 
 
-def test_a_preempted_pod_uses_nothing_up_and_all_save(start, late):
+def test_a_preempted_pod_is_not_counted_and_all_save(start, late):
     with start("preempted", "cpu", pods=2) as run:
         run.wait(180, lambda: run.step() >= 40)
         run.evict(1)
@@ -112,7 +107,7 @@ def test_a_preempted_pod_uses_nothing_up_and_all_save(start, late):
 
 
 def test_pods_without_their_gpus_fail_the_job_for_good(start, late):
-    with start("gpus", "gpu") as run:
+    with start("gpus", "gpu", pods=2) as run:
         run.wait(90)
         assert run.status == "failed", run.told()
         assert 78 in ends(run, "FailJob").values(), run.told()
@@ -120,32 +115,37 @@ def test_pods_without_their_gpus_fail_the_job_for_good(start, late):
         assert "8 GPUs expected (cluster.gpus_per_process=8)" in run.told()
 
 
-def test_a_cut_link_ends_the_others_and_the_run_resumes(start, late, weights):
-    with start("cut", "cpu") as run:
+def test_pods_that_are_cut_off_or_killed_are_replaced_and_the_run_resumes(start, late, weights):
+    with start("lost", "cpu") as run:
         run.wait(180, lambda: run.step() >= 40)
         run.network.cut(run.pods[2].link)
-        run.wait(HEARTBEAT + 30, lambda: len(run.ended) == 4)
+        run.wait(HEARTBEAT + 20, lambda: len(run.ended) == 4)
         assert ends(run, "Count") == {0: 75, 1: 75, 2: 75, 3: 75}, run.told()
-        assert "lost process 2 (host train-cut-2" in run.summary()["error"]
-        cut_off = r"lost process 0 \(host train-cut-0, pid \d+\), which cannot be reached from here"
+        assert "lost process 2 (host train-lost-2" in run.summary()["error"]
+        cut_off = (
+            r"lost process 0 \(host train-lost-0, pid \d+\), which cannot be reached from here"
+        )
         assert re.search(cut_off, run.told())
-        check_resumed(run, weights)
 
-
-def test_a_killed_pod_is_replaced_and_the_run_resumes(start, late, weights):
-    with start("killed", "cpu") as run:
-        run.wait(180, lambda: run.step() >= 40)
+        step = run.step()
+        run.wait(120, lambda: run.step() > step)
         run.pods[3].process.kill()
-        run.wait(60, lambda: len(run.ended) == 4)
-        codes = ends(run, "Count")
+        run.wait(60, lambda: len(run.ended) == 8)
+        codes = {index: code for index, code, _ in run.ended[4:]}
         assert codes.pop(3) == 137
         # A peer that vanishes between two messages can make gloo itself abort.
         assert {*codes.values()} <= {75, 134}, run.told()
-        assert len(codes) == 3
-        check_resumed(run, weights)
+        assert {done for _, _, done in run.ended} == {"Count"}
+
+        run.wait(240)
+        assert run.status == "succeeded", run.told()
+        summary = run.summary()
+        assert (summary["status"], summary["processes"]) == ("completed", 4)
+        assert summary["resumed_from_step"] >= 20  # the end of the first epoch
+        assert summary["weights_sha256"] == weights()
 
 
-def test_four_pods_train_to_the_end_though_the_second_is_a_minute_late(late, weights):
+def test_four_pods_train_to_the_end_though_two_are_late(late, weights):
     assert weights()
     assert ends(late, "Succeeded").keys() >= {0}
     assert {index for index, *_ in late.ended} <= {0, 1, 2, 3}
