@@ -93,7 +93,7 @@ PAIRS = {
         (),
     ),
     "fails alone, behind the first sum": (
-        PATCHED.format("import trainer.doctor.devices as devices; devices.ROUNDS = None"),
+        PATCHED.format("import trainer.doctor.cluster as checks; checks.ROUNDS = None"),
         (),
     ),
     "stands still": (

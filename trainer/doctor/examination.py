@@ -17,7 +17,7 @@ from trainer.distributed.collectives import is_peer_loss, share, together
 from trainer.distributed.connect import connect, start_devices
 from trainer.distributed.heartbeat import Heartbeat
 from trainer.distributed.topology import Topology, resolve
-from trainer.doctor import devices, host, storage
+from trainer.doctor import cluster, host
 from trainer.doctor.finding import FAILURE, OK, Concern, Finding, exit_code, from_error, merge
 from trainer.job.directory import expanded
 from trainer.job.errors import PeerLost, TrainerError
@@ -74,12 +74,12 @@ class Examination:
         with Heartbeat(config.cluster.heartbeat_timeout_seconds, lost) as self._heartbeat:
             self._try("devices", partial(self._start_devices, topology))
             has_mesh = self._try("mesh", self._make_mesh)
-            divides = has_mesh and self._try("batch", lambda: devices.batch(config, self._mesh))
-            self._try("run directory", partial(storage.run_directory, root, chief))
+            divides = has_mesh and self._try("batch", lambda: cluster.batch(config, self._mesh))
+            self._try("run directory", partial(cluster.run_directory, root, chief))
             self._try("data", self._load)
-            self._try("clocks", devices.clocks)
+            self._try("clocks", cluster.clocks)
             if has_mesh:
-                self._try("all-reduce", lambda: devices.all_reduce(self._mesh))
+                self._try("all-reduce", lambda: cluster.all_reduce(self._mesh))
             if divides:
                 self._try("one step", self._do_one_step)
             findings: list[Finding] = []
@@ -105,7 +105,7 @@ class Examination:
         self._in_step = False  # collectives need the devices of all processes
         start_devices(topology, self._config.cluster, partial(self._give_up, "devices"))
         self._in_step = True
-        return devices.seen(topology)
+        return cluster.seen(topology)
 
     def _make_mesh(self) -> str:
         self._mesh = together(lambda: make_mesh(self._config.parallel.devices))
@@ -125,7 +125,7 @@ class Examination:
 
     def _do_one_step(self) -> str:
         everywhere = all(share(lambda: self._dataset is not None))
-        return devices.one_step(self._config, self._dataset if everywhere else None, self._mesh)
+        return cluster.one_step(self._config, self._dataset if everywhere else None, self._mesh)
 
     def _gather(self, findings: list[Finding]) -> str:
         of_processes = share(self._findings.copy)
@@ -164,6 +164,5 @@ class Examination:
         self._exit()
 
     def _exit(self) -> NoReturn:
-        """Exit immediately: an orderly exit would wait for processes that cannot come."""
         self._exiting.acquire()  # and never release: several threads may come here
         hard_exit(exit_code(self._findings), lambda: self._show(self._findings))
