@@ -73,7 +73,7 @@ class Dashboard(AbstractContextManager["Dashboard"]):
             self._draw(lambda: (0, draw_inputs(dataset)))
 
     def steps_done(self, step: int) -> None:
-        """Write times and memory at log points; the results of `step` steps are here."""
+        """Write times and memory at log points; the results of `step` steps have arrived."""
         self._write_drawn()
         if self._step_times is None:  # the first steps wait for the compiler: measure from here
             self._step_times, self._last_step = StepTimes(self._timer), step

@@ -10,9 +10,9 @@ from trainer.job.errors import SaveError
 
 
 def show(text: str) -> None:
-    """Print a text and flush; somebody who reads no further, as `| head` does, is no error.
+    """Print a text and flush; a reader that stops reading, such as `| head`, is no error.
 
-    A letter that the encoding of standard output lacks becomes a question mark.
+    Characters that the encoding of standard output lacks become question marks.
 
     Raises:
         SaveError: it cannot be written, to a full disk for example.
@@ -20,15 +20,16 @@ def show(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "replace").decode(encoding), flush=True)
-    except OSError as error:  # what Python flushes at its exit goes nowhere
+    except OSError as error:
+        # Python flushes again when it exits: to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            told = f"standard output cannot be written ({error.strerror})"
-            raise SaveError(told, "make room, or send it elsewhere") from None
+            message = f"standard output cannot be written ({error.strerror})"
+            raise SaveError(message, "free some space, or redirect it elsewhere") from None
 
 
 def claim_stdout() -> None:
-    """Send what libraries print to standard error from now on: gloo greets on standard output."""
+    """Send what libraries print to standard error from now on: gloo prints to standard output."""
     sys.stdout.flush()
     own = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -36,7 +37,7 @@ def claim_stdout() -> None:
 
 
 def table(rows: Sequence[Sequence[str]], left: Collection[int]) -> Iterator[str]:
-    """Yield the lines of a table; columns are aligned to the right but for those in `left`."""
+    """Yield the lines of a table, without rich: columns in `left` are aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
@@ -47,5 +48,5 @@ def table(rows: Sequence[Sequence[str]], left: Collection[int]) -> Iterator[str]
 
 
 def printable(text: str) -> str:
-    """Return a text that no terminal takes for a command to it."""
+    """Return a text without control sequences, which a terminal would execute."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
