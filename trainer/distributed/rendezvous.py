@@ -86,7 +86,7 @@ async def _receive(topology: Topology, timeout: float) -> tuple[str, int]:
             clients.pop(writer, None)
             writer.close()
 
-    server = await asyncio.start_server(receive, sock=listener)
+    server = await asyncio.start_server(receive, sock=listener, backlog=1024)
     try:
         while True:
             _check(topology, clients.values())
