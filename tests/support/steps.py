@@ -1,0 +1,89 @@
+"""A small training step with data for it, on any of the test process's devices."""
+
+import functools
+
+import jax
+import numpy as np
+
+from trainer.data.dataset import Superbatch
+from trainer.models import mlp
+from trainer.parallel import mesh as meshes
+from trainer.parallel import step
+from trainer.parallel.compiler import CPU_STEP
+from trainer.tasks.classification import Objective
+
+OBJECTIVE = Objective("softmax_crossentropy", 10, 33.3, 78.6)
+OPTIMIZER = step.Optimizer(momentum=0.9, nesterov=True, skip_nonfinite=False)
+PIXELS, BATCH = 20, 16
+
+
+def init_weights(key):
+    return mlp.init(key, PIXELS, [24, 12], 10, "he_normal")
+
+
+def batches(steps, batch=BATCH, short=3) -> Superbatch:
+    """Random batches, of which the last is short."""
+    rng = np.random.default_rng(5)
+    mask = np.ones((steps, batch), np.uint8)
+    mask[-1, batch - short :] = 0
+    return Superbatch(
+        rng.integers(0, 256, (steps, batch, PIXELS), np.uint8),
+        rng.integers(0, 10, (steps, batch)).astype(np.uint8),
+        mask,
+    )
+
+
+@functools.cache
+def programs(
+    devices,
+    method="shard_map",
+    virtual_shards=None,
+    skip=False,
+    loss=OBJECTIVE.loss,
+    options=CPU_STEP,
+):
+    """The mesh and the training step, compiled once for all tests."""
+    mesh = meshes.make_mesh(devices)
+    optimizer = OPTIMIZER._replace(skip_nonfinite=skip)
+    objective = OBJECTIVE._replace(loss=loss)
+    return mesh, step.make_train_step(objective, optimizer, mesh, method, virtual_shards, options)
+
+
+@functools.cache
+def first_state():
+    with jax.transfer_guard("allow"):
+        key, mesh = jax.random.PRNGKey(1), meshes.make_mesh(1)
+        return jax.device_get(step.init_state(init_weights, key, mesh))
+
+
+def place(mesh, state):
+    """Copy a state to every device of a mesh."""
+    return meshes.place(meshes.replicated(mesh), state)
+
+
+def place_inputs(mesh, data, steps, lrs, stop=0):
+    """Copy the inputs of some steps to a mesh."""
+    part = jax.tree.map(lambda x: x[steps.start : steps.stop], data)
+    votes = np.full((len(steps), mesh.size), stop, np.uint8)
+    numbers = np.array(steps, np.int32)
+    return step.DispatchInputs(
+        *meshes.place(meshes.batched(mesh), (part, votes)),
+        *meshes.place(meshes.replicated(mesh), (lrs[steps.start : steps.stop], numbers)),
+    )
+
+
+def train(devices, k, steps=6, method="shard_map", state=None, stop=0, lrs=None, **how):
+    """Train some steps, K a dispatch; return the state and the metrics, on the host."""
+    mesh, program = programs(devices, method, **how)
+    state = place(mesh, (state or first_state())._replace(step=np.zeros((), np.int32)))
+    data, seen = batches(steps), []
+    lrs = np.linspace(0.01, 0.1, steps, dtype=np.float32) if lrs is None else lrs
+    for lo in range(0, steps, k):
+        inputs = place_inputs(mesh, data, range(lo, min(lo + k, steps)), lrs, stop)
+        state, metrics = program(state, inputs)
+        seen.append(jax.device_get(metrics))
+    return jax.device_get(state), jax.tree.map(lambda *x: np.concatenate(x), *seen)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
