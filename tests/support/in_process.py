@@ -1,13 +1,17 @@
-"""Runs the trainer in the test process: a second less than a process of its own, and no imports."""
+"""Runs the trainer in the test process: seconds less than starting another Python."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
+import os
 import signal
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from conftest import CACHE
 
 from trainer.commands.train import main
 from trainer.job.errors import TrainerError
@@ -21,14 +25,34 @@ class Done(NamedTuple):
     stderr: str
 
 
-def train(*arguments: str) -> Done:
-    """Train on one device as `python -m trainer` does; an error that is not ours is raised."""
+class StopAfter(StopRequest):
+    """A request that comes while a run is asked about it for the nth time."""
+
+    def __init__(self, questions: int) -> None:
+        super().__init__()
+        self._left = questions
+
+    def __call__(self) -> bool:
+        self._left -= 1
+        if self._left <= 0:
+            self.signal_name = "SIGTERM"
+        return super().__call__()
+
+
+def train(folder: Path, *arguments: str, stop: StopRequest | None = None) -> Done:
+    """Train on one device in a folder, as `python -m trainer` does; never with a traceback."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     cache = jax.config.values["jax_compilation_cache_dir"]
+    variable = os.environ.get("TRAINER_CACHE_DIR")
+    os.environ["TRAINER_CACHE_DIR"] = str(CACHE)
     stderr = io.StringIO()
-    with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stderr):
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stderr(stderr),
+        contextlib.redirect_stdout(stderr),
+    ):
         try:
-            code = main([*arguments, "parallel.devices=1"], StopRequest())
+            code = main([*arguments, "parallel.devices=1"], stop or StopRequest())
         except TrainerError as error:
             code = error.exit_code
             stderr.write(f"error: {error}\n")
@@ -36,4 +60,19 @@ def train(*arguments: str) -> Done:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             jax.config.update("jax_compilation_cache_dir", cache)
+            del os.environ["TRAINER_CACHE_DIR"]
+            if variable is not None:
+                os.environ["TRAINER_CACHE_DIR"] = variable
+    assert "Traceback" not in stderr.getvalue(), stderr.getvalue()
     return Done(code, stderr.getvalue())
+
+
+def summary_of(folder: Path, run: str = "run") -> dict:
+    """Return a run's summary.json."""
+    return json.loads((folder / run / "summary.json").read_text())
+
+
+def points_of(folder: Path, run: str = "run") -> list[dict]:
+    """Return every logged point of a run, less what the clock says."""
+    lines = [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in p.items() if k not in ("time", "examples_per_second")} for p in lines]

@@ -1,16 +1,14 @@
-"""The whole trainer, as its users start it: processes, signals, files."""
+"""The whole trainer: what a run leaves, its data, several processes, other versions."""
 
 import json
 import re
 import shutil
-import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import Trainer
 from support import idx_files
+from support.in_process import points_of, summary_of, train
 
 from trainer.job.processes import environment, free_address
 
@@ -35,18 +33,8 @@ KEYS = {
 }
 
 
-def summary_of(folder, run="run"):
-    return json.loads((folder / run / "summary.json").read_text())
-
-
-def points_of(folder, run="run"):
-    """Every logged point, less what the clock says."""
-    lines = [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in p.items() if k not in ("time", "examples_per_second")} for p in lines]
-
-
-def test_a_run_leaves_what_the_contract_names(trainer, tmp_path):
-    done = trainer(*SMOKE)
+def test_a_run_leaves_what_the_contract_names(tmp_path):
+    done = train(tmp_path, *SMOKE)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir()} >= {
@@ -70,64 +58,9 @@ def test_a_run_leaves_what_the_contract_names(trainer, tmp_path):
     assert [p["step"] for p in points if p["split"] == "train"] == [20, 40, 60, 80, 100, 120]
     assert [p["step"] for p in points if p["split"] == "eval"] == [63, 126]
     assert points[-1]["accuracy"] == summary["test_accuracy"]
-    assert "\x1b" not in done.stdout + done.stderr
-    assert "tensorboard --logdir" in done.stdout + done.stderr
+    assert "\x1b" not in done.stderr
+    assert "tensorboard --logdir" in done.stderr
     assert "+experiment=smoke" in (run / ".hydra" / "overrides.yaml").read_text()
-
-
-def test_a_completed_run_started_again_trains_nothing(trainer, tmp_path):
-    assert trainer(*SMOKE).returncode == 0
-    before, points = summary_of(tmp_path), points_of(tmp_path)
-    assert trainer(*SMOKE).returncode == 0
-    after = summary_of(tmp_path)
-    assert after["resumed_from_step"] == after["steps"] == before["steps"]
-    assert after["weights_sha256"] == before["weights_sha256"]
-    assert after["test_accuracy"] == before["test_accuracy"]
-    assert points_of(tmp_path) == points
-
-
-LONG = ("+experiment=smoke", "train.epochs=20", "train.steps_per_dispatch=1")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """An uninterrupted run of the long job, to compare with."""
-    folder = tmp_path_factory.mktemp("whole")
-    command = Trainer(folder)
-    assert command(*LONG, "run.dir=run").returncode == 0
-    return folder
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_stopped_and_started_again_it_ends_with_the_same_bits(trainer, tmp_path, whole, number):
-    process = trainer.start(*LONG, "run.dir=run")
-    trainer.wait_for_step(100)
-    process.send_signal(number)
-    asked = time.monotonic()
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 75
-    assert time.monotonic() - asked < 5
-    assert "Traceback" not in err
-    stopped = summary_of(tmp_path)
-    assert stopped["status"] == "preempted"
-    assert 100 <= stopped["steps"] < 20 * 63
-    assert trainer(*LONG, "run.dir=run").returncode == 0
-    unbroken, resumed = summary_of(whole), summary_of(tmp_path)
-    assert resumed["resumed_from_step"] == stopped["steps"]
-    for key in ("weights_sha256", "test_loss", "test_accuracy", "steps"):
-        assert resumed[key] == unbroken[key]
-    assert points_of(tmp_path) == points_of(whole)
-
-
-@pytest.mark.parametrize("delay", [0.15, 0.5, 1.0, 1.5, 2.0, 2.5])
-def test_ctrl_c_at_any_moment_ends_promptly_without_a_stack_trace(trainer, tmp_path, delay):
-    process = trainer.start(*LONG, "run.dir=run", "train.epochs=1000")
-    time.sleep(delay)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=15)
-    assert process.returncode == 75, err
-    assert "Traceback" not in out + err
-    assert summary_of(tmp_path)["status"] == "preempted"
 
 
 def test_two_processes_train_as_one(trainer, tmp_path):
@@ -146,19 +79,20 @@ def test_two_processes_train_as_one(trainer, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_without_data_it_says_where_it_looked_and_the_three_ways_out(trainer, tmp_path):
-    done = trainer("+experiment=mlp", "data.download=false", f"data.cache_dir={tmp_path}/none")
+def test_without_data_it_says_where_it_looked_and_the_three_ways_out(tmp_path):
+    done = train(
+        tmp_path, "+experiment=mlp", "data.download=false", f"data.cache_dir={tmp_path}/none"
+    )
     assert done.returncode == 65
     for told in (f"{tmp_path}/none", "data.root=", "data=mnist_5k"):
         assert told in done.stderr
-    assert "Traceback" not in done.stderr
     (run,) = (tmp_path / "runs" / "mlp").iterdir()
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
 
 
-def test_a_run_directory_that_cannot_be_made_is_a_configuration_error(trainer, tmp_path):
+def test_a_run_directory_that_cannot_be_made_is_a_configuration_error(tmp_path):
     (tmp_path / "file").write_text("")
-    done = trainer("+experiment=smoke", "run.dir=file/run")
+    done = train(tmp_path, "+experiment=smoke", "run.dir=file/run")
     assert done.returncode == 78
     assert "run.dir" in done.stderr
 
@@ -188,7 +122,7 @@ def test_the_notebook_recipe_starts_as_the_notebook_did(trainer, mnist_dir):
 
 def test_other_code_or_versions_on_resume_are_told(trainer, tmp_path):
     options = ("+experiment=smoke", "run.dir=run", "optim.schedule=constant")
-    assert trainer(*options, "train.epochs=1").returncode == 0
+    assert train(tmp_path, *options, "train.epochs=1").returncode == 0
     copy = tmp_path / "changed"
     shutil.copytree(Path(__file__).parents[2] / "trainer", copy / "trainer")
     shutil.copytree(Path(__file__).parents[2] / "conf", copy / "conf")
@@ -211,13 +145,12 @@ def test_jax_variables_do_not_change_what_a_seed_means(trainer, tmp_path):
     assert "JAX_DISABLE_JIT is set" in refused.stderr
 
 
-def test_a_last_update_that_is_not_finite_ends_the_run_so(trainer, tmp_path):
+def test_a_last_update_that_is_not_finite_ends_the_run_so(tmp_path):
     odd = ("optim.lr=3e38", "optim.schedule=constant", "train.global_batch_size=4000")
     for _ in range(2):
-        done = trainer("+experiment=smoke", "run.dir=run", "train.epochs=1", *odd)
+        done = train(tmp_path, *SMOKE, "train.epochs=1", *odd)
         assert done.returncode == 70, done.stderr
         assert "step 1, the last: its update left weights whose loss" in done.stderr
-        assert "Traceback" not in done.stderr
     assert summary_of(tmp_path)["status"] == "failed"
 
 

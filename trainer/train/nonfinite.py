@@ -33,8 +33,9 @@ def diagnose(
     """
     batch, indices = source.global_batch(step)
     gradients, bound, sums = jax.device_get(_gradients(state.weights, batch, objective))
+    # In float64, in which squares of finite float32 numbers do not overflow.
     norms = {
-        f"layer {i} {name}": float(np.linalg.norm(leaf.ravel() / sums.examples))
+        f"layer {i} {name}": float(np.linalg.norm(leaf.ravel().astype(np.float64) / sums.examples))
         for i, name, leaf in mlp.leaves(gradients)
     }
     return {
