@@ -166,33 +166,6 @@ def test_the_speed_counts_images_and_not_the_padding_of_a_short_batch(tmp_path):
     assert summary["examples_per_second"] == summary["examples"] / summary["train_seconds"]
 
 
-def test_two_processes_get_the_bits_of_process_0(trainer):
-    told = """
-import os
-import numpy as np
-from trainer import cluster, config, topology
-os.environ.pop("XLA_FLAGS")
-options = config.ClusterConfig("auto", None, 6789, None, None, None, 60, 30, 60)
-place = topology.resolve(options, os.environ)
-cluster.connect(place, options, lambda: False)
-values = [-0.0, np.nan, np.inf, -1.5e-42, 1.5]
-tree = {"a": np.float32(values).reshape(5, 1), "b": np.int32(-7)}
-if place.process_id:
-    tree = {"a": np.zeros((5, 1), np.float32), "b": np.int32(0)}
-got = cluster.broadcast(tree)
-for x in got.values():
-    print(x.dtype, x.shape, x.tobytes().hex())
-"""
-    outs = []
-    for process in trainer.start_all(2, program=(sys.executable, "-c", told)):
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
-        outs.append(out.splitlines()[-2:])  # behind what gloo prints
-    sent = [np.float32([-0.0, np.nan, np.inf, -1.5e-42, 1.5]), np.int32(-7)]
-    first, second = (x.tobytes().hex() for x in sent)
-    assert outs == [[f"float32 (5, 1) {first}", f"int32 () {second}"]] * 2
-
-
 def test_checkpoints_all_damaged_end_with_65_and_nothing_is_overwritten(tmp_path, finished):
     shutil.copytree(finished, tmp_path / "run")
     run = tmp_path / "run"

@@ -172,13 +172,13 @@ def test_processes_with_other_data_are_refused(trainer, tmp_path):
 
 
 SLOW_TO_CLOSE = """
-import sys, time
-from trainer.dashboard import dashboard
-close = dashboard.Dashboard.__exit__
+import time
+from trainer.dashboard.dashboard import Dashboard
+close = Dashboard.__exit__
 def slow(self, *error):
     time.sleep(9)
     close(self, *error)
-dashboard.Dashboard.__exit__ = slow
+Dashboard.__exit__ = slow
 from trainer.__main__ import main
 main()
 """
