@@ -15,7 +15,6 @@ from trainer.job.directory import expanded
 from trainer.job.errors import DataError
 from trainer.job.signals import StopRequest
 from trainer.tracking.terminal import Terminal
-from trainer.train.build import load_dataset
 
 
 class TestData(NamedTuple):
@@ -68,7 +67,7 @@ def load(
         data = dataclasses.replace(data, name="mnist_5k", root=None)
     data = dataclasses.replace(data, download=data.download and download, offline_fallback=False)
     try:
-        dataset = load_dataset(data, terminal, stop)
+        dataset = mnist.load(data, progress=terminal.download, should_stop=stop, warn=terminal.warn)
     except DataError as error:
         raise DataError(f"{error}\nOr name the folder of the test images: --data DIR") from None
     if dataset.sha256 != seen["sha256"]:

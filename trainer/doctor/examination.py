@@ -11,6 +11,7 @@ from typing import NoReturn
 from jax.sharding import Mesh
 
 from trainer.config.schema import Config
+from trainer.data import mnist
 from trainer.data.dataset import Dataset
 from trainer.data.mnist import Missing
 from trainer.distributed.collectives import is_peer_loss, share, together
@@ -25,7 +26,6 @@ from trainer.job.exit import hard_exit, time_limit
 from trainer.job.signals import StopRequest
 from trainer.parallel.mesh import AXIS, make_mesh
 from trainer.tracking.terminal import Terminal
-from trainer.train import build
 
 
 class Examination:
@@ -113,7 +113,13 @@ class Examination:
 
     def _load(self) -> str:
         try:
-            dataset = build.load_dataset(self._config.data, Terminal(quiet=True), self._stop)
+            quiet = Terminal(quiet=True)
+            dataset = mnist.load(
+                self._config.data,
+                progress=quiet.download,
+                should_stop=self._stop,
+                warn=quiet.warn,
+            )
         except Missing:
             if not self._downloadable:
                 raise

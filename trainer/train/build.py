@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from trainer.checkpoint import checksums
 from trainer.checkpoint.store import Checkpoints
 from trainer.config.fingerprint import differences, fingerprint
-from trainer.config.schema import Config, DataConfig
+from trainer.config.schema import Config
 from trainer.dashboard.dashboard import Dashboard
 from trainer.data import mnist
 from trainer.data.dataset import Dataset
@@ -90,7 +90,9 @@ class Run:
             return stop()
 
         def load() -> tuple[Dataset, Programs]:
-            dataset = load_dataset(config.data, terminal, should_stop)
+            dataset = mnist.load(
+                config.data, progress=terminal.download, should_stop=should_stop, warn=warn
+            )
             return dataset, make_programs(config, dataset, mesh)
 
         with timer.phase("startup"):
@@ -302,11 +304,6 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
     )
     eval_step = evaluation.make_eval_step(objective, mesh, shards, xla_options)
     return Programs(plan, schedule, init_weights, objective, train_step, eval_step)
-
-
-def load_dataset(data: DataConfig, terminal: Terminal, stop: Callable[[], bool]) -> Dataset:
-    """Load the data set that the options data.* name; see mnist.load for what it raises."""
-    return mnist.load(data, progress=terminal.download, should_stop=stop, warn=terminal.warn)
 
 
 def check_stop(stop: StopRequest, before: str) -> None:
