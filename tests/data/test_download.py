@@ -166,7 +166,7 @@ BAD = {
 def test_a_bad_mirror_is_reported_and_leaves_nothing(server, tmp_path, behaviour, monkeypatch):
     monkeypatch.setattr(download, "MAX_BYTES", 1_000_000)
     url = server.url(behaviour)
-    message = f"^no mirror has a good file:\n  {url}/file.gz: {BAD[behaviour]}"
+    message = f"^{tmp_path}/file.gz: no mirror has a good file:\n  {url}/file.gz: {BAD[behaviour]}"
     with pytest.raises(DataError, match=message) as caught:
         get([url], tmp_path / "file.gz", timeout_seconds=0.2)
     assert "token" not in str(caught.value)

@@ -23,6 +23,10 @@ Progress = Callable[[str, int, int | None], None]  # file name, bytes so far, by
 Contents = TypeVar("Contents")
 
 
+class Missing(DataError):
+    """Files that are neither here nor downloadable: the case for data.offline_fallback."""
+
+
 def fetch(
     mirrors: Sequence[str],
     filename: str,
@@ -47,7 +51,7 @@ def fetch(
         should_stop: asked all the time, also while a server is silent.
 
     Raises:
-        DataError: every mirror failed (the message says how), or the target cannot be written.
+        Missing: every mirror failed (the message says how), or the target cannot be written.
         Preempted: should_stop() returned true.
     """
 
@@ -75,10 +79,10 @@ def fetch(
             write_bytes(target, data)
         except OSError as error:
             hint = "free some space, or choose another folder with data.cache_dir=DIR"
-            raise DataError(f"{target} cannot be written ({error})", hint) from error
+            raise Missing(f"{target} cannot be written ({error})", hint) from error
         return contents
     reasons = [*dict.fromkeys(failures)] or ["data.mirrors is empty"]
-    raise DataError("\n  ".join(["no mirror has a good file:", *reasons]))
+    raise Missing("\n  ".join([f"{target}: no mirror has a good file:", *reasons]))
 
 
 def _in_thread(work: Callable[[], bytes], check_stop: Callable[[], None]) -> bytes:

@@ -7,14 +7,14 @@ skipped; only in the cache folder, which is ours, a download replaces it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from trainer.config.schema import DataConfig
 from trainer.data import idx, mnist_5k
 from trainer.data.dataset import Bytes, Dataset, Split
-from trainer.data.download import Progress, fetch
+from trainer.data.download import Missing, Progress, fetch
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError
 
@@ -24,10 +24,6 @@ FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-
-
-class Missing(DataError):
-    """Files that are neither here nor downloadable: the case for data.offline_fallback."""
 
 
 def load(
@@ -58,38 +54,33 @@ def load(
         raise ConfigError(f"data.sha256 has no {missing[0]}", "use those of conf/data/mnist.yaml")
     option = "data.cache_dir" if data.root is None else "data.root"
     folder = expanded(data.cache_dir if data.root is None else data.root, option)
-    parsers = {file: partial(_parse, file=file, data=data) for file in FILES}
+    download = data.download and data.root is None
 
-    def cached_or_downloaded(file: str) -> Bytes:
-        path = _find(folder, file)
+    def read(file: str, path: Path | None) -> Bytes:
+        parse = partial(_parse, file=file, data=data)
         try:
             if path is not None:
-                return parsers[file](idx.read(path), str(path))
+                return parse(idx.read(path), str(path))
         except DataError as error:
-            if not data.download:
+            if not download:
                 raise
             warn(f"{error}\nIt is in the cache folder, so a download replaces it.")
-        if not data.download:
-            raise Missing(f"{folder} has no {file}[.gz], and data.download=false")
-        try:
-            return fetch(
-                data.mirrors,
-                f"{file}.gz",
-                path or folder / f"{file}.gz",
-                parse=parsers[file],
-                timeout_seconds=data.timeout_seconds,
-                progress=progress,
-                should_stop=should_stop,
-            )
-        except DataError as error:
-            raise Missing(f"{folder} has no good {file}[.gz], and {error}") from error
+        return fetch(
+            data.mirrors,
+            f"{file}.gz",
+            path or folder / f"{file}.gz",
+            parse=parse,
+            timeout_seconds=data.timeout_seconds,
+            progress=progress,
+            should_stop=should_stop,
+        )
 
     try:
-        if data.root is None:
-            return _dataset(data.name, map(cached_or_downloaded, FILES), folder)
-        paths = _find_all(folder, FILES, f"data.root={folder}")
-        arrays = (parsers[file](idx.read(path), str(path)) for file, path in paths.items())
-        return _dataset(data.name, arrays, folder)
+        paths = {file: _find(folder, file) for file in FILES}
+        if not download:
+            off = " data.download=false" if data.root is None else ""
+            _check_complete(paths, f"{option}={folder}{off}")
+        return _dataset(data.name, [read(*item) for item in paths.items()], folder)
     except Missing as error:
         if data.name == "idx":
             raise
@@ -122,18 +113,18 @@ def load_test(root: Path, num_classes: int) -> tuple[Split, tuple[int, ...]]:
         DataError: the files are missing, unreadable, not what they should be, or do not match.
     """
     root = expanded(root, "--data")
-    images_path, labels_path = _find_all(root, FILES[2:], str(root)).values()
+    paths = {file: _find(root, file) for file in FILES[2:]}
+    images_path, labels_path = _check_complete(paths, str(root))
     images = idx.read_images(images_path)
     labels = idx.read_labels(labels_path, num_classes)
     return _split(images, labels, images_path), images.shape[1:]
 
 
-def _find_all(root: Path, files: Sequence[str], name: str) -> dict[str, Path]:
-    paths = {file: path for file in files if (path := _find(root, file)) is not None}
-    missing = "".join(f"\n  {file}[.gz]" for file in files if file not in paths)
+def _check_complete(paths: dict[str, Path | None], folder: str) -> list[Path]:
+    missing = "".join(f"\n  {file}[.gz]" for file, path in paths.items() if path is None)
     if missing:
-        raise Missing(f"{name}: put these files there, or correct it:{missing}")
-    return paths
+        raise Missing(f"{folder}: put these files there, or correct it:{missing}")
+    return [path for path in paths.values() if path is not None]
 
 
 def _find(folder: Path, file: str) -> Path | None:
@@ -159,9 +150,9 @@ def _parse(contents: bytes, name: str, *, file: str, data: DataConfig) -> Bytes:
     return array
 
 
-def _dataset(name: str, arrays: Iterable[Bytes], folder: Path = Path()) -> Dataset:
+def _dataset(name: str, arrays: Sequence[Bytes], folder: Path = Path()) -> Dataset:
     """Return the arrays of FILES, images (N, rows, cols) and labels (N,), as a data set."""
-    train_images, train_labels, test_images, test_labels = arrays = [*arrays]
+    train_images, train_labels, test_images, test_labels = arrays
     shape, test_shape = train_images.shape[1:], test_images.shape[1:]
     if shape != test_shape:
         message = f"{folder}: train images have {shape} pixels, test images {test_shape}"

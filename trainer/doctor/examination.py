@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from trainer.config.schema import Config
 from trainer.data import mnist
 from trainer.data.dataset import Dataset
-from trainer.data.mnist import Missing
+from trainer.data.download import Missing
 from trainer.distributed.collectives import is_peer_loss, share, together
 from trainer.distributed.connect import connect, start_devices
 from trainer.distributed.heartbeat import Heartbeat
