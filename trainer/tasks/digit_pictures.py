@@ -8,99 +8,32 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
+from trainer.data.dataset import Bytes
 from trainer.job.errors import DataError
-
-SAMPLE_SIDE = 400  # pixels of what is looked at: plenty to choose a colour
-ONE_COLOUR = 64  # of 255: the opaque part of a picture that varies less has no digit on it
-SHEET = 11 / 32  # of its longer side: an opaque part with such a square in it is no digit's stroke
-UNIFORM = 16  # of 255: what varies less is one colour, exactly
-
-Floats = npt.NDArray[np.floating[Any]]
-
-
-def flat(picture: Image.Image) -> Image.Image:
-    """Return the picture in 8-bit RGB, on an opaque background."""
-    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "F"):  # which pillow would cut off at 255
-        values = np.asarray(picture, np.float64)
-        span = max(float(np.ptp(values)), 1.0)
-        picture = Image.fromarray(((values - values.min()) / span * 255).astype(np.uint8))
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    flat = Image.new("RGB", picture.size, _behind(picture))
-    flat.paste(picture, mask=picture)
-    return flat
-
-
-def _behind(picture: Image.Image) -> tuple[int, ...]:
-    """Return the colour to put behind an RGBA picture.
-
-    Where the opaque part is a sheet with a digit on it, that is the colour of the sheet. Otherwise
-    it is the digit, and what is behind gets the colour that is hidden there, if it differs: edges
-    that are not transparent are mixed with it. Failing that, it gets the opposite.
-    """
-    small = picture.resize(at_most(picture.size, SAMPLE_SIDE), Image.Resampling.NEAREST)
-    values = np.asarray(small, np.float32)
-    colours, alpha = values[..., :3], values[..., 3]
-    mask = alpha >= max(float(alpha.max()) / 2, 1)
-    opaque, hidden = colours[mask], colours[alpha == 0]
-    colour = np.median(opaque, axis=0) if len(opaque) else np.zeros(3)
-    around = not (mask[0].all() and mask[-1].all() and mask[:, 0].all() and mask[:, -1].all())
-    behind = np.full(3, 0.0 if colour.mean() > 127 else 255.0)
-    if around and (distance(opaque, colour) >= ONE_COLOUR).any() and _is_sheet(mask):
-        behind = colour
-    elif len(hidden):
-        beneath = np.median(hidden, axis=0)
-        uniform = np.mean(distance(hidden, beneath) < UNIFORM) > 0.9
-        if uniform and distance(beneath, colour) >= ONE_COLOUR / 2:
-            behind = beneath
-    return tuple(int(value) for value in behind)
-
-
-def _is_sheet(mask: npt.NDArray[np.bool_]) -> bool:
-    """Return whether a square fits in that is wider than a digit's strokes."""
-    shape = Image.fromarray(mask)
-    shape = shape.crop(shape.getbbox())
-    shape = shape.convert("L").resize(at_most(shape.size, 32, enlarge=True))
-    width = round(SHEET * 32)
-    eroded = ImageOps.expand(shape, width).filter(ImageFilter.MinFilter(width))
-    return int(eroded.getextrema()[1]) > 127  # type: ignore[arg-type]  # of one band
-
-
-def at_most(size: tuple[int, int], side: int, enlarge: bool = False) -> tuple[int, int]:
-    """Return the size whose longer side is so long, or less if it is not to be enlarged."""
-    scale = side / max(size)
-    if scale >= 1 and not enlarge:
-        return size
-    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
-
-
-def distance(colours: Floats, background: Floats) -> Floats:
-    """Return how far colours (..., 3) are from one, 0 to 255."""
-    return np.sqrt(((colours - background) ** 2).mean(axis=-1)).astype(np.float32)
-
 
 SIDE = 28
 CENTRE = 14  # the index of the pixel that MNIST's digits have their mass around
 BOX = 20  # pixels of the digit's longer side
 FORMATS = ("PNG", "JPEG")
-MAX_PIXELS = 50_000_000  # what a picture's header may claim before anything is unpacked
-WORKING_SIDE = 400  # pixels; what is larger is reduced first: it is plenty for 20
-LOOKS = 4  # at a picture: the whole, inside a frame, and nearer to a digit that is small on it
+MAX_PIXELS = 50_000_000  # what a picture's header may declare before anything is decoded
+CONTRAST = 16  # of 255: a picture that varies less is empty
 FAINT = 0.2  # of full brightness: less may be grain or a JPEG's ripples, no part of the digit
-CONTRAST = 16  # of 255: less is taken for an empty picture
-NEAR = 40  # pixels of the digit: fewer of a larger picture, and it is looked at again
-FRAMED = 0.75  # of a frame's inside: the paper on it is at least so much
+NOISE = 6  # median deviations of the paper that still count as paper
 BLUR_SIDE = 100  # pixels: a picture this large is smoothed by one pixel, against grain
-NOISE = 6  # median deviations of the background that count as background still
+WORKING_SIDE = 1600  # pixels; larger pictures are reduced first
+SMALL = 4  # a digit is small if the picture is so many times larger
+FRAMED = 0.75  # of a frame's inside: the paper in it fills at least so much
 
-Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+class PictureError(ValueError):
+    """There is no digit on the picture, or it is too large."""
 
 
 def read(path: Path) -> Bytes:
@@ -111,29 +44,19 @@ def read(path: Path) -> Bytes:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what pillow warns of is refused or harmless here
+            warnings.simplefilter("ignore")  # Pillow's of large pictures, which MAX_PIXELS refuses
             with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
-                    raise DataError(
-                        f"{path}: {picture.width:,} x {picture.height:,} pixels, expected at most "
-                        f"{MAX_PIXELS:,} in all: crop or reduce the picture"
-                    )
+                    size = f"{picture.width:,} x {picture.height:,} pixels"
+                    raise PictureError(f"{size}, expected at most {MAX_PIXELS:,}: reduce it")
                 return to_mnist(ImageOps.exif_transpose(picture))
-    except DataError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too large ({error}): crop or reduce the picture") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not a PNG, JPEG or IDX file: convert it to one") from None
-    except EmptyPictureError as error:
+    except PictureError as error:
         raise DataError(f"{path}: {error}") from None
-    except Exception as error:  # pillow raises anything on broken files
-        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{path}: cannot be read ({told}): correct or replace the file") from None
-
-
-class EmptyPictureError(ValueError):
-    """There is nothing on the picture that differs from its background, or no background."""
+    except Exception as error:  # Pillow raises anything on broken files
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{path}: cannot be read ({reason}): correct or replace it") from None
 
 
 def to_mnist(picture: Image.Image) -> Bytes:
@@ -142,44 +65,67 @@ def to_mnist(picture: Image.Image) -> Bytes:
     The picture may be of any mode and size, transparent, of any two colours that differ.
 
     Raises:
-        EmptyPictureError: it is of one colour, or shows no background.
+        PictureError: it is of one colour, or shows no background.
     """
-    return _centred(_fitted(_cut_out(flat(picture))))
+    picture = _opaque(picture)
+    picture.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
+    return _centred(_fitted(_cut_out(np.asarray(picture, np.float32))))
 
 
-def _cut_out(picture: Image.Image) -> Floats:
-    """Return the ink of the digit on an RGB picture, within its box.
+def _opaque(picture: Image.Image) -> Image.Image:
+    """Return the picture in RGB; of a transparent one in a single colour, its alpha channel."""
+    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "F"):  # which Pillow would cut off at 255
+        values = np.asarray(picture, np.float64)
+        span = max(float(np.ptp(values)), 1.0)
+        picture = Image.fromarray(((values - values.min()) / span * 255).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    pixels = np.asarray(picture)
+    flat = np.ptp(pixels[..., :3], axis=(0, 1)).max() < CONTRAST
+    return (picture.getchannel("A") if flat else picture).convert("RGB")
+
+
+def _cut_out(pixels: Floats) -> Floats:
+    """Return the ink of the digit on RGB pixels (rows, cols, 3), 0 to 1, within its box.
+
+    The ink of a pixel is how far its colour is from the background's, the median of the border: so
+    it does not matter which of the two is darker, nor that they differ in hue only.
 
     Raises:
-        EmptyPictureError: there is none.
+        PictureError: there is none.
     """
-    box, digit = (0, 0, *picture.size), np.zeros((0, 0), np.float32)
-    for _ in range(LOOKS):
-        size = box[2] - box[0], box[3] - box[1]
-        part = picture.resize(
-            at_most(size, WORKING_SIDE), Image.Resampling.BOX, box, reducing_gap=3.0
-        )
-        try:
-            ink = _ink(np.asarray(part, np.float32))
-        except EmptyPictureError:
-            if digit.size == 0:
-                raise
-            break  # what was taken for a frame has been the digit
-        rows, cols = (np.flatnonzero((ink > FAINT).any(axis=axis)) for axis in (1, 0))
-        digit = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-        framed = _is_framed_paper(digit)
-        margin = -1 if framed else max(digit.shape) // 8 + 2
-        scale = size[0] / part.width
-        nearer = (
-            box[0] + max(0, int((cols[0] - margin) * scale)),
-            box[1] + max(0, int((rows[0] - margin) * scale)),
-            box[0] + min(size[0], int((cols[-1] + 1 + margin) * scale)),
-            box[1] + min(size[1], int((rows[-1] + 1 + margin) * scale)),
-        )
-        if not framed and max(digit.shape) >= min(NEAR, min(part.size) / 2):
-            break
-        box = nearer
-    return digit
+    border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+    far = np.sqrt(np.mean((pixels - np.median(border, axis=0)) ** 2, axis=-1)).astype(np.uint8)
+    blur = ImageFilter.BoxBlur(min(far.shape) // BLUR_SIDE / 2)
+    far = np.asarray(Image.fromarray(far).filter(blur))
+    limit = _otsu(far)
+    paper, digit = far[far < limit], far[far >= limit]
+    if not len(paper) or not len(digit) or np.median(digit) - np.median(paper) < CONTRAST:
+        message = "there is no digit on it, or no margin of one colour around the digit"
+        raise PictureError(message)
+    dark, bright = np.median(paper), np.median(digit)
+    dark = min(dark + NOISE * np.median(np.abs(paper - dark)), limit)
+    ink = np.clip((far.astype(np.float32) - dark) / (bright - dark), 0, 1)
+    rows, cols = (np.flatnonzero((ink > FAINT).any(axis=axis)) for axis in (1, 0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, cols[0], cols[-1] + 1
+    ink = ink[top:bottom, left:right]
+    framed = _is_framed_paper(ink)
+    if framed or SMALL * max(ink.shape) < max(far.shape):  # look again, at the digit alone
+        margin = -1 - min(ink.shape) // 50 if framed else 1 + max(ink.shape) // 2
+        top, left = max(top - margin, 0), max(left - margin, 0)
+        return _cut_out(pixels[top : bottom + margin, left : right + margin])
+    return ink
+
+
+def _otsu(values: Bytes) -> int:
+    """Return the limit that divides values best into two kinds (Otsu's method)."""
+    counts = np.bincount(values.ravel(), minlength=256)
+    below = np.cumsum(counts, dtype=np.float64)
+    sums = np.cumsum(counts * np.arange(256), dtype=np.float64)
+    above = below[-1] - below
+    between = (sums[-1] * below - sums * below[-1]) ** 2 / np.maximum(below * above, 1)
+    return int(np.argmax(between)) + 1
 
 
 def _is_framed_paper(ink: Floats) -> bool:
@@ -190,43 +136,6 @@ def _is_framed_paper(ink: Floats) -> bool:
     inner = ink[inset:-inset, inset:-inset] > 0.5
     edges = (inner[0], inner[-1], inner[:, 0], inner[:, -1])
     return bool(inner.mean() > FRAMED and all(edge.mean() > 0.97 for edge in edges))
-
-
-def _ink(colours: Floats) -> Floats:
-    """Return how much each pixel differs from the background, 0 to 1: bright on black.
-
-    It does not matter which of the two is darker, nor that they differ in hue only.
-
-    Raises:
-        EmptyPictureError: it is of one colour, or shows no background.
-    """
-    border = np.concatenate([colours[0], colours[-1], colours[1:-1, 0], colours[1:-1, -1]])
-    background = np.median(border, axis=0)
-    far = distance(colours, background)
-    if grain := min(far.shape) // BLUR_SIDE:
-        smooth = Image.fromarray(far).convert("L").filter(ImageFilter.BoxBlur(grain / 2))
-        far = np.asarray(smooth, np.float32)
-    limit = _otsu(far)
-    paper, digit = far[far < limit], far[far >= limit]
-    if len(paper) == 0:  # a few pixels, or a border of two colours, whose median is neither
-        raise EmptyPictureError(
-            "no background is seen on it: give a digit with a margin of one colour around it"
-        )
-    if len(digit) == 0 or np.median(digit) - np.median(paper) < CONTRAST:
-        raise EmptyPictureError("it is of one colour: there is no digit on it")
-    deviation = np.median(np.abs(paper - np.median(paper)))
-    low = min(np.median(paper) + NOISE * deviation, limit)
-    return np.clip((far - low) / (np.median(digit) - low), 0, 1)
-
-
-def _otsu(values: Floats) -> float:
-    """Return the limit, of 0 to 255, that parts values best into two kinds (Otsu's method)."""
-    counts = np.bincount(values.astype(np.int64).ravel(), minlength=256).astype(np.float64)
-    below, total = np.cumsum(counts), counts.sum()
-    sums = np.cumsum(counts * np.arange(256))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (sums[-1] * below - sums * total) ** 2 / (below * (total - below))
-    return float(np.argmax(np.nan_to_num(between, nan=0.0, posinf=0.0))) + 1.0
 
 
 def _fitted(digit: Floats) -> Floats:
