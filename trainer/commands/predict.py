@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.commands import arguments as command_line
+from trainer.data import idx
+from trainer.data.dataset import Bytes
 from trainer.job.errors import EXIT_COMPLETED, EXIT_DATA, DataError, Preempted
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
@@ -19,19 +21,20 @@ from trainer.tracking.terminal import Terminal
 if TYPE_CHECKING:
     from trainer.checkpoint.load_model import Trained
 
+Probabilities = npt.NDArray[np.float32]  # (classes,)
+
 DESCRIPTION = """\
 Prints which digit is on a picture, by the newest intact checkpoint of a run.
 
 A picture is a PNG or JPEG file of one digit, of any size and colours, dark on light or light on
-dark, transparent or not. It is brought to the form of MNIST's digits first: bright on black, scaled
-to 20 x 20 pixels, centred by its mass in 28 x 28. An IDX file of images, packed or not, holds
-digits of that form already and is taken as it is. The picture should be lit evenly, and hold
-nothing besides the digit.
+dark, transparent or not. It is first converted to the form of MNIST's digits: bright on black,
+scaled to 20 x 20 pixels, centred by its mass in 28 x 28. An IDX file of images, plain or gzip, is
+used as it is. The picture should be lit evenly and show nothing but the digit.
 """
 EPILOG = """\
 exit codes:
   0   all files were read
-  65  a file could not be read: it is named, the others are done; or no checkpoint is intact
+  65  a file could not be read (it is named, the others are done), or no checkpoint is intact
   74  the storage does not let a checkpoint be read, or the output cannot be written
   75  asked to stop
   78  RUN is not a run directory, or an option is wrong
@@ -41,20 +44,6 @@ examples:
   python -m trainer predict runs/mlp/first t10k-images-idx3-ubyte.gz
   python -m trainer predict runs/mlp/first seven.png --json | jq '.predictions[].probabilities'
 """
-LEFT = (0, 3)  # columns of text
-
-
-class Picture(NamedTuple):
-    """One image and where it is from."""
-
-    file: Path
-    number: int | None  # in an IDX file, from 0
-    pixels: npt.NDArray[np.uint8]  # (rows, cols)
-
-    @property
-    def name(self) -> str:
-        """What a person is told."""
-        return f"{self.file}" if self.number is None else f"{self.file}[{self.number}]"
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
@@ -78,76 +67,69 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     trained = command_line.open_run(args.run, args.step, terminal.warn)
     from trainer.checkpoint import load_model
 
-    pictures: list[Picture] = []
-    errors: list[tuple[Path, str]] = []
+    sources: list[tuple[Path, int | None]] = []  # of each image: its file, and its place in it
+    images: list[Bytes] = []
+    errors: list[dict[str, str]] = []
     for file in args.files:
         try:
-            pictures.extend(_read(file, trained))
+            found, is_idx = _read(file, trained)
         except DataError as error:
-            errors.append((file, str(error)))
+            errors.append({"file": str(file), "error": str(error)})
             terminal.error(printable(str(error)))
+        else:
+            sources += [(file, index if is_idx else None) for index in range(len(found))]
+            images.append(found.reshape(len(found), -1))
         if stop():
             raise Preempted("asked to stop before all files were read")
-    probabilities = np.zeros((0, trained.objective.num_classes), np.float32)
-    if pictures:
-        images = np.stack([picture.pixels.ravel() for picture in pictures])
-        probabilities = load_model.predict(trained, images).probabilities
+    probabilities: Sequence[Probabilities] = ()
+    if images:
+        probabilities = load_model.predict(trained, np.concatenate(images)).probabilities
     if args.json:
-        report = {
-            "run": str(trained.run),
-            "step": trained.step,
-            "predictions": [_json(*pair) for pair in zip(pictures, probabilities, strict=True)],
-            "errors": [{"file": str(file), "error": told} for file, told in errors],
-        }
-        show(to_json(report, indent=2))
-    elif pictures:
-        rows = [_row(*pair) for pair in zip(pictures, probabilities, strict=True)]
-        show("\n".join(table([("image", "digit", "probability", "next"), *rows], LEFT)))
+        predictions = [
+            {
+                "file": str(file),
+                "index": index,
+                "class": int(np.argmax(values)),
+                "probabilities": [float(value) for value in values],
+            }
+            for (file, index), values in zip(sources, probabilities, strict=True)
+        ]
+        report = {"run": str(trained.run), "step": trained.step}
+        show(to_json({**report, "predictions": predictions, "errors": errors}, indent=2))
+    elif images:
+        rows = [_row(*pair) for pair in zip(sources, probabilities, strict=True)]
+        show("\n".join(table([("image", "digit", "probability", "next"), *rows], left=(0, 3))))
     return EXIT_DATA if errors else EXIT_COMPLETED
 
 
-def _read(file: Path, trained: Trained) -> Iterator[Picture]:
-    """Yield the images of a file, for a model.
+def _read(file: Path, trained: Trained) -> tuple[Bytes, bool]:
+    """Return the images in a file, uint8 (N, rows, cols), and whether it is an IDX file.
 
     Raises:
         DataError: the file cannot be read, or its images do not fit the model.
     """
     from trainer.checkpoint.load_model import check_shape
-    from trainer.data import idx
-    from trainer.tasks import digit_pictures as images
+    from trainer.tasks import digit_pictures
 
+    contents = idx.read(file)
+    is_idx = contents[:2] in (idx.GZIP_MAGIC, b"\0\0")
+    if is_idx:
+        images = idx.parse(contents, str(file), rank=3)
+    else:
+        images = digit_pictures.read(file)[np.newaxis]
     try:
-        if file.exists() and not file.is_file():
-            raise DataError(f"{file}: not a file: give PNG, JPEG or IDX files")
-        with file.open("rb") as opened:
-            begin = opened.read(2)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}): correct the path") from None
-    is_idx = begin in (idx.GZIP_MAGIC, b"\0\0")
-    found = idx.read_images(file) if is_idx else images.read(file)[np.newaxis]
-    try:
-        check_shape(trained, found.shape[1:])
+        check_shape(trained, images.shape[1:])
     except DataError as error:
-        fix = "give images of that size" if is_idx else "give an IDX file"
-        raise DataError(f"{file}: {error}: {fix}") from None
-    for index, image in enumerate(found):
-        yield Picture(file, index if is_idx else None, image)
+        raise DataError(f"{file}: {error}", "give an IDX file of that size") from None
+    return images, is_idx
 
 
-def _row(picture: Picture, probabilities: npt.NDArray[np.float32]) -> tuple[str, ...]:
+def _row(source: tuple[Path, int | None], probabilities: Probabilities) -> tuple[str, ...]:
+    file, index = source
     first, second = np.argsort(-probabilities, kind="stable")[:2]
     return (
-        printable(picture.name),
+        printable(str(file) if index is None else f"{file}[{index}]"),
         str(first),
         f"{probabilities[first]:.2%}",
         f"{second} ({probabilities[second]:.2%})",
     )
-
-
-def _json(picture: Picture, probabilities: npt.NDArray[np.float32]) -> dict[str, object]:
-    return {
-        "file": str(picture.file),
-        "index": picture.number,
-        "class": int(np.argmax(probabilities)),
-        "probabilities": [float(p) for p in probabilities],
-    }
