@@ -141,7 +141,7 @@ def test_a_relative_data_root_is_found_from_elsewhere(kinds_run, evaluated, tmp_
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (lambda folder: (folder / FILES[3]).unlink(), "/mine: put these files there"),
+        (lambda folder: (folder / FILES[3]).unlink(), "/mine: no t10k-labels"),
         (lambda folder: flip_a_bit(folder / f"{FILES[2]}.gz"), "gzip data are corrupt"),
         (lambda folder: (folder / FILES[3]).write_bytes(b"\0\0\x08\x01\0\0\0\1\x0b"), "label 11"),
         (
@@ -160,7 +160,7 @@ def test_a_relative_data_root_is_found_from_elsewhere(kinds_run, evaluated, tmp_
             ),
             "images of 14 x 56 pixels, but the model was trained on 28 x 28",
         ),
-        (shutil.rmtree, "put these files there"),
+        (shutil.rmtree, "put it there"),
     ],
     ids=["no labels", "corrupt", "labels", "counts", "pixels", "shape", "no folder"],
 )

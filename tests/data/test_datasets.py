@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from trainer.config.schema import DataConfig
-from trainer.data import download, idx, mnist
+from trainer.data import idx, mnist
 from trainer.data.mnist import FILES
 from trainer.job.errors import ConfigError, DataError, Preempted
 
@@ -84,7 +84,6 @@ def load(tmp_path):
 def mirror(tmp_path, monkeypatch):
     """The address of a server of the four files, which lie in tmp_path/mirror."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE_SECONDS", 0)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -176,7 +175,7 @@ def test_files_that_do_not_go_together_are_refused(load, tmp_path, change, messa
 def test_missing_files_of_a_folder_are_named(load, tmp_path):
     root = write(tmp_path / "root")
     (root / f"{TEST_IMAGES}.gz").unlink()
-    with pytest.raises(DataError, match=f"data.root={root}: [^\n]*\n  {TEST_IMAGES}"):
+    with pytest.raises(DataError, match=f"data.root={root}: no {TEST_IMAGES}"):
         load("idx", root=root, offline_fallback=True)
 
 

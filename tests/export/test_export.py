@@ -420,7 +420,7 @@ def test_where_the_test_images_are_not_to_be_had(smoke_run, tmp_path, capsys, mo
     card = (tmp_path / "digits" / "MODEL_CARD.md").read_text()
     assert "on 1,000 images of noise" in card
     assert "at the export |" not in card
-    with pytest.raises(DataError, match="put these files there"):
+    with pytest.raises(DataError, match="put it there"):
         command.main(
             [str(smoke_run), str(tmp_path / "other"), "--data", str(tmp_path)], StopRequest()
         )

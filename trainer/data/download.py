@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
@@ -14,9 +13,6 @@ from trainer.job.errors import DataError, Preempted
 from trainer.job.files import write_bytes
 
 MAX_BYTES = 64 << 20  # of an answer: MNIST's largest file has 47 MB unpacked
-CHUNK_BYTES = 16 << 10
-ROUNDS = 2  # over all mirrors
-PAUSE_SECONDS = 1.0  # between the rounds
 POLL_SECONDS = 0.05  # from one look at should_stop to the next
 
 Progress = Callable[[str, int, int | None], None]  # file name, bytes so far, bytes in all if known
@@ -42,7 +38,7 @@ def fetch(
     Of processes that do so at once, each downloads the file, and the last rename wins.
 
     Args:
-        mirrors: http(s) addresses of folders, tried in this order, ROUNDS times.
+        mirrors: http(s) addresses of folders, tried in this order.
         filename: of the file in each of them.
         target: where to put it, as sent.
         parse: given the bytes of a file and its address; refuses them with DataError.
@@ -60,14 +56,12 @@ def fetch(
             raise Preempted("stopped by a signal during the download of the data set")
 
     def received(size: int, total: int | None) -> None:
-        check_stop()  # in the thread that is left behind after a stop
+        check_stop()  # or the thread that a stop leaves behind would continue
         progress(filename, size, total)
 
-    urls = [f"{mirror.rstrip('/')}/{filename}" for mirror in mirrors]
-    failures = []
-    for number, url in enumerate(urls * ROUNDS):
-        if number == len(urls):
-            time.sleep(PAUSE_SECONDS)
+    failures = [] if mirrors else ["data.mirrors is empty"]
+    for mirror in mirrors:
+        url = f"{mirror.rstrip('/')}/{filename}"
         try:
             data = _in_thread(partial(_get, url, timeout_seconds, received), check_stop)
             contents = parse(data, url)
@@ -81,8 +75,7 @@ def fetch(
             hint = "free some space, or choose another folder with data.cache_dir=DIR"
             raise Missing(f"{target} cannot be written ({error})", hint) from error
         return contents
-    reasons = [*dict.fromkeys(failures)] or ["data.mirrors is empty"]
-    raise Missing("\n  ".join([f"{target}: no mirror has a good file:", *reasons]))
+    raise Missing("\n  ".join([f"{target}: no mirror has a good file:", *failures]))
 
 
 def _in_thread(work: Callable[[], bytes], check_stop: Callable[[], None]) -> bytes:
@@ -120,7 +113,7 @@ def _get(url: str, timeout_seconds: float, received: Callable[[int, int | None],
             if not response.ok:
                 raise DataError(f"{url}: HTTP {response.status_code} {response.reason}")
             total = int(response.headers.get("Content-Length", 0)) or None
-            for chunk in response.iter_content(CHUNK_BYTES):
+            for chunk in response.iter_content(1 << 14):
                 data += chunk
                 received(len(data), total)
                 if len(data) > MAX_BYTES:

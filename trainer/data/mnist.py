@@ -52,23 +52,28 @@ def load(
         return _dataset(data.name, mnist_5k.load())
     if data.name == "mnist" and (missing := [file for file in FILES if file not in data.sha256]):
         raise ConfigError(f"data.sha256 has no {missing[0]}", "use those of conf/data/mnist.yaml")
-    option = "data.cache_dir" if data.root is None else "data.root"
-    folder = expanded(data.cache_dir if data.root is None else data.root, option)
-    download = data.download and data.root is None
+    option, value = ("data.root", data.root) if data.root else ("data.cache_dir", data.cache_dir)
+    folder = expanded(value, option)
+    download = data.download and not data.root
+    where = (
+        f"{option}={folder}" if data.root or download else f"{option}={folder} data.download=false"
+    )
 
-    def read(file: str, path: Path | None) -> Bytes:
+    def read(file: str) -> Bytes:
         parse = partial(_parse, file=file, data=data)
+        path = folder / f"{file}.gz"
         try:
-            if path is not None:
-                return parse(idx.read(path), str(path))
+            path = _find(folder, file, where)
+            return parse(idx.read(path), str(path))
         except DataError as error:
             if not download:
                 raise
-            warn(f"{error}\nIt is in the cache folder, so a download replaces it.")
+            if not isinstance(error, Missing):
+                warn(f"{error}\nIt is in the cache folder, so a download replaces it.")
         return fetch(
             data.mirrors,
             f"{file}.gz",
-            path or folder / f"{file}.gz",
+            path,
             parse=parse,
             timeout_seconds=data.timeout_seconds,
             progress=progress,
@@ -76,11 +81,7 @@ def load(
         )
 
     try:
-        paths = {file: _find(folder, file) for file in FILES}
-        if not download:
-            off = " data.download=false" if data.root is None else ""
-            _check_complete(paths, f"{option}={folder}{off}")
-        return _dataset(data.name, [read(*item) for item in paths.items()], folder)
+        return _dataset(data.name, [read(file) for file in FILES], folder)
     except Missing as error:
         if data.name == "idx":
             raise
@@ -113,25 +114,26 @@ def load_test(root: Path, num_classes: int) -> tuple[Split, tuple[int, ...]]:
         DataError: the files are missing, unreadable, not what they should be, or do not match.
     """
     root = expanded(root, "--data")
-    paths = {file: _find(root, file) for file in FILES[2:]}
-    images_path, labels_path = _check_complete(paths, str(root))
+    images_path, labels_path = (_find(root, file, str(root)) for file in FILES[2:])
     images = idx.read_images(images_path)
     labels = idx.read_labels(labels_path, num_classes)
     return _split(images, labels, images_path), images.shape[1:]
 
 
-def _check_complete(paths: dict[str, Path | None], folder: str) -> list[Path]:
-    missing = "".join(f"\n  {file}[.gz]" for file, path in paths.items() if path is None)
-    if missing:
-        raise Missing(f"{folder}: put these files there, or correct it:{missing}")
-    return [path for path in paths.values() if path is not None]
+def _find(folder: Path, file: str, name: str) -> Path:
+    """Return where a file is, under any of the four names that are in use.
 
-
-def _find(folder: Path, file: str) -> Path | None:
-    """Return where a file is, under any of the four names that are in use."""
+    Raises:
+        Missing: it is not there; `name` says how the user named the folder.
+        DataError: the folder cannot be read.
+    """
     names = [f"{name}{end}" for name in (file, file.replace("-idx", ".idx")) for end in ("", ".gz")]
     try:
-        return next((folder / name for name in names if (folder / name).exists()), None)
+        return next(folder / name for name in names if (folder / name).exists())
+    except StopIteration:
+        raise Missing(
+            f"{name}: no {file}[.gz] there: put it there, or correct the folder"
+        ) from None
     except OSError as error:
         message = f"{folder}: cannot be read ({error.strerror})"
         raise DataError(message, "correct its permissions") from error
