@@ -5,7 +5,6 @@ import sys
 import time
 
 import jax.numpy as jnp
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,13 +50,6 @@ def test_what_is_measured_is_the_time_of_a_dispatch_and_of_a_step():
     costs = steps_per_dispatch.measure(dispatch, 2.5, lambda: clock)
     assert costs == Costs(0.5, 2.0)
     assert set(lengths) == set(steps_per_dispatch.PROBES)
-
-
-@pytest.mark.parametrize(("slowest", "times"), [(1e-3, 16), (0.1, 10), (0.9, 2)])
-def test_the_fastest_of_some_is_looked_for_a_second_at_most(slowest, times):
-    seconds = iter([3.0, 1.0, *[2.0] * 100])
-    assert steps_per_dispatch.fastest(lambda: next(seconds), slowest) == 1.0
-    assert len(list(seconds)) == 102 - times
 
 
 def test_slow_steps_are_not_measured_for_long():

@@ -63,15 +63,7 @@ class Feeder:
         first_step: int,
         timer: PhaseTimer,
     ) -> None:
-        """Store what is needed; nothing is sent yet.
-
-        Args:
-            mesh: the devices.
-            schedule: as for `send`.
-            batches: this process's rows, one superbatch a dispatch.
-            first_step: the number of the first step.
-            timer: counts waiting for the stream as "data_wait", sending as "step".
-        """
+        """Take over this process's rows of the batches from `first_step` on; send nothing yet."""
         self._mesh, self._schedule, self._batches = mesh, schedule, batches
         self._next_step, self._timer = first_step, timer
         self._ahead: Dispatch | None = None

@@ -20,16 +20,11 @@ def diagnose(
 ) -> dict[str, Any]:
     """Compute a step again, on one device, and report which parts of it are not finite.
 
-    Args:
-        state: before the step, on the host.
-        objective: the loss and its parameters.
-        source: the stream of batches, of any process.
-        step: its number, counted from 0.
+    The state is that before the step, on the host; the step is counted from 0.
 
-    Returns:
-        JSON: the step (counted from 1), the indices of the batch's examples in the training split,
-        the mean loss, the norm of each layer's gradient, and the bound on the gradients that the
-        training step checks.
+    Returns JSON: the step (counted from 1), the indices of the batch's examples in the training
+    split, the mean loss, the norm of each layer's gradient, and the bound on the gradients that
+    the training step checks.
     """
     batch, indices = source.global_batch(step)
     gradients, bound, sums = jax.device_get(_gradients(state.weights, batch, objective))

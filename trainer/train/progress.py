@@ -51,14 +51,10 @@ class Progress:
         terminal: Terminal,
         saved: State | None,
     ) -> None:
-        """Continue from a checkpoint, or start from zero.
+        """Continue from what state() returned when a checkpoint was `saved`, or from zero.
 
-        Args:
-            log_every_steps: steps of a log window.
-            schedule: the learning rate of each step, which is logged.
-            tracker: gets a point at the end of each window; None on all processes but one.
-            terminal: shows the means of the epoch after each dispatch.
-            saved: what state() returned when the checkpoint was made.
+        The tracker, None on all processes but one, gets a point at the end of each log window, with
+        the learning rate of the schedule. The terminal shows the means of the epoch.
         """
         self._every = log_every_steps
         self._schedule = schedule

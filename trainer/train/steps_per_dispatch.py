@@ -54,15 +54,8 @@ def choose(
 ) -> int:
     """Measure, and return the same K on all processes; the state stays as it is.
 
-    Args:
-        train_step: the training step; gets compiled for the K that are tried.
-        state: the state before the first step, on every device.
-        mesh: the devices.
-        first_step: optimizer steps done, as in the state.
-        steps_per_epoch: of the whole data set.
-        local_batch: rows of every global batch that this process loads.
-        pixels: of an image.
-        alive: called after each dispatch, for the watchdog.
+    `local_batch` is how many rows of every batch this process loads; `alive` is called after each
+    dispatch, for the watchdog.
     """
     copy, done = jax.tree.map(jnp.copy, state), first_step  # a copy, because steps donate it
 
@@ -92,7 +85,8 @@ def choose(
         return 1  # compared with such a step, a dispatch costs nothing
     size = local_batch * pixels
     if mesh.devices.flat[0].platform == "gpu":
-        step = max(collectives.share(lambda: fastest(seconds, slowest)))
+        times = min(PROBES[1], math.ceil(MOST_SECONDS / slowest))
+        step = max(collectives.share(lambda: min(seconds() for _ in range(times))))
         return near(-(-steps_per_epoch // GPU_DISPATCHES), step, steps_per_epoch, size)
     costs = measure(dispatch, slowest)
     return int(collectives.share(lambda: for_cpu(costs, steps_per_epoch, size))[0])
@@ -122,13 +116,10 @@ def measure(
     slowest: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Costs:
-    """Time dispatches of two lengths.
+    """Time dispatches of two lengths; `dispatch(K)` does K steps and waits for their end.
 
-    Args:
-        dispatch: does K steps and waits for their end.
-        slowest: seconds of a dispatch of one step on the slowest process: it limits how many are
-            timed, and all processes have to do the same number.
-        clock: returns seconds.
+    `slowest`: seconds of a dispatch of one step on the slowest process. It limits how many are
+    timed, the same number on all processes.
     """
     medians = []
     for k, times in PROBES.items():
@@ -143,8 +134,3 @@ def measure(
     short, long = medians
     step = max((long - short) / (many - few), 0.1 * long / many)
     return Costs(max(short - step, 0), step)
-
-
-def fastest(seconds: Callable[[], float], slowest: float) -> float:
-    """Return the least of several timings, of which one took `slowest` on the slowest process."""
-    return min(seconds() for _ in range(min(PROBES[1], math.ceil(MOST_SECONDS / slowest))))

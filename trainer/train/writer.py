@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 
 import jax
@@ -20,8 +21,10 @@ from trainer.parallel.step import TrainState
 from trainer.tracking.goodput import PhaseTimer
 from trainer.train.progress import State as ProgressState
 
+HINT = "free some space or repair the folder, then run the same command again"
 
-class Writer:
+
+class Writer(AbstractContextManager["Writer"]):
     """Writes one checkpoint at a time, in a thread; a context manager.
 
     A save that fails is counted and the next one is tried: a full disk may be cleaned up.
@@ -43,10 +46,10 @@ class Writer:
         Args:
             checkpoints: of the run.
             state: any state of the run, for its shapes.
-            record: what every checkpoint of this start keeps beside the arrays; JSON.
-            flush: called before each checkpoint; brings all logged points to disk.
+            record: what every checkpoint keeps beside the arrays; JSON.
+            flush: brings all logged points to disk; called before each checkpoint.
             max_failed_saves: how many saves in a row may fail.
-            timer: counts the time that training waits for a save as "save".
+            timer: counts how long training waits for a save.
             warn: shows one line to the user.
         """
         self.checkpoints, self._record, self._flush = checkpoints, record, flush
@@ -97,14 +100,8 @@ class Writer:
         if self._failure is not None:
             raise self._failure
         if self._failed:
-            raise SaveError(
-                f"the last checkpoint is not written to {self._directory}: {self._failed[-1]}",
-                "free some space or repair the folder, then run the same command again",
-            )
-
-    def __enter__(self) -> Writer:
-        """Return the writer itself."""
-        return self
+            message = f"the last checkpoint is not written to {self._directory}"
+            raise SaveError(f"{message}: {self._failed[-1]}", HINT)
 
     def __exit__(self, *_: object) -> None:
         """Let the save under way finish, whatever ends the run."""
@@ -147,9 +144,7 @@ class Writer:
         self._warn(f"{message} (failure {count} in a row, {limit} are tolerated)")
         if count > limit:
             self._failure = SaveError(
-                f"{message}. The checkpoints before it are intact",
-                "free some space or repair the folder, then run the same command again "
-                "(checkpoint.max_failed_saves: how many failures in a row are tolerated)",
+                f"{message}. checkpoint.max_failed_saves={limit}; those before it are intact", HINT
             )
 
 
