@@ -57,7 +57,7 @@ def load(tmp_path):
     """Return load(name, **options), with what it warned of in load.warnings."""
     warnings = []
 
-    def load(name="mnist", should_stop=lambda: False, **changes):
+    def load(name="mnist", poll=lambda: None, **changes):
         options = {
             **configuration("mnist"),
             "name": name,
@@ -72,7 +72,7 @@ def load(tmp_path):
         return mnist.load(
             DataConfig(**options),
             progress=lambda *_: None,
-            should_stop=should_stop,
+            poll=poll,
             warn=warnings.append,
         )
 
@@ -214,8 +214,11 @@ def test_a_corrupt_file_of_the_cache_is_replaced_with_a_warning(load, tmp_path, 
 
 
 def test_a_stop_ends_the_download(load, mirror):
+    def stop():
+        raise Preempted("a stop")
+
     with pytest.raises(Preempted):
-        load(mirrors=[mirror], should_stop=lambda: True, offline_fallback=True)
+        load(mirrors=[mirror], poll=stop, offline_fallback=True)
 
 
 def test_the_three_ways_out_are_told(load, tmp_path, mirror):

@@ -125,7 +125,7 @@ def get(mirrors, target, **changes):
         "parse": parse,
         "timeout_seconds": 5.0,
         "progress": lambda *_: None,
-        "should_stop": lambda: False,
+        "poll": lambda: None,
         **changes,
     }
     return fetch(mirrors, "file.gz", target, **options)
@@ -188,12 +188,16 @@ def test_every_mirror_is_reported(server, tmp_path):
 
 @pytest.mark.parametrize("behaviour", ["endless", "silent"])
 def test_a_stop_ends_the_download(server, tmp_path, behaviour):
+    def stop():
+        if server.requests:
+            raise Preempted("a stop")
+
     start = time.monotonic()
     with pytest.raises(Preempted):
         get(
             [server.url(behaviour), server.url("good")],
             tmp_path / "file.gz",
-            should_stop=lambda: bool(server.requests),
+            poll=stop,
             timeout_seconds=60,
         )
     assert time.monotonic() - start < 3
@@ -221,7 +225,7 @@ def test_downloads_at_once_do_no_harm(server, tmp_path):
 from pathlib import Path
 from trainer.data.download import fetch
 fetch(["{server.url("half")}"], "file.gz", Path("file.gz"), parse=print, timeout_seconds=20,
-      progress=lambda *_: None, should_stop=lambda: False)
+      progress=lambda *_: None, poll=lambda: None)
 """
     environment = {"PYTHONPATH": str(ROOT), "no_proxy": "127.0.0.1"}
     with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment) as job:

@@ -42,7 +42,12 @@ class Process(threading.Thread):
 
     def __init__(self, topology, timeout=20.0, stop=lambda: False):
         super().__init__(daemon=True)
-        self.arguments = topology, timeout, stop
+
+        def poll():
+            if stop():
+                raise Preempted("asked to stop")
+
+        self.arguments = topology, timeout, poll
         self.result = self.error = None
         self.start()
 

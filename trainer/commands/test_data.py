@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +68,12 @@ def load(
         data = dataclasses.replace(data, name="mnist_5k", root=None)
     data = dataclasses.replace(data, download=data.download and download, offline_fallback=False)
     try:
-        dataset = mnist.load(data, progress=terminal.download, should_stop=stop, warn=terminal.warn)
+        dataset = mnist.load(
+            data,
+            progress=terminal.download,
+            poll=partial(stop.check, "during the download"),
+            warn=terminal.warn,
+        )
     except DataError as error:
         raise DataError(f"{error}\nOr name the folder of the test images: --data DIR") from None
     if dataset.sha256 != seen["sha256"]:

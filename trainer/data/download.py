@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from trainer.job.errors import DataError, Preempted
+from trainer.job.errors import DataError
 from trainer.job.files import write_bytes
 
 MAX_BYTES = 64 << 20  # of an answer: MNIST's largest file has 47 MB unpacked
-POLL_SECONDS = 0.05  # from one look at should_stop to the next
+POLL_SECONDS = 0.05  # from one poll to the next
 
 Progress = Callable[[str, int, int | None], None]  # file name, bytes so far, bytes in all if known
 Contents = TypeVar("Contents")
@@ -31,7 +31,7 @@ def fetch(
     parse: Callable[[bytes, str], Contents],
     timeout_seconds: float,
     progress: Progress,
-    should_stop: Callable[[], bool],
+    poll: Callable[[], None],
 ) -> Contents:
     """Put MIRROR/filename at `target`, and return what `parse` makes of it.
 
@@ -44,26 +44,22 @@ def fetch(
         parse: given the bytes of a file and its address; refuses them with DataError.
         timeout_seconds: to connect to a mirror, and for its next bytes.
         progress: called with file name, bytes so far, bytes in all.
-        should_stop: asked all the time, also while a server is silent.
+        poll: called all the time, also while a server is silent; may raise, to end the download.
 
     Raises:
         Missing: every mirror failed (the message says how), or the target cannot be written.
-        Preempted: should_stop() returned true.
+        Exception: whatever poll() raised.
     """
 
-    def check_stop() -> None:
-        if should_stop():
-            raise Preempted("stopped by a signal during the download of the data set")
-
     def received(size: int, total: int | None) -> None:
-        check_stop()  # or the thread that a stop leaves behind would continue
+        poll()  # or the thread that a stop leaves behind would continue
         progress(filename, size, total)
 
     failures = [] if mirrors else ["data.mirrors is empty"]
     for mirror in mirrors:
         url = f"{mirror.rstrip('/')}/{filename}"
         try:
-            data = _in_thread(partial(_get, url, timeout_seconds, received), check_stop)
+            data = _in_thread(partial(_get, url, timeout_seconds, received), poll)
             contents = parse(data, url)
         except DataError as error:
             failures.append(error.message)
@@ -78,8 +74,8 @@ def fetch(
     raise Missing("\n  ".join([f"{target}: no mirror has a good file:", *failures]))
 
 
-def _in_thread(work: Callable[[], bytes], check_stop: Callable[[], None]) -> bytes:
-    """Return what `work` returns, or leave it behind when check_stop raises.
+def _in_thread(work: Callable[[], bytes], poll: Callable[[], None]) -> bytes:
+    """Return what `work` returns, or leave it behind when poll raises.
 
     A stop must not wait for a silent server, and a blocked socket cannot ask for it.
     """
@@ -93,7 +89,7 @@ def _in_thread(work: Callable[[], bytes], check_stop: Callable[[], None]) -> byt
 
     threading.Thread(target=run, daemon=True).start()
     while not future.done():
-        check_stop()
+        poll()
         wait([future], POLL_SECONDS)
     return future.result()
 

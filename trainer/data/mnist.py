@@ -30,7 +30,7 @@ def load(
     data: DataConfig,
     *,
     progress: Progress,
-    should_stop: Callable[[], bool],
+    poll: Callable[[], None],
     warn: Callable[[str], None],
 ) -> Dataset:
     """Return the data set that the options data.* name, after a check of its every byte.
@@ -38,13 +38,13 @@ def load(
     Args:
         data: the options; data.sha256 is checked for "mnist" only.
         progress: called with file name, bytes so far, bytes in all or None, during a download.
-        should_stop: asked during a download.
+        poll: called all the time during a download; may raise, to end it.
         warn: called with what the user should know, in one line or several.
 
     Raises:
         ConfigError: an option is missing or wrong.
         DataError: the files are missing, unreadable, not what they should be, or do not match.
-        Preempted: should_stop() returned true during a download.
+        Exception: whatever poll() raised.
     """
     if data.name != "idx" and data.num_classes < mnist_5k.CLASSES:
         raise ConfigError(f"data.num_classes={data.num_classes}: use at least {mnist_5k.CLASSES}")
@@ -77,7 +77,7 @@ def load(
             parse=parse,
             timeout_seconds=data.timeout_seconds,
             progress=progress,
-            should_stop=should_stop,
+            poll=poll,
         )
 
     try:

@@ -50,7 +50,7 @@ def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
 def connect(
     topology: Topology,
     cluster: ClusterConfig,
-    stop: Callable[[], bool],
+    poll: Callable[[], object],
     on_lost: Callable[[str], object],
 ) -> None:
     """Connect jax to the other processes, once all are there; a single process does nothing.
@@ -58,20 +58,20 @@ def connect(
     Args:
         topology: of this process.
         cluster: the time-outs.
-        stop: whether this process was asked to stop.
+        poll: called while waiting; may raise, to end the wait.
         on_lost: ends this process; gets a message, in another thread.
 
     Raises:
         PeerLost: a process did not come in time; names it.
         ConfigError: the processes contradict each other.
-        Preempted: asked to stop while waiting.
+        Exception: whatever poll() raised.
     """
     if topology.local_device_ids is not None:
         ids = ",".join(map(str, topology.local_device_ids))
         jax.config.update("jax_cuda_visible_devices", ids)
     if topology.num_processes == 1:
         return
-    ip, port = meet(topology, cluster.startup_timeout_seconds, stop)
+    ip, port = meet(topology, cluster.startup_timeout_seconds, poll)
     address = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
     _bypass_proxies(ip)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

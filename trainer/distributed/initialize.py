@@ -21,7 +21,7 @@ from trainer.distributed.heartbeat import Heartbeat
 from trainer.distributed.topology import Topology
 from trainer.job import directory as run_directory
 from trainer.job import lock
-from trainer.job.errors import ConfigError, PeerLost, Preempted
+from trainer.job.errors import ConfigError, PeerLost
 from trainer.job.exit import hard_exit, time_limit
 from trainer.job.signals import StopRequest
 from trainer.parallel import mesh as meshes
@@ -61,7 +61,8 @@ def initialize(
     """
     configure(config.run, config.train.compilation_cache_dir)
     on_lost = exit_on_loss(Terminal().error)
-    connect(topology, config.cluster, stop, on_lost)
+    poll = partial(stop.check, "while waiting for the other processes")
+    connect(topology, config.cluster, poll, on_lost)
     stop.install()  # jax may have replaced the signal handlers
     heartbeat = Heartbeat(config.cluster.heartbeat_timeout_seconds, on_lost)
     stack.enter_context(heartbeat)
@@ -143,8 +144,7 @@ def _stop_waiting(config: Config, stop: StopRequest) -> Callable[[str], bool]:
             option = f"cluster.startup_timeout_seconds={seconds}"
             Terminal(quiet=config.run.quiet).note(f"{message}: waiting for its end, {option}")
             shown = True
-        if stop():
-            raise Preempted("asked to stop while waiting for the end of an earlier attempt")
+        stop.check("while waiting for the end of an earlier attempt")
         return time.monotonic() > end
 
     return give_up

@@ -22,9 +22,9 @@ from contextlib import suppress
 from typing import Any
 
 from trainer.distributed.topology import Topology
-from trainer.job.errors import ConfigError, PeerLost, Preempted, TrainerError
+from trainer.job.errors import ConfigError, PeerLost, TrainerError
 
-TICK = 0.1  # seconds between looks at the clients and at the stop flag
+TICK = 0.1  # seconds between looks at the clients, and between polls
 ANSWER = 2.0  # seconds in which process 0 accepts a connection, and then greets
 GRACE = 10.0  # seconds that clients wait longer than process 0, which knows who is missing
 # Seconds until the kernel closes the connection to a host that is gone, and between its probes: the
@@ -34,32 +34,34 @@ KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT
 Json = dict[str, Any]
 
 
-def meet(topology: Topology, timeout: float, stop: Callable[[], bool]) -> tuple[str, int]:
+def meet(topology: Topology, timeout: float, poll: Callable[[], object]) -> tuple[str, int]:
     """Wait until all processes are there; return the address to connect jax to.
 
     Args:
         topology: of this process; of several processes.
         timeout: seconds until the wait for missing processes ends.
-        stop: whether this process was asked to stop.
+        poll: called while waiting; may raise, to end the wait.
 
     Raises:
         PeerLost: a process did not come in time; names it.
         ConfigError: two processes claim the same rank, or they disagree on their number.
-        Preempted: asked to stop.
+        Exception: whatever poll() raised.
     """
 
-    async def until_stopped() -> tuple[str, int]:
+    async def polling() -> tuple[str, int]:
         meeting = _receive if topology.process_id == 0 else _join
         task = asyncio.ensure_future(meeting(topology, timeout))
         while not task.done():
-            if stop():
+            try:
+                poll()
+            except BaseException:
                 task.cancel()
                 await asyncio.wait([task])
-                raise Preempted("asked to stop while waiting for the other processes")
+                raise
             await asyncio.wait([task], timeout=TICK)
         return task.result()
 
-    return asyncio.run(until_stopped())
+    return asyncio.run(polling())
 
 
 async def _receive(topology: Topology, timeout: float) -> tuple[str, int]:

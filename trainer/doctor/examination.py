@@ -95,7 +95,8 @@ class Examination:
         return f"{process} ({topology.kind}): {topology.evidence}"
 
     def _meet(self, topology: Topology) -> str:
-        connect(topology, self._config.cluster, self._stop, partial(self._give_up, "meeting"))
+        poll = partial(self._stop.check, "while waiting for the other processes")
+        connect(topology, self._config.cluster, poll, partial(self._give_up, "meeting"))
         self._stop.install()
         if topology.num_processes == 1:
             return "one process: nobody to meet"
@@ -117,7 +118,7 @@ class Examination:
             dataset = mnist.load(
                 self._config.data,
                 progress=quiet.download,
-                should_stop=self._stop,
+                poll=partial(self._stop.check, "during the download of the data set"),
                 warn=quiet.warn,
             )
         except Missing:

@@ -2,13 +2,16 @@
 
 Saving inside a signal handler fails now and then, because jax holds locks of its own. So the
 trainer reads the flag between the phases of start-up and once per dispatch, where all processes
-agree on the step at which they stop.
+agree on the step at which they stop. Code that waits for something gets `check` as a callback to
+poll, and needs to know nothing about signals.
 """
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
+
+from trainer.job.errors import Preempted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -32,6 +35,11 @@ class StopRequest:
     def __call__(self) -> bool:
         """Return whether a signal has arrived."""
         return self.signal_name is not None
+
+    def check(self, when: str) -> None:
+        """Raise Preempted if a signal has arrived; `when`: such as "while waiting for X"."""
+        if self():
+            raise Preempted(f"{self.signal_name} received {when}")
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal_name = self.signal_name or signal.Signals(number).name

@@ -85,18 +85,16 @@ class Run:
         mesh, warn = process.mesh, terminal.warn
 
         # The data. Every process holds all of it, and gathers its own rows of any batch.
-        def should_stop() -> bool:
-            timer.alive()  # for the watchdog: a download asks all the time
-            return stop()
+        def poll() -> None:
+            timer.alive()  # for the watchdog
+            stop.check("during the download of the data set")
 
         def load() -> tuple[Dataset, Programs]:
-            dataset = mnist.load(
-                config.data, progress=terminal.download, should_stop=should_stop, warn=warn
-            )
+            dataset = mnist.load(config.data, progress=terminal.download, poll=poll, warn=warn)
             return dataset, make_programs(config, dataset, mesh)
 
         with timer.phase("startup"):
-            check_stop(stop, "the data was loaded")
+            collectives.share(partial(stop.check, "before the data was loaded"))
             dataset, programs = collectives.together(load)
             _check_same_everywhere(dataset)
         report["dataset"] = summary.describe(dataset)
@@ -115,7 +113,7 @@ class Run:
         template = jax.eval_shape(partial(step.new_state, programs.init_weights), key)
         identity = fingerprint(config, report["dataset"])
         with timer.phase("restore"):
-            check_stop(stop, "the state was restored")
+            collectives.share(partial(stop.check, "before the state was restored"))
             checkpoints = _on_chief(process, open_checkpoints)
             restored = resume.restore(checkpoints, template, mesh, identity, programs.plan)
             if restored is None:
@@ -304,16 +302,6 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
     )
     eval_step = evaluation.make_eval_step(objective, mesh, shards, xla_options)
     return Programs(plan, schedule, init_weights, objective, train_step, eval_step)
-
-
-def check_stop(stop: StopRequest, before: str) -> None:
-    """Raise Preempted on all processes if any was asked to stop `before` something is done."""
-
-    def check() -> None:
-        if stop():
-            raise Preempted(f"{stop.signal_name} received before {before}")
-
-    collectives.share(check)
 
 
 def _on_chief(process: ProcessContext, work: Callable[[], T]) -> T | None:

@@ -42,7 +42,7 @@ def send(mesh: Mesh, schedule: Schedule, batch: Superbatch, first_step: int) -> 
     return Dispatch(steps, placed, *meshes.place(meshes.replicated(mesh), values))
 
 
-def inputs(mesh: Mesh, dispatch: Dispatch, stop_vote: bool) -> DispatchInputs:
+def inputs(mesh: Mesh, dispatch: Dispatch, stop_vote: bool = False) -> DispatchInputs:
     """Add this process's stop vote, and return what the training step takes; does not wait.
 
     The vote is sent last: batches are sent a dispatch ahead, and a stop must not come that late.

@@ -8,6 +8,7 @@ for the devices at the places marked WAITS, and nowhere else.
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from trainer.job.files import write_json
 from trainer.parallel.step import StepMetrics
 from trainer.tracking import summary
 from trainer.train import feed
-from trainer.train.build import Run, check_stop
+from trainer.train.build import Run
 from trainer.train.nonfinite import diagnose
 
 
@@ -40,7 +41,7 @@ class TrainingLoop:
             SaveError: checkpoints cannot be written any more.
         """
         run, plan, options = self.run, self.run.plan, self.run.config
-        check_stop(run.stop, "training began")
+        collectives.share(partial(run.stop.check, "before training began"))
         run.terminal.start(plan.total_steps, run.steps_done, plan.steps_per_epoch)
         while run.steps_done < plan.total_steps:
             before = run.steps_done

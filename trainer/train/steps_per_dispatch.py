@@ -67,7 +67,7 @@ def choose(
             np.ones((k, local_batch), np.uint8),
         )
         sent = feed.send(mesh, lambda steps: np.zeros(len(steps), np.float32), batch, done)
-        copy, metrics = train_step(copy, feed.inputs(mesh, sent, stop_vote=False))
+        copy, metrics = train_step(copy, feed.inputs(mesh, sent))
         jax.device_get(metrics)  # waits for the device: this is what is measured
         done += k
         alive()
