@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import io
 import os
@@ -9,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import hydra
 from hydra import initialize_config_dir
@@ -32,8 +33,6 @@ _TYPES = {  # part of OmegaConf's message -> the rule
     "not a ListConfig": "use a list, like [512,512]",
     "not Optional": "it needs a value",
 }
-
-
 _TEXTS = (
     *("run.name", "run.dir", "run.root", "data.root", "data.cache_dir"),
     "train.compilation_cache_dir",
@@ -51,33 +50,25 @@ class Job(NamedTuple):
 
 
 def compose(arguments: Sequence[str]) -> list[Job]:
-    """Compose one job from the arguments, without touching a device.
-
-    Returns one job, or none where Hydra has answered a flag itself (--help, --cfg, ...).
+    """Compose one job from the arguments; none where Hydra has answered a flag, like --help.
 
     Raises:
         ConfigError: an option is misspelt, missing, of the wrong type or out of range.
     """
     if not any(argument.startswith("-") for argument in arguments):
         return compose_each([arguments])
-    composed: list[tuple[DictConfig, DictConfig]] = []
-
-    def task(cfg: DictConfig) -> None:
-        composed.append((cfg, HydraConfig.get()))
-
+    jobs: list[Job] = []
     answer = io.StringIO()  # show() prints it: standard output may be full or a closed pipe
     with readable_errors():
         with redirect_stdout(answer):
-            run_hydra(literal(arguments), task)
+            run_hydra(literal(arguments), lambda cfg: jobs.append(job_of(cfg, HydraConfig.get())))
         if answer.getvalue():
             show(answer.getvalue().removesuffix("\n"))
-        return [job_of(cfg, hydra_config) for cfg, hydra_config in composed]
+    return jobs
 
 
 def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
-    """Compose one job for each list of overrides; none of them holds a flag of Hydra.
-
-    That takes 60 % of the time of run_hydra().
+    """Compose one job for each list of overrides without flags, in 60 % of the time of `run_hydra`.
 
     Raises:
         ConfigError: as `compose`.
@@ -98,8 +89,7 @@ def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
 def run_hydra(arguments: Sequence[str], task: Callable[[DictConfig], object]) -> None:
     """Let Hydra read the command line and call the task, once or as often as its sweeper decides.
 
-    Raises:
-        Exception: anything the task or Hydra raises; wrap the call in readable_errors().
+    It raises anything the task or Hydra raises; wrap the call in `readable_errors`.
     """
     trainer_config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
@@ -127,11 +117,7 @@ def readable_errors() -> Iterator[None]:
 
 
 def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
-    """Return the typed and checked job of a composed configuration.
-
-    Raises:
-        Exception: an option is wrong; wrap the call in readable_errors().
-    """
+    """Return the typed and checked job of a composed configuration, within `readable_errors`."""
     # Hydra lets `+key=value` add any key; merging into a fresh schema refuses unknown ones.
     given = OmegaConf.to_container(cfg)
     assert isinstance(given, dict)
@@ -172,31 +158,29 @@ def _explain(error: Exception) -> str:
 def _unknown_option(name: str) -> str:
     if name == "experiment":
         return "experiment is added with a plus: use +experiment=NAME"
-    near = difflib.get_close_matches(name, _option_names(), n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else "`python -m trainer --cfg job` lists them all"
+    names = [*get_type_hints(Config)]
+    for section, kind in get_type_hints(Config).items():
+        names += [f"{section}.{option.name}" for option in dataclasses.fields(kind)]
+    hint = _nearest(name, names) or "`python -m trainer --cfg job` lists them all"
     return f"{name} is not an option: {hint}"
 
 
 def _unknown_choice(group: str, name: str) -> str:
     folder = trainer_config.config_dir() / group
     names = sorted(path.stem for path in folder.glob("*.yaml"))
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
+    hint = _nearest(name, names) or f"use one of {', '.join(names)}"
     return f"{group}={name}: there is no such file in {folder}: {hint}"
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _option_names() -> list[str]:
-    names = []
-    for section, kind in Config.__annotations__.items():
-        fields = getattr(trainer_config, kind).__annotations__
-        names += [section, *(f"{section}.{field}" for field in fields)]
-    return names
 
 
 def quoted(text: object) -> str:
@@ -209,11 +193,9 @@ def quoted(text: object) -> str:
 
 def literal(arguments: Sequence[str]) -> list[str]:
     """Quote names and folders: Hydra would read run.name=12e4567 as an infinite number."""
-    return [_literal(argument) for argument in arguments]
-
-
-def _literal(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    if not equals or name.lstrip("+") not in _TEXTS or _GRAMMAR.fullmatch(value):
-        return argument
-    return f"{name}={quoted(value)}"
+    texts = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        is_text = name.lstrip("+") in _TEXTS and not _GRAMMAR.fullmatch(value)
+        texts.append(f"{name}={quoted(value)}" if is_text else argument)
+    return texts

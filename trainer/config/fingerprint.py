@@ -24,12 +24,7 @@ FINGERPRINT = (
 
 
 def fingerprint(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, as JSON, all that determines the weights of a run.
-
-    Args:
-        config: every option.
-        dataset: what describes the data set; JSON.
-    """
+    """Return, as JSON, all that determines the weights of a run; `dataset` describes its data."""
     options = select(dataclasses.asdict(config), FINGERPRINT)
     if config.optim.schedule != "constant":  # the schedule is stretched over all epochs
         options["train.epochs"] = config.train.epochs
@@ -38,28 +33,20 @@ def fingerprint(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 def select(options: Mapping[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
     """Return path -> value of some options or whole sections; None where one is missing."""
-    values_of = {}
+    values = {}
     for path in paths:
         section, _, field = path.partition(".")
-        values = options.get(section)
-        if field:
-            values = values.get(field) if isinstance(values, Mapping) else None
-        values_of[path] = values
-    return values_of
+        value = options.get(section)
+        values[path] = (value or {}).get(field) if field else value
+    return values
 
 
 def differences(
     before: Mapping[str, Any], now: Mapping[str, Any], place: str = "the checkpoint"
 ) -> list[str]:
-    """Return a line for each option that differs between two fingerprints.
-
-    Args:
-        before: the fingerprint kept in `place`.
-        now: the fingerprint of this configuration.
-        place: how the lines call the place of `before`.
-    """
+    """Return a line for each option that is not the same in `place` and in this configuration."""
     lines = []
-    for path in [*before, *(path for path in now if path not in before)]:
+    for path in {**before, **now}:
         was, is_ = before.get(path), now.get(path)
         if isinstance(was, dict) and isinstance(is_, dict):
             lines += [f"{path}.{line}" for line in differences(was, is_, place)]

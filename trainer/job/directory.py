@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from trainer.job.errors import ConfigError, writing
@@ -27,13 +27,13 @@ def is_run(directory: Path) -> bool:
 
 
 def steps(directory: Path) -> list[int]:
-    """Return the steps of the committed checkpoints in a folder, oldest first.
+    """Return the steps of the committed checkpoints in a folder, oldest first; none if missing.
 
     A checkpoint is renamed to its step once all of it is on disk. So a folder with such a name was
     complete at that time, and whatever is wrong with it has happened since.
 
     Raises:
-        OSError: the folder cannot be read. (A missing folder holds no checkpoints.)
+        OSError: the folder cannot be read.
     """
     try:
         with os.scandir(directory) as entries:
@@ -71,20 +71,15 @@ def choose(root: str, experiment: str, name: str | None, folder: str | None) -> 
     parent = expanded(root, "run.root").absolute() / experiment
     if name is not None:
         return parent / name
-    now = time.strftime("%Y%m%d-%H%M%S")
-    names = itertools.chain([now], (f"{now}-{number}" for number in itertools.count(1)))
     make(parent)
-    return next(parent / name for name in names if _is_made(parent / name))
-
-
-def _is_made(directory: Path) -> bool:
-    """Make a directory; return False where another job has made it."""
-    with writing(directory):
-        try:
+    now, number = time.strftime("%Y%m%d-%H%M%S"), 0
+    directory = parent / now
+    while True:
+        with writing(directory), suppress(FileExistsError):  # another job has made it
             directory.mkdir()
-        except FileExistsError:
-            return False
-        return True
+            return directory
+        number += 1
+        directory = parent / f"{now}-{number}"
 
 
 def create(directory: Path) -> None:
@@ -95,7 +90,9 @@ def create(directory: Path) -> None:
         SaveError: the storage is full or read-only.
     """
     make(directory)
-    if _has(directory, SWEEP):
+    with writing(directory):
+        is_sweep = (directory / SWEEP).exists()
+    if is_sweep:
         raise ConfigError(
             f"{directory} is the folder of a sweep, not a run directory",
             "choose another with run.name=NAME",
@@ -103,12 +100,7 @@ def create(directory: Path) -> None:
 
 
 def make(folder: Path) -> None:
-    """Make a folder and its parents if they are missing.
-
-    Raises:
-        ConfigError: it cannot be made or written.
-        SaveError: the storage is full or read-only.
-    """
+    """Make a folder and its parents if they are missing; errors as `writing` raises them."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -118,18 +110,14 @@ def refuse_run(folder: Path) -> None:
 
     Raises:
         ConfigError: it holds a run, or cannot be read.
-        SaveError: the storage does not let it be read.
     """
-    if _has(folder, *MARKS):
+    with writing(folder):
+        holds_run = is_run(folder)
+    if holds_run:
         raise ConfigError(
             f"-m: {folder} is the directory of a single run, not of a sweep",
             "choose another folder with run.name=NAME",
         )
-
-
-def _has(folder: Path, *names: str) -> bool:
-    with writing(folder):
-        return any((folder / name).exists() for name in names)
 
 
 def describe(directory: Path, record: Mapping[str, str], environment: Mapping[str, object]) -> None:

@@ -24,10 +24,7 @@ class TrainerError(Exception):
     everywhere: bool = False  # whether all processes of the run raise it: see collectives.share
 
     def __init__(self, message: str, hint: str = "") -> None:
-        """Join a message (option or file, value, rule) and a hint (how to fix it).
-
-        Some callers show the two apart. The hint may have several lines, or be part of the message.
-        """
+        """Join a message (option or file, value, rule) and a hint (how to fix it)."""
         separator = "\n" if "\n" in hint else ": "
         super().__init__(f"{message}{separator}{hint}" if hint else message)
         self.message, self.hint = message, hint
@@ -93,26 +90,25 @@ class PeerLost(TrainerError):
 
 
 def first_line(error: Exception, *, kind: bool = False) -> str:
-    """Return the first line of an error's text, with `kind` after the name of its class.
+    """Return the first line of an error's text (the name of its class, if it has none).
 
-    An error without a text gives the name alone.
+    `kind` puts the name of the class before the text.
     """
     name = type(error).__name__
     text = f"{name}: {error}".rstrip(": ") if kind else str(error) or name
     return text.splitlines()[0]
 
 
-PLACE_HINT = "choose another folder with run.dir=DIR or run.root=DIR"
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 @contextmanager
-def writing(path: Path, hint: str = PLACE_HINT) -> Iterator[None]:
-    """Raise our own error where the file system refuses what the block does.
+def writing(
+    path: Path, hint: str = "choose another folder with run.dir=DIR or run.root=DIR"
+) -> Iterator[None]:
+    """Raise one of these errors where the file system refuses what the block does.
 
-    Args:
-        path: the file or folder to write, for errors that name none.
-        hint: how to name another place.
+    The message has `path` where the file system names no file, and the hint to another place.
 
     Raises:
         SaveError: the storage is full, read-only or broken.
@@ -122,14 +118,8 @@ def writing(path: Path, hint: str = PLACE_HINT) -> Iterator[None]:
         yield
     except OSError as error:
         name = error.filename2 or error.filename or path
-        raise cannot_write(name, error, hint) from None
-
-
-def cannot_write(what: object, error: OSError, hint: str) -> TrainerError:
-    """Return the error that `writing` raises; `what` cannot be written."""
-    message = f"{what} cannot be written ({error.strerror or error})"
-    if error.errno in _STORAGE:
-        return SaveError(
-            message, "make room or repair the storage, then run the same command again"
-        )
-    return ConfigError(message, hint)
+        message = f"{name} cannot be written ({error.strerror or error})"
+        if error.errno in _STORAGE:
+            hint = "make room or repair the storage, then run the same command again"
+            raise SaveError(message, hint) from None
+        raise ConfigError(message, hint) from None

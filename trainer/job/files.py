@@ -13,21 +13,17 @@ NONFINITE = frozenset({"NaN", "Infinity", "-Infinity"})  # float() reads them ba
 
 
 def to_json(obj: object, indent: int | None = None) -> str:
-    """Return strictly valid JSON; NaN and the infinities become the strings in NONFINITE.
-
-    Raises:
-        TypeError: something in `obj` is neither JSON nor a tuple.
-    """
+    """Return strictly valid JSON; NaN and the infinities become the strings in NONFINITE."""
     return json.dumps(_named_nonfinite(obj), indent=indent, allow_nan=False)
 
 
 def write_json(path: Path, obj: object) -> None:
-    """Replace `path` atomically by `obj` as indented JSON; see `to_json` and `write_bytes`."""
+    """Replace `path` atomically by `obj` as indented JSON."""
     write_text(path, to_json(obj, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` atomically by `text` in UTF-8; see `write_bytes`."""
+    """Replace `path` atomically by `text` in UTF-8."""
     write_bytes(path, text.encode())
 
 
@@ -52,17 +48,10 @@ def write_bytes(path: Path, data: bytes | bytearray) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Call fsync on a folder and everything in it.
-
-    Raises:
-        OSError: a file could not be.
-    """
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            _sync(path)
-    sync_folder(folder)
+    """Call fsync on a folder and everything in it."""
+    for path in (*folder.rglob("*"), folder):
+        sync = sync_folder if path.is_dir() else _sync
+        sync(path)
 
 
 def sync_folder(folder: Path) -> None:

@@ -53,14 +53,12 @@ def hold(
         SaveError: the storage is full or read-only.
         PeerLost: an earlier attempt of this job has held it for too long.
     """
-    path = directory / name
+    path, kind = directory / name, fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     with writing(path):
         file = path.open("a+")
     with file:
         try:
-            while not any(
-                _take(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX) for _ in range(_TRIES)
-            ):
+            while not any(_take(file, kind) for _ in range(_TRIES)):
                 _wait_for_holder(path, f"{what} {directory}", job, give_up)
         except OSError as error:
             raise ConfigError(
@@ -78,8 +76,13 @@ def hold(
 
 def _wait_for_holder(path: Path, what: str, job: str, give_up: Callable[[str], bool]) -> None:
     """Wait a moment if an earlier attempt of this job holds the lock; raise in all other cases."""
-    holder = _holder(path)
-    message = f"{what} is in use by {_name(holder)}"
+    holder = {}
+    try:
+        holder = json.loads(path.read_text())
+        name = f"process {holder['pid']} on host {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, KeyError):  # shared, or its note is being written
+        name = "another job"
+    message = f"{what} is in use by {name}"
     if not job or holder.get("job") != job:
         raise ConfigError(message, "wait for its end, or choose another with run.name=NAME")
     message += f", an earlier attempt of {job}"
@@ -121,18 +124,3 @@ def _take(file: IO[Any], kind: int, pause: float = _PAUSE_SECONDS) -> bool:
         time.sleep(pause)
         return False
     return True
-
-
-def _holder(path: Path) -> dict[str, Any]:
-    try:
-        holder = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return holder if isinstance(holder, dict) else {}
-
-
-def _name(holder: dict[str, Any]) -> str:
-    try:
-        return f"process {holder['pid']} on host {holder['host']} since {holder['since']}"
-    except KeyError:
-        return "another job"

@@ -6,6 +6,7 @@ Needs the standard library only: scripts/local runs it with any Python.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import socket
@@ -24,13 +25,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def environment(environ: Mapping[str, str], count: int, index: int, address: str) -> dict[str, str]:
-    """Return the variables of one of `count` processes, without those of a cluster. Pure.
+    """Return the variables for one of `count` processes, without those of a cluster. Pure.
 
-    Args:
-        environ: the variables of this process.
-        count: how many processes the run has; one alone needs no variables.
-        index: of this one among them.
-        address: HOST:PORT of process 0.
+    `index` is its number among them, `address` HOST:PORT of process 0. One alone needs neither.
     """
     env = {
         name: value
@@ -52,16 +49,9 @@ def free_address() -> str:
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Start a program in a session of its own, which dies when this process dies.
+    """Start a program, with more options of Popen, that dies when this process dies.
 
-    So Ctrl-C reaches it only through this process.
-
-    Args:
-        command: the program and its arguments.
-        options: of Popen.
-
-    Raises:
-        OSError: it cannot be started.
+    It has a session of its own, so Ctrl-C reaches it only through this process.
     """
     return subprocess.Popen(
         command,
@@ -80,15 +70,11 @@ def wait(
 ) -> bool:
     """Wait until all children have ended; return False if they have not after `seconds`.
 
-    Args:
-        children: what to wait for.
-        seconds: the longest wait; None: for ever.
-        look: called while waiting; whatever it raises ends the wait.
-        poll: seconds between two looks.
+    `look` is called every `poll` seconds; whatever it raises ends the wait.
     """
-    until = None if seconds is None else time.monotonic() + seconds
+    until = math.inf if seconds is None else time.monotonic() + seconds
     while None in [child.poll() for child in children]:
-        left = poll if until is None else until - time.monotonic()
+        left = until - time.monotonic()
         if left <= 0:
             return False
         look()

@@ -38,11 +38,8 @@ class Watchdog:
     ) -> None:
         """Configure the watchdog; it watches inside the block.
 
-        Args:
-            seconds: without a sign of life, after which the process counts as hung.
-            activity: the signs of life.
-            stacks: the file that gets the stacks of all threads.
-            on_hang: gets a message, just before the process exits with code 75.
+        After `seconds` without a sign of life, it writes the stacks of all threads to the file
+        `stacks`, calls `on_hang` with a message, and exits with code 75.
         """
         self._seconds = seconds
         self._activity = activity
