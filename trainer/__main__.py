@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 from trainer.commands import COMMANDS
 from trainer.job.errors import EXIT_INTERNAL, TrainerError
@@ -23,10 +24,8 @@ def main() -> None:
     stop.install()  # before the imports of the commands, which take a second
     for name in ("absl", "asyncio"):  # orbax also logs what it raises, through these
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: _print_unless_echo(
-        sys.__unraisablehook__, unraisable.exc_value, unraisable
-    )
-    sys.excepthook = lambda *raised: _print_unless_echo(sys.__excepthook__, raised[1], *raised)
+    sys.excepthook = _without_echoes(sys.excepthook)
+    sys.unraisablehook = _without_echoes(sys.unraisablehook)
     command, arguments = "train", sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:
         command, *arguments = arguments
@@ -52,16 +51,19 @@ def _flush(message: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
-def _print_unless_echo(
-    hook: Callable[..., object], error: BaseException | None, *arguments: object
-) -> None:
-    """Print an error that nobody can catch, unless it only repeats one that orbax has raised.
+def _without_echoes(hook: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook for errors that nobody can catch, without those that repeat one of orbax.
 
     After a read or write has failed, other threads of orbax still call the event loop that it used,
     and each raises because the loop is closed.
     """
-    if str(error) != "Event loop is closed":
-        hook(*arguments)
+
+    def filtered(*raised: Any) -> None:
+        error = raised[1] if len(raised) > 1 else raised[0].exc_value
+        if str(error) != "Event loop is closed":
+            hook(*raised)
+
+    return filtered
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,59 +16,17 @@ class Damaged(ValueError):
     """A checkpoint is not what was saved; the message names the array or file, in one line."""
 
 
-class Sealed(NamedTuple):
-    """A record and the checksums that were added to it."""
-
-    record: Record
-    leaves: dict[str, str]  # path of an array -> checksum
-    files: dict[str, str]  # name of a file -> checksum
-
-
-def leaves_of(tree: Any) -> dict[str, Any]:
-    """Return the leaves of a pytree by their paths, such as `weights/0/1`.
-
-    Named tuples, dicts, tuples and lists give the same paths: a tree that is restored without a
-    template has other containers than the one that was saved.
-    """
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def seal(record: Record, state: Any, files: dict[str, str]) -> Record:
-    """Add SHA-256 checksums of all files, of all arrays of a pytree, and of the record itself."""
-    leaves = {path: _of_array(leaf) for path, leaf in leaves_of(state).items()}
-    sealed = {**record, "leaves": leaves, "files": files}
+    """Add SHA-256 checksums of all arrays of a pytree, of all files, and of the record itself."""
+    sealed = {**record, "leaves": _of_leaves(state), "files": files}
     return {**sealed, "sha256": of_json(sealed)}
 
 
-def unseal(sealed: Record) -> Sealed:
-    """Return the parts of a sealed record.
-
-    Raises:
-        Damaged: the record does not match its own checksum.
-    """
-    record = {key: value for key, value in sealed.items() if key != "sha256"}
-    if not {"leaves", "files"} <= record.keys():
-        raise Damaged("its checksums are missing")
-    if of_json(record) != sealed.get("sha256"):
-        raise Damaged("it does not match its own checksum")
-    leaves, files = record.pop("leaves"), record.pop("files")
-    return Sealed(record, leaves, files)
-
-
 def check(state: Any, checksums: dict[str, str]) -> None:
-    """Compare the arrays of a pytree with the checksums of those that were saved.
-
-    Raises:
-        Damaged: arrays differ, are missing or too many; they are named.
-    """
-    leaves = leaves_of(state)
-    if leaves.keys() != checksums.keys():
-        raise Damaged(f"arrays missing or too many: {_some(leaves.keys() ^ checksums.keys())}")
-    if wrong := [path for path, leaf in leaves.items() if _of_array(leaf) != checksums[path]]:
-        raise Damaged(f"contents do not match the checksum: array {_some(wrong)}")
+    """Raise Damaged if arrays of a pytree differ from those saved, are missing, or too many."""
+    if wrong := sorted({path for path, _ in _of_leaves(state).items() ^ checksums.items()}):
+        names = f"{wrong[0]} and {len(wrong) - 1} more" if wrong[1:] else wrong[0]
+        raise Damaged(f"contents do not match the checksum: array {names}")
 
 
 def of_json(value: Any) -> str:
@@ -84,11 +42,16 @@ def of_weights(weights: Any) -> str:
     return sha256.hexdigest()
 
 
-def _of_array(leaf: Any) -> str:
-    array = np.ascontiguousarray(leaf)
-    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.data).hexdigest()
+def _of_leaves(tree: Any) -> dict[str, str]:
+    """Return the SHA-256 of dtype, shape and bytes of each leaf by its path, such as `weights/0/1`.
 
-
-def _some(paths: Any) -> str:
-    first, *others = sorted(paths)
-    return f"{first} and {len(others)} more" if others else first
+    Named tuples, dicts and lists give the same paths: without a template, orbax restores a tree
+    with other containers than those that were saved.
+    """
+    checksums = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        data = f"{array.dtype}{array.shape}".encode() + array.data
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        checksums[name] = hashlib.sha256(data).hexdigest()
+    return checksums

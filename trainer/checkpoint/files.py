@@ -16,7 +16,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from trainer.checkpoint import checksums
-from trainer.checkpoint.checksums import Damaged, Record, Sealed
+from trainer.checkpoint.checksums import Damaged, Record
 from trainer.job import directory as run_directory
 from trainer.job.errors import ReadError, first_line
 
@@ -26,11 +26,8 @@ _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def checkpointer() -> ocp.Checkpointer:
-    """Return a context manager of orbax that reads and writes arrays in this process alone.
-
-    Without compression: it would make a checkpoint an eighth smaller for a third more work, on
-    cores that may be training.
-    """
+    """Return a context manager of orbax that reads and writes arrays in this process alone."""
+    # Compression would make a checkpoint an eighth smaller for a third more work.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=ALONE)
     return ocp.Checkpointer(handler, multiprocessing_options=ALONE)
 
@@ -68,39 +65,27 @@ def write_record(folder: Path, record: Record, state: Any) -> None:
 
 
 def record_of(folder: Path) -> Record:
-    """Return the record of a checkpoint.
-
-    Raises:
-        Damaged: it is missing, does not match its own checksum, or belongs to another step.
-        ReadError: the storage fails.
-    """
-    return _sealed(folder).record
+    """Return the record of a checkpoint; raises Damaged and ReadError as `read` does."""
+    record, _, _ = _unsealed(folder)
+    return record
 
 
 def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[Any, Record]:
     """Read a checkpoint and compare every file and every array with its checksum.
 
-    Args:
-        reader: from checkpointer().
-        folder: of the checkpoint.
-        template: a pytree of numpy arrays with the shapes and dtypes that were saved; without one,
-            the containers are dicts and lists.
-
-    Returns:
-        the arrays, a pytree, and the record.
+    Returns the arrays in the structure of the template, a pytree of numpy arrays with the shapes
+    and dtypes that were saved (without one, of dicts and lists), and the record.
 
     Raises:
         Damaged: the checkpoint is not what was saved; the file or array is named.
         ReadError: the storage fails, or orbax cannot read files that are intact.
     """
-    sealed = _sealed(folder)
-    for name, expected in sealed.files.items():
+    record, arrays, files = _unsealed(folder)
+    for name, expected in files.items():
         if _sha256(folder, name) != expected:
             raise Damaged(f"file {name} does not match its checksum")
     try:
-        types = None
-        if template is not None:
-            types = ocp.checkpoint_utils.construct_restore_args(template)
+        types = template and ocp.checkpoint_utils.construct_restore_args(template)
         with plain(folder.parent) as parent:
             args = ocp.args.PyTreeRestore(template, restore_args=types)
             state = reader.restore(parent / folder.name, args=args)
@@ -112,28 +97,26 @@ def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[
             f"{folder}: all files are intact, but {message}. Nothing is renamed or deleted: repair "
             "the storage, or use the version of orbax-checkpoint that wrote it"
         ) from None
-    checksums.check(state, sealed.leaves)
-    return state, sealed.record
+    checksums.check(state, arrays)  # orbax also casts to the dtype of the template silently
+    return state, record
 
 
-def _sealed(folder: Path) -> Sealed:
+def _unsealed(folder: Path) -> tuple[Record, dict[str, str], dict[str, str]]:
+    """Return the record, and the checksums of the arrays and of the files, by their names."""
+    with _reading(folder, RECORD_FILE):
+        data = (folder / RECORD_FILE).read_bytes()
     try:
-        with _reading(folder, RECORD_FILE):
-            text = (folder / RECORD_FILE).read_text("utf-8")
-        content = json.loads(text)
-        if json.dumps(content) != text:  # the same JSON value, but not the bytes that were written
-            raise Damaged("its text is not what was written")
-        sealed = checksums.unseal(content)
-    except ReadError:
-        raise
-    except Damaged as error:
-        raise Damaged(f"file {RECORD_FILE}: {error}") from None
-    except Exception as error:  # damaged bytes can lead to any error
-        message = f"file {RECORD_FILE} is unreadable: {first_line(error, kind=True)}"
-        raise Damaged(message) from None
-    if sealed.record["step"] != int(folder.name):
-        raise Damaged(f"it was saved as step {sealed.record['step']}")
-    return sealed
+        record = json.loads(data)
+        intact = json.dumps(record).encode() == data  # the same JSON value would not be enough
+        intact &= record.pop("sha256") == checksums.of_json(record)
+        arrays, files, step = record.pop("leaves"), record.pop("files"), record["step"]
+    except Exception:  # damaged bytes can lead to any error
+        intact = False
+    if not intact:
+        raise Damaged(f"file {RECORD_FILE} does not match its checksum")
+    if step != int(folder.name):
+        raise Damaged(f"it was saved as step {step}")
+    return record, arrays, files
 
 
 def _sha256(folder: Path, name: str) -> str:
@@ -152,7 +135,6 @@ def _reading(folder: Path, name: str) -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: OSError) -> ReadError:
-    """Return the error for a file or folder that exists but cannot be read."""
     return ReadError(
         f"{path} cannot be read ({error.strerror}). It may be intact, so nothing is renamed or "
         "deleted. Repair the storage or its permissions, then run the same command again"

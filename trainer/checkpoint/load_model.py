@@ -42,56 +42,51 @@ class Outputs(NamedTuple):
 
 
 def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
-    """Load the newest intact checkpoint of a run; nothing is written or renamed.
+    """Load the newest intact checkpoint of a run, or that of a step; nothing is written or renamed.
 
-    Args:
-        run: the run directory.
-        step: load the checkpoint of this step instead.
-        warn: gets a message for every damaged checkpoint that is skipped.
+    `warn` gets a message for every damaged checkpoint that is skipped.
 
     Raises:
         DataError: there is no such checkpoint, it is damaged, all are, or its weights are not
             finite.
         ReadError: the storage fails.
     """
-    directory = run / CHECKPOINTS
-    steps = _steps(run, step)
-    damage = ""
+    damaged = False
     with files.checkpointer() as reader:
-        for number in reversed(steps):
-            folder = directory / str(number)
+        for number in reversed(_steps(run, step)):
+            folder = run / CHECKPOINTS / str(number)
             try:
                 state, record = files.read(reader, folder)
                 trained = Trained(run, number, *_model_of(state, record), record)
             except Damaged as error:
                 if not folder.exists():
                     continue  # the job has deleted it in the meantime, as it should
-                damage = f"checkpoint {number} of {run} is damaged ({error})"
-                if step is None:
-                    warn(f"{damage}: trying an older one")
+                damaged = True
+                message = f"checkpoint {number} of {run} is damaged ({error})"
+                if step is not None:
+                    hint = "leave --step out to use the newest intact one"
+                    raise DataError(message, hint) from None
+                warn(f"{message}: trying an older one")
                 continue
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.weights)):
                 raise DataError(
-                    f"checkpoint {number} of {run} holds weights that are NaN or infinite: name an "
-                    "earlier one with --step N, or train again with a lower optim.lr"
+                    f"checkpoint {number} of {run} holds weights that are NaN or infinite",
+                    "name an earlier one with --step N, or train again with a lower optim.lr",
                 )
             return trained
-    if step is not None and damage:
-        raise DataError(f"{damage}: leave --step out to use the newest intact one")
-    if damage:
+    if damaged:
         raise DataError(f"{run}: none of its checkpoints is intact; see `python -m trainer verify`")
     return load(run, step, warn)  # the job has deleted them all, so there are newer ones
 
 
 def _steps(run: Path, step: int | None) -> list[int]:
     """Return the steps of the checkpoints to try, oldest first."""
-    directory = run / CHECKPOINTS
-    steps = files.steps(directory)
+    steps = files.steps(run / CHECKPOINTS)
     if not steps:
-        if aside := sorted(path.name for path in directory.glob(f"{ASIDE}*")):
+        if aside := sorted(path.name for path in (run / CHECKPOINTS).glob(f"{ASIDE}*")):
             raise DataError(
-                f"{run}: all its checkpoints were damaged, and are renamed to {', '.join(aside)}: "
-                "put an intact copy back"
+                f"{run}: all its checkpoints were damaged, and are renamed to {', '.join(aside)}",
+                "put an intact copy back",
             )
         raise DataError(f"{run} has no checkpoint yet: a run saves the first after an epoch")
     if step is None:
@@ -106,17 +101,12 @@ def _steps(run: Path, step: int | None) -> list[int]:
 
 def outputs(weights: Any, images: jax.Array, objective: Objective) -> Outputs:
     """Return the outputs for images, uint8 (N, rows, cols) or (N, pixels); traceable."""
-    flat = images.reshape(images.shape[0], -1)
-    logits = batch_logits(weights, flat, objective)
+    logits = batch_logits(weights, images.reshape(images.shape[0], -1), objective)
     return Outputs(logits, jax.nn.softmax(logits))
 
 
 def predict(trained: Trained, images: npt.NDArray[np.uint8]) -> Outputs:
-    """Return the outputs for images, uint8 (N, rows, cols) or (N, pixels), as numpy arrays.
-
-    Raises:
-        DataError: the model was trained on images of another shape.
-    """
+    """Return the outputs for images, uint8 (N, rows, cols) or (N, pixels), as numpy arrays."""
     check_shape(trained, images.shape[1:])
     program = jax.jit(partial(outputs, objective=trained.objective))
     weights = jax.device_put(trained.weights)
@@ -128,11 +118,7 @@ def predict(trained: Trained, images: npt.NDArray[np.uint8]) -> Outputs:
 
 
 def check_shape(trained: Trained, shape: tuple[int, ...]) -> None:
-    """Check the shape of one image: (rows, cols) or (pixels,).
-
-    Raises:
-        DataError: the model was trained on images of another shape.
-    """
+    """Raise DataError unless the model was trained on images of this shape, which may be flat."""
     expected = trained.image_shape
     if len(shape) != len(expected):  # one of the two is flat: compare the number of pixels
         shape, expected = (math.prod(shape),), (math.prod(expected),)
@@ -142,11 +128,7 @@ def check_shape(trained: Trained, shape: tuple[int, ...]) -> None:
 
 
 def _model_of(state: Any, record: Record) -> tuple[mlp.Weights, Objective, tuple[int, ...]]:
-    """Return the weights, the objective and the shape of an image from a checkpoint.
-
-    Raises:
-        Damaged: this version of the trainer does not save such a state.
-    """
+    """Return the weights, the objective and the shape of an image from a checkpoint."""
     try:
         weights = [linear.Weights(layer["kernel"], layer["bias"]) for layer in state["weights"]]
         objective = dict(record["objective"])

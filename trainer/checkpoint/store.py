@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from trainer.checkpoint import files
-from trainer.checkpoint.checksums import Damaged, Record, leaves_of
+from trainer.checkpoint.checksums import Damaged, Record
 from trainer.job.directory import ASIDE, TRASH, WRITING
 from trainer.job.errors import DataError, ReadError, first_line, writing
 from trainer.job.files import sync_folder, sync_tree
@@ -44,16 +44,10 @@ class Checkpoints:
     def __init__(
         self, directory: Path, *, keep_last: int, keep_best: int, warn: Callable[[str], None]
     ) -> None:
-        """Open a folder of checkpoints; make it if it is missing.
+        """Open a folder of checkpoints, folders named by their steps; make it if it is missing.
 
-        Args:
-            directory: the folder; each checkpoint is a folder in it named by its step.
-            keep_last: how many of the newest to keep.
-            keep_best: how many of the most accurate to keep in addition.
-            warn: gets a message for every checkpoint that is renamed because it is damaged.
-
-        Raises:
-            ConfigError, SaveError: the folder cannot be made or read.
+        The `keep_last` newest and the `keep_best` most accurate are kept. `warn` gets a message for
+        every checkpoint that is renamed because it is damaged.
         """
         self.directory = directory.absolute()
         self._keep_last = keep_last
@@ -82,33 +76,30 @@ class Checkpoints:
     ) -> str | None:
         """Write a checkpoint, unless the step has one, and delete those that are no longer kept.
 
-        When this returns, the checkpoint is on disk; when it raises, those before it are intact.
+        When this returns, the checkpoint is on disk; when it raises (orbax has errors of many
+        kinds), those before it are intact.
 
         Args:
             step: optimizer steps done.
             state: a pytree of numpy arrays.
             record: kept with the arrays; JSON.
-            accuracy: of these weights on the test split, if it was measured.
+            accuracy: of these weights on the test split, 0 to 1, if it was measured.
 
         Returns:
             None, or a warning: the checkpoint is saved, but older ones cannot be deleted.
-
-        Raises:
-            OSError: the folder was moved or replaced; orbax would make a new one, which the lock
-                of this run does not protect.
-            Exception: orbax raises errors of many kinds when it cannot write.
         """
+        # In place of a folder that is gone, orbax would make one without the lock of this run.
         if self._folder_id() != self._opened:
             raise FileNotFoundError(None, "the folder has been moved or deleted")
         if step in self.steps:
             return None
-        written = self.directory / f"{WRITING}{step}"
+        written, committed = self.directory / f"{WRITING}{step}", self.directory / str(step)
         try:
             with files.plain(self.directory) as directory:
                 self._checkpointer.save(directory / written.name, args=ocp.args.PyTreeSave(state))
             files.write_record(written, {**record, "step": step, "test_accuracy": accuracy}, state)
             sync_tree(written)
-            written.rename(self.directory / str(step))
+            written.rename(committed)
             sync_folder(self.directory)
         except BaseException:
             self._clean_up()
@@ -118,17 +109,14 @@ class Checkpoints:
         try:
             self._retire()
         except (OSError, ReadError) as error:
-            what = f"checkpoint {self.directory / str(step)} is saved"
-            return f"{what}, but older ones cannot be deleted: {first_line(error)}"
+            reason = f"older ones cannot be deleted: {first_line(error)}"
+            return f"checkpoint {committed} is saved, but {reason}"
         return None
 
     def restore(self, template: Tree) -> Restored | None:
         """Read the newest intact checkpoint; None if there has never been one.
 
         A damaged checkpoint is renamed, with a warning, and the next older one is tried.
-
-        Args:
-            template: a pytree of arrays or shapes, as it was saved.
 
         Raises:
             DataError: there are checkpoints, and none is intact.
@@ -152,36 +140,23 @@ class Checkpoints:
         return None
 
     def newest_record(self) -> Record | None:
-        """Return the record of the newest checkpoint whose record is intact; None without one.
-
-        Unlike restore(), it reads no arrays and renames nothing.
-
-        Raises:
-            ReadError: the storage fails.
-        """
+        """Return the newest intact record, or None; reads no arrays and renames nothing."""
         for step in reversed(self.steps):
-            try:
+            with suppress(Damaged):  # restore() will report it
                 return files.record_of(self.directory / str(step))
-            except Damaged:  # restore() will report it
-                continue
         return None
 
     def load(self, step: int, template: Tree) -> Restored:
-        """Read one checkpoint and check it against its checksums.
+        """Read one checkpoint as a pytree like the template, of arrays or shapes; see files.read().
 
         Raises:
             Damaged: it is not what was saved, or does not fit the template.
             ReadError: the storage fails.
         """
-        shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
-        state, record = files.read(self._checkpointer, self.directory / str(step), shapes)
-        # Orbax casts to the dtype of the template silently, so the shapes and dtypes are compared.
-        for path, leaf in leaves_of(state).items():
-            wanted = leaves_of(template)[path]
-            if (leaf.shape, leaf.dtype) != (wanted.shape, wanted.dtype):
-                raise Damaged(
-                    f"array {path} is {leaf.dtype}{leaf.shape}, not {wanted.dtype}{wanted.shape}"
-                )
+        arrays = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
+        state, record = files.read(self._checkpointer, self.directory / str(step), arrays)
+        if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, arrays):  # orbax ignores it
+            raise Damaged("its arrays have other shapes than the state of this model")
         return Restored(step, state, record)
 
     def _folder_id(self) -> tuple[int, int]:
@@ -202,9 +177,9 @@ class Checkpoints:
         """
         steps = self.steps
         best = sorted(
-            (step for step in steps if step in self._accuracies), key=self._accuracies.__getitem__
+            set(steps) & self._accuracies.keys(), key=lambda s: (-self._accuracies[s], -s)
         )
-        keep = {*steps[-self._keep_last :], *best[max(0, len(best) - self._keep_best) :]}
+        keep = {*steps[-self._keep_last :], *best[: self._keep_best]}
         if old := set(steps) - keep:
             for step in old:
                 (self.directory / str(step)).rename(self.directory / f"{TRASH}{step}")
@@ -215,14 +190,11 @@ class Checkpoints:
         accuracies = {}
         for step in self.steps:
             with suppress(Damaged, ReadError):  # an older one that nobody needs now
-                record = files.record_of(self.directory / str(step))
-                if isinstance(record.get("test_accuracy"), float):
-                    accuracies[step] = record["test_accuracy"]
-        return accuracies
+                accuracies[step] = files.record_of(self.directory / str(step))["test_accuracy"]
+        return {step: value for step, value in accuracies.items() if value is not None}
 
     def _set_aside(self, step: int, damage: Damaged) -> None:
-        folder = self.directory / str(step)
-        number = 0
+        folder, number = self.directory / str(step), 0
         while (aside := self.directory / f"{ASIDE}{step}.{number}").exists():
             number += 1
         with writing(folder):

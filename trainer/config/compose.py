@@ -20,8 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.config import schema as trainer_config
-from trainer.config.schema import Config
+from trainer.config.schema import Config, config_dir
 from trainer.job.errors import ConfigError, TrainerError
 from trainer.job.stdout import show
 
@@ -73,8 +72,7 @@ def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
     Raises:
         ConfigError: as `compose`.
     """
-    trainer_config.register()
-    directory = str(trainer_config.config_dir())
+    directory = str(config_dir())
     jobs = []
     with readable_errors(), initialize_config_dir(directory, version_base="1.3"):
         for overrides in lists:
@@ -91,9 +89,8 @@ def run_hydra(arguments: Sequence[str], task: Callable[[DictConfig], object]) ->
 
     It raises anything the task or Hydra raises; wrap the call in `readable_errors`.
     """
-    trainer_config.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
-    directory = str(trainer_config.config_dir())
+    directory = str(config_dir())
     main = hydra.main(config_path=directory, config_name="config", version_base="1.3")
     program, sys.argv = sys.argv, ["trainer", *arguments]
     try:
@@ -166,7 +163,7 @@ def _unknown_option(name: str) -> str:
 
 
 def _unknown_choice(group: str, name: str) -> str:
-    folder = trainer_config.config_dir() / group
+    folder = config_dir() / group
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     hint = _nearest(name, names) or f"use one of {', '.join(names)}"
     return f"{group}={name}: there is no such file in {folder}: {hint}"

@@ -6,12 +6,12 @@ The dataclasses have no defaults: every value stands once, in conf/. Nothing her
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from hydra.core.config_store import ConfigStore
 
@@ -41,12 +41,8 @@ def one_of(*choices: str) -> Any:
     return ruled(lambda value: value in choices, f"use one of {', '.join(choices)}")
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # the command line held bytes that are not UTF-8
-        return False
-    return True
+def _is_utf8(text: str) -> bool:  # else the command line held other bytes
+    return text.encode(errors="ignore").decode() == text
 
 
 positive = partial(ruled, lambda x: math.isfinite(x) and x > 0, "use a finite number above 0")
@@ -59,11 +55,7 @@ class Section:
     """A section of the configuration: tests each field that has a rule."""
 
     def __post_init__(self) -> None:
-        """Test the fields.
-
-        Raises:
-            ConfigError: a value does not pass.
-        """
+        """Raise ConfigError if a value does not pass."""
         section = type(self).__name__.removesuffix("Config").lower()
         for option in fields(self):  # type: ignore[arg-type]
             value, rule = getattr(self, option.name), option.metadata
@@ -106,20 +98,13 @@ class DataConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         for number, mirror in enumerate(self.mirrors):
-            _check_url(f"data.mirrors[{number}]", mirror)
+            option, url = f"data.mirrors[{number}]", re.match("https?://([^/]+)", mirror)
+            rule = "use a URL that begins with https:// or http://"
+            _check(url is not None, option, mirror, rule)
+            if url and "@" in url[1]:  # the run directory and logs would show it
+                raise ConfigError(f"{option} contains credentials", "use a URL without them")
         needs_root = self.name == "idx" and self.root is None
         _check(not needs_root, "data.root", None, "data=idx needs it: data.root=DIR of the 4 files")
-
-
-def _check_url(option: str, value: str) -> None:
-    try:
-        scheme, host = urlsplit(value)[:2]
-    except ValueError:
-        scheme, host = "", value
-    if "@" in host:  # the run directory and logs would show it
-        raise ConfigError(f"{option} contains credentials", "use a URL without user:password@")
-    ok = scheme in ("http", "https") and host != ""
-    _check(ok, option, value, "use a URL that begins with https:// or http://")
 
 
 @dataclass(kw_only=True)
@@ -228,13 +213,11 @@ class Config:
     cluster: ClusterConfig
 
 
+ConfigStore.instance().store(name="schema", node=Config)  # conf/config.yaml refers to it
+
+
 def config_dir() -> Path:
     """Return the folder conf/: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
-
-
-def register() -> None:
-    """Register the types with Hydra; conf/config.yaml refers to them as `schema`."""
-    ConfigStore.instance().store(name="schema", node=Config)

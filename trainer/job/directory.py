@@ -44,11 +44,7 @@ def steps(directory: Path) -> list[int]:
 
 
 def expanded(path: Path | str, option: str) -> Path:
-    """Return the path with ~ replaced by the home directory.
-
-    Raises:
-        ConfigError: there is no such home directory; names the option.
-    """
+    """Return the path with ~ replaced by the home directory; without one, ConfigError."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -62,9 +58,6 @@ def choose(root: str, experiment: str, name: str | None, folder: str | None) -> 
     """Return the run directory: `folder` (run.dir), or <run.root>/<experiment>/<run.name>.
 
     Without a name, it is named after the time, with a number where that name is taken, and made.
-
-    Raises:
-        ConfigError, SaveError: it cannot be made.
     """
     if folder is not None:
         return expanded(folder, "run.dir").absolute()
@@ -75,7 +68,7 @@ def choose(root: str, experiment: str, name: str | None, folder: str | None) -> 
     now, number = time.strftime("%Y%m%d-%H%M%S"), 0
     directory = parent / now
     while True:
-        with writing(directory), suppress(FileExistsError):  # another job has made it
+        with writing(parent), suppress(FileExistsError):  # another job has made it
             directory.mkdir()
             return directory
         number += 1
@@ -83,41 +76,30 @@ def choose(root: str, experiment: str, name: str | None, folder: str | None) -> 
 
 
 def create(directory: Path) -> None:
-    """Make the run directory if it is missing.
-
-    Raises:
-        ConfigError: it is the folder of a sweep, or it cannot be made or written.
-        SaveError: the storage is full or read-only.
-    """
+    """Make the run directory if it is missing; errors as in `make`, or ConfigError: it is a sweep."""
     make(directory)
     with writing(directory):
-        is_sweep = (directory / SWEEP).exists()
-    if is_sweep:
-        raise ConfigError(
-            f"{directory} is the folder of a sweep, not a run directory",
-            "choose another with run.name=NAME",
-        )
+        if (directory / SWEEP).exists():
+            raise ConfigError(
+                f"{directory} is the folder of a sweep, not a run directory",
+                "choose another with run.name=NAME",
+            )
 
 
 def make(folder: Path) -> None:
-    """Make a folder and its parents if they are missing; errors as `writing` raises them."""
+    """Make a folder and its parents if they are missing; raises as `writing` does."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def refuse_run(folder: Path) -> None:
-    """Refuse to put a sweep into the directory of a single run.
-
-    Raises:
-        ConfigError: it holds a run, or cannot be read.
-    """
+    """Raise ConfigError if a sweep would go into the directory of a single run."""
     with writing(folder):
-        holds_run = is_run(folder)
-    if holds_run:
-        raise ConfigError(
-            f"-m: {folder} is the directory of a single run, not of a sweep",
-            "choose another folder with run.name=NAME",
-        )
+        if is_run(folder):
+            raise ConfigError(
+                f"-m: {folder} is the directory of a single run, not of a sweep",
+                "choose another folder with run.name=NAME",
+            )
 
 
 def describe(directory: Path, record: Mapping[str, str], environment: Mapping[str, object]) -> None:

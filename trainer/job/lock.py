@@ -42,14 +42,12 @@ def hold(
         name: of the lock file in it.
         what: how the error calls the directory.
         shared: share the lock with other shared holders.
-        job: an identifier that all attempts of a job have in common, where its scheduler restarts
-            it; else empty.
-        give_up: called while an earlier attempt of the same job holds the lock, with a message
-            that names it; returns whether to stop waiting.
+        job: identifies all attempts of a job that its scheduler restarts; else empty.
+        give_up: gets a message while an earlier attempt of this job holds the lock; returns whether
+            to stop waiting.
 
     Raises:
-        ConfigError: another job holds it (the error names its host, its process and since when),
-            or the file system has no locks.
+        ConfigError: another job holds it (named), or the file system has no locks.
         SaveError: the storage is full or read-only.
         PeerLost: an earlier attempt of this job has held it for too long.
     """
@@ -93,11 +91,7 @@ def _wait_for_holder(path: Path, what: str, job: str, give_up: Callable[[str], b
 
 @contextmanager
 def turn(path: Path) -> Iterator[None]:
-    """Wait for an exclusive lock on the file at `path`, which is made if missing, for the block.
-
-    Raises:
-        OSError: it cannot be made or locked, or another process has held it for a minute.
-    """
+    """Wait for an exclusive lock on a file, which is made if missing; after a minute, OSError."""
     with path.open("a") as file:
         deadline = time.monotonic() + _TURN_SECONDS
         while not _take(file, fcntl.LOCK_EX):

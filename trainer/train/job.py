@@ -26,10 +26,9 @@ from trainer.job.errors import (
     TrainerError,
     first_line,
 )
-from trainer.job.exit import MESSAGE_SECONDS, hard_exit, hard_exit_later
+from trainer.job.exit import MESSAGE_SECONDS, Watchdog, hard_exit, hard_exit_later
 from trainer.job.files import write_json
 from trainer.job.signals import StopRequest
-from trainer.job.watchdog import Watchdog
 from trainer.tracking import summary
 from trainer.tracking.goodput import PhaseTimer, process_seconds
 from trainer.tracking.terminal import Terminal
