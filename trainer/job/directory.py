@@ -76,7 +76,7 @@ def choose(root: str, experiment: str, name: str | None, folder: str | None) -> 
 
 
 def create(directory: Path) -> None:
-    """Make the run directory if it is missing; errors as in `make`, or ConfigError: it is a sweep."""
+    """Make the run directory if it is missing; errors as in `make`, or ConfigError for a sweep."""
     make(directory)
     with writing(directory):
         if (directory / SWEEP).exists():
