@@ -308,9 +308,9 @@ def test_a_run_directory_that_vanishes_ends_the_run(trainer, tmp_path, replaced)
 SUSPENDED = """
 import time, pathlib, sys
 from trainer.tracking.goodput import PhaseTimer
-from trainer.job.exit import Watchdog
+from trainer.job.exit import watchdog
 timer = PhaseTimer()
-with Watchdog(4.0, timer, pathlib.Path("stacks"), print):
+with watchdog(4.0, timer, pathlib.Path("stacks"), print):
     print("begun", flush=True)
     for _ in range(40):
         timer.alive()

@@ -85,7 +85,9 @@ def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[
         if _sha256(folder, name) != expected:
             raise Damaged(f"file {name} does not match its checksum")
     try:
-        types = template and ocp.checkpoint_utils.construct_restore_args(template)
+        types = None
+        if template is not None:
+            types = ocp.checkpoint_utils.construct_restore_args(template)
         with plain(folder.parent) as parent:
             args = ocp.args.PyTreeRestore(template, restore_args=types)
             state = reader.restore(parent / folder.name, args=args)

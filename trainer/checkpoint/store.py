@@ -116,20 +116,25 @@ class Checkpoints:
     def restore(self, template: Tree) -> Restored | None:
         """Read the newest intact checkpoint; None if there has never been one.
 
-        A damaged checkpoint is renamed, with a warning, and the next older one is tried.
+        The template is a pytree of arrays or shapes, as saved. A checkpoint that is damaged or does
+        not fit it is renamed, with a warning, and the next older one is tried.
 
         Raises:
             DataError: there are checkpoints, and none is intact.
             ReadError: the storage fails; the checkpoint may be intact, so it is not renamed.
         """
+        arrays = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
         for step in reversed(self.steps):
             try:
-                restored = self.load(step, template)
+                folder = self.directory / str(step)
+                state, record = files.read(self._checkpointer, folder, arrays)
+                if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, arrays):
+                    raise Damaged("its arrays have other shapes than the state of this model")
             except Damaged as damage:
                 self._set_aside(step, damage)
             else:
                 self._accuracies = self._recorded_accuracies()
-                return restored
+                return Restored(step, state, record)
         # Those that an earlier start renamed count too: starting over would overwrite their run.
         if aside := sorted(path.name for path in self.directory.glob(f"{ASIDE}*")):
             raise DataError(
@@ -145,19 +150,6 @@ class Checkpoints:
             with suppress(Damaged):  # restore() will report it
                 return files.record_of(self.directory / str(step))
         return None
-
-    def load(self, step: int, template: Tree) -> Restored:
-        """Read one checkpoint as a pytree like the template, of arrays or shapes; see files.read().
-
-        Raises:
-            Damaged: it is not what was saved, or does not fit the template.
-            ReadError: the storage fails.
-        """
-        arrays = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
-        state, record = files.read(self._checkpointer, self.directory / str(step), arrays)
-        if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, arrays):  # orbax ignores it
-            raise Damaged("its arrays have other shapes than the state of this model")
-        return Restored(step, state, record)
 
     def _folder_id(self) -> tuple[int, int]:
         """Return device and inode: another folder with the same name has others."""

@@ -65,62 +65,51 @@ class Activity(Protocol):
         """Note a sign of life."""
 
 
-class Watchdog:
-    """A context manager that ends the process when no phase begins or ends for some time.
+@contextmanager
+def watchdog(
+    seconds: float, activity: Activity, stacks: Path, on_hang: Callable[[str], None]
+) -> Iterator[None]:
+    """End the process with code 75 if the block shows no sign of life for some seconds.
 
-    It runs in a thread: the main thread of a hung process is inside a collective or waits for a
-    file, and cannot act.
+    Before that, write the stacks of all threads to standard error and to the file `stacks`, and
+    call `on_hang` with a message. All this runs in another thread: the main thread of a hung
+    process is inside a collective or waits for a file, and cannot act.
     """
+    interval = min(1.0, seconds / 4)
+    ended = threading.Event()
 
-    def __init__(
-        self, seconds: float, activity: Activity, stacks: Path, on_hang: Callable[[str], None]
-    ) -> None:
-        """Configure the watchdog; it watches inside the block.
-
-        After `seconds` without a sign of life, it writes the stacks of all threads to the file
-        `stacks`, calls `on_hang` with a message, and exits with code 75.
-        """
-        self._seconds = seconds
-        self._activity = activity
-        self._stacks = stacks
-        self._on_hang = on_hang
-        self._interval = min(1.0, seconds / 4)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-
-    def __enter__(self) -> Watchdog:
-        self._activity.alive()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
+    def watch() -> None:
         looked = time.monotonic()
-        while not self._ended.wait(self._interval):
+        while not ended.wait(interval):
             before, looked = looked, time.monotonic()
-            if looked - before > self._interval + self._seconds / 2:
-                self._activity.alive()  # the whole process was suspended: it did not hang
-            elif looked - self._activity.seen_alive > self._seconds:
-                hard_exit(EXIT_RETRY, self._report)
+            if looked - before > interval + seconds / 2:
+                activity.alive()  # the whole process was suspended: it did not hang
+            elif looked - activity.seen_alive > seconds:
+                hard_exit(EXIT_RETRY, report)
 
-    def _report(self) -> None:
-        """Report where the process hangs: standard error first, the run directory may hang too."""
+    def report() -> None:
         # First into memory: faulthandler stops all threads while it writes, and a pipe may block.
         with os.fdopen(os.memfd_create("stacks"), "w+") as file:
             faulthandler.dump_traceback(file)
             file.seek(0)
-            stacks = file.read()
+            text = file.read()
         with suppress(OSError):
-            sys.stderr.write(stacks)
+            sys.stderr.write(text)
             sys.stderr.flush()
-        self._on_hang(
-            f"no step was completed for {self._seconds:g} s (cluster.hang_timeout_seconds), last "
-            f"in phase {self._activity.now}: the stacks are above, and in {self._stacks}"
+        on_hang(
+            f"no step was completed for {seconds:g} s (cluster.hang_timeout_seconds), last "
+            f"in phase {activity.now}: the stacks are above, and in {stacks}"
         )
-        with suppress(OSError):
-            self._stacks.write_text(stacks)
+        with suppress(OSError):  # last: the file system of the run directory may hang too
+            stacks.write_text(text)
         # The other processes hang as well. Let them report before they lose this one.
-        time.sleep(2 * self._interval)
+        time.sleep(2 * interval)
+
+    activity.alive()
+    thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

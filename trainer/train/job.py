@@ -26,7 +26,7 @@ from trainer.job.errors import (
     TrainerError,
     first_line,
 )
-from trainer.job.exit import MESSAGE_SECONDS, Watchdog, hard_exit, hard_exit_later
+from trainer.job.exit import MESSAGE_SECONDS, hard_exit, hard_exit_later, watchdog
 from trainer.job.files import write_json
 from trainer.job.signals import StopRequest
 from trainer.tracking import summary
@@ -123,7 +123,7 @@ def _run(
                 write_summary()
 
         stacks = process.directory / f"hang-process-{jax.process_index()}.txt"
-        stack.enter_context(Watchdog(config.cluster.hang_timeout_seconds, timer, stacks, fail))
+        stack.enter_context(watchdog(config.cluster.hang_timeout_seconds, timer, stacks, fail))
         heartbeat.on_lost = initialize.exit_on_loss(fail)
         code, together = EXIT_INTERNAL, False  # together: all processes end here in the same way
         try:
