@@ -143,9 +143,10 @@ def test_an_answer_that_cannot_be_written_is_no_bad_configuration(trainer):
     assert "standard output cannot be written" in done.stderr
 
 
-def test_a_login_in_an_address_is_refused_and_not_repeated():
+@pytest.mark.parametrize("address", ["https://me:s3cret@host/b", "ftp://me:s3cret@host"])
+def test_credentials_in_an_address_are_refused_and_not_repeated(address):
     with pytest.raises(ConfigError, match=r"data\.mirrors\[1\] contains credentials") as raised:
-        compose(["data.mirrors=['https://host/a','https://me:s3cret@host/b']"])
+        compose([f"data.mirrors=['https://host/a','{address}']"])
     assert "s3cret" not in str(raised.value)
 
 

@@ -98,11 +98,13 @@ class DataConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         for number, mirror in enumerate(self.mirrors):
-            option, url = f"data.mirrors[{number}]", re.match("https?://([^/]+)", mirror)
-            rule = "use a URL that begins with https:// or http://"
-            _check(url is not None, option, mirror, rule)
-            if url and "@" in url[1]:  # the run directory and logs would show it
+            option, rule = (
+                f"data.mirrors[{number}]",
+                "use a URL that begins with https:// or http://",
+            )
+            if re.match("[^/]*//[^/]*@", mirror):  # the run directory and logs would show it
                 raise ConfigError(f"{option} contains credentials", "use a URL without them")
+            _check(re.match("https?://[^/]", mirror) is not None, option, mirror, rule)
         needs_root = self.name == "idx" and self.root is None
         _check(not needs_root, "data.root", None, "data=idx needs it: data.root=DIR of the 4 files")
 
