@@ -26,7 +26,6 @@ class Net(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Kernels and biases."""
         return self.products + sum(self.sizes[1:])
 
     @property
@@ -51,6 +50,9 @@ class Net(NamedTuple):
         images need no gradient.
         """
         return 2.0 * batch * (3 * self.products - self.sizes[0] * self.sizes[1])
+
+
+MLP = Net((784, 512, 512, 10))
 
 
 class Link(NamedTuple):
@@ -86,7 +88,6 @@ class Step(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of the whole step."""
         return sum(self)
 
 
@@ -120,16 +121,11 @@ def straggle(jitter: float, devices: int) -> float:
     return jitter * math.sqrt(2 * math.log(devices))
 
 
-def compute(net: Net, local_batch: int, machine: Machine) -> float:
-    """Return the seconds of a step on one device."""
-    passes = PASSES * net.weights * FLOAT / machine.memory
-    return machine.launch + net.flops(local_batch) / machine.flops + passes
-
-
 def step(net: Net, local_batch: int, devices: int, machine: Machine) -> Step:
     """Predict a step on some devices, each with `local_batch` examples."""
+    passes = PASSES * net.weights * FLOAT / machine.memory
     parts = (
-        compute(net, local_batch, machine),
+        machine.launch + net.flops(local_batch) / machine.flops + passes,
         all_reduce(net.message, devices, machine),
         straggle(machine.jitter, devices),
     )
@@ -156,10 +152,8 @@ def best_count(net: Net, global_batch: int, counts: Sequence[int], machine: Mach
 
 def least_local_batch(net: Net, devices: int, machine: Machine, wanted: float) -> int | None:
     """Return the least power of two, up to 65,536 examples a device, that is efficient enough."""
-    for batch in (2**n for n in range(17)):
-        if efficiency(net, batch, devices, machine) >= wanted:
-            return batch
-    return None
+    sizes = (2**n for n in range(17))
+    return next((b for b in sizes if efficiency(net, b, devices, machine) >= wanted), None)
 
 
 def checkpoint(net: Net, machine: Machine) -> tuple[float, float]:

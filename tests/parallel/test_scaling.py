@@ -19,8 +19,10 @@ from jax.sharding import PartitionSpec
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from benchmarks import hlo, scaling, scaling_document, scaling_tables, workers
-from benchmarks.scaling_tables import COUNTS, GPUS, MLP, NETS
+from benchmarks import hlo, scaling, workers
+from benchmarks.scaling import MLP
+from support import scaling_document
+from support.scaling_document import COUNTS, GPUS, NETS
 
 from trainer.data.dataset import Split
 from trainer.data.stream import Plan, Superbatches
@@ -155,6 +157,5 @@ def test_the_fastest_count_is_the_fastest():
 
 def test_the_document_has_the_tables_that_the_model_gives():
     text = scaling_document.DOCUMENT.read_text()
-    tables = {name: make() for name, make in scaling_tables.TABLES.items()}
-    assert scaling_document.renew(text, tables) == text
+    assert scaling_document.renew(text) == text
     assert scaling_document.IMAGE.stat().st_size < 150_000

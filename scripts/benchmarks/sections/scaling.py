@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import scaling, scaling_tables
+from benchmarks import scaling
 from benchmarks.bench import Bench
 from benchmarks.figures import Line, Result, Section, line
 from trainer.data import idx
@@ -52,7 +52,7 @@ def measure(bench: Bench) -> Section:
             lines.append(line(f"{what} a step, {n} devices", includes, "", [sent], value))
     facts: dict[str, Any] = {"compiled": sent.get("counts")}
     if not bench.on_cpu and bench.machine["device_count"] > 1:
-        sizes = [1, scaling_tables.MLP.message // scaling.FLOAT]
+        sizes = [1, scaling.MLP.message // scaling.FLOAT]
         job = partial(bench.worker, "allreduce.measure", sizes=sizes, repeats=50)
         facts["all_reduce_of_all_devices"] = [bench.once(job, "all-reduce")]
     if bench.on_cpu and sent.get("counts"):

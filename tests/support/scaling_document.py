@@ -1,11 +1,21 @@
-"""The tables of docs/scaling.md that follow from assumed constants of GPUs: rows of text."""
+"""The tables and the plot of docs/scaling.md that follow from assumed constants of GPUs.
+
+Tables stand there between `<!-- table NAME -->` and `<!-- end -->`. To write all of them again:
+
+    PYTHONPATH=.:scripts .venv/bin/python tests/support/scaling_document.py
+"""
 
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 from benchmarks import scaling
-from benchmarks.scaling import Link, Machine, Net
+from benchmarks.scaling import MLP, Link, Machine, Net
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT, IMAGE = ROOT / "docs" / "scaling.md", ROOT / "docs" / "images" / "scaling.png"
 
 # Assumed, not measured here: a host of eight H100 with NVLink, and a 400 Gbit/s port for each GPU.
 # The launch time is what the goal of 50 epochs of MNIST in 3 s on one GPU leaves for a step.
@@ -24,7 +34,6 @@ GPUS = Machine(
 )
 RESIDENT = GPUS._replace(input_rate=math.inf, copy=math.inf)  # nothing is streamed
 COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-MLP = Net((784, 512, 512, 10))
 NETS = {
     "784-512-512-10": MLP,
     "784-4096-4096-10": Net((784, 4096, 4096, 10)),
@@ -151,3 +160,56 @@ def markdown(table: Table) -> str:
     head, *rows = table
     rule = ("---", *["---:"] * (len(head) - 1))
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def renew(text: str) -> str:
+    """Return the document with its tables renewed; raises KeyError for one without a place."""
+    for name, make in TABLES.items():
+        place = re.compile(rf"(<!-- table {name} -->\n)[^<]*(<!-- end -->)")
+        content = markdown(make()) + "\n"
+        text, count = place.subn(lambda m, c=content: m[1] + c + m[2], text)
+        if count != 1:
+            raise KeyError(f"{name}: the document has {count} places for it")
+    return text
+
+
+def draw(path: Path) -> None:
+    """Draw efficiency over the number of GPUs, and images a second of this MLP."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure_, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
+    for color, (name, net) in enumerate(NETS.items()):
+        for batch, style in ((64, ":"), (512, "--"), (4096, "-")):
+            shares = [100 * scaling.efficiency(net, batch, p, GPUS) for p in COUNTS]
+            label = name if style == "-" else None
+            left.plot(COUNTS, shares, style, color=f"C{color}", label=label)
+    left.axhline(50, color="grey", linewidth=0.6)
+    left.set_title("Efficiency in %, with 64 (dots), 512, 4096 (solid) examples a GPU", fontsize=8)
+    left.legend(fontsize=7)
+    for batch in GLOBAL_BATCHES:
+        fitting = [p for p in (1, 2, 4, *COUNTS) if p <= batch]
+        rates = [batch / scaling.step(MLP, batch // p, p, RESIDENT).seconds / 1e6 for p in fitting]
+        right.plot(fitting, rates, marker=".", label=f"global batch {batch:,}")
+    right.set_title(
+        "784-512-512-10 with data on the GPU, global batch fixed: million images a second",
+        fontsize=8,
+    )
+    right.set_yscale("log")
+    right.legend(fontsize=7)
+    for axis in (left, right):
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([1, 8, 64, 512, 4096], ["1", "8", "64", "512", "4,096"])
+        axis.set_xlabel("GPUs", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(exist_ok=True)
+    figure_.savefig(path, dpi=120)
+    plt.close(figure_)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(renew(DOCUMENT.read_text()))
+    draw(IMAGE)
