@@ -17,12 +17,11 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "docs")]
 
-from benchmarks import hlo, scaling, workers
-from benchmarks.scaling import MLP
-from support import scaling_document
-from support.scaling_document import COUNTS, GPUS, NETS
+import scaling_model as scaling
+from benchmarks import hlo, workers
+from scaling_model import COUNTS, GPUS, MLP, NETS
 
 from trainer.data.dataset import Split
 from trainer.data.stream import Plan, Superbatches
@@ -156,6 +155,6 @@ def test_the_fastest_count_is_the_fastest():
 
 
 def test_the_document_has_the_tables_that_the_model_gives():
-    text = scaling_document.DOCUMENT.read_text()
-    assert scaling_document.renew(text) == text
-    assert scaling_document.IMAGE.stat().st_size < 150_000
+    text = scaling.DOCUMENT.read_text()
+    assert scaling.renew(text) == text
+    assert scaling.IMAGE.stat().st_size < 150_000

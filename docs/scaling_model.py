@@ -1,21 +1,118 @@
-"""The tables and the plot of docs/scaling.md that follow from assumed constants of GPUs.
+"""The model of docs/scaling.md: its tables and its plot, from assumed constants of GPUs.
 
-Tables stand there between `<!-- table NAME -->` and `<!-- end -->`. To write all of them again:
+A step is compute, then one all-reduce of the gradients, then the same update everywhere; nothing
+overlaps within a step. Data for the next steps is read and copied meanwhile, so the input only
+shows where it takes longer than the step. Seconds, bytes, bytes a second throughout.
 
-    PYTHONPATH=.:scripts .venv/bin/python tests/support/scaling_document.py
+Tables stand in the document between `<!-- table NAME -->` and `<!-- end -->`. To renew them all:
+
+    PYTHONPATH=scripts .venv/bin/python docs/scaling_model.py
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks import scaling
-from benchmarks.scaling import MLP, Link, Machine, Net
+from benchmarks.scaling import FLOAT, MLP, Link, Net, ring, straggle, tree
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT, IMAGE = ROOT / "docs" / "scaling.md", ROOT / "docs" / "images" / "scaling.png"
+
+# How often a step passes over all weights: two products read them, one writes their gradients, and
+# the update reads weights, velocities and gradients, and writes the first two.
+PASSES = 8
+
+
+class Machine(NamedTuple):
+    """The constants of a kind of machine."""
+
+    flops: float  # operations a second in the step's matrix products
+    memory: float  # bandwidth of a device's memory
+    launch: float  # seconds of a step that neither of the two explains
+    jitter: float  # standard deviation of a step's seconds on one device
+    collective: float  # seconds to start an all-reduce
+    local: Link  # between devices of a host
+    network: Link  # between hosts, for each device
+    devices_per_host: int
+    input_rate: float  # images a second that one stream yields; a process for each device has one
+    copy: float  # bandwidth from host to device, and back, for each device
+    disk: float  # bandwidth of checkpoint storage
+
+
+class Step(NamedTuple):
+    """Where the seconds of a step go."""
+
+    compute: float
+    reduce: float
+    straggle: float  # for the slowest device
+    input: float  # that it waits for data, beyond all the above
+
+    @property
+    def seconds(self) -> float:
+        return sum(self)
+
+
+def all_reduce(message: float, devices: int, machine: Machine) -> float:
+    """Return the seconds of an all-reduce: within hosts by ring, between them by the better way.
+
+    Within a host each device gets the sum of its part; parts are added up between hosts, all at the
+    same time over a network link for each device; then each host shares the parts out.
+    """
+    if devices == 1:
+        return 0.0
+    inside = min(devices, machine.devices_per_host)
+    hosts = -(-devices // inside)
+    part = message / inside
+    between = min(ring(part, hosts, machine.network), tree(part, hosts, machine.network))
+    return machine.collective + ring(message, inside, machine.local) + between
+
+
+def step(net: Net, local_batch: int, devices: int, machine: Machine) -> Step:
+    """Predict a step on some devices, each with `local_batch` examples."""
+    passes = PASSES * net.weights * FLOAT / machine.memory
+    parts = (
+        machine.launch + net.flops(local_batch) / machine.flops + passes,
+        all_reduce(net.message, devices, machine),
+        straggle(machine.jitter, devices),
+    )
+    images = local_batch / machine.input_rate
+    copied = local_batch * net.sizes[0] / machine.copy
+    return Step(*parts, max(0.0, max(images, copied) - sum(parts)))
+
+
+def efficiency(net: Net, local_batch: int, devices: int, machine: Machine) -> float:
+    """Return the share of a step's time that is compute.
+
+    That is the speed of p devices with a p times larger batch, over p times the speed of one that
+    never waits for data.
+    """
+    whole = step(net, local_batch, devices, machine)
+    return whole.compute / whole.seconds
+
+
+def best_count(net: Net, global_batch: int, counts: Sequence[int], machine: Machine) -> int:
+    """Return the count of devices that is fastest for a global batch that stays as it is."""
+    fitting = [p for p in counts if p <= global_batch]
+    return min(fitting, key=lambda p: step(net, global_batch // p, p, machine).seconds)
+
+
+def least_local_batch(net: Net, devices: int, machine: Machine, wanted: float) -> int | None:
+    """Return the least power of two, up to 65,536 examples a device, that is efficient enough."""
+    sizes = (2**n for n in range(17))
+    return next((b for b in sizes if efficiency(net, b, devices, machine) >= wanted), None)
+
+
+def checkpoint(net: Net, machine: Machine) -> tuple[float, float]:
+    """Return the seconds that a save holds training up, and those of writing in the background.
+
+    The state is read and written once more, on the device.
+    """
+    return 2 * net.state / machine.memory, net.state / machine.disk
+
 
 # Assumed, not measured here: a host of eight H100 with NVLink, and a 400 Gbit/s port for each GPU.
 # The launch time is what the goal of 50 epochs of MNIST in 3 s on one GPU leaves for a step.
@@ -57,9 +154,9 @@ def steps() -> Table:
     """What a step of this MLP consists of, by number of GPUs, with 64 examples on each."""
     table: Table = [("GPUs", "compute", "all-reduce", "straggler", "input", "step", "efficiency")]
     for p in (1, *COUNTS):
-        step = scaling.step(MLP, 64, p, GPUS)
-        share = scaling.efficiency(MLP, 64, p, GPUS)
-        table.append((f"{p:,}", *map(seconds, (*step, step.seconds)), f"{share:.0%}"))
+        whole = step(MLP, 64, p, GPUS)
+        share = efficiency(MLP, 64, p, GPUS)
+        table.append((f"{p:,}", *map(seconds, (*whole, whole.seconds)), f"{share:.0%}"))
     return table
 
 
@@ -69,7 +166,7 @@ def ways() -> Table:
     table: Table = [("hosts of 8 GPUs", "ring", "tree")]
     for p in COUNTS[1:]:
         hosts = p // GPUS.devices_per_host
-        both = (scaling.ring(part, hosts, GPUS.network), scaling.tree(part, hosts, GPUS.network))
+        both = (ring(part, hosts, GPUS.network), tree(part, hosts, GPUS.network))
         table.append((f"{hosts:,}", *map(seconds, both)))
     return table
 
@@ -86,7 +183,7 @@ def efficiencies() -> Table:
     table: Table = [("network", "examples a GPU", *(f"{p:,} GPU{'s' * (p > 1)}" for p in counts))]
     for name, (net, machine) in cases().items():
         for batch in LOCAL_BATCHES:
-            shares = (scaling.efficiency(net, batch, p, machine) for p in counts)
+            shares = (efficiency(net, batch, p, machine) for p in counts)
             table.append((name, f"{batch:,}", *(f"{share:.0%}" for share in shares)))
     return table
 
@@ -98,9 +195,9 @@ def best() -> Table:
     ]
     for name, (net, machine) in cases().items():
         for batch in GLOBAL_BATCHES:
-            p = scaling.best_count(net, batch, (1, 2, 4, *COUNTS), machine)
-            there = scaling.step(net, batch // p, p, machine).seconds
-            alone = scaling.step(net, batch, 1, machine).seconds
+            p = best_count(net, batch, (1, 2, 4, *COUNTS), machine)
+            there = step(net, batch // p, p, machine).seconds
+            alone = step(net, batch, 1, machine).seconds
             row = (f"{p:,}", seconds(there), seconds(alone), f"{alone / there:.1f} x")
             table.append((name, f"{batch:,}", *row))
     return table
@@ -111,7 +208,7 @@ def enough() -> Table:
     wanted = [(share, p) for share in (0.5, 0.8) for p in (8, 64, 4096)]
     table: Table = [("network", *(f"{share:.0%} on {p:,}" for share, p in wanted))]
     for name, (net, machine) in cases().items():
-        found = (scaling.least_local_batch(net, p, machine, share) for share, p in wanted)
+        found = (least_local_batch(net, p, machine, share) for share, p in wanted)
         table.append((name, *("never" if n is None else f"{n:,}" for n in found)))
     return table
 
@@ -130,8 +227,8 @@ def feeding() -> Table:
         )
     ]
     for name, net in NETS.items():
-        rates = (b / scaling.step(net, b, 8, RESIDENT).seconds / 1e6 for b in (64, 4096))
-        held, written = scaling.checkpoint(net, GPUS)
+        rates = (b / step(net, b, 8, RESIDENT).seconds / 1e6 for b in (64, 4096))
+        held, written = checkpoint(net, GPUS)
         table.append(
             (
                 name,
@@ -183,7 +280,7 @@ def draw(path: Path) -> None:
     figure_, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
     for color, (name, net) in enumerate(NETS.items()):
         for batch, style in ((64, ":"), (512, "--"), (4096, "-")):
-            shares = [100 * scaling.efficiency(net, batch, p, GPUS) for p in COUNTS]
+            shares = [100 * efficiency(net, batch, p, GPUS) for p in COUNTS]
             label = name if style == "-" else None
             left.plot(COUNTS, shares, style, color=f"C{color}", label=label)
     left.axhline(50, color="grey", linewidth=0.6)
@@ -191,7 +288,7 @@ def draw(path: Path) -> None:
     left.legend(fontsize=7)
     for batch in GLOBAL_BATCHES:
         fitting = [p for p in (1, 2, 4, *COUNTS) if p <= batch]
-        rates = [batch / scaling.step(MLP, batch // p, p, RESIDENT).seconds / 1e6 for p in fitting]
+        rates = [batch / step(MLP, batch // p, p, RESIDENT).seconds / 1e6 for p in fitting]
         right.plot(fitting, rates, marker=".", label=f"global batch {batch:,}")
     right.set_title(
         "784-512-512-10 with data on the GPU, global batch fixed: million images a second",
