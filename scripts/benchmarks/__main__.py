@@ -50,18 +50,16 @@ def main() -> int:
         bench.say(describe(machine))
         for number, name in enumerate(options.sections, 1):
             file = out / f"{name}.json"
-            if file.exists():
-                section = figures.from_json(json.loads(file.read_text()))
-            else:
+            if not file.exists():
                 bench.section = f"{name} ({number} of {len(options.sections)})"
                 section = import_module(f"benchmarks.sections.{name}").measure(bench)
                 write_json(file, figures.to_json(section))
-            figures.show(section, console)
+            figures.show(json.loads(file.read_text()), console)
     # All sections in the folder, those of earlier calls too.
     files = {name: out / f"{name}.json" for name in SECTIONS}
     sections = {name: json.loads(f.read_text()) for name, f in files.items() if f.exists()}
     write_json(out / "bench.json", {"machine": machine, "sections": sections})
-    texts = [figures.markdown(figures.from_json(section)) for section in sections.values()]
+    texts = [figures.markdown(section) for section in sections.values()]
     (out / "bench.md").write_text("\n".join([f"{describe(machine)}.", "", *texts]))
     drawn = plot.draw(sections, out / "bench.png")
     bench.say(f"{(time.monotonic() - began) / 60:.1f} minutes; {out / 'bench.json'}{drawn}")

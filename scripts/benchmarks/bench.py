@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,11 +43,7 @@ class Bench:
     ) -> None:
         """Examine the machine, and write the data set out for the rivals.
 
-        Args:
-            settings: of the command line.
-            scratch: a folder for what is needed in between; the caller removes it.
-            torch_python: the Python that may have PyTorch.
-            console: shows what is being measured.
+        `scratch` is a folder that the caller removes; `torch_python` may have PyTorch.
 
         Raises:
             measured.Failed: there is no data, or jax does not work.
@@ -59,7 +55,7 @@ class Bench:
         self.arrays, self.xla_cache = str(scratch / "data"), str(scratch / "xla")
         self._numbers = itertools.count()
         self._warm = False
-        self.machine = self.worker("machine.describe", folder=self.arrays, overrides=self.overrides)
+        self.machine = self.worker("parts.machine", folder=self.arrays, overrides=self.overrides)
         self.on_cpu = self.machine["platform"] == "cpu"
         self.cores: list[int] = self.machine["usable_cores"]
         self.times = 1 if self.on_cpu else 10  # as many epochs, where one takes milliseconds
@@ -76,10 +72,10 @@ class Bench:
         only_cores: list[int] | None = None,
         **arguments: Any,
     ) -> Result:
-        """Call a function of benchmarks.workers in its own process (or several).
+        """Call MODULE.FUNCTION of benchmarks.workers in a process of its own, or in several.
 
         Args:
-            name: MODULE.FUNCTION.
+            name: of the function.
             layout: how many processes, and simulated devices in each; the first one's answer is
                 returned, with those of the others in "each".
             only_cores: of the processor, that it may use; None: all.
@@ -109,29 +105,23 @@ class Bench:
     ) -> Result:
         """Run `python -m trainer +experiment=mlp OVERRIDES`, as its users do.
 
-        Args:
-            overrides: after those of the command line, which they replace where both set an option.
-            layout: processes and simulated devices in each.
-            look: called with the run directory every few milliseconds.
-            read: called with it at the end; what it returns is added.
-
-        Returns summary (summary.json), points (of metrics.jsonl), began (unix seconds), wall
-        (seconds of the command) and peak_bytes (of the largest process).
+        `look` is called with the run directory while it runs. Returns summary (summary.json),
+        points (of metrics.jsonl), began (unix seconds), wall (seconds of the command), peak_bytes
+        (of the largest process), and what `read` returns for the run directory at the end.
 
         Raises:
             measured.Failed: it did not end well.
         """
         directory = self.scratch / f"run-{next(self._numbers)}"
         replaced = {name_of(override) for override in overrides}
-        kept = [override for override in self.overrides if name_of(override) not in replaced]
-        command = [sys.executable, "-m", "trainer", "+experiment=mlp", *kept, "run.quiet=true"]
+        command = [sys.executable, "-m", "trainer", "+experiment=mlp", "run.quiet=true"]
+        command += [override for override in self.overrides if name_of(override) not in replaced]
         command += [f"run.dir={directory}", f"train.compilation_cache_dir={self.xla_cache}"]
         if not self.on_cpu and layout.processes == 1:
             command.append(f"parallel.devices={layout.devices}")  # of those that are there
+        command += overrides
         try:
-            ended = measured.run(
-                [*command, *overrides], environments(layout), lambda: look(directory)
-            )
+            ended = measured.run(command, environments(layout), lambda: look(directory))
             return {
                 "summary": json.loads((directory / "summary.json").read_text()),
                 "points": metrics.read(directory / "metrics.jsonl"),
@@ -146,7 +136,7 @@ class Bench:
     def warm_up(self) -> None:
         """Fill the compilation cache with the programs of the default options, once."""
         if not self._warm:
-            self.interleave({"filling the cache": lambda: self.train("train.epochs=1")}, rounds=1)
+            self.once("filling the cache", lambda: self.train("train.epochs=1"))
             self._warm = True
 
     def command(self, *arguments: str) -> Result:
@@ -154,7 +144,7 @@ class Bench:
         (ended,) = measured.run([sys.executable, *arguments], environments(ONE))
         return {"wall": ended.seconds}
 
-    def once(self, job: Callable[[], Result], name: str) -> Result:
+    def once(self, name: str, job: Callable[[], Result]) -> Result:
         """Do a single job in a single round."""
         return self.interleave({name: job}, rounds=1)[name][0]
 
@@ -176,23 +166,22 @@ class Bench:
                 began = time.monotonic()
                 with self._console.status(text, spinner="line"):  # on a terminal only
                     try:
-                        result = job()
+                        results[name].append(job())
                     except measured.Failed as failure:
-                        result = {"left_out": f"{FAILED}{failure}"}
-                results[name].append(result)
+                        results[name].append({"left_out": f"{FAILED}{failure}"})
                 if not self._console.is_terminal:
                     self.say(f"{text}: {time.monotonic() - began:.1f} s")
         return results
 
 
-def environments(layout: Layout) -> Sequence[Mapping[str, str]]:
+def environments(layout: Layout) -> list[dict[str, str]]:
     """Return the variables of each process; simulated devices have one thread each."""
     address, one_thread = free_address(), layout.devices > 1
-    paths = {"PYTHONPATH": os.pathsep.join(PATHS)}
-    return [
-        {**environment(os.environ, layout, index, address, one_thread), **paths}
+    all_of_them = [
+        environment(os.environ, layout, index, address, one_thread)
         for index in range(layout.processes)
     ]
+    return [env | {"PYTHONPATH": os.pathsep.join(PATHS)} for env in all_of_them]
 
 
 def name_of(override: str) -> str:

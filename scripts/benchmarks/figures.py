@@ -23,16 +23,7 @@ class Line(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Of all rounds."""
         return statistics.median(self.values)
-
-    @property
-    def cells(self) -> tuple[str, str]:
-        """The median, and the smallest to the largest value where there are several."""
-        if not self.values:
-            return "-", "left out"
-        low, high = figure(min(self.values)), figure(max(self.values))
-        return figure(self.median), f"{low} to {high}" if len(self.values) > 1 else ""
 
 
 class Section(NamedTuple):
@@ -52,16 +43,7 @@ def line(
     value: str | Callable[[Result], float],
     scale: float = 1.0,
 ) -> Line:
-    """Make a line of the results of an interleaved job.
-
-    Args:
-        name: of the line.
-        includes: of the line.
-        unit: of the values, after scaling.
-        results: one a round.
-        value: a key of a result, or a function of it.
-        scale: that values are multiplied with.
-    """
+    """Make a line of the results of an interleaved job: `value` is a key or a function of each."""
     read = value if callable(value) else lambda result: float(result[value])
     values = [scale * read(result) for result in results if "left_out" not in result]
     reasons = [result["left_out"] for result in results if "left_out" in result]
@@ -82,6 +64,16 @@ def ratios(name: str, above: Line, below: Line) -> Line:
     return Line(name, "round by round", "x", [a / b for a, b in both], left_out)
 
 
+def to_json(section: Section) -> Result:
+    """Return a section as JSON, with median, min and max of each line that has values."""
+    lines = []
+    for one in section.lines:
+        lines.append(one._asdict())
+        if one.values:
+            lines[-1] |= {"median": one.median, "min": min(one.values), "max": max(one.values)}
+    return section._asdict() | {"lines": lines}
+
+
 def figure(value: float) -> str:
     """Write a figure with three significant digits, large ones with separators."""
     size = abs(value)
@@ -90,46 +82,39 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 0.1 else f"{value:.2g}"
 
 
-def to_json(section: Section) -> Result:
-    """Return a section as JSON, with median, min and max of each line that has values."""
-    lines = []
-    for one in section.lines:
-        low_high = {"min": min(one.values), "max": max(one.values)} if one.values else {}
-        median = {"median": one.median} if one.values else {}
-        lines.append({**one._asdict(), **median, **low_high})
-    return {**section._asdict(), "lines": lines}
+def cells(line: Result) -> tuple[str, str, str]:
+    """Return the median, the unit and the spread of a line, as JSON."""
+    if not line["values"]:
+        return "-", line["unit"], "left out"
+    spread = f"{figure(line['min'])} to {figure(line['max'])}" if len(line["values"]) > 1 else ""
+    return figure(line["median"]), line["unit"], spread
 
 
-def from_json(section: Result) -> Section:
-    """Return the section that `to_json` was given."""
-    lines = [Line(*(one[name] for name in Line._fields)) for one in section["lines"]]
-    return Section(section["title"], lines, section["remarks"], section["facts"])
-
-
-def show(section: Section, console: Console) -> None:
-    """Print a section's table and remarks."""
-    table = Table(title=section.title, title_justify="left", title_style="bold")
+def show(section: Result, console: Console) -> None:
+    """Print the table and remarks of a section, as JSON."""
+    table = Table(title=section["title"], title_justify="left", title_style="bold")
     table.add_column("what", overflow="fold")
     table.add_column("includes", overflow="fold", style="dim")
     table.add_column("median", justify="right", no_wrap=True)
     table.add_column("unit", no_wrap=True)
     table.add_column("spread", justify="right", no_wrap=True)
-    for one in section.lines:
-        median, spread = one.cells
-        table.add_row(one.name, one.includes, median, one.unit, spread)
+    for one in section["lines"]:
+        table.add_row(one["name"], one["includes"], *cells(one))
     console.print(table)
-    reasons = [f"left out: {one.name}: {one.left_out}" for one in section.lines if not one.values]
-    for text in (*reasons, *section.remarks, ""):
+    for text in (*(f"left out: {reason}" for reason in left_out(section)), *section["remarks"], ""):
         console.print(text, markup=False, highlight=False)
 
 
-def markdown(section: Section) -> str:
-    """Return a section as Markdown, ready for docs/benchmarks.md."""
-    head = ("what", "includes", "median", "spread", "unit")
-    rows = [(one.name, one.includes, *one.cells, one.unit) for one in section.lines]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in (head, *rows))
-    table = table.replace("\n", "\n|---|---|---:|---:|---|\n", 1)
-    reasons = [f"- {one.name}: {one.left_out}" for one in section.lines if not one.values]
-    left_out = "\n".join(["Left out:", *reasons]) if reasons else ""
-    parts = (f"## {section.title}", table, left_out, *section.remarks)
-    return "\n\n".join(filter(None, parts)) + "\n"
+def markdown(section: Result) -> str:
+    """Return a section, as JSON, as Markdown, ready for docs/benchmarks.md."""
+    rows = [("what", "includes", "median", "unit", "spread"), ("---", "---", "---:", "---", "---:")]
+    rows += [(one["name"], one["includes"], *cells(one)) for one in section["lines"]]
+    parts = [f"## {section['title']}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
+    if reasons := left_out(section):
+        parts.append("\n".join(["Left out:", *(f"- {reason}" for reason in reasons)]))
+    return "\n\n".join([*parts, *section["remarks"]]) + "\n"
+
+
+def left_out(section: Result) -> list[str]:
+    """Return the lines of a section, as JSON, that have no values, with the reasons."""
+    return [f"{one['name']}: {one['left_out']}" for one in section["lines"] if not one["values"]]

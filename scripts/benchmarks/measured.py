@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from trainer.job import processes
 
 TIMEOUT = 600  # seconds
 POLL_SECONDS = 0.002
-MEMORY_POLLS = 25  # polls between two readings of a process's memory
+MEMORY_SECONDS = 0.05  # between two readings of a process's memory
 
 
 class Failed(Exception):
@@ -39,44 +38,46 @@ def run(
 ) -> list[Ended]:
     """Start one process for each environment at once, wait for all, and return how they ended.
 
-    Args:
-        command: of all of them.
-        environments: the variables of each.
-        look: called every few milliseconds while they run.
+    `look` is called every few milliseconds while they run.
 
     Raises:
         Failed: one ended with another code than 0, or not in time; all are ended then.
     """
-    began, clock = time.time(), time.perf_counter()
-    with ExitStack() as stack:
-        logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in environments]
-        children: list[subprocess.Popen[bytes]] = []
-        stack.callback(processes.end, children)
-        for env, log in zip(environments, logs, strict=True):
-            children.append(processes.start(command, env=env, stdout=log, stderr=log))
-        seconds, peaks, polls = [0.0] * len(children), [0] * len(children), itertools.count()
+    began, clock, next_memory = time.time(), time.perf_counter(), 0.0
+    children: list[subprocess.Popen[bytes]] = []
+    seconds, peaks = [0.0] * len(environments), [0] * len(environments)
 
-        def output(index: int) -> str:
-            logs[index].seek(0)
-            return logs[index].read().decode(errors="replace")
-
-        def check() -> None:
-            now, memory = time.perf_counter() - clock, next(polls) % MEMORY_POLLS == 0
-            for index, child in enumerate(children):
-                if memory:
+    def check() -> None:
+        nonlocal next_memory
+        now = time.perf_counter() - clock
+        for index, child in enumerate(children):
+            if child.returncode:
+                raise failed(index, f"ended with {child.returncode}")
+            if child.returncode is None:
+                seconds[index] = now
+                if now >= next_memory:
                     peaks[index] = peak_bytes(child.pid) or peaks[index]
-                if child.returncode is None:
-                    seconds[index] = now
-                elif child.returncode:
-                    text = [s for line in output(index).splitlines() if (s := line.strip(" ^~|\t"))]
-                    last = " | ".join(text[-2:])[-400:]
-                    raise Failed(f"ended with {child.returncode}: {last}")
-            look()
+        next_memory = next_memory if now < next_memory else now + MEMORY_SECONDS
+        look()
 
-        if not processes.wait(children, TIMEOUT, check, POLL_SECONDS):
-            raise Failed(f"not done after {TIMEOUT} s: {output(0)[-400:]}")
-        check()
-        return [Ended(output(i), began, seconds[i], peaks[i]) for i in range(len(children))]
+    def output(index: int) -> str:
+        return Path(folder, str(index)).read_text(errors="replace")
+
+    def failed(index: int, what: str) -> Failed:
+        lines = [text for line in output(index).splitlines() if (text := line.strip(" ^~|\t"))]
+        return Failed(f"{what}: {' | '.join(lines[-2:])[-400:]}")
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for index, env in enumerate(environments):
+                with Path(folder, str(index)).open("wb") as log:
+                    children.append(processes.start(command, env=env, stdout=log, stderr=log))
+            if not processes.wait(children, TIMEOUT, check, POLL_SECONDS):
+                raise failed(0, f"not done after {TIMEOUT} s")
+            check()
+            return [Ended(output(i), began, seconds[i], peaks[i]) for i in range(len(children))]
+        finally:
+            processes.end(children)
 
 
 def peak_bytes(pid: int) -> int:

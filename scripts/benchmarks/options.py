@@ -1,4 +1,4 @@
-"""The command line of `scripts/bench`; needs the standard library only: --help answers at once."""
+"""The command line of `scripts/bench`. Needs the standard library only: --help answers at once."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ bench.png (a plot).
 All of it takes about 18 minutes on 2 cores, --quick about 5. Leave the machine alone meanwhile.
 """
 EPILOG = """\
-PyTorch is optional. It is not in the lock, because its wheel brings gigabytes of CUDA; without it
-its lines say how to get it:
-  .venv/bin/python -m pip install torch==2.13.0     in the environment, where it is found
+PyTorch is optional and not in the lock, because its wheel brings gigabytes of CUDA. Without it its
+lines say how to get it:
+  .venv/bin/python -m pip install torch==2.13.0     into the environment
   scripts/bench --torch-python /path/to/python      or a Python elsewhere with torch and numpy
 
 variables:
   TRAINER_VENV, TRAINER_ACCELERATOR, PYTHON   choose the environment: see scripts/_venv --help
-  BENCH_PYTHON                                a Python that has all that is needed; no environment
-                                              is made then
+  BENCH_PYTHON                                a Python with all that is needed: make no environment
 
 exit codes:
   0    measured
@@ -58,44 +57,25 @@ SECTIONS = {
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options; argparse ends the program where they are wrong."""
-    named = "".join(f"  {name:<9} {told}\n" for name, told in SECTIONS.items())
+    sections = "".join(f"  {name:<9} {text}\n" for name, text in SECTIONS.items())
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description=DESCRIPTION,
-        epilog=f"sections:\n{named}\n{EPILOG}",
+        epilog=f"sections:\n{sections}\n{EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="one round, and less of everything")
-    parser.add_argument(
-        "--sections",
-        type=section_names,
-        default=list(SECTIONS),
-        metavar="A,B,...",
-        help="measure these only (default: all)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=at_least(1),
-        metavar="N",
-        help="rounds of every measurement (default: 3; with --quick: 1)",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="of the results (default: runs/bench/TIME)"
-    )
-    parser.add_argument(
-        "--torch-python",
-        default=sys.executable,
-        metavar="PATH",
-        help="a Python that has torch and numpy (default: that of the environment)",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=["data.offline_fallback=true"],
-        metavar="OPTION=VALUE",
-        help="options of the trainer, wherever it is measured (default: "
-        "data.offline_fallback=true)",
-    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one round, and less of everything")
+    text, default = "measure these only (default: all)", list(SECTIONS)
+    add("--sections", type=section_names, default=default, metavar="A,B,...", help=text)
+    text = "rounds of every measurement (default: 3; with --quick: 1)"
+    add("--rounds", type=at_least(1), metavar="N", help=text)
+    add("--out", type=Path, metavar="DIR", help="of the results (default: runs/bench/TIME)")
+    text = "a Python that has torch and numpy (default: that of the environment)"
+    add("--torch-python", default=sys.executable, metavar="PATH", help=text)
+    fallback = "data.offline_fallback=true"
+    text = f"options of the trainer, wherever it is measured (default: {fallback})"
+    add("overrides", nargs="*", default=[fallback], metavar="OPTION=VALUE", help=text)
     options = parser.parse_intermixed_args(arguments)
     if shutil.which(options.torch_python) is None:
         parser.error(f"--torch-python {options.torch_python}: no such program")

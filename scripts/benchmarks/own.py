@@ -38,18 +38,17 @@ def configuration(*overrides: str) -> Config:
     return compose(["+experiment=mlp", *overrides])[0].config
 
 
-def program(arrays: str, batch_size: int, k: int, overrides: list[str]) -> Program:
-    """Set the trainer's step up, with the data of one dispatch on the device.
+def shape(batch_size: int, k: int) -> tuple[str, str]:
+    """Return the options of batches of this size and K steps a dispatch."""
+    return f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
 
-    Args:
-        arrays: the folder that the worker `machine` has written the data set to.
-        batch_size: of a step.
-        k: steps a dispatch.
-        overrides: options of another value.
+
+def program(arrays: str, batch_size: int, k: int, overrides: list[str]) -> Program:
+    """Set the trainer's step up, with the data of one dispatch of K steps on the device.
+
+    `arrays` is the folder to which the worker `machine` has written the data set.
     """
-    config = configuration(
-        *overrides, f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
-    )
+    config = configuration(*overrides, *shape(batch_size, k))
     files = [np.load(Path(arrays) / f"{name}.npy", mmap_mode="r") for name in NAMES]
     train, test = Split(*files[:2]), Split(*files[2:])
     dataset = Dataset("arrays", train, test, "", (1, train.images.shape[1]))
@@ -69,13 +68,8 @@ def seconds_per_step(
 ) -> npt.NDArray[np.float64]:
     """Run dispatches, each started while the one before is running, as the loop does.
 
-    Args:
-        train_step: compiled, or jitted.
-        state: before the first step; it is donated.
-        feed: of K steps from the first one on; all dispatches take the same batches.
-        dispatches: that are timed, after one that is not.
-
-    Returns the seconds of a step in each of them.
+    The state, before the first step, is donated; all dispatches take the batches of `feed`. Returns
+    the seconds of a step in each of the dispatches but an untimed first one.
     """
     k = len(feed.lrs)
     numbers = [
@@ -99,29 +93,27 @@ def seconds_per_step(
     return np.diff(ends) / k
 
 
-def abstract(devices: int, batch_size: int, overrides: list[str]) -> tuple[Programs, Any, Any]:
+def abstract(devices: int, batch_size: int) -> tuple[Programs, Any, Any]:
     """Return the programs for some devices, and the shapes of a state and a feed of two steps.
 
     For MNIST's shape; to compile ahead of time what is never run.
     """
     k, pixels = 2, 784
-    config = configuration(
-        *overrides, f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
-    )
+    config = configuration(*shape(batch_size, k))
     zero = np.uint8(0)
     split = Split(np.broadcast_to(zero, (60_000, pixels)), np.broadcast_to(zero, 60_000))
     mesh = meshes.make_mesh(devices)
     made = build.make_programs(config, Dataset("empty", split, split, "", (1, pixels)), mesh)
     rows, whole = meshes.batched(mesh), meshes.replicated(mesh)
 
-    def shape(dtype: Any, *dims: int, sharding: Any = rows) -> Any:
+    def array(dtype: Any, *dims: int, sharding: Any = rows) -> Any:
         return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
 
     state = jax.tree.map(
-        lambda x: shape(x.dtype, *x.shape, sharding=whole),
+        lambda x: array(x.dtype, *x.shape, sharding=whole),
         jax.eval_shape(lambda key: step.new_state(made.init_weights, key), jax.random.key(0)),
     )
-    images, labels = shape(np.uint8, k, batch_size, pixels), shape(np.uint8, k, batch_size)
-    lrs, steps = shape(np.float32, k, sharding=whole), shape(np.int32, k, sharding=whole)
-    stop = shape(np.uint8, k, devices)
+    images, labels = array(np.uint8, k, batch_size, pixels), array(np.uint8, k, batch_size)
+    lrs, steps = array(np.float32, k, sharding=whole), array(np.int32, k, sharding=whole)
+    stop = array(np.uint8, k, devices)
     return made, state, step.DispatchInputs(Superbatch(images, labels, labels), stop, lrs, steps)

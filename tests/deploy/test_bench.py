@@ -101,7 +101,7 @@ runpy.run_module("benchmarks.workers", run_name="__main__")
 
 def test_idle_is_what_no_span_of_work_covers(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    from benchmarks.workers.idle import idle_share
+    from benchmarks.workers.parts import idle_share
 
     assert idle_share([(14.0, 20.0), (0.0, 10.0), (5.0, 12.0), (6.0, 8.0)]) == 2 / 20
     assert idle_share([(3.0, 4.0)]) == 0

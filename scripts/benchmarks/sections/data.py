@@ -26,10 +26,9 @@ def measure(bench: Bench) -> Section:
     def job(size: int, k: int, processes: int = 1) -> partial[Result]:
         return partial(
             bench.worker,
-            "data_path.measure",
+            "parts.stream",
             layout=Layout(processes, 1),
-            images=str(folders[size] / "train_images.npy"),
-            labels=str(folders[size] / "train_labels.npy"),
+            folder=str(folders[size]),
             batch_size=64,
             k=k,
             steps=(300_000 if bench.quick else 1_200_000) // 64,

@@ -86,5 +86,5 @@ def _profiled(bench: Bench) -> Result:
         "train.eval_every_epochs=2",
         f"train.steps_per_dispatch={rivals.OWN_K}",
         f"train.profile_steps=[{middle + 1},{last}]",
-        read=lambda directory: bench.worker("idle.measure", directory=str(directory)),
+        read=lambda directory: bench.worker("parts.idle", directory=str(directory)),
     )

@@ -13,6 +13,15 @@ from benchmarks.figures import Result, Section, line
 TITLE = "Start-up"
 IMPORTS = "import jax, orbax, grain, trainer.train.job"
 CONFIGURATION = "python -m trainer --cfg job"
+COMPOSED = "the configuration composed and printed, no jax"
+READ = "imports, files read and checked, devices found"
+PARTS = {
+    "first_dispatch": ("first dispatch, STATE cache", "from the command to the steps' results"),
+    "startup": ("- of it Python, data and devices, STATE", READ),
+    "restore": ("- of it first weights, STATE", "drawn on the device; run directory opened"),
+    "compile": ("compilation, STATE", "training and evaluation, both shapes of each"),
+    "wall": ("one epoch in all, STATE", "the command from start to end"),
+}
 
 
 def measure(bench: Bench) -> Section:
@@ -48,34 +57,12 @@ def measure(bench: Bench) -> Section:
             "warm": lambda: start(bench.xla_cache),
         }
     )
-    composed = "the configuration composed and printed, no jax"
     lines = [
         line(IMPORTS, "Python's own start included", "s", results[IMPORTS], "wall"),
-        line(CONFIGURATION, composed, "s", results[CONFIGURATION], "wall"),
+        line(CONFIGURATION, COMPOSED, "s", results[CONFIGURATION], "wall"),
     ]
     for state in ("cold", "warm"):
-        for name, includes, value in (
-            (
-                f"first dispatch, {state} cache",
-                "from the command until its steps have come back",
-                "first_dispatch",
-            ),
-            (
-                f"- of it Python, data and devices, {state}",
-                "imports, files read and checked, devices found",
-                "startup",
-            ),
-            (
-                f"- of it first weights, {state}",
-                "drawn on the device; run directory opened",
-                "restore",
-            ),
-            (
-                f"compilation, {state}",
-                "training and evaluation, both shapes of each",
-                "compile",
-            ),
-            (f"one epoch in all, {state}", "the command from start to end", "wall"),
-        ):
+        for value, (name, includes) in PARTS.items():
+            name = name.replace("STATE", state)
             lines.append(line(name, includes, "s", results[state], value))
     return Section(TITLE, lines)

@@ -14,10 +14,6 @@ from benchmarks import hlo, own
 def speed(dispatches: int, **arguments: Any) -> dict[str, Any]:
     """Run dispatches one after the other, with the data on the device: no stream, no metrics.
 
-    Args:
-        dispatches: timed, after one that is not.
-        arguments: of own.program.
-
     Returns seconds_per_step, the median over the dispatches, and jitter_seconds: how much the time
     of a single step would have to vary to make dispatches vary as they do.
     """
@@ -57,7 +53,7 @@ def traffic(devices: list[int]) -> dict[str, Any]:
     jax.config.update("jax_platforms", "cpu")  # also on a machine with GPUs
     counts = {}
     for number in devices:
-        made, state, feed = own.abstract(number, 64 * number, [])
+        made, state, feed = own.abstract(number, 64 * number)
         began = time.perf_counter()
         lowered = made.train_step.lower(state, feed)
         traced = time.perf_counter()

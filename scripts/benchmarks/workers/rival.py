@@ -50,13 +50,7 @@ class Job(NamedTuple):
     def seconds_per_step(
         self, step: Callable[[Any], Any], batches: Iterator[Any], fetch: Callable[[Any], float]
     ) -> float:
-        """Train, and return the seconds of a step.
-
-        Args:
-            step: trains on one batch; returns the loss.
-            batches: without end.
-            fetch: waits for the last loss, and returns it.
-        """
+        """Train by `step`, whose loss `fetch` waits for; return the seconds of one step."""
 
         def train(count: int) -> float:
             began = time.perf_counter()

@@ -14,11 +14,9 @@ from benchmarks.workers.rival import LR, MOMENTUM, TORCH_PRECISION, Job
 
 
 def measure(variant: str, **arguments: Any) -> dict[str, Any]:
-    """Train, and return the seconds of a step.
+    """Train, and return the seconds of a step; the arguments are those of Job.
 
-    Args:
-        variant: "loader", "sliced" or "compiled" (sliced, with torch.compile).
-        arguments: of Job.
+    `variant` is "loader", "sliced" or "compiled" (sliced, with torch.compile).
     """
     try:
         import torch

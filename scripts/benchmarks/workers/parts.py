@@ -1,0 +1,150 @@
+"""Parts of the trainer alone: its data set, its stream, an all-reduce, its profile."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.profiler import ProfileData
+from jax.sharding import PartitionSpec
+
+from benchmarks import own
+from benchmarks.workers import LeftOut
+from trainer.data import mnist
+from trainer.data.dataset import Split
+from trainer.data.stream import Plan, Superbatches, iterate
+from trainer.distributed.connect import connect
+from trainer.distributed.topology import resolve
+from trainer.parallel import mesh as meshes
+from trainer.tracking import environment
+from trainer.tracking.terminal import Terminal
+
+EXECUTION = "ThunkExecutor::Execute (wait for completion)"  # a program, in a profile of a CPU
+
+
+def machine(folder: str, overrides: list[str]) -> dict[str, Any]:
+    """Write the data set to `folder` as four arrays; return facts of the machine and the data."""
+    config = own.configuration(*overrides)
+    quiet = Terminal(quiet=True)
+    dataset = mnist.load(config.data, progress=quiet.download, poll=lambda: None, warn=quiet.warn)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, array in zip(own.NAMES, (*dataset.train, *dataset.test), strict=True):
+        np.save(Path(folder) / f"{name}.npy", array)
+    device, pixels = jax.devices()[0], dataset.train.images.shape[1]
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        **environment.collect([f"{d.platform} {d.device_kind}" for d in jax.devices()], 1),
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "device_count": jax.device_count(),
+        "usable_cores": sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1)),
+        "dataset": {
+            "name": dataset.name,
+            "train_examples": len(dataset.train.labels),
+            "test_examples": len(dataset.test.labels),
+            "pixels": pixels,
+        },
+        "sizes": [pixels, *config.model.hidden_sizes, config.data.num_classes],
+        "pixel_mean": config.data.pixel_mean,
+        "pixel_std": config.data.pixel_std,
+        "precision": config.model.precision,
+    }
+
+
+def stream(
+    folder: str, batch_size: int, k: int, steps: int, processes: int, cores: list[int]
+) -> dict[str, Any]:
+    """Read `steps` steps, K a dispatch; return the images a second of this process.
+
+    `folder` has train_images.npy, mapped into memory, and train_labels.npy. The processes share the
+    rows of a batch, and each is bound to one of the cores.
+    """
+    process = int(os.environ.get("JAX_PROCESS_ID", "0"))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cores[process % len(cores)]})
+    images = np.load(f"{folder}/train_images.npy", mmap_mode="r")
+    split = Split(images, np.load(f"{folder}/train_labels.npy"))
+    rows = batch_size // processes
+    source = Superbatches(
+        split,
+        plan=Plan(-(-len(split.labels) // batch_size), k, steps),
+        global_batch_size=batch_size,
+        rows=slice(process * rows, (process + 1) * rows),
+        seed=0,
+        first_step=0,
+    )
+    examples = read = 0
+    began = time.perf_counter()
+    for batch in iterate(source):
+        examples += int(batch.mask.sum())
+        read += len(batch.labels)
+        if read >= steps:
+            break
+    return {"images_per_second": examples / (time.perf_counter() - began)}
+
+
+def all_reduce(sizes: list[int], repeats: int) -> dict[str, Any]:
+    """Return the median seconds of an all-reduce of float32 arrays of these sizes.
+
+    Started in several processes at once, which connect to each other as those of the trainer do.
+    An array is added up `repeats` times in one program, as in a scan of steps.
+    """
+    config = own.configuration()
+    connect(resolve(config.cluster, os.environ), config.cluster, lambda: None, print)
+    mesh = meshes.make_mesh(None)
+    whole = PartitionSpec()
+
+    def repeated(array: jax.Array) -> jax.Array:
+        def body(carry: jax.Array, _: None) -> tuple[jax.Array, None]:
+            carry = lax.pcast(carry, meshes.AXIS, to="varying")
+            return lax.psum(carry, meshes.AXIS) * np.float32(0.5), None
+
+        return lax.scan(body, array, None, length=repeats)[0]
+
+    program = jax.jit(jax.shard_map(repeated, mesh=mesh, in_specs=(whole,), out_specs=whole))
+    seconds = []
+    for size in sizes:
+        placed = meshes.place(meshes.replicated(mesh), np.full(size, 1e-30, np.float32))
+        jax.block_until_ready(program(placed))
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            jax.block_until_ready(program(placed))
+            times.append((time.perf_counter() - began) / repeats)
+        seconds.append(float(np.median(times)))
+    return {"seconds": seconds}
+
+
+def idle(directory: str) -> dict[str, Any]:
+    """Return `share`, idle of the time from the first of the device's work to the last.
+
+    By whole programs, on a CPU, in the profile of a run: a wait inside one does not show.
+    """
+    (path,) = Path(directory).rglob("*.xplane.pb")
+    spans = [
+        (event.start_ns, event.start_ns + event.duration_ns)
+        for plane in ProfileData.from_file(str(path)).planes
+        for line in plane.lines
+        for event in line.events
+        if event.name == EXECUTION
+    ]
+    if not spans:
+        raise LeftOut("the profile shows no work of the device")
+    return {"share": idle_share(spans)}
+
+
+def idle_share(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the part of the time, from the first begin to the last end, that no span covers."""
+    ordered = sorted(spans)
+    first = reached = ordered[0][0]
+    idle = 0.0
+    for begin, end in ordered:
+        idle += max(0.0, begin - reached)
+        reached = max(reached, end)
+    return idle / (reached - first)
