@@ -1,156 +1,163 @@
-"""The folder of a sweep: which members it has, and sweep.csv.
+"""The folder of a sweep: its trials, and the state of each as its run directory shows it.
 
-<sweep>/sweep.json      the options, and the members in their order
-<sweep>/<member>/       the run directory of each (see member_folder.py)
-<sweep>/sweep.csv       the ranked table
-<sweep>/sweep.png       the plot
+<sweep>/sweep.json             the options, and the trials in their order
+<sweep>/<trial>/               a run directory
+<sweep>/<trial>/output.log     what its processes printed, in all its starts
+<sweep>/<trial>/member.json    when its last start began, its exit code, its error
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from trainer.job import directory, lock
-from trainer.job.errors import ConfigError, SaveError
-from trainer.job.files import write_json, write_text
-from trainer.sweep import trial
-from trainer.sweep.combine import Member
-from trainer.sweep.ranking import Result, member_rows
+from trainer.job.errors import EXIT_RETRY, ConfigError, writing
+from trainer.job.files import write_json
 from trainer.tracking import runs
 
-PLAN = directory.SWEEP
-TABLE, PLOT, LOCK = "sweep.csv", "sweep.png", "sweep.lock"
-_TURN = "sweep.turn"  # locked by the one that writes the plan or the table
+LOCK, OUTPUT, ENDING = "sweep.lock", "output.log", "member.json"
+# Locked to write sweep.json, sweep.csv and sweep.png: tasks of a job array end at the same time,
+# and none may replace a newer file by an older one.
+TURN = "sweep.turn"
+SEED = "run.seed"
+_ORDER = ("completed", "running", "preempted", "interrupted", "waiting", "failed")
 
-Members = dict[str, dict[str, str]]  # name -> swept option -> value
-
-
-class Plan(NamedTuple):
-    """What sweep.json holds."""
-
-    fixed: list[str]  # the overrides that all members have in common
-    members: Members
+Members = Mapping[str, Mapping[str, str]]  # name of a trial -> swept option -> value
 
 
-def write_plan(folder: Path, fixed: Sequence[str], members: Iterable[Member]) -> None:
-    """Write down what the sweep consists of; members that it had before stay.
+class Result(NamedTuple):
+    """The state of one trial; None: not known (yet)."""
 
-    Args:
-        folder: of the sweep, which has to exist.
-        fixed: the overrides that all members have in common.
-        members: to be added, where they are new.
-
-    Raises:
-        ConfigError: the folder holds a sweep with other options in common, or of other options.
-        OSError: it cannot be written.
-    """
-    new = {member.name: dict(member.values) for member in members}
-    with turn(folder):
-        before = read_plan(folder)
-        members_ = new if before is None else _added(folder, before, fixed, new)
-        plan = Plan(sorted(fixed), members_)
-        if plan != before:
-            write_json(folder / PLAN, plan._asdict())
+    name: str
+    values: dict[str, str]  # swept option -> value
+    status: str  # completed, running, preempted, interrupted (killed), waiting or failed
+    test_accuracy: float | None = None  # 0 to 1; the latest, if the trial is not completed
+    test_loss: float | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    examples_per_second: float | None = None  # trained
+    seconds: float | None = None  # of all its starts together
+    starts: int | None = None
+    exit_code: int | None = None  # of the last start
+    error: str | None = None
+    weights_sha256: str | None = None
 
 
-def _added(folder: Path, before: Plan, fixed: Sequence[str], new: Members) -> Members:
-    """Return the members of a sweep with new ones.
+class Group(NamedTuple):
+    """Completed trials that differ only in the seed, and their test accuracy (0 to 1)."""
 
-    Raises:
-        ConfigError: they belong to another sweep.
-    """
-    there, here = set(before.fixed), set(fixed)
-    swept = {key for found in (before.members, new) for values in found.values() for key in values}
-    added = before.members | new
-    if there != here or any(set(values) != swept for values in added.values()):
-        lines = [f"  {line}: there only" for line in sorted(there - here)]
-        lines += [f"  {line}: here only" for line in sorted(here - there)]
-        lines += [] if lines else ["  other options are swept there"]
-        raise ConfigError(
-            f"{folder} holds another sweep:\n" + "\n".join(lines) + "\nChoose another folder "
-            "with run.name=NAME, or give the options as they were"
-        )
-    return added
+    values: dict[str, str]  # swept option -> value, without the seed
+    seeds: int
+    mean: float
+    spread: float | None  # the sample standard deviation; None for a single seed
+    lowest: float
+    highest: float
+    accuracies: list[float]
 
 
-def read_plan(folder: Path) -> Plan | None:
-    """Return what a sweep consists of; None where no file tells it, or a damaged one."""
-    plan = runs.read_or_empty(folder / PLAN)
-    fixed, members = plan.get("fixed"), plan.get("members")
-    if not isinstance(fixed, list) or not isinstance(members, dict):
-        return None
-    texts = [*fixed]
-    for values in members.values():
-        texts += values.values() if isinstance(values, dict) else [None]
-    return Plan(fixed, members) if all(isinstance(text, str) for text in texts) else None
+def read_plan(folder: Path) -> tuple[list[str], Members]:
+    """Return the overrides that all trials share, sorted, and the trials; empty without a sweep."""
+    plan = runs.read_or_empty(folder / directory.SWEEP)
+    return plan.get("fixed", []), plan.get("members", {})
 
 
-def read_members(folder: Path) -> Members:
-    """Return the members of a sweep.
+def write_plan(folder: Path, fixed: Sequence[str], members: Members) -> None:
+    """Add trials, with the overrides that all of them share, to sweep.json.
 
     Raises:
-        ConfigError: there is no sweep in this folder.
+        ConfigError: it is another sweep's folder: other overrides are shared, or options swept.
+        SaveError, ConfigError: it cannot be written.
     """
-    plan = read_plan(folder)
-    if plan is None:
-        raise ConfigError(
-            f"DIR={folder}: there is no {PLAN} in it, or a damaged one, which the sweep's own "
-            "command mends: give the folder of a sweep, which `python -m trainer -m ...` has "
-            "named, like runs/mlp/sweep-0123456789"
-        )
-    return plan.members
+    with writing(folder), lock.turn(folder / TURN):
+        before, known = read_plan(folder)
+        merged = {**known, **members}
+        there, here = set(before if known else fixed), set(fixed)
+        if there != here or len({frozenset(values) for values in merged.values()}) > 1:
+            lines = [f"  {line}: in that sweep only" for line in sorted(there - here)]
+            lines += [f"  {line}: on this command line only" for line in sorted(here - there)]
+            raise ConfigError(
+                f"{folder} holds another sweep:\n" + "\n".join(lines or ["  over other options"]),
+                "choose another folder with run.name=NAME,\nor give the options of that sweep",
+            )
+        if merged != known:
+            write_json(folder / directory.SWEEP, {"fixed": sorted(fixed), "members": merged})
+
+
+def finished(run: Path) -> bool:
+    """Return whether a trial has completed."""
+    return runs.read_or_empty(run / "summary.json").get("status") == "completed"
 
 
 def results(folder: Path) -> list[Result]:
-    """Tell how all members of a sweep stand.
+    """Return the state of all trials of a sweep.
 
     Raises:
         ConfigError: there is no sweep in this folder.
     """
-    return [trial.result(folder, name, values) for name, values in read_members(folder).items()]
+    _, members = read_plan(folder)
+    if not members:
+        raise ConfigError(
+            f"DIR={folder}: {directory.SWEEP} is missing or damaged",
+            "give a folder that `python -m trainer -m ...` has printed",
+        )
+    return [result(folder, name, values) for name, values in members.items()]
 
 
-def write_table(folder: Path) -> list[Result]:
-    """Bring sweep.csv up to date, all at once; return how the members stand.
+def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
+    """Return the state of one trial, also while it runs."""
+    run = folder / name
+    info, ending = runs.describe(run), runs.read_or_empty(run / ENDING)
+    status, code = info.status, ending.get("exit_code")
+    if status not in ("running", "completed") and code is not None:
+        status = "preempted" if code == EXIT_RETRY else "failed"
+    elif status == "unknown":
+        status = "waiting" if info.newest_checkpoint is None else "interrupted"
+    summary = runs.last_summary(run) if status == "completed" else {}
+    losses = [point.get("loss") for point in runs.points(run) if point["split"] == "eval"]
+    goodput = runs.read_or_empty(run / "goodput.json")
+    return Result(
+        name=name,
+        values=dict(values),
+        status=status,
+        test_accuracy=info.test_accuracy,
+        test_loss=runs.loss(summary.get("test_loss", losses[-1] if losses else None)),
+        steps=info.steps,
+        epochs=info.epochs,
+        examples_per_second=info.examples_per_second,
+        seconds=sum(goodput["seconds"].values()) if goodput else None,
+        starts=goodput.get("starts"),
+        exit_code={"completed": 0, "running": None}.get(status, code),
+        error=(ending.get("error") or info.note) if status in ("preempted", "failed") else None,
+        weights_sha256=summary.get("weights_sha256"),
+    )
 
-    Others may be at it as well: to be called in turn().
 
-    Raises:
-        ConfigError: there is no sweep in this folder.
-        OSError: the folder cannot be written.
-    """
-    found = results(folder)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(member_rows(found))
-    write_text(folder / TABLE, text.getvalue())
-    return found
+def rank(results: Sequence[Result]) -> list[Result]:
+    """Sort: completed trials by accuracy, then loss, best first; the others behind them."""
 
+    def key(result: Result) -> tuple[int, float, float]:
+        if result.status != "completed":
+            return _ORDER.index(result.status), 0.0, 0.0
+        loss = result.test_loss
+        unknown = loss is None or math.isnan(loss)  # worse than any other
+        return 0, -(result.test_accuracy or 0.0), math.inf if unknown else loss
 
-def turn(folder: Path) -> AbstractContextManager[None]:
-    """Wait until nobody else writes the plan or the table, so that none replaces a newer one.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    return lock.turn(folder / _TURN)
+    return sorted(results, key=key)
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn a failure to write into an error for people.
-
-    Raises:
-        SaveError: the folder cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise SaveError(
-            f"{folder}: cannot be written ({error.strerror}): mend the storage, then start the "
-            "same sweep again"
-        ) from None
+def groups(results: Sequence[Result]) -> list[Group]:
+    """Return the mean and spread over the seeds, the best mean first."""
+    accuracies: dict[tuple[tuple[str, str], ...], list[float]] = {}
+    for result in results:
+        if result.status == "completed" and result.test_accuracy is not None:
+            others = tuple((k, v) for k, v in result.values.items() if k != SEED)
+            accuracies.setdefault(others, []).append(result.test_accuracy)
+    found = []
+    for values, own in accuracies.items():
+        mean, spread = statistics.fmean(own), statistics.stdev(own) if len(own) > 1 else None
+        found.append(Group(dict(values), len(own), mean, spread, min(own), max(own), own))
+    return sorted(found, key=lambda group: -group.mean)

@@ -1,133 +1,151 @@
-"""Trains the members of a sweep one after the other, and keeps its table up to date."""
+"""Trains the trials of a sweep: one after the other, or a single one as a task of a job array."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
-from trainer.job import directory as rundir
-from trainer.job import lock
-from trainer.job.errors import EXIT_COMPLETED, EXIT_INTERNAL, EXIT_RETRY, Preempted
+from trainer.distributed import topology
+from trainer.job import directory, lock, processes
+from trainer.job.errors import EXIT_INTERNAL, EXIT_RETRY, ConfigError, Preempted, writing
+from trainer.job.files import write_json
 from trainer.job.signals import StopRequest
 from trainer.sweep import folder as sweep_folder
-from trainer.sweep import supervisor, trial
-from trainer.sweep.combine import Member
-from trainer.sweep.plan import arguments
-from trainer.sweep.ranking import Result
-from trainer.sweep.results import show_results
+from trainer.sweep.plan import Plan, Trial
+from trainer.sweep.report import formatted, show_results, update
 from trainer.tracking.terminal import Terminal
 
 
-class Conductor:
-    """Holds the sweep's folder while it trains, and shows the results in the end."""
+def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest) -> int:
+    """Train `total` trials one after the other, each in a child process; return the exit code.
 
-    def __init__(
-        self,
-        folder: Path,
-        fixed: Sequence[str],
-        total: int,
-        terminal: Terminal,
-        stop: StopRequest,
-    ) -> None:
-        """Describe the sweep.
+    It is 0 if all have completed, else the code of those that failed, 70 if their codes differ.
+    The trials are iterated while the folder is locked, each taken when the one before has ended.
 
-        Args:
-            folder: of it.
-            fixed: the overrides that all members have in common and that matter.
-            total: how many members there are.
-            terminal: what a person sees.
-            stop: whether somebody asked for a stop.
-        """
-        self.folder = folder
-        self._fixed, self._total = fixed, total
-        self._terminal, self._stop = terminal, stop
-        self._codes: list[int] = []  # of the members so far
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Conductor:
-        """Take the folder.
-
-        Raises:
-            ConfigError: it cannot be written, or another job is at it.
-        """
-        rundir.make(self.folder)
-        self._stack.enter_context(lock.hold(self.folder, sweep_folder.LOCK, "sweep"))
-        self._terminal.note(f"sweep of {self._total} members in {self.folder}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Show the results, also after a stop or an error, and leave the folder."""
-        with self._stack:
-            self._terminal.close()
-            if self._codes:
-                show_results(self.folder, self._terminal.warn)
-
-    @property
-    def code(self) -> int:
-        """0 when all are completed, else the code of those that failed; 70 if they have several."""
-        failures = set(self._codes) - {EXIT_COMPLETED}
-        return (failures or {EXIT_COMPLETED}).pop() if len(failures) < 2 else EXIT_INTERNAL
-
-    @property
-    def failed(self) -> bool:
-        """Whether all members so far have failed."""
-        return bool(self._codes) and EXIT_COMPLETED not in self._codes
-
-    def add(self, members: Sequence[Member]) -> None:
-        """Write down members before they are trained.
-
-        Raises:
-            ConfigError: the folder holds another sweep.
-            SaveError: it cannot be written.
-        """
-        with sweep_folder.writing(self.folder):
-            sweep_folder.write_plan(self.folder, self._fixed, members)
-
-    def train(self, member: Member) -> Result:
-        """Train a member unless it is finished, and return how it stands then.
-
-        Raises:
-            Preempted: asked to stop; what the member has done is saved.
-            SaveError: the folder cannot be written.
-        """
-        number, directory = len(self._codes) + 1, self.folder / member.name
-        label = f"{number}/{self._total} {member.name}"
-        if trial.finished(directory):
-            self._codes.append(EXIT_COMPLETED)
-            self._terminal.note(f"{label}: finished before")
-            return trial.result(self.folder, member.name, member.values)
-        if self._stop():
-            raise Preempted(f"{self._stop.signal_name}: the same command goes on from here")
-
-        def look(line: str) -> None:
-            self._terminal.work(label, number - 1, self._total, " ".join(line.split()))
-
-        rundir.create(directory)
-        with sweep_folder.writing(self.folder):
-            trial.begin(directory)
-            code, error = supervisor.train(
-                arguments(self.folder, member), directory / trial.OUTPUT, self._stop, look
-            )
-            if code == EXIT_COMPLETED and not trial.finished(directory):
-                code, error = EXIT_INTERNAL, "ended without a summary"
-            trial.end(directory, code, error)
-            result = trial.result(self.folder, member.name, member.values)
-            self._codes.append(code)
-            if code != EXIT_RETRY:
-                self._terminal.work(label, number, self._total, "")
-            self._terminal.note(f"{label}: {_told(result)}")
-            with sweep_folder.turn(self.folder):
-                sweep_folder.write_table(self.folder)
-        if code == EXIT_RETRY:
-            raise Preempted(f"{member.name}: {error}; the same sweep goes on from there")
-        return result
+    Raises:
+        ConfigError: several processes were started, or another job is at this sweep.
+        Preempted: asked to stop; the trial at work has saved.
+        SaveError, ConfigError: the folder cannot be written.
+    """
+    config = plan.jobs[0].config
+    started = topology.resolve(config.cluster, os.environ)
+    if started.num_processes > 1:
+        raise ConfigError(
+            f"-m: {started.num_processes} processes were started ({started.evidence})",
+            "start a sweep once, or start each trial as a job of its own with --member I",
+        )
+    terminal, codes = Terminal(quiet=config.run.quiet), set[int]()
+    directory.make(plan.folder)
+    with lock.hold(plan.folder, sweep_folder.LOCK, "sweep"):
+        terminal.note(f"sweep of {total} trials in {plan.folder}")
+        try:
+            for number, trial in enumerate(trials, 1):
+                label = f"{number}/{total} {trial.name}"
+                if sweep_folder.finished(plan.folder / trial.name):
+                    terminal.note(f"{label}: finished before")
+                    codes.add(0)
+                    continue
+                if stop():
+                    raise Preempted(f"{stop.signal_name}: the same command resumes the sweep")
+                look = partial(terminal.work, label, number - 1, total)
+                code, error = _train(plan.folder, trial, stop, look)
+                codes.add(code)
+                if code == EXIT_RETRY:
+                    raise Preempted(f"{label}: {error}; the same command resumes the sweep")
+                terminal.work(label, number, total, "")
+                result = sweep_folder.result(plan.folder, trial.name, trial.values)
+                accuracy = formatted(result.test_accuracy, ".2%")
+                note = f"completed, test accuracy {accuracy}, {formatted(result.seconds, '.1f')} s"
+                note += f", {result.starts} starts" if (result.starts or 1) > 1 else ""
+                terminal.note(f"{label}: {f'failed: {error}' if code else note}")
+        finally:
+            terminal.close()
+            if codes:
+                show_results(plan.folder, terminal.warn)
+    failures = codes - {0}
+    return EXIT_INTERNAL if len(failures) > 1 else max(codes)
 
 
-def _told(result: Result) -> str:
-    if result.status != "completed":
-        return f"{result.status}: {result.error}"
-    starts = f", {result.starts} starts" if result.starts and result.starts > 1 else ""
-    accuracy = "" if result.test_accuracy is None else f", test accuracy {result.test_accuracy:.2%}"
-    seconds = "" if result.seconds is None else f", {result.seconds:.1f} s"
-    return f"completed{accuracy}{seconds}{starts}"
+def _train(
+    folder: Path, trial: Trial, stop: StopRequest, look: Callable[[str], object]
+) -> tuple[int, str | None]:
+    """Train a trial in a child process; return its exit code and its error.
+
+    If this process is asked to stop, the child is asked too: it saves and exits with 75. If this
+    process dies, the kernel kills the child. `look` is called with the last line of its output.
+    """
+    run = folder / trial.name
+    directory.create(run)
+    with writing(folder), (run / sweep_folder.OUTPUT).open("ab") as log:
+        ending = {"begun": time.time(), "exit_code": None, "error": None}
+        write_json(run / sweep_folder.ENDING, ending)
+        size = log.tell()
+        command = [sys.executable, "-m", "trainer", *trial.overrides]
+        child = processes.start(command, stdout=log, stderr=subprocess.STDOUT)
+        stopped = False
+
+        def lines() -> list[str]:
+            with (run / sweep_folder.OUTPUT).open("rb") as output:
+                output.seek(max(size, log.seek(0, os.SEEK_END) - 8192))
+                text = output.read().decode(errors="replace")
+            return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+        def watch() -> None:
+            nonlocal stopped
+            if stop() and not stopped:
+                stopped = True
+                child.send_signal(signal.SIGTERM)
+            look((lines() or ["starting"])[-1])
+
+        try:
+            processes.wait([child], look=watch, poll=0.05)
+        finally:
+            processes.end([child])
+        code, error = child.returncode, None
+        if code < 0:
+            error = f"killed by {signal.Signals(-code).name}"
+            early = stopped and code == -signal.SIGTERM  # before it handled signals
+            code = EXIT_RETRY if early else EXIT_INTERNAL
+        elif code:
+            errors = [line for line in lines() if line.startswith("error: ")] or lines()
+            error = errors[-1].removeprefix("error: ") if errors else f"exit code {code}"
+        write_json(run / sweep_folder.ENDING, {**ending, "exit_code": code, "error": error})
+        update(folder)
+    return code, error
+
+
+def train_one(plan: Plan, index: int, stop: StopRequest) -> int:
+    """Train one trial in this process, next to other tasks of a job array; return its exit code.
+
+    A task may have several processes with the same command line; only the first one writes.
+
+    Raises:
+        TrainerError: of the kind that tells what went wrong.
+    """
+    count = len(plan.trials)
+    if not 0 <= index < count:
+        raise ConfigError(f"--member {index}: the sweep has {count} trials: use 0 to {count - 1}")
+    job, run = plan.jobs[index], plan.folder / plan.trials[index].name
+    first = topology.resolve(job.config.cluster, os.environ).process_id == 0
+    terminal = Terminal(quiet=job.config.run.quiet or not first)
+    if sweep_folder.finished(run):
+        terminal.note(f"{run.name} is finished, in {run}")
+        return 0
+    from trainer.train.job import run as train  # imports jax, so only when the options are right
+
+    if not first:
+        return train(job.config, job.experiment, job.record, stop)
+    directory.make(plan.folder)
+    with lock.hold(plan.folder, sweep_folder.LOCK, "sweep", shared=True):
+        sweep_folder.write_plan(plan.folder, plan.fixed, {t.name: t.values for t in plan.trials})
+        try:
+            return train(job.config, job.experiment, job.record, stop)
+        finally:
+            if not stop():  # a task that has to stop has no time to draw
+                show_results(plan.folder, terminal.warn)

@@ -1,180 +1,170 @@
-"""`-m` and its overrides -> the members of a sweep and the folder it lies in."""
+"""`-m OPTION=A,B ...` -> the trials of a sweep, each with a name of its own, and their folder."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
-from trainer.config import schema as trainer_config
+from trainer.config import schema
 from trainer.config.compose import Job, compose_each, literal, quoted, readable_errors
-from trainer.distributed import topology
-from trainer.job import directory as rundir
+from trainer.config.fingerprint import FINGERPRINT, differences, select
+from trainer.job import directory
 from trainer.job.errors import ConfigError
 from trainer.sweep import folder as sweep_folder
-from trainer.sweep.combine import SEED, Member, combine, folder_name
+from trainer.sweep.ranking import SEED
 
-PLACES = ("run.dir", "run.name", "run.root")  # where a sweep lies, not its members
-INDIFFERENT = ("run.quiet", "train.compilation_cache_dir", "cluster")  # make no other sweep
+SEARCH = "hydra/sweeper=search"
+_PLACES = ("run.dir", "run.name", "run.root")  # they place the sweep, not its trials
+_IRRELEVANT = ("run.quiet", "train.compilation_cache_dir", "cluster")  # the sweep stays the same
+_LONGEST, _KEPT = 120, 100  # characters of a trial's name, and of a longer one before its digest
+_COMPARED = (*FINGERPRINT, "train.epochs", "data.name")  # equal in all rows of one table
+
+
+class Trial(NamedTuple):
+    """One training run of a sweep."""
+
+    name: str  # of its folder
+    values: dict[str, str]  # swept option -> its value, both as on the command line
+    overrides: tuple[str, ...]  # the command line that trains it
 
 
 class Plan(NamedTuple):
-    """A sweep: its members and where they go."""
+    """A sweep; of a search, what its first trial could be."""
 
     folder: Path
-    fixed: list[str]  # overrides that all members have in common and that matter
-    members: list[Member]
+    shared: list[str]  # the overrides that all trials share
+    fixed: list[str]  # those of them that make it this sweep and no other
+    swept: dict[str, Override]  # option -> its values or its range
+    settings: list[str]  # of Hydra's sweeper, in a search
+    trials: list[Trial]
+    jobs: list[Job]  # the trials, composed
 
-
-def arguments(folder: Path, member: Member) -> list[str]:
-    """Return the command line that trains a member, in its folder within the sweep's."""
-    return [*member.overrides, f"run.dir={quoted(folder / member.name)}"]
-
-
-def is_sweep(arguments: Sequence[str]) -> bool:
-    """Return whether a command line asks for a sweep."""
-    return any(
-        a in ("-m", "hydra.mode=MULTIRUN") or (a.startswith("--m") and "--multirun".startswith(a))
-        for a in arguments
-    )
-
-
-def refuse_several_processes(job: Job) -> None:
-    """Refuse a sweep that several processes were started with.
-
-    Raises:
-        ConfigError: there are several.
-    """
-    found = topology.resolve(job.config.cluster, os.environ)
-    if found.num_processes > 1:
-        raise ConfigError(
-            f"-m: {found.num_processes} processes were started ({found.evidence}), and a sweep is "
-            "one process that starts the others: start it once, or start each member as a job of "
-            "its own with --member I"
-        )
+    def trial(self, values: Mapping[str, str]) -> Trial:
+        """Return the trial with these values (swept option -> value); no two have one name."""
+        ordered = dict(sorted(values.items(), key=lambda item: (item[0] == SEED, item[0])))
+        name = ",".join(f"{_escape(key)}={_escape(value)}" for key, value in ordered.items())
+        if len(name) > _LONGEST:
+            name = f"{name[:_KEPT]}~{_digest(name)}"
+        own = [f"{key}={value}" for key, value in ordered.items()]
+        return Trial(name, ordered, (*self.shared, *own, f"run.dir={quoted(self.folder / name)}"))
 
 
 def make(overrides: Sequence[str]) -> Plan:
-    """Tell the members of a sweep, in a second or so; they are not checked.
-
-    Args:
-        overrides: of the command line, without `-m` and other flags.
+    """Return the sweep that a command line (without its flags) describes, composed and checked.
 
     Raises:
-        ConfigError: an override cannot be read, or must not be swept.
+        ConfigError: an override is wrong, a single run lies in the folder, or its finished trials
+            were trained with another configuration.
     """
-    swept: dict[str, list[str]] = {}
-    fixed: dict[str, str] = {}
-    places: list[str] = []
-    for override in parse(overrides):
-        key, text = override.get_key_element(), str(override.input_line)
+    with readable_errors(), initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        parsed = parser.parse_overrides(literal(overrides))
+    settings, places, shared, swept = [], [], {}, {}
+    for text, override in zip(overrides, parsed, strict=True):
+        key = override.get_key_element()
+        shared.pop(key, None)  # the last override of an option counts
         swept.pop(key, None)
-        fixed.pop(key, None)
         if override.is_hydra_override():
-            if text != "hydra.mode=MULTIRUN":
-                raise ConfigError(
-                    f"{text}: members are trained one after the other, by no launcher of Hydra's; "
-                    "run.name=NAME or run.dir=DIR says where the sweep lies, and "
-                    "hydra/sweeper=search is for the extra `optuna`"
-                )
+            settings += [text] if text != "hydra.mode=MULTIRUN" else []
         elif override.is_sweep_override():
-            swept[key] = _values(override)
-        elif key.lstrip("+") in PLACES:
+            swept[key] = override
+        elif key.lstrip("+") in _PLACES:
             places.append(text)
         else:
-            fixed[key] = text
-    # A seed alone is a sweep of one value, to which others can be added.
-    alone = {SEED: _single(fixed[SEED])} if not swept and SEED in fixed else {}
-    lines = [text for key, text in fixed.items() if matters(key) and key not in alone]
-    lines += [f"{key}={','.join(values)}" for key, values in (swept | alone).items()]
-    first = [*fixed.values(), *(f"{key}={values[0]}" for key, values in swept.items())]
-    folder = folder_of([*first, *places], swept.get("+experiment", []), folder_name(lines))
-    there = sweep_folder.read_plan(folder)
-    for values in there.members.values() if there is not None else ():
-        swept |= {key: _single(fixed.pop(key)) for key in values if key in fixed}
-    if alone and not swept:
-        swept = alone
-        del fixed[SEED]
-    members = combine(swept, list(fixed.values()))
-    return Plan(folder, [text for key, text in fixed.items() if matters(key)], members)
+            shared[key] = text
+    search = SEARCH in settings
+    for text in settings:
+        if not search or not text.startswith((SEARCH, "hydra.sweeper.", "+hydra.sweeper.")):
+            hint = f"run.name and run.dir place the sweep, and {SEARCH} searches with Optuna"
+            raise ConfigError(f"{text}: Hydra's own launchers and sweepers are not used", hint)
+    if not swept:
+        raise ConfigError("-m: no option has several values: give one some: optim.lr=0.02,0.05")
+    values = {key: _values(override, search) for key, override in swept.items()}
+    fixed = [text for key, text in shared.items() if not _is_in(key, _IRRELEVANT)]
+    lines = [f"{key}={','.join(own)}" for key, own in values.items()]
+    if search:
+        lines = [*settings, *(override.input_line for override in swept.values())]
+    first = [f"{key}={own[0]}" for key, own in values.items()]
+    (job,) = compose_each([[*shared.values(), *first, *places]])
+    run, experiment = job.config.run, "several" if "+experiment" in swept else job.experiment
+    name = run.name or f"sweep-{_digest(*sorted([*fixed, *lines]))}"
+    folder = directory.choose(run.root, experiment, name, run.dir)
+    directory.refuse_run(folder)
+    plan = Plan(folder, [*shared.values()], fixed, swept, settings, [], [])
+    _check_unchanged(plan)
+    for combination in itertools.product(*values.values()):
+        plan.trials.append(plan.trial(dict(zip(swept, combination, strict=True))))
+    if len({trial.name for trial in plan.trials}) < len(plan.trials):
+        raise ConfigError(f"-m {' '.join(lines)}: a value comes twice: give each value once")
+    plan.jobs.extend(compose_each([trial.overrides for trial in plan.trials]))
+    return plan
 
 
-def folder_of(overrides: Sequence[str], experiments: Sequence[str], name: str) -> Path:
-    """Return where a sweep lies: run.dir, or <run.root>/<experiment>/<run.name, or `name`>.
-
-    Args:
-        overrides: of a member, and those that say where the sweep lies.
-        experiments: that are swept.
-        name: where run.name is not given.
-
-    Raises:
-        ConfigError: the overrides are wrong, or a single run lies there.
-    """
-    (job,) = compose_each([overrides])
-    run = job.config.run
-    experiment = job.experiment if len(experiments) < 2 else "several"
-    folder = rundir.choose(run.root, experiment, run.name or name, run.dir)
-    rundir.refuse_run(folder)
-    return folder
-
-
-def parse(overrides: Sequence[str]) -> list[Override]:
-    """Read overrides by Hydra's grammar, or as texts where they name files and it cannot.
-
-    Each keeps the line that was given: a sweep has its name from these.
-
-    Raises:
-        ConfigError: one cannot be read.
-    """
-    directory = str(trainer_config.config_dir())
-    with readable_errors(), initialize_config_dir(directory, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        parser = OverridesParser.create(config_loader=loader)
-        return [_parsed(parser, text) for text in overrides]
-
-
-def _parsed(parser: OverridesParser, text: str) -> Override:
-    (as_text,) = literal([text])
-    try:
-        (override,) = parser.parse_overrides([text])  # first: a choice between folders is one
-    except HydraException:
-        if as_text == text:
-            raise
-        (override,) = parser.parse_overrides([as_text])
-        override.input_line = text
-    return override
-
-
-def _values(override: Override) -> list[str]:
-    key, text = override.get_key_element(), override.input_line
-    name = key.lstrip("+")
-    if name in PLACES or not matters(key):
-        raise ConfigError(f"{text}: members cannot differ in {name}: give it one value")
-    if not override.is_discrete_sweep():
-        raise ConfigError(f"{text}: name the values, or let Optuna search: hydra/sweeper=search")
-    if getattr(override.value(), "shuffle", False):
-        raise ConfigError(f"{text}: the members have an order that stays: leave out the shuffling")
+def _values(override: Override, search: bool) -> list[str]:
+    """Return the values of a swept option; in a search the first one."""
+    text, key, sweep = override.input_line, override.get_key_element(), override.value()
+    if _is_in(key, (*_PLACES, *_IRRELEVANT)):
+        raise ConfigError(f"{text}: {key} is the same in all trials: give it one value")
+    if getattr(sweep, "shuffle", False):
+        raise ConfigError(f"{text}: trials have a fixed order: leave out the shuffling")
+    if override.is_interval_sweep():
+        if not search:
+            raise ConfigError(f"{text}: list the values, or search with {SEARCH}")
+        return [str(sweep.start)]
     with readable_errors():
-        return [str(value) for value in override.sweep_string_iterator()]
+        values = [str(value) for value in override.sweep_string_iterator()]
+    return values[:1] if search else values
 
 
-def _single(text: str) -> list[str]:
-    """Return the one value of an override, as it were of a sweep's."""
-    key, _, value = text.partition("=")
-    if literal([text]) != [text]:
-        return [value]
-    (override,) = parse([f"{key}=choice({value})"])
-    return _values(override)
+def _check_unchanged(plan: Plan) -> None:
+    """Refuse a sweep whose finished trials were trained with another configuration.
+
+    The command line holds only a part of it: the rest is in conf/, which may have changed. A trial
+    that has not finished is compared when it resumes, as any run is.
+    """
+    fixed, members = sweep_folder.read_plan(plan.folder)
+    if fixed != sorted(plan.fixed):  # write_plan() refuses it
+        return
+    trials = [plan.trial(v) for n, v in members.items() if sweep_folder.finished(plan.folder / n)]
+    jobs = compose_each([trial.overrides for trial in trials])
+    lines = []
+    for trial, job in zip(trials, jobs, strict=True):
+        before = (plan.folder / trial.name / ".hydra" / "config.yaml").read_text()
+        pair = _compared(before), _compared(job.record["config.yaml"])
+        lines += [f"  {trial.name}: {line}" for line in differences(*pair, "the finished trial")]
+    if lines:
+        raise ConfigError(
+            f"{plan.folder}: finished trials had another configuration, and one table would rank "
+            "both:\n" + "\n".join(lines[:3]),
+            "set these options to their earlier values, in conf/ or on the command line,\n"
+            "or start another sweep with run.name=NAME",
+        )
 
 
-def matters(key: str) -> bool:
-    """Return whether an option makes a sweep another one."""
-    name = key.lstrip("+~")
-    return not any(name == other or name.startswith(f"{other}.") for other in INDIFFERENT)
+def _compared(yaml: str) -> dict[str, Any]:
+    options: Any = OmegaConf.to_container(OmegaConf.create(yaml))
+    return select(options, _COMPARED)
+
+
+def _is_in(key: str, names: Sequence[str]) -> bool:
+    return any(f"{key.lstrip('+~')}.".startswith(f"{name}.") for name in names)
+
+
+def _escape(text: str) -> str:
+    # Not the comma: only an equals sign makes the text behind it an option, and values have none.
+    return quote(text, safe=",+@:[]", errors="surrogateescape")
+
+
+def _digest(*lines: str) -> str:
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:10]

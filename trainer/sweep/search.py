@@ -1,160 +1,92 @@
-"""`python -m trainer -m hydra/sweeper=search ...`: Optuna chooses the values, trial by trial.
+"""`-m hydra/sweeper=search ...`: Optuna chooses the values, trial by trial.
 
-Optuna runs in this process and knows nothing of folders. With its seed given it asks for the same
-trials again when the same command starts again, and those that are finished answer at once.
+The study is in memory only: each start rebuilds it from the trials in sweep.json and their results.
+So an interrupted search resumes, and a finished one grows with n_trials.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
-from importlib import import_module
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
+import hydra
+from hydra import initialize_config_dir
+from hydra.core.override_parser.types import Override
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from trainer.config.compose import job_of, literal, quoted, readable_errors, run_hydra
-from trainer.job.errors import EXIT_COMPLETED, ConfigError, TrainerError
+from trainer.config import schema
+from trainer.config.compose import readable_errors
+from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
-from trainer.sweep import plan, unchanged
-from trainer.sweep.combine import folder_name, member_of
-from trainer.sweep.launcher import Conductor
-from trainer.tracking.terminal import Terminal
+from trainer.sweep import folder as sweep_folder
+from trainer.sweep import launcher
+from trainer.sweep.plan import SEARCH, Plan, Trial
 
-SWEEPER = "hydra/sweeper=search"
-_SETTINGS = ("hydra.sweeper.", "hydra/sweeper/")
-_RANGES = ("hydra.sweeper.params", "hydra.sweeper.search_space")  # that are not on the command line
+_TRIES = 10  # proposals for each trial; ranges of a few values run out of new ones
 
 
-class _Ended(BaseException):
-    """Carries an error past Hydra, which would print it and go on."""
-
-    def __init__(self, error: TrainerError) -> None:
-        self.error = error
-
-
-def main(overrides: Sequence[str], stop: StopRequest) -> int:
-    """Let Optuna search as the overrides say; return the exit code, as of any sweep.
+def main(plan: Plan, stop: StopRequest) -> int:
+    """Search for the highest test accuracy; return the exit code, as of any sweep.
 
     Raises:
         TrainerError: of the kind that tells what went wrong.
     """
-    asked = _read(overrides)
+    with readable_errors(), initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+        config = hydra.compose("config", plan.settings, return_hydra_config=True)
+    settings = config.hydra.sweeper
+    for name, value in (("n_trials", settings.n_trials), ("sampler.seed", settings.sampler.seed)):
+        if not isinstance(value, int):
+            raise ConfigError(f"hydra.sweeper.{name}={value}: use a whole number")
     try:
-        import_module("hydra_plugins.hydra_optuna_sweeper")
-        optuna = import_module("optuna")
+        import optuna
     except ModuleNotFoundError:
-        raise ConfigError(
-            f"{SWEEPER}: Optuna is not installed: install the extra `optuna`: "
-            "pip install '.[optuna]' in the checkout"
-        ) from None
-    unchanged.check(asked.folder, asked.matters)  # not within Hydra, which composes once at a time
+        hint = "install the extra `optuna`: pip install '.[optuna]' in the checkout"
+        raise ConfigError(f"{SEARCH}: Optuna is not installed", hint) from None
     optuna.logging.set_verbosity(logging.ERROR)
-    with ExitStack() as stack:
-        conductor: Conductor | None = None
-
-        def trial(cfg: DictConfig) -> float:
-            """Train what Optuna asks for, and return the test accuracy."""
-            nonlocal conductor
-            hydra_config = HydraConfig.get()
-            try:
-                with readable_errors():
-                    job = job_of(cfg, hydra_config)
-                if conductor is None:
-                    _check(hydra_config.sweeper)
-                    plan.refuse_several_processes(job)
-                    terminal = Terminal(quiet=job.config.run.quiet)
-                    conductor = Conductor(
-                        asked.folder, asked.matters, hydra_config.sweeper.n_trials, terminal, stop
-                    )
-                    stack.enter_context(conductor)
-                pairs = (text.partition("=") for text in hydra_config.overrides.task)
-                values = {key: value for key, _, value in pairs if key in asked.searched}
-                member = member_of(values, asked.fixed)
-                conductor.add([member])
-                result = conductor.train(member)
-            except TrainerError as error:
-                raise _Ended(error) from None
-            if result.status != "completed" or result.test_accuracy is None:
-                raise RuntimeError("no accuracy")  # for Optuna, which goes on
-            return result.test_accuracy
-
-        # Hydra wants a folder for itself; the sweep's is made when the first trial is checked.
-        scratch = stack.enter_context(TemporaryDirectory(prefix="trainer-search-"))
-        own = [f"hydra.sweep.dir={quoted(scratch)}", "hydra.sweep.subdir=."]
-        try:
-            with readable_errors():
-                options = [*literal(asked.fixed), *asked.searched.values()]
-                run_hydra(["-m", *asked.settings, *own, *options], trial)
-        except _Ended as ended:
-            raise ended.error from None
-        except ConfigError:  # where no trial has completed, Optuna has no best one
-            if conductor is None or not conductor.failed:
-                raise
-        return conductor.code if conductor is not None else EXIT_COMPLETED
+    return launcher.train_all(plan, _proposals(plan, settings), settings.n_trials, stop)
 
 
-class _Asked(NamedTuple):
-    """What the command line says."""
+def _proposals(plan: Plan, settings: DictConfig) -> Iterator[Trial]:
+    """Yield the trials of a search; each one has been trained when the next one is taken."""
+    import optuna
 
-    folder: Path
-    settings: list[str]  # overrides of Optuna's sweeper
-    fixed: list[str]  # overrides that all trials have in common
-    matters: list[str]  # those of them that make it another search
-    searched: dict[str, str]  # option -> the override with its range
-
-
-def _read(overrides: Sequence[str]) -> _Asked:
-    """Take the command line apart.
-
-    Raises:
-        ConfigError: it is wrong.
-    """
-    settings, places = [], []
-    fixed: dict[str, str] = {}
-    searched: dict[str, str] = {}
-    for override in plan.parse(overrides):
-        text, key = str(override.input_line), override.get_key_element()
-        if override.is_hydra_override():
-            if text != SWEEPER and not text.startswith(_SETTINGS):
-                raise ConfigError(f"{text}: a search takes {SWEEPER} and hydra.sweeper.* only")
-            if key.startswith(_RANGES):
-                raise ConfigError(
-                    f"{text}: is not used: give each option its range itself, like "
-                    "'optim.lr=interval(0.01,0.2)'"
-                )
-            settings.append(text)
-        elif override.is_sweep_override():
-            fixed.pop(key, None)
-            searched[key] = text
-        elif key.lstrip("+") in plan.PLACES:
-            places.append(text)
-        else:
-            searched.pop(key, None)
-            fixed[key] = text
-    if not searched:
-        raise ConfigError("-m: nothing to search: give an option a range, like interval(0.01,0.2)")
-    matters = [text for key, text in fixed.items() if plan.matters(key)]
-    name = folder_name([*matters, *searched.values(), *settings])
-    folder = plan.folder_of([*fixed.values(), *places], (), name)
-    return _Asked(folder, settings, list(fixed.values()), matters, searched)
+    with readable_errors():
+        space = {key: _distribution(override) for key, override in plan.swept.items()}
+    study = optuna.create_study(direction="maximize")
+    _, members = sweep_folder.read_plan(plan.folder)
+    names: set[str] = set()
+    for number in range(_TRIES * settings.n_trials):
+        if len(names) == settings.n_trials:
+            return
+        for values in list(members.values())[number : number + 1]:  # of an earlier start
+            study.enqueue_trial({key: _parse(space[key], text) for key, text in values.items()})
+        # A new sampler each time: its proposal depends on the results so far and on nothing else.
+        with readable_errors():
+            study.sampler = instantiate(settings.sampler, seed=settings.sampler.seed + number)
+        asked = study.ask(space)
+        trial = plan.trial({key: str(value) for key, value in asked.params.items()})
+        if trial.name not in names:
+            names.add(trial.name)
+            sweep_folder.write_plan(plan.folder, plan.fixed, {trial.name: trial.values})
+            yield trial
+        result = sweep_folder.result(plan.folder, trial.name, trial.values)
+        failed = optuna.trial.TrialState.FAIL if result.status != "completed" else None
+        study.tell(asked, None if failed else result.test_accuracy, failed)
 
 
-def _check(sweeper: DictConfig) -> None:
-    """Refuse settings that would search for the worst, or could not go on.
+def _distribution(override: Override) -> Any:
+    """Return Optuna's distribution for the values or the interval of an option."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    Raises:
-        ConfigError: names the setting.
-    """
-    if sweeper.direction != "maximize":
-        raise ConfigError(
-            f"hydra.sweeper.direction={sweeper.direction}: the test accuracy is searched: maximize"
-        )
-    if sweeper.get("sampler") is None or sweeper.sampler.get("seed") is None:
-        raise ConfigError(
-            "hydra.sweeper.sampler.seed: give a number, with which the same command goes on"
-        )
+    if not override.is_interval_sweep():
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    interval = override.value()
+    kind = IntDistribution if isinstance(interval.start, int) else FloatDistribution
+    return kind(interval.start, interval.end, log="log" in interval.tags)
+
+
+def _parse(distribution: Any, text: str) -> str | int | float:
+    """Return a value that stands in sweep.json as Optuna has it."""
+    return text if hasattr(distribution, "choices") else type(distribution.low)(text)
