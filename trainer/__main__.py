@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +20,7 @@ def main() -> None:
     for name in ("TRAINER_CACHE_DIR", "TRAINER_RUN_ROOT"):
         if not os.environ.get(name, "unset"):  # empty, as templates leave it; it would mean /
             del os.environ[name]
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's value names a module that may be missing
     stop = StopRequest()
     stop.install()  # before the imports of the commands, which take a second
     for name in ("absl", "asyncio"):  # orbax also logs what it raises, through these
@@ -29,9 +30,12 @@ def main() -> None:
     command, arguments = "train", sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:
         command, *arguments = arguments
+    function = "main"
+    if command == "train" and _asks_for_sweep(arguments):
+        command, function = "sweep", "multirun"
     message = ""
     try:
-        code = import_module(COMMANDS[command]).main(arguments, stop)
+        code = getattr(import_module(COMMANDS[command]), function)(arguments, stop)
     except TrainerError as error:
         message, code = f"error: {error}\n", error.exit_code
     except Exception:
@@ -39,6 +43,14 @@ def main() -> None:
     stop.ignore()
     _flush(message)
     sys.exit(code)
+
+
+def _asks_for_sweep(arguments: Sequence[str]) -> bool:
+    """Return whether `-m` is among the arguments, in one of the ways that Hydra reads it."""
+    return any(
+        a in ("-m", "hydra.mode=MULTIRUN") or (a.startswith("--m") and "--multirun".startswith(a))
+        for a in arguments
+    )
 
 
 def _flush(message: str) -> None:

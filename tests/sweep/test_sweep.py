@@ -1,13 +1,11 @@
-"""Naming, enumerating and ranking the members of a sweep; what is refused; the plot."""
+"""Naming and ranking trials, the folder of a sweep, searching: without training anything."""
 
 import csv
-import io
 import json
 import random
 import statistics
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,22 +13,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from trainer import __main__ as program
 from trainer.config.compose import compose_each
-from trainer.job import lock
-from trainer.job.errors import ConfigError
+from trainer.job import directory, lock
+from trainer.job.errors import ConfigError, Preempted
 from trainer.job.signals import StopRequest
-from trainer.sweep import combine, command, multirun, plan, plot, ranking, trial, unchanged
+from trainer.sweep import command, launcher, plan, report
 from trainer.sweep import folder as sweep_folder
-from trainer.sweep.ranking import Result
+from trainer.sweep.folder import Result, Trial
 
 keys = st.sampled_from(["optim.lr", "model.hidden_sizes", "+experiment", "data.root", "run.seed"])
 texts = st.text(max_size=12) | st.sampled_from(["[1,2]", "a,b=c", "../x", "a/b", "'q'", "%2F", ""])
 value_dicts = st.dictionaries(keys, texts | st.integers(60, 300).map("w".__mul__), min_size=1)
+PLAN = plan.Plan(Path("/sweep"), ["train.epochs=1"], [], {}, [], [], [])
 
 
 @given(value_dicts)
 def test_a_name_is_a_plain_folder_name_whatever_the_values_are(values):
-    name = combine.member_of(values, []).name
+    name = PLAN.trial(values).name
     assert name.isascii()
     assert len(name) <= 120
     assert not set(name) & set("/\\\0 '\"$`*?{}()<>|;&!#")
@@ -41,7 +41,7 @@ def test_a_name_is_a_plain_folder_name_whatever_the_values_are(values):
     lambda chosen: st.tuples(*[st.fixed_dictionaries(dict.fromkeys(chosen, texts))] * 2)
 ))  # fmt: skip
 def test_no_two_combinations_of_values_have_one_name(pair):
-    one, other = (combine.member_of(values, []).name for values in pair)
+    one, other = (PLAN.trial(values).name for values in pair)
     assert (one == other) == (pair[0] == pair[1])
 
 
@@ -49,33 +49,16 @@ def test_no_two_combinations_of_values_have_one_name(pair):
 def test_a_name_does_not_depend_on_the_order_of_the_options(values, rng):
     items = list(values.items())
     rng.shuffle(items)
-    assert combine.member_of(dict(items), []) == combine.member_of(values, [])
-
-
-@given(st.lists(st.text(max_size=8), max_size=6), st.randoms())
-def test_the_folder_does_not_depend_on_the_order_of_the_overrides(overrides, rng):
-    shuffled = list(overrides)
-    rng.shuffle(shuffled)
-    assert combine.folder_name(shuffled) == combine.folder_name(overrides)
-    assert combine.folder_name([*overrides, "one more"]) != combine.folder_name(overrides)
-
-
-@given(st.dictionaries(keys, st.lists(texts, min_size=1, max_size=4, unique=True), min_size=1))
-def test_every_combination_is_there_once(swept):
-    members = combine.combine(swept, ["train.epochs=1"])
-    count = 1
-    for values in swept.values():
-        count *= len(values)
-    assert len(members) == len({member.name for member in members}) == count
-    assert len({tuple(sorted(member.values.items())) for member in members}) == count
-    assert all(member.overrides[0] == "train.epochs=1" for member in members)
+    assert PLAN.trial(dict(items)) == PLAN.trial(values)
 
 
 def test_the_names_of_a_usual_sweep():
-    members = combine.combine({"run.seed": ["0", "1"], "optim.lr": ["0.02"]}, [])
-    assert [m.name for m in members] == ["optim.lr=0.02,run.seed=0", "optim.lr=0.02,run.seed=1"]
-    assert combine.name_of({"data.root": "/a b"}) == "data.root=%2Fa%20b"
-    assert combine.name_of({"model.hidden_sizes": "[16,8]"}) == "model.hidden_sizes=[16,8]"
+    trial = PLAN.trial({"run.seed": "0", "optim.lr": "0.02"})
+    own = ("train.epochs=1", "optim.lr=0.02", "run.seed=0")
+    assert trial.overrides == (*own, "run.dir='/sweep/optim.lr=0.02,run.seed=0'")
+    assert PLAN.trial({"data.root": "/a b"}).name == "data.root=%2Fa%20b"
+    assert PLAN.trial({"model.hidden_sizes": "[16,8]"}).name == "model.hidden_sizes=[16,8]"
+    assert PLAN.trial({"data.root": "\udcff"}).name == "data.root=%FF"  # a byte that is no UTF-8
 
 
 accuracies = st.floats(0, 1)
@@ -86,7 +69,7 @@ made_results = st.lists(
         ),
         st.sampled_from(["0.1", "0.2"]),
         st.sampled_from("0123"),
-        st.sampled_from(ranking._ORDER),
+        st.sampled_from(sweep_folder._ORDER),
         accuracies,
         st.floats(0, 10) | st.just(float("nan")),
     ),
@@ -95,25 +78,26 @@ made_results = st.lists(
 
 
 @given(made_results)
-def test_completed_members_come_first_and_best_first(results):
-    ranked = ranking.rank(results)
-    assert sorted(map(id, ranked)) == sorted(map(id, results))
-    completed = [r.test_accuracy for r in ranked if r.status == "completed"]
+def test_completed_trials_come_first_and_best_first(results):
+    ranked = sweep_folder.rank(results)
+    assert sorted(id(result) for _, result in ranked) == sorted(map(id, results))
+    completed = [r.test_accuracy for place, r in ranked if place is not None]
     assert completed == sorted(completed, reverse=True)
-    assert all(r.status == "completed" for r in ranked[: len(completed)])
+    assert [place for place, _ in ranked[: len(completed)]] == [*range(1, len(completed) + 1)]
+    assert all((r.status == "completed") == (place is not None) for place, r in ranked)
 
 
 def test_a_loss_that_is_not_a_number_is_the_worst():
     losses = [float("nan"), 0.2, float("inf"), None, 0.1]
     results = [Result(str(loss), {}, "completed", 0.5, loss) for loss in losses]
-    assert [r.test_loss for r in ranking.rank(results)][:2] == [0.1, 0.2]
+    assert [r.test_loss for _, r in sweep_folder.rank(results)][:2] == [0.1, 0.2]
     better = Result("better", {}, "completed", 0.6, float("nan"))
-    assert ranking.rank([*results, better])[0] is better
+    assert sweep_folder.rank([*results, better])[0] == (1, better)
 
 
 @given(made_results)
-def test_a_group_is_the_completed_members_that_differ_only_in_the_seed(results):
-    for group in ranking.groups(results):
+def test_a_group_is_the_completed_trials_that_differ_only_in_the_seed(results):
+    for group in sweep_folder.groups(results):
         own = [
             r.test_accuracy
             for r in results
@@ -125,127 +109,95 @@ def test_a_group_is_the_completed_members_that_differ_only_in_the_seed(results):
         if len(own) > 1:
             assert group.spread == pytest.approx(statistics.stdev(own))
         assert (group.lowest, group.highest) == (min(own), max(own))
-    counted = sum(group.seeds for group in ranking.groups(results))
+    counted = sum(group.seeds for group in sweep_folder.groups(results))
     assert counted == sum(r.status == "completed" for r in results)
 
 
-@given(made_results)
-def test_the_csv_reads_back(results):
-    rows = ranking.member_rows(results)
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    assert list(csv.reader(io.StringIO(text.getvalue(), newline=""))) == rows
-    assert len(rows) == len(results) + 1
-
-
-# What the command line means.
+# The command line.
 
 
 def make(*overrides):
     return plan.make(["+experiment=smoke", *overrides])
 
 
-def test_a_command_names_its_members_and_its_folder(tmp_path, monkeypatch):
+def test_a_command_names_its_trials_and_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = make("optim.lr=0.02,5e-2", "run.seed=range(0,3)", "train.epochs=1")
-    assert len(made.members) == 6
-    assert made.members[4].name == "optim.lr=0.05,run.seed=1"
+    made = make("optim.lr=0.02,5e-2", "run.seed=range(0,2)", "train.epochs=1")
+    names = [f"optim.lr={lr},run.seed={seed}" for lr in ("0.02", "0.05") for seed in (0, 1)]
+    assert [trial.name for trial in made.trials] == names
+    assert [job.config.optim.lr for job in made.jobs] == [0.02, 0.02, 0.05, 0.05]
     assert made.fixed == ["+experiment=smoke", "train.epochs=1"]
     assert made.folder.parent == tmp_path / "runs" / "smoke"
-    again = make("run.seed=range(0,3)", "train.epochs=1", "optim.lr=0.02,0.05", "run.quiet=true")
+    again = make("run.seed=range(0,2)", "train.epochs=1", "optim.lr=0.02,0.05", "run.quiet=true")
     assert again.folder == made.folder
-    assert {m.name for m in again.members} == {m.name for m in made.members}
-    assert make("optim.lr=0.02,0.05", "run.seed=range(0,3)").folder != made.folder
+    assert {trial.name for trial in again.trials} == set(names)
+    assert make("optim.lr=0.02,0.05", "run.seed=range(0,2)").folder != made.folder
     assert make("optim.lr=1,2", "run.name=mine").folder == tmp_path / "runs" / "smoke" / "mine"
     assert make("optim.lr=1,2", "run.root=a").folder.parent == tmp_path / "a" / "smoke"
     assert make("optim.lr=1,2", "run.dir=here").folder == tmp_path / "here"
-    both = plan.make(["+experiment=mlp,smoke", "run.name=both"])
+    both = plan.make(["+experiment=glob(*,exclude=mlp_*)", "run.name=both"])
     assert both.folder == tmp_path / "runs" / "several" / "both"
+    assert [job.experiment for job in both.jobs] == ["mlp", "smoke"]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_member_is_told_its_folder_whatever_it_is_called():
-    made = make("model.hidden_sizes=[16],[16,8]", "run.dir='/it\\'s a/dir, [x]'")
-    assert made.folder == Path("/it's a/dir, [x]")
-    jobs = compose_each([plan.arguments(made.folder, member) for member in made.members])
-    assert [job.config.model.hidden_sizes for job in jobs] == [[16], [16, 8]]
-    assert jobs[1].config.run.dir == "/it's a/dir, [x]/model.hidden_sizes=[16,8]"
-
-
-@pytest.mark.parametrize("root", ["~/mnist", "/data(1)", "/it's", "/a b", "12e4567", "/a=b"])
-def test_a_folder_of_a_sweep_is_what_it_is_in_a_single_run(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("root", ["~/mnist", "/data(1)", "/it's, [x]", "/a b", "12e4567", "/a=b"])
+def test_a_folder_is_what_it_is_in_a_single_run(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    overrides = (f"data.root={root}", f"train.compilation_cache_dir={root}", f"run.root={root}")
-    (single,) = compose_each([overrides])
-    assert single.config.data.root == root
-    made = make(*overrides, "run.seed=0,1")
-    assert made.fixed == ["+experiment=smoke", f"data.root={root}"]
+    given = root if "," not in root else "'/it\\'s, [x]'"
+    made = make(f"data.root={given}", f"run.root={given}", "run.seed=0,1")
+    assert made.fixed == ["+experiment=smoke", f"data.root={given}"]
     assert made.folder.parent == Path(root).expanduser().absolute() / "smoke"
-    jobs = compose_each([plan.arguments(made.folder, member) for member in made.members])
-    assert [job.config.data.root for job in jobs] == [root] * 2
-    assert [job.config.run.dir for job in jobs] == [
-        str(made.folder / f"run.seed={seed}") for seed in (0, 1)
-    ]
-
-
-def test_one_more_folder_is_taken_by_a_sweep_over_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    first = make("data.root=/a,choice/b", "run.name=mine")
-    assert [member.name for member in first.members] == ["data.root=%2Fa", "data.root=choice%2Fb"]
-    first.folder.mkdir(parents=True)
-    sweep_folder.write_plan(first.folder, first.fixed, first.members)
-    more = make("data.root=~/it's", "run.name=mine")
-    assert [member.values for member in more.members] == [{"data.root": "~/it's"}]
-    (job,) = compose_each([plan.arguments(more.folder, more.members[0])])
-    assert job.config.data.root == "~/it's"
-    again = make("data.root=/a", "run.name=mine")
-    assert again.members == first.members[:1]
+    assert [job.config.data.root for job in made.jobs] == [root] * 2
+    folders = [str(made.folder / f"run.seed={seed}") for seed in (0, 1)]
+    assert [job.config.run.dir for job in made.jobs] == folders
 
 
 def test_the_folder_of_a_sweep_keeps_its_name():
     made = make("optim.lr=0.02,0.05", "run.seed=0,1", "data.root=/a/b", "run.root=/runs")
     assert str(made.folder) == "/runs/smoke/sweep-2ea2b77e66"
-    made = make("run.seed= 3", "data.root=/a/b", "run.root=/runs")
+    made = make("run.seed=choice(3)", "data.root=/a/b", "run.root=/runs")
     assert str(made.folder) == "/runs/smoke/sweep-31819381c2"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["train.epochs=1"], "no option has several values"),
-        (["run.seed="], "run.seed"),
-        (["optim.lr=0.1,1e-1"], "optim.lr=0.1 comes twice"),
+        (["optim.lr=0.1,1e-1"], "-m optim.lr=0.1,0.1: a value comes twice"),
         (["optim.lr=0.1,-1"], "optim.lr=-1.0: use a finite number above 0"),
         (["optim.lrr=0.1,0.2"], "did you mean optim.lr?"),
         (["optim.lr=["], "optim.lr=["),
         (["optim.lr=interval(0.1,0.2)"], "hydra/sweeper=search"),
         (["optim.lr=shuffle(0.1,0.2)"], "shuffling"),
-        (["run.name=a,b"], "members cannot differ in run.name"),
-        (["run.dir=a,b"], "members cannot differ in run.dir"),
-        (["run.quiet=true,false"], "members cannot differ in run.quiet"),
-        (["optim.lr=1,2", "hydra.sweep.dir=x"], "run.dir=DIR"),
-        (["optim.lr=1,2", "hydra/launcher=joblib"], "one after the other"),
+        (["run.name=a,b"], "run.name is the same in all trials"),
+        (["run.quiet=true,false"], "run.quiet is the same in all trials"),
+        (["cluster.kind=auto,single"], "cluster.kind is the same in all trials"),
+        (["optim.lr=1,2", "hydra.sweep.dir=x"], "run.dir place the sweep"),
+        (["optim.lr=1,2", "hydra/launcher=joblib"], "hydra/launcher=joblib"),
         (["optim.lr=1,2", "hydra/sweeper=optuna"], "hydra/sweeper=search"),
         (["optim.lr=1,2", "--cfg", "job"], "python -m trainer -m --help"),
-        (["optim.lr=1,2", "--member", "2"], "--member 2: the sweep has 2 members: use 0 to 1"),
+        (["optim.lr=1,2", "--member", "2"], "--member 2: the sweep has 2 trials: use 0 to 1"),
         (["optim.lr=1,2", "--member", "-1"], "--member -1"),
         (["optim.lr=1,2", "--member", "x"], "--help"),
-        (["hydra/sweeper=search", "--member", "0", "optim.lr=1,2"], "results before it"),
-        (["hydra/sweeper=search", "hydra.sweeper.params={a: 1}"], "hydra.sweeper.params={a: 1}: "),
-        (["hydra/sweeper=search", "hydra.sweeper.search_space.a=1"], "like 'optim.lr=interval("),
+        (["hydra/sweeper=search", "--member", "0", "optim.lr=1,2"], "leave out --members"),
+        (["hydra/sweeper=search", "train.epochs=1"], "no option has several values"),
+        (["hydra/sweeper=search", "optim.lr=1,2", "hydra.sweep.dir=x"], "hydra.sweep.dir=x"),
+        (["hydra/sweeper=search", "optim.lr=1,2", "hydra.sweeper.params=1"], "sweeper.params"),
+        (["hydra/sweeper=search", "optim.lr=1,2", "hydra.sweeper.n_trials=x"], "n_trials=x: use"),
+        (["hydra/sweeper=search", "optim.lrr=interval(1,2)"], "did you mean optim.lr?"),
     ],
 )
-def test_what_is_wrong_is_refused_at_once(arguments, told, tmp_path, monkeypatch):
+def test_a_wrong_command_line_is_refused_at_once(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as raised:
-        multirun.main(["-m", "+experiment=smoke", *arguments], StopRequest())
-    assert told in str(raised.value)
-    assert raised.value.exit_code == 78
+        command.multirun(["-m", "+experiment=smoke", *arguments], StopRequest())
+    assert message in str(raised.value)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "asked"),
+    ("arguments", "sweep"),
     [
         (["-m", "optim.lr=1,2"], True),
         (["optim.lr=1,2", "--multirun"], True),
@@ -255,8 +207,8 @@ def test_what_is_wrong_is_refused_at_once(arguments, told, tmp_path, monkeypatch
         (["--mode", "optim.lr=1"], False),
     ],
 )
-def test_when_a_command_line_asks_for_a_sweep(arguments, asked):
-    assert plan.is_sweep(arguments) == asked
+def test_when_a_command_line_asks_for_a_sweep(arguments, sweep):
+    assert program._asks_for_sweep(arguments) == sweep
 
 
 def test_a_sweep_of_several_processes_is_refused(monkeypatch, tmp_path):
@@ -264,29 +216,27 @@ def test_a_sweep_of_several_processes_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "1")
-    with pytest.raises(ConfigError, match=r"2 processes were started.*--member"):
-        multirun.main(["-m", "+experiment=smoke", "optim.lr=1,2"], StopRequest())
+    with pytest.raises(ConfigError, match=r"2 processes were started.*\n?.*--member"):
+        command.multirun(["-m", "+experiment=smoke", "optim.lr=1,2"], StopRequest())
     assert not list(tmp_path.iterdir())
 
 
 def test_the_sweep_itself_does_not_import_jax():
-    names = "multirun, launcher, supervisor, command, search"
-    code = f"import sys; from trainer.sweep import {names}; sys.exit('jax' in sys.modules)"
+    code = "import sys; from trainer.sweep import command, search; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_members_are_listed(capsys):
-    code = multirun.main(["--members", "-m", "optim.lr=1,2", "run.seed=0"], StopRequest())
-    assert code == 0
+def test_trials_are_listed(capsys):
+    assert command.multirun(["--members", "-m", "optim.lr=1,2", "run.seed=0"], StopRequest()) == 0
     assert capsys.readouterr().out == "0  optim.lr=1\n1  optim.lr=2\n"
 
 
-@pytest.mark.parametrize("arguments", [["-m", "--help"], ["sweep", "--help"]])
-def test_help(arguments, trainer):
-    done = trainer(*arguments)
-    assert done.returncode == 0
-    assert "sweep.csv" in done.stdout
-    assert "exit codes" in done.stdout
+@pytest.mark.parametrize("function", [command.multirun, command.main])
+def test_help(function, capsys):
+    assert function(["--help"], StopRequest()) == 0
+    out = capsys.readouterr().out
+    assert "sweep.csv" in out
+    assert "exit codes" in out
 
 
 # The folder of a sweep, whatever state it was left in.
@@ -297,321 +247,313 @@ def write(path, **content):
     path.write_text(json.dumps(content))
 
 
+def finish(trial, accuracy=0.5, *changes):
+    """Leave behind what a finished trial does, but for changes to its options."""
+    folder = Path(trial.overrides[-1].removeprefix("run.dir='").removesuffix("'"))
+    write(folder / "summary.json", status="completed", test_accuracy=accuracy, started=1.0)
+    (job,) = compose_each([[*trial.overrides, *changes]])
+    (folder / ".hydra").mkdir(exist_ok=True)
+    (folder / ".hydra" / "config.yaml").write_text(job.record["config.yaml"])
+
+
 def test_a_named_folder_takes_more_values_but_no_other_sweep(tmp_path):
-    first, more = make("optim.lr=1,2"), make("optim.lr=2,3")
-    sweep_folder.write_plan(tmp_path, first.fixed, first.members)
-    sweep_folder.write_plan(tmp_path, more.fixed, more.members)
-    names = ["optim.lr=1", "optim.lr=2", "optim.lr=3"]
-    assert list(sweep_folder.read_members(tmp_path)) == names
-    other = make("optim.lr=1,2", "train.epochs=9")
-    with pytest.raises(ConfigError, match=r"train\.epochs=9: here only"):
-        sweep_folder.write_plan(tmp_path, other.fixed, other.members)
-    other = make("optim.momentum=0.1,0.2")
-    with pytest.raises(ConfigError, match="other options are swept"):
-        sweep_folder.write_plan(tmp_path, other.fixed, other.members)
-    assert list(sweep_folder.read_members(tmp_path)) == names
+    def at_work(*overrides):
+        made = make(*overrides, f"run.dir={tmp_path}")
+        sweep_folder.add(made.folder, made.fixed, made.trials)
 
-
-def test_a_sweep_of_one_seed_takes_more_later(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    one = make("run.seed=0", "run.name=mine")
-    assert [member.name for member in one.members] == ["run.seed=0"]
-    assert one.fixed == ["+experiment=smoke"]
-    one.folder.mkdir(parents=True)
-    sweep_folder.write_plan(one.folder, one.fixed, one.members)
-    more = make("run.seed=0,1", "run.name=mine")
-    sweep_folder.write_plan(more.folder, more.fixed, more.members)
-    assert list(sweep_folder.read_members(one.folder)) == ["run.seed=0", "run.seed=1"]
-
-
-def test_a_named_sweep_takes_one_more_value_of_an_option(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    first = make("model.hidden_sizes=[16],[16,8]", "run.seed=0,1", "run.name=mine")
-    first.folder.mkdir(parents=True)
-    sweep_folder.write_plan(first.folder, first.fixed, first.members)
-    more = make("model.hidden_sizes=[ 8 ]", "run.seed=1,2", "run.name=mine", "run.quiet=true")
-    assert more.fixed == first.fixed
-    names = ["model.hidden_sizes=[8],run.seed=1", "model.hidden_sizes=[8],run.seed=2"]
-    assert [member.name for member in more.members] == names
-    sweep_folder.write_plan(more.folder, more.fixed, more.members)
-    assert len(sweep_folder.read_members(first.folder)) == 6
-
-
-def test_a_named_sweep_with_a_fixed_seed_takes_one_more_value(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    first = make("run.seed=3", "optim.lr=0.02,0.05", "run.name=mine")
-    first.folder.mkdir(parents=True)
-    sweep_folder.write_plan(first.folder, first.fixed, first.members)
-    more = make("run.seed=3", "optim.lr=1e-1", "run.name=mine")
-    assert more.fixed == first.fixed == ["+experiment=smoke", "run.seed=3"]
-    assert [member.name for member in more.members] == ["optim.lr=0.1"]
-    sweep_folder.write_plan(more.folder, more.fixed, more.members)
-    other = make("run.seed=4", "optim.lr=0.2", "run.name=mine")
-    with pytest.raises(ConfigError, match=r"run\.seed=4: here only"):
-        sweep_folder.write_plan(other.folder, other.fixed, other.members)
-
-
-def finish(folder, made, *changes):
-    """Leave behind what tells that the members are finished, but for changes to their options."""
-    sweep_folder.write_plan(folder, made.fixed, made.members)
-    for member in made.members:
-        write(folder / member.name / "summary.json", status="completed", test_accuracy=0.5)
-        (job,) = compose_each([[*member.overrides, *changes]])
-        (folder / member.name / ".hydra").mkdir(exist_ok=True)
-        (folder / member.name / ".hydra" / "config.yaml").write_text(job.record["config.yaml"])
+    at_work("model.hidden_sizes=[16],[16,8]", "optim.lr=1,2")
+    at_work("optim.lr=choice(3)", "model.hidden_sizes=choice([ 8 ])", "run.quiet=true")
+    names = [trial.name for trial in sweep_folder.results(tmp_path)]
+    assert len(names) == 5
+    assert names[-1] == "model.hidden_sizes=[8],optim.lr=3"
+    with pytest.raises(ConfigError, match=r"train\.epochs=9: on this command line only"):
+        at_work("model.hidden_sizes=[16],[16,8]", "optim.lr=1,2", "train.epochs=9")
+    with pytest.raises(ConfigError, match=r"optim\.lr=\.\.\.: in that sweep only"):
+        at_work("model.hidden_sizes=[16],[16,8]")
+    assert [trial.name for trial in sweep_folder.results(tmp_path)] == names
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ("model.hidden_sizes=[24]", "run.seed=3: model.hidden_sizes: [24] there, ["),
-        ("train.epochs=7", "run.seed=3: train.epochs: 7 in the checkpoint, "),
-        ("optim.momentum=0.3", "run.seed=3: optim.momentum: 0.3 in the checkpoint, "),
-        (
-            "data=mnist",
-            "run.seed=3: data.name: mnist in the checkpoint, mnist_5k",
-        ),
+        ("model.hidden_sizes=[24]", "model.hidden_sizes: [24] in the finished trial, ["),
+        ("train.epochs=7", "train.epochs: 7 in the finished trial, "),
+        ("optim.momentum=0.3", "optim.momentum: 0.3 in the finished trial, "),
+        ("data=mnist", "data.name: mnist in the finished trial, mnist_5k in this configuration"),
         ("run.quiet=true", None),
         ("data.root=/elsewhere", None),
         ("train.log_every_steps=3", None),
     ],
 )
-def test_what_conf_says_otherwise_is_refused(change, told, tmp_path):
-    made = make("run.seed=3,4")
-    finish(tmp_path, made, change)
-    if told is None:
-        unchanged.check(tmp_path, made.fixed)
+def test_finished_trials_of_another_configuration_are_refused(change, message, tmp_path):
+    first = make("run.seed=3,4", f"run.dir={tmp_path}")
+    sweep_folder.add(tmp_path, first.fixed, first.trials)
+    for trial in first.trials:
+        finish(trial, 0.5, change)
+    command_line = ["+experiment=smoke", "run.seed=5,6", f"run.dir={tmp_path}"]
+    if message is None:
+        assert len(plan.make(command_line).trials) == 2
         return
-    with pytest.raises(ConfigError, match=r"begin another sweep with run\.name=NAME") as raised:
-        unchanged.check(tmp_path, made.fixed)
-    assert told in str(raised.value)
-    assert raised.value.exit_code == 78
+    for flags in ([], ["--member", "0"]):
+        with pytest.raises(ConfigError, match=r"start another sweep with run\.name=NAME") as raised:
+            command.multirun(["-m", *flags, *command_line], StopRequest())
+        assert f"run.seed=3: {message}" in str(raised.value)
+    assert len(sweep_folder.results(tmp_path)) == 2
 
 
-def test_a_job_array_that_conf_says_otherwise_is_not_submitted(trainer, tmp_path):
-    options = ("-m", "+experiment=smoke", "train.epochs=1", "run.seed=3", "run.name=sweep")
-    assert trainer(*options).returncode == 0
-    path = tmp_path / "runs" / "smoke" / "sweep" / "run.seed=3" / ".hydra" / "config.yaml"
-    path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 0.3"))
-    done = trainer("submit", "slurm", "--dry-run", *options)
-    assert done.returncode == 78
-    assert "run.seed=3: optim.momentum: 0.3 in the checkpoint" in done.stderr
-    assert done.stdout == ""
+def test_a_sweep_and_a_single_run_do_not_mix(tmp_path):
+    run, sweep = tmp_path / "run", tmp_path / "sweep"
+    write(run / "summary.json")
+    with pytest.raises(ConfigError, match=r"is the directory of a single run.*run\.name=NAME"):
+        make("run.seed=0,1", f"run.dir={run}")
+    write(sweep / "sweep.json")
+    with pytest.raises(ConfigError, match=r"is the folder of a sweep.*run\.name=NAME"):
+        directory.create(sweep)
 
 
-def test_a_member_that_does_not_tell_its_configuration_is_left_alone(tmp_path):
-    made = make("run.seed=3,4")
-    finish(tmp_path, made, "train.epochs=7")
-    (tmp_path / "run.seed=3" / ".hydra" / "config.yaml").write_bytes(b"\xff: [")
-    (tmp_path / "run.seed=4" / ".hydra" / "config.yaml").write_text("- 1")
-    unchanged.check(tmp_path, made.fixed)
-    unchanged.check(tmp_path / "missing", made.fixed)
-
-
-def test_how_a_member_stands_is_told_from_its_folder(tmp_path):
+def test_the_state_of_a_trial_is_read_from_its_folder(tmp_path):
     def status(name):
-        return trial.result(tmp_path, name, {}).status
+        return sweep_folder.result(tmp_path, name, {}).status
 
     assert status("none") == "waiting"
-    (tmp_path / "killed" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "killed" / "checkpoints" / "3").mkdir(parents=True)
     assert status("killed") == "interrupted"
-    write(tmp_path / "done" / "summary.json", status="completed", test_accuracy=0.5)
+    with lock.hold(tmp_path / "killed"):
+        assert status("killed") == "running"
+    write(tmp_path / "done" / "summary.json", status="completed", test_accuracy=0.5, started=1.0)
     assert status("done") == "completed"
     write(tmp_path / "stopped" / "member.json", begun=1.0, exit_code=75, error="SIGTERM")
     assert status("stopped") == "preempted"
     write(tmp_path / "bad" / "member.json", begun=1.0, exit_code=70, error="not finite")
-    assert trial.result(tmp_path, "bad", {}).error == "not finite"
+    assert status("bad") == "failed"
+    assert sweep_folder.result(tmp_path, "bad", {}).error == "not finite"
     # A process of several leaves at once when another is lost: only its summary tells.
     write(tmp_path / "lost" / "member.json", begun=1.0, exit_code=None, error=None)
     write(tmp_path / "lost" / "summary.json", status="failed", error="lost", started=2.0)
     assert status("lost") == "failed"
-    write(tmp_path / "again" / "member.json", begun=3.0, exit_code=None, error=None)
-    write(tmp_path / "again" / "summary.json", status="preempted", started=2.0)
-    (tmp_path / "again" / "checkpoints").mkdir()
-    assert status("again") == "interrupted"
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "summary.json").write_text('{"status": "comp')
     assert status("torn") == "waiting"
 
 
-@pytest.mark.parametrize(
-    ("held", "summary", "ending", "saved", "status"),
-    [
-        (True, {"status": "completed"}, {"exit_code": 0}, True, "running"),
-        (False, {"status": "completed"}, {"exit_code": None}, True, "completed"),
-        (False, {}, {"exit_code": 75}, True, "preempted"),
-        (False, {"status": "failed"}, {"exit_code": 75}, True, "preempted"),
-        (False, {}, {"exit_code": 0}, True, "failed"),  # without a summary
-        (False, {"status": "failed", "started": 2.0}, {"begun": 1.0}, True, "failed"),
-        (False, {"status": "failed", "started": 2.0}, {"begun": 3.0}, True, "interrupted"),
-        (False, {"status": "failed", "started": None}, {"begun": 1.0}, True, "interrupted"),
-        (False, {"status": "preempted", "started": 2}, {}, False, "preempted"),
-        (False, {"status": "stopped", "started": 2.0}, {"begun": 1.0}, True, "interrupted"),
-        (False, {"status": ["x"]}, {"exit_code": "x", "begun": "y"}, False, "waiting"),
-        (False, {}, {}, True, "interrupted"),
-        (False, {}, {}, False, "waiting"),
-    ],
-)
-def test_the_status_of_a_member(held, summary, ending, saved, status):
-    summary = trial.of_last_start(summary, ending, {})
-    assert trial.status_of(held, summary, ending, saved) == status
-
-
-def timer(starts, seconds):
-    return {"starts": starts, "seconds": {"step": seconds}}
-
-
-STOPPED = {
-    "status": "preempted",
-    "started": 100.0,
-    "wall_seconds": 50.0,
-    "test_accuracy": 0.5,
-    "steps": 40,
-    "epochs": 1.0,
-    "examples_per_second": 1000.0,
-    "goodput": timer(1, 45.0),
-}
-
-
-@pytest.mark.parametrize(
-    ("ending", "held", "status"),
-    [
-        ({"begun": 200.0, "exit_code": None}, True, "running"),
-        ({"begun": 200.0, "exit_code": None}, False, "interrupted"),
-        ({"begun": 200.0, "exit_code": 70, "error": "ended by SIGKILL"}, False, "failed"),
-        ({"begun": 200.0, "exit_code": 75, "error": "ended before it began"}, False, "preempted"),
-        ({"begun": 99.0, "exit_code": 75}, False, "preempted"),  # resumed by hand, and killed
-    ],
-)
-def test_a_member_shows_no_figures_of_an_earlier_start(ending, held, status, tmp_path):
-    directory = tmp_path / "m"
-    (directory / "checkpoints").mkdir(parents=True)
-    write(directory / "summary.json", **STOPPED)
-    write(directory / "goodput.json", **timer(2, 75.0))
-    write(directory / "member.json", **ending)
-    points = [{"step": n, "split": "eval", "accuracy": n / 100, "loss": 1.0} for n in (40, 80)]
-    (directory / "metrics.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in points))
-    with lock.hold(directory) if held else nullcontext():
-        found = trial.result(tmp_path, "m", {})
-    assert found.status == status
-    assert (found.test_accuracy, found.steps) == (0.8, 80)
-    assert (found.seconds, found.starts) == (75.0, 2)
-    assert (found.epochs, found.examples_per_second) == (None, None)
-
-
-@pytest.mark.parametrize("begun", [99.0, 105.0])  # of a sweep; of a job array
-@pytest.mark.parametrize("ending", [{"exit_code": 75, "error": "SIGTERM"}, {"exit_code": None}])
-def test_a_member_shows_the_figures_of_its_last_start(ending, begun, tmp_path):
-    write(tmp_path / "m" / "summary.json", **STOPPED)
-    write(tmp_path / "m" / "goodput.json", **timer(1, 45.0))
-    write(tmp_path / "m" / "member.json", begun=begun, **ending)
-    found = trial.result(tmp_path, "m", {})
-    assert (found.status, found.test_accuracy, found.steps) == ("preempted", 0.5, 40)
-    assert (found.seconds, found.starts, found.epochs) == (45.0, 1, 1.0)
-
-
-DAMAGED = [
-    ("sweep.json", {"members": []}),
-    ("sweep.json", {"fixed": [], "members": []}),
-    ("sweep.json", {"fixed": [], "members": {"a": 1}}),
-    ("sweep.json", {"fixed": [], "members": {"a": {"optim.lr": 1}}}),
-    ("sweep.json", {"fixed": [1], "members": {}}),
-]
-
-
-@pytest.mark.parametrize(("file", "content"), DAMAGED)
-def test_a_damaged_plan_is_named_and_mended_by_the_same_command(file, content, tmp_path):
-    write(tmp_path / file, **content)
-    with pytest.raises(ConfigError, match="a damaged one"):
-        command.main([str(tmp_path)], StopRequest())
-    made = make("optim.lr=1,2")
-    sweep_folder.write_plan(tmp_path, made.fixed, made.members)
-    assert list(sweep_folder.read_members(tmp_path)) == ["optim.lr=1", "optim.lr=2"]
-
-
-@pytest.mark.parametrize(
-    "summary",
-    [
-        {"status": "stopped", "started": 1.0},
-        {"status": "failed", "started": None, "error": ["x"]},
-        {"status": "completed", "test_accuracy": "NaN", "test_loss": "NaN", "steps": "many"},
-        {"status": "completed", "test_accuracy": True, "weights_sha256": 3, "epochs": {}},
-        {"status": "completed", "goodput": 3},
-        {"status": "completed", "goodput": {"seconds": {"step": "x"}, "starts": []}},
-        {"status": "completed", "goodput": {"seconds": 3}},
-    ],
-)
-def test_a_damaged_summary_is_shown_as_far_as_it_goes(summary, tmp_path, capsys):
-    made = make("optim.lr=1,2")
-    sweep_folder.write_plan(tmp_path, made.fixed, made.members)
-    write(tmp_path / "optim.lr=1" / "summary.json", **summary)
-    assert command.main([str(tmp_path)], StopRequest()) == 0
-    assert command.main([str(tmp_path), "--json"], StopRequest()) == 0
-    told = capsys.readouterr().out
-    shown = json.loads(told[told.index("{") :], parse_constant=pytest.fail)
-    by_name = {member["name"]: member for member in shown["members"]}
-    assert by_name["optim.lr=2"]["status"] == "waiting"
-    found = by_name["optim.lr=1"]
-    assert found["status"] == ("completed" if summary["status"] == "completed" else "waiting")
-    assert (found["test_accuracy"], found["steps"]) == (None, None)
-    assert found["test_loss"] in (None, "NaN")
-
-
-def test_a_folder_without_a_sweep_is_named(tmp_path):
-    (tmp_path / "sweep.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"no sweep\.json|is no sweep"):
-        command.main([str(tmp_path)], StopRequest())
-
-
-# The plot.
-
-
-def some_results(values):
-    rng = random.Random(0)
-    return [
-        Result(str(i), {**v, "run.seed": str(s)}, "completed", rng.uniform(0.8, 0.9), 0.1)
-        for i, v in enumerate(values)
-        for s in range(3)
+@pytest.mark.parametrize(("starts", "figures"), [(2, (0.8, 80, None)), (1, (0.5, 40, 1.0))])
+def test_a_trial_shows_no_figures_of_an_earlier_start(starts, figures, tmp_path):
+    goodput = {"starts": starts, "seconds": {"step": 45.0, "compile": 30.0}}
+    write(tmp_path / "m" / "goodput.json", **goodput)
+    stopped = {"status": "preempted", "started": 100.0, "wall_seconds": 50.0, "epochs": 1.0}
+    stopped |= {"test_accuracy": 0.5, "steps": 40, "goodput": {**goodput, "starts": 1}}
+    write(tmp_path / "m" / "summary.json", **stopped)
+    (tmp_path / "m" / "checkpoints" / "40").mkdir(parents=True)
+    points = [
+        {"step": n, "split": s, "accuracy": n / 100} for n in (40, 80) for s in ("train", "eval")
     ]
+    (tmp_path / "m" / "metrics.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in points))
+    result = sweep_folder.result(tmp_path, "m", {})
+    assert result.status == ("interrupted" if starts == 2 else "preempted")
+    assert (result.test_accuracy, result.steps, result.epochs) == figures
+    assert (result.seconds, result.starts) == (75.0, starts)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        [{"optim.lr": "0.01"}, {"optim.lr": "0.1"}],
-        [{"optim.lr": lr, "optim.momentum": m} for lr in ("0.1", "0.2") for m in ("0.8", "0.9")],
-        [{"optim.schedule": "constant"}, {"optim.schedule": "warmup_linear"}],
-        [{"optim.lr": "0.1", "optim.momentum": str(m / 20)} for m in range(20)],
-        [{"a": str(a), "b": f"b{b}"} for a in range(2) for b in range(12)],
-        [{}],
-    ],
-)
-def test_the_plot_is_drawn(values):
-    with Image.open(io.BytesIO(plot.draw(some_results(values)))) as drawn:
+@pytest.mark.parametrize("content", [None, "[]", '{"members": {'])
+def test_a_folder_without_a_sweep_is_named(content, tmp_path):
+    if content is not None:
+        (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"sweep\.json is missing or damaged"):
+        command.main([str(tmp_path)], StopRequest())
+    made = make("optim.lr=1,2", f"run.dir={tmp_path}")  # the sweep's own command writes it again
+    sweep_folder.add(tmp_path, made.fixed, made.trials)
+    assert command.main([str(tmp_path)], StopRequest()) == 0
+
+
+def test_the_table_the_csv_and_the_json_say_the_same(tmp_path, capsys):
+    made = make("optim.lr=0.1,0.2", "run.seed=0,1", f"run.dir={tmp_path}")
+    sweep_folder.add(tmp_path, made.fixed, made.trials)
+    for trial, accuracy in zip(made.trials, (0.5, 0.6, 0.9), strict=False):
+        finish(trial, accuracy)
+    error = "x" * 80 + "\n"
+    write(tmp_path / made.trials[3].name / "member.json", exit_code=70, error=error)
+    assert command.main([str(tmp_path)], StopRequest()) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].split() == ["rank", "optim.lr", "run.seed", "status", "test", "accuracy",
+                              "test", "loss", "steps", "images/s", "time"]  # fmt: skip
+    assert [line.split()[:5] for line in out[1:4]] == [
+        ["1", "0.2", "0", "completed", "90.00%"],
+        ["2", "0.1", "1", "completed", "60.00%"],
+        ["3", "0.1", "0", "completed", "50.00%"],
+    ]
+    assert out[4].split()[-1] == "x" * 57 + "..."
+    assert out[6].split() == [
+        "optim.lr",
+        "seeds",
+        "mean",
+        "accuracy",
+        "spread",
+        "lowest",
+        "highest",
+    ]
+    assert out[7].split() == ["0.2", "1", "90.00%", "-", "90.00%", "90.00%"]
+    assert out[8].split() == ["0.1", "2", "55.00%", "7.07%", "50.00%", "60.00%"]
+    assert out[9:] == [str(tmp_path / "sweep.csv"), str(tmp_path / "sweep.png")]
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["rank"] for row in rows] == ["1", "2", "3", ""]
+    assert rows[3]["error"] == error
+    assert command.main([str(tmp_path), "--json"], StopRequest()) == 0
+    shown = json.loads(capsys.readouterr().out)
+    for row, member in zip(rows, shown["members"], strict=True):
+        assert row["member"] == member["name"]
+        assert {key: row[key] for key in member["values"]} == member["values"]
+        for field in Result._fields[2:]:
+            assert row[field] == ("" if member[field] is None else str(member[field]))
+    assert [group["mean"] for group in shown["groups"]] == [0.9, 0.55]
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_the_plot_is_drawn(count, tmp_path, monkeypatch):
+    rng = random.Random(0)
+    values = [{"optim.lr": str(n), "run.seed": str(seed)} for n in range(count) for seed in (0, 1)]
+    results = [Result(str(v), v, "completed", rng.uniform(0.8, 0.9)) for v in values]
+    (tmp_path / "plot.png").write_bytes(report.draw(sweep_folder.groups(results)))
+    with Image.open(tmp_path / "plot.png") as drawn:
         assert drawn.format == "PNG"
+        assert drawn.height >= 25 * count
         assert len(drawn.convert("RGB").getcolors(1 << 24)) > 10
 
 
-def test_nothing_is_drawn_of_nothing():
-    assert plot.draw([Result("a", {"optim.lr": "1"}, "waiting")]) is None
+# Launching, with trials that take no time.
 
 
-def test_the_plot_has_what_was_completed_while_it_was_drawn(tmp_path, monkeypatch):
-    made = make("optim.lr=1,2,3")
-    sweep_folder.write_plan(tmp_path, made.fixed, made.members)
-    first, second, third = (tmp_path / member.name for member in made.members)
-    write(first / "summary.json", status="completed", test_accuracy=0.5)
-    draw, drawn = plot.draw, []
+class Trials:
+    """Stands for the child processes: notes which trials are trained, and finishes them."""
 
-    def slowly(found):
-        drawn.append(draw(found))
-        if len(drawn) == 1:  # another task of the array ends, and a third goes on
-            write(second / "summary.json", status="completed", test_accuracy=0.6)
-        write(third / "goodput.json", **timer(1, len(drawn)))
-        return drawn[-1]
+    def __init__(self, monkeypatch, folder):
+        self.folder, self.trained, self.codes = folder, [], {}
+        monkeypatch.setattr(launcher, "_train", self.train)
 
-    monkeypatch.setattr(plot, "draw", slowly)
-    assert command.main([str(tmp_path)], StopRequest()) == 0
-    assert len(drawn) == 2
-    assert drawn[0] != drawn[1] == draw(sweep_folder.results(tmp_path))
-    assert (tmp_path / "sweep.png").read_bytes() == drawn[1]
+    def train(self, folder: Path, trial: Trial, stop, look):
+        assert lock.held(folder, "sweep.lock")
+        self.trained.append(trial)
+        code = self.codes.get(len(self.trained), 0)
+        write(folder / trial.name / "member.json", exit_code=code, error="broken" if code else None)
+        if code == 0:
+            finish(trial, 1 - abs(float(trial.values.get("optim.lr", 0)) - 0.07))
+        return code, "broken" if code else None
+
+    def run(self, *arguments, stop=None):
+        begin = len(self.trained)
+        arguments = ["-m", "+experiment=smoke", f"run.dir={self.folder}", *arguments]
+        code = command.multirun(arguments, stop or StopRequest())
+        return code, [trial.name for trial in self.trained[begin:]]
+
+
+@pytest.fixture
+def trials(monkeypatch, tmp_path):
+    return Trials(monkeypatch, tmp_path / "sweep")
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"), [({}, 0), ({1: 78}, 78), ({1: 70, 3: 70}, 70), ({1: 78, 2: 65}, 70)]
+)
+def test_a_failed_trial_gives_the_exit_code_and_is_tried_again(codes, code, trials, capsys):
+    trials.codes = codes
+    names = ["run.seed=0", "run.seed=1", "run.seed=2"]
+    assert trials.run("run.seed=0,1,2") == (code, names)
+    assert ("failed  " in capsys.readouterr().out) == bool(codes)
+    trials.codes = {}
+    assert trials.run("run.seed=0,1,2") == (0, [names[number - 1] for number in codes])
+    assert trials.run("run.seed=0,1,2,3") == (0, ["run.seed=3"])
+
+
+def test_a_stop_ends_the_sweep_before_the_next_trial(trials, capsys):
+    trials.codes = {2: 75}
+    with pytest.raises(Preempted, match=r"2/3 run\.seed=1: broken; the same command resumes"):
+        trials.run("run.seed=0,1,2")
+    assert [r.status for r in sweep_folder.results(trials.folder)] == [
+        *("completed", "preempted", "waiting")
+    ]
+    assert "mean accuracy" in capsys.readouterr().out
+    stop = StopRequest()
+    stop.signal_name = "SIGTERM"
+    with pytest.raises(Preempted, match="SIGTERM"):
+        trials.run("run.seed=0,1,2", stop=stop)
+    assert len(trials.trained) == 2
+
+
+def test_two_jobs_at_one_sweep_are_refused(trials):
+    trials.folder.mkdir()
+    with (
+        lock.hold(trials.folder, "sweep.lock", "sweep"),
+        pytest.raises(ConfigError, match=r"sweep .* is in use by process"),
+    ):
+        trials.run("run.seed=0,1")
+    assert not trials.trained
+
+
+def test_a_task_of_an_array_names_what_stands_in_its_way(trials):
+    run = trials.folder / "run.seed=0"
+    run.mkdir(parents=True)
+    with lock.hold(run), pytest.raises(ConfigError, match="in use by process"):
+        trials.run("run.seed=0,1", "--member", "0")  # a second start of the same task
+    assert sorted(path.name for path in run.iterdir()) == ["run.lock"]
+    (trials.folder / "sweep.turn").unlink()
+    (trials.folder / "sweep.turn").mkdir()
+    with pytest.raises(ConfigError, match=r"sweep\.turn cannot be written"):
+        trials.run("run.seed=0,1", "--member", "0")
+
+
+# Searching.
+
+SEARCH = (
+    *("hydra/sweeper=search", "hydra.sweeper.n_trials=5", "optim.lr=tag(log,interval(0.01,1))"),
+    "+hydra.sweeper.sampler.n_startup_trials=2",
+)
+
+
+def test_a_search_finds_good_values_and_stays_in_the_ranges(trials):
+    code, names = trials.run(*SEARCH, "model.hidden_sizes=[16],[8]", "hydra.sweeper.n_trials=12")
+    assert (code, len(names), len(set(names))) == (0, 12, 12)
+    rates = [float(trial.values["optim.lr"]) for trial in trials.trained]
+    assert all(0.01 <= rate <= 1 for rate in rates)
+    assert {trial.values["model.hidden_sizes"] for trial in trials.trained} == {"[16]", "[8]"}
+    early, late = (
+        statistics.median(abs(r - 0.07) for r in part) for part in (rates[:6], rates[6:])
+    )
+    assert late < early
+
+
+def test_an_interrupted_search_resumes_where_it_ended(trials, tmp_path):
+    _, unbroken = trials.run(*SEARCH)
+    trials.folder = tmp_path / "broken"
+    trials.codes = {5 + 4: 75}
+    with pytest.raises(Preempted):
+        trials.run(*SEARCH)
+    assert trials.run(*SEARCH) == (0, unbroken[3:])
+    assert trials.run(*SEARCH) == (0, [])
+    assert len(trials.run(*SEARCH, "hydra.sweeper.n_trials=6")[1]) == 1
+    assert [r.name for r in sweep_folder.results(trials.folder)][:5] == unbroken
+
+
+def test_another_seed_is_another_search(trials, tmp_path):
+    random_sampler = "hydra/sweeper=search", "hydra.sweeper.n_trials=3", SEARCH[2]
+    sampler = "hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler"
+    found = set()
+    for seed in (0, 1):
+        trials.folder = tmp_path / str(seed)
+        found.update(trials.run(*random_sampler, sampler, f"hydra.sweeper.sampler.seed={seed}")[1])
+    assert len(found) == 6
+
+
+def test_a_search_goes_on_after_a_failed_trial_and_without_new_values(trials):
+    trials.codes = {1: 70}
+    ranges = ("hydra/sweeper=search", "hydra.sweeper.n_trials=9", "run.seed=range(0,3)")
+    code, names = trials.run(*ranges, "train.epochs=int(interval(1,2))")
+    assert code == 70
+    assert len(names) == len(set(names)) == 6
+    assert trials.run(*ranges, "train.epochs=int(interval(1,2))") == (0, names[:1])
+
+
+def test_without_optuna_the_search_says_what_to_install(trials, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r"pip install '\.\[optuna\]' in the checkout"):
+        trials.run(*SEARCH)
+    assert not trials.folder.exists()

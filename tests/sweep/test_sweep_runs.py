@@ -1,16 +1,13 @@
-"""Whole sweeps: killed, stopped, failing, member by member, and finished by the same command."""
+"""Whole sweeps: killed, stopped, failing, task by task, and finished by the same command."""
 
 import csv
 import json
-import os
 import re
 import shutil
-import signal
 import time
-from pathlib import Path
 
 import pytest
-from support.board import ROOT, get, hparams, tensorboard
+from support.board import get, hparams, tensorboard
 
 from trainer.job import lock
 
@@ -20,7 +17,7 @@ TINY = (
     *("+experiment=smoke", "data=mnist_5k", "model.hidden_sizes=[16]"),
     *("train.steps_per_dispatch=8", "train.log_every_steps=21"),
 )
-NINE = ("-m", *TINY, "train.epochs=3", "optim.lr=0.02,0.05,0.1", "run.seed=0,1,2")
+FOUR = ("-m", *TINY, "train.epochs=3", "optim.lr=0.02,0.05", "run.seed=0,1")
 SAME = ("rank", "member", "status", "test_accuracy", "test_loss", "steps", "weights_sha256")
 
 
@@ -29,116 +26,111 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
-def what_is_equal(folder):
-    return [{name: row[name] for name in SAME} for row in table(folder)]
-
-
-def summary(member):
-    return json.loads((member / "summary.json").read_text())
+def summary(run):
+    return json.loads((run / "summary.json").read_text())
 
 
 def finished(folder):
-    found = []
-    for path in folder.glob("*/summary.json"):
-        if json.loads(path.read_text())["status"] == "completed":
-            found.append(path.parent)
-    return sorted(found)
+    paths = folder.glob("*/summary.json")
+    return sorted(path.parent for path in paths if summary(path.parent)["status"] == "completed")
 
 
 def state_of(folder):
-    """Return what tells whether anything in a folder was touched."""
+    """Return what shows whether anything in a folder was touched."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
         for path in sorted(folder.rglob("*"))
     }
 
 
-def wait_for(what, seconds=120):
+def wait_for(condition, process, seconds=120):
+    """Wait until a condition holds; fail if the process ends before."""
     deadline = time.monotonic() + seconds
-    while not what():
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(process.communicate())
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
 def half_done(folder, number):
-    """Return the member at work when it is the given one and has saved, else None."""
-    if len(finished(folder)) != number - 1:
-        return None
-    for saved in folder.glob("*/checkpoints/[0-9]*"):
-        member = saved.parents[1]
-        if not (member / "summary.json").exists():
-            return member
-    return None
+    """Return whether trial `number` (from 1) is at work and has saved."""
+    saved = {path.parents[1] for path in folder.glob("*/checkpoints/[0-9]*")}
+    return len(finished(folder)) == number - 1 and len(saved) == number
 
 
-def test_nine_members_killed_and_finished_by_the_same_command(trainer, tmp_path):
-    folder, other = tmp_path / "broken", tmp_path / "unbroken"
-    broken = trainer.start(*NINE, "run.dir=broken")
-    unbroken = trainer.start(*NINE, "run.dir=unbroken")
-    wait_for(lambda: half_done(folder, 4) or broken.poll() is not None)
-    if broken.poll() is None:
-        os.kill(broken.pid, signal.SIGKILL)
-    broken.communicate()
-    member = half_done(folder, 4)
-    assert member, "the sweep was not killed within a member: its training is too short"
+def test_a_sweep_is_killed_and_finished_by_the_same_command(trainer, tmp_path):
+    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
+    at_work = broken / "optim.lr=0.02,run.seed=1"
+    other = trainer.start(*FOUR, "run.dir=unbroken")
+    first = trainer.start(*FOUR, "run.dir=broken")
+    wait_for(lambda: half_done(broken, 2), first)
+    first.kill()
+    first.communicate()
 
     # The child dies with the sweep: it holds its run directory no longer, and writes no more.
-    wait_for(lambda: not lock.held(member), seconds=5)
-    stopped_at = state_of(member)
-    done = finished(folder)
-    assert len(done) == 3
-    before = [state_of(path) for path in done]
-    trained = json.loads((member / "goodput.json").read_text())["starts"]
-    assert trained == 1
-    time.sleep(0.5)
-    assert state_of(member) == stopped_at
+    deadline = time.monotonic() + 5
+    while lock.held(at_work):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    before = {run: state_of(run) for run in (at_work, *finished(broken))}
+    assert len(before) == 2
+    assert trainer("sweep", "broken").returncode == 0
+    assert [row["status"] for row in table(broken)] == [
+        "completed",
+        "interrupted",
+        *["waiting"] * 2,
+    ]
+    assert {run: state_of(run) for run in before} == before
 
-    shown = trainer("sweep", "broken")
-    assert shown.returncode == 0
-    statuses = [row["status"] for row in table(folder)]
-    assert statuses == ["completed"] * 3 + ["interrupted"] + ["waiting"] * 5
-
-    again = trainer.start(*NINE, "run.dir=broken")
-    wait_for(lambda: lock.held(member) or again.poll() is not None)
-    refused = trainer(*NINE, "run.dir=broken")
+    again = trainer.start(*FOUR, "run.dir=broken")
+    wait_for(lambda: lock.held(at_work), again)
+    refused = trainer(*FOUR, "run.dir=broken")
     assert refused.returncode == 78
     assert "is in use by process" in refused.stderr
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
-    assert [state_of(path) for path in done] == before, "a finished member was touched"
-    assert summary(member)["resumed_from_step"]
-    starts = {path.name: summary(path)["goodput"]["starts"] for path in finished(folder)}
-    assert starts.pop(member.name) == 2
-    assert len(starts) == 8
-    assert set(starts.values()) == {1}
+    assert "finished before" in err
+    assert re.search(r"2/4 .*: completed, test accuracy .*, 2 starts", err)
+    assert summary(at_work)["resumed_from_step"]
+    assert [row["starts"] for row in sorted(table(broken), key=lambda row: row["member"])] == [
+        *("1", "2", "1", "1")
+    ]
 
-    _, err = unbroken.communicate(timeout=300)
-    assert unbroken.returncode == 0, err
-    told = err.splitlines()  # for a file: when a member begins, and how it ended
-    for number, row in enumerate(sorted(table(other), key=lambda row: row["member"]), 1):
-        begun = told.index(f"{number}/9 {row['member']}: starting")
-        assert any(
-            line.startswith(f"{number}/9 {row['member']}: completed") for line in told[begun:]
-        )
-    assert what_is_equal(folder) == what_is_equal(other)
-    assert [row["rank"] for row in table(folder)] == [str(i) for i in range(1, 10)]
+    _, err = other.communicate(timeout=300)
+    assert other.returncode == 0, err
+    lines = err.splitlines()  # for a file: when a trial begins, and how it ended
+    for number, row in enumerate(sorted(table(unbroken), key=lambda row: row["member"]), 1):
+        begun = lines.index(f"{number}/4 {row['member']}: starting")
+        ends = f"{number}/4 {row['member']}: completed"
+        assert any(line.startswith(ends) for line in lines[begun:])
+    assert [{name: row[name] for name in SAME} for row in table(broken)] == [
+        {name: row[name] for name in SAME} for row in table(unbroken)
+    ]
     for line in ("rank  optim.lr  run.seed  status", "optim.lr  seeds  mean accuracy  spread"):
         assert line in out
-    assert (folder / "sweep.png").stat().st_size > 10_000
+    assert (broken / "sweep.png").stat().st_size > 10_000
 
-    everything = [state_of(path) for path in finished(folder)]
-    third = trainer(*NINE, "run.dir=broken")
+    everything = {run: state_of(run) for run in finished(broken)}
+    assert {run: everything[run] for run in before if run != at_work} == {
+        run: state for run, state in before.items() if run != at_work
+    }, "a finished trial was touched"
+    third = trainer(*FOUR, "run.dir=broken")
     assert third.returncode == 0
-    assert third.stderr.count("finished before") == 9
-    assert [state_of(path) for path in finished(folder)] == everything
+    assert third.stderr.count("finished before") == 4
+    assert {run: state_of(run) for run in finished(broken)} == everything
+    shows_in_tensorboard(broken, tmp_path / "board.txt")
+
+
+def shows_in_tensorboard(folder, log):
+    """Check the page HParams: a row for each trial, with its options, accuracy and loss."""
 
     def completed(address):
-        statuses = [status for *_, status in hparams(address).values()]
-        return statuses == ["STATUS_SUCCESS"] * 9
+        return [status for *_, status in hparams(address).values()] == ["STATUS_SUCCESS"] * 4
 
-    with tensorboard(folder, tmp_path / "board.txt", completed) as address:
+    with tensorboard(folder, log, completed) as address:
         shown = hparams(address)
-        assert len(get(address, "scalars/tags")) == 9  # no run besides those of the members
+        assert len(get(address, "scalars/tags")) == 4  # no run besides those of the trials
     for row in table(folder):
         options, metrics, _ = shown[f"{row['member']}/tensorboard"]
         assert options["optim.lr"] == float(row["optim.lr"])
@@ -147,182 +139,69 @@ def test_nine_members_killed_and_finished_by_the_same_command(trainer, tmp_path)
             assert metrics[f"eval/{name}"] == pytest.approx(float(row[f"test_{name}"]), rel=1e-6)
 
 
-def test_a_failing_member_does_not_end_the_rest(trainer, tmp_path):
-    # On two devices a batch of 63 is refused when the run begins; the other fails in training.
-    values = ("optim.lr=1e30,0.05", "train.global_batch_size=63,64")
-    done = trainer("-m", *TINY, "train.epochs=1", *values, "run.dir=sweep", devices=2, timeout=300)
-    assert done.returncode == 70, done.stderr
+def test_a_failing_trial_does_not_end_the_rest(trainer, tmp_path):
+    # On two devices a batch of 63 is refused when the run begins.
+    values = ("train.global_batch_size=63,64", "train.epochs=1", "run.dir=sweep")
+    done = trainer("-m", *TINY, *values, devices=2, timeout=300)
+    assert done.returncode == 78, done.stderr
     assert "Traceback" not in done.stderr
-    rows = {row["member"]: row for row in table(tmp_path / "sweep")}
-    assert len(rows) == 4
-    good = rows["optim.lr=0.05,train.global_batch_size=64"]
+    good, bad = table(tmp_path / "sweep")
     assert (good["rank"], good["status"], good["exit_code"]) == ("1", "completed", "0")
-    nonfinite = rows["optim.lr=1e+30,train.global_batch_size=64"]
-    assert (nonfinite["rank"], nonfinite["status"], nonfinite["exit_code"]) == ("", "failed", "70")
-    assert "not finite" in nonfinite["error"]
-    for lr in ("0.05", "1e+30"):
-        row = rows[f"optim.lr={lr},train.global_batch_size=63"]
-        assert (row["status"], row["exit_code"]) == ("failed", "78")
-        assert row["error"].startswith("train.global_batch_size=63 does not divide over 2 devices")
+    assert (bad["rank"], bad["status"], bad["exit_code"]) == ("", "failed", "78")
+    assert bad["error"].startswith("train.global_batch_size=63 does not divide over 2 devices")
     assert "does not divide" in done.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_saves_the_member_at_work(number, trainer, tmp_path):
-    command = ("-m", *TINY, "train.epochs=40", "run.seed=0,1", "run.dir=sweep")
-    process = trainer.start(*command)
-    wait_for(lambda: half_done(tmp_path / "sweep", 1) or process.poll() is not None)
-    process.send_signal(number)
+def test_a_stop_saves_the_trial_at_work(trainer, tmp_path):
+    sweep = tmp_path / "sweep"
+    process = trainer.start("-m", *TINY, "train.epochs=40", "run.seed=0,1", "run.dir=sweep")
+    wait_for(lambda: half_done(sweep, 1), process)
+    process.terminate()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     assert "Traceback" not in err
-    assert "the same sweep goes on from there" in err
-    first, second = table(tmp_path / "sweep")
+    assert "the same command resumes the sweep" in err
+    first, second = table(sweep)
     assert (first["status"], first["exit_code"]) == ("preempted", "75")
     assert second["status"] == "waiting"
     assert "preempted" in out
-    saved = summary(tmp_path / "sweep" / "run.seed=0")
-    assert saved["status"] == "preempted"
-    assert not lock.held(tmp_path / "sweep" / "run.seed=0")
+    assert summary(sweep / "run.seed=0")["status"] == "preempted"
+    assert not lock.held(sweep / "run.seed=0")
 
 
-def test_a_finished_sweep_is_not_mixed_with_what_conf_says_now(trainer, tmp_path):
-    copy = tmp_path.parent / f"{tmp_path.name}-copy"
-    for folder in ("trainer", "conf"):
-        shutil.copytree(ROOT / folder, copy / folder)
-    environ = {"PYTHONPATH": str(copy)}
-    command = ("-m", "+experiment=smoke", "train.epochs=1", "run.dir=sweep")
-    folder = tmp_path / "sweep"
-    assert trainer(*command, "run.seed=3,4", **environ).returncode == 0
-    before = state_of(folder)
-    smoke = copy / "conf" / "experiment" / "smoke.yaml"
-    changed = re.sub(r"hidden_sizes: .*", "hidden_sizes: [24]", smoke.read_text())
-    assert changed != smoke.read_text()
-    smoke.write_text(changed)
-    for more in ((), ("--member", "2"), ("--member", "0")):
-        refused = trainer(*command, "run.seed=3,4,5", *more, **environ)
-        assert refused.returncode == 78, refused.stderr
-        assert re.search(
-            r"run\.seed=3: model\.hidden_sizes: .* in the checkpoint, \[24\]",
-            refused.stderr,
-        )
-        assert state_of(folder) == before
-    done = trainer(*command, "run.seed=3,4", "run.dir=other", **environ)
-    assert done.returncode == 0, done.stderr
-
-
-def test_tasks_of_a_job_array_train_a_member_each(trainer, tmp_path):
+def test_tasks_of_a_job_array_train_a_trial_each(trainer, tmp_path):
     command = (*TINY, "train.epochs=1", "model.hidden_sizes=[16],[16,8]", "run.dir=sweep")
-    tasks = [trainer.start("-m", "--member", str(i), *command) for i in (0, 1)]
+    tasks = [
+        trainer.start("-m", "--member", "0", *command),
+        *trainer.start_all(2, "-m", "--member", "1", *command),
+    ]
     for task in tasks:
         out, err = task.communicate(timeout=120)
         assert task.returncode == 0, err
-        assert "rank  model.hidden_sizes  status" in out
+        assert ("rank  model.hidden_sizes  status" in out) == (task is not tasks[2])
     folder = tmp_path / "sweep"
     assert {row["status"] for row in table(folder)} == {"completed"}
     assert (folder / "sweep.png").stat().st_size > 10_000
-    names = {"model.hidden_sizes=[16]", "model.hidden_sizes=[16,8]"}
-    assert {path.name for path in finished(folder)} == names
-    assert {row["member"] for row in table(folder)} == names
+    one, two = folder / "model.hidden_sizes=[16]", folder / "model.hidden_sizes=[16,8]"
+    assert finished(folder) == [two, one]
+    assert (summary(one)["processes"], summary(two)["processes"]) == (1, 2)
     before = [state_of(path) for path in finished(folder)]
-    assert trainer("-m", "--member", "1", *command).returncode == 0
+    assert "is finished" in trainer("-m", "--member", "1", *command).stderr
     whole = trainer("-m", *command)
     assert whole.returncode == 0
     assert whole.stderr.count("finished before") == 2
     assert [state_of(path) for path in finished(folder)] == before
-    shown = json.loads(trainer("sweep", "sweep", "--json").stdout)
-    assert {row["status"] for row in shown["members"]} == {"completed"}
 
 
-def test_a_sweep_and_a_single_run_do_not_mix(trainer, tmp_path, smoke_run):
-    run = ("+experiment=smoke", "data=mnist_5k", "train.epochs=1")
-    folder = tmp_path / "runs" / "smoke" / "same"
-    shutil.copytree(smoke_run, folder)
-    before = state_of(folder)
-    values = ("-m", *run, "run.seed=0,1", "run.name=same")
-    for command in (values, (*values, "--member", "1"), ("submit", "slurm", "--dry-run", *values)):
-        refused = trainer(*command)
-        assert refused.returncode == 78
-        assert f"error: -m: {folder} is the run directory of a single run" in refused.stderr
-        assert refused.stderr.endswith("choose another folder with run.name=NAME\n")
-        assert state_of(folder) == before
-
-    folder = tmp_path / "runs" / "smoke" / "sweep"
-    folder.mkdir()
-    (folder / "sweep.json").write_text('{"fixed": [], "members": {}}')
-    refused = trainer(*run, "run.name=sweep")
-    assert refused.returncode == 78
-    assert f"error: {folder} is the folder of a sweep" in refused.stderr
-    assert refused.stderr.endswith("choose another with run.name=NAME\n")
-    assert [path.name for path in folder.iterdir()] == ["sweep.json"]
-
-
-def test_a_second_start_of_a_member_leaves_the_first_alone(trainer, tmp_path):
-    folder = tmp_path / "sweep"
-    command = ("-m", "--member", "0", *TINY, "train.epochs=100000", "run.seed=0,1", "run.dir=sweep")
-    first = trainer.start(*command)
-    trainer.wait_for_step(42, "sweep/run.seed=0")
-    ending = folder / "run.seed=0" / "member.json"
-    begun = ending.read_text()
-    second = trainer(*command)
-    assert second.returncode == 78
-    assert "is in use by process" in second.stderr
-    assert ending.read_text() == begun
-    first.kill()
-    first.wait()
-    shown = json.loads(trainer("sweep", "sweep", "--json").stdout)
-    assert [row["status"] for row in shown["members"]] == ["interrupted", "waiting"]
-
-
-def test_a_task_that_cannot_write_the_table_says_so(trainer, tmp_path):
-    folder = tmp_path / "sweep"
-    folder.mkdir()
-    (folder / "sweep.turn").mkdir()
-    done = trainer("-m", "--member", "0", *TINY, "run.seed=0,1", "run.dir=sweep")
-    assert done.returncode == 74, done.stderr
-    assert "Traceback" not in done.stderr
-    assert f"error: {folder}: cannot be written" in done.stderr
-
-
-def test_a_member_may_have_several_processes(trainer, tmp_path):
-    command = (*TINY, "train.epochs=1", "run.seed=0,1", "run.dir=sweep")
-    for process in trainer.start_all(2, "-m", "--member", "1", *command):
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-    done, waiting = table(tmp_path / "sweep")
-    assert (done["member"], done["status"]) == ("run.seed=1", "completed")
-    assert (waiting["member"], waiting["status"]) == ("run.seed=0", "waiting")
-    assert summary(tmp_path / "sweep" / "run.seed=1")["processes"] == 2
-
-
-def test_optuna_searches_and_goes_on(trainer, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `optuna`")
-    command = (
-        *("-m", "hydra/sweeper=search", "hydra.sweeper.n_trials=3", *TINY, "train.epochs=1"),
-        *("optim.lr=interval(0.01,0.2)", "data.cache_dir=~/cache", "run.dir=sweep"),
-    )
-    folder = tmp_path / "sweep"
-    process = trainer.start(*command)
-    wait_for(lambda: len(finished(folder)) == 1 or process.poll() is not None)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
-    before = {path: state_of(path) for path in finished(folder)}
-    done = trainer(*command, timeout=300)
+def test_a_sweep_written_by_the_first_version_is_resumed(trainer, tmp_path, smoke_run):
+    # Before trials had their names, a finished one was this folder and a file with its ending.
+    run = tmp_path / "runs" / "smoke" / "mine" / "run.seed=0"
+    shutil.copytree(smoke_run, run)
+    (run / "member.json").write_text('{"begun": 1.5, "exit_code": 0, "error": null}')
+    plan = {"fixed": ["+experiment=smoke"], "members": {run.name: {"run.seed": "0"}}}
+    (run.parent / "sweep.json").write_text(json.dumps(plan))
+    before = state_of(run)
+    done = trainer("-m", "+experiment=smoke", "run.seed=0,1", "run.name=mine")
     assert done.returncode == 0, done.stderr
-    assert len(finished(folder)) == 3
-    assert len(table(folder)) == 3
-    assert {path: state_of(path) for path in before} == before
-
-
-def test_without_optuna_the_search_says_what_to_install(trainer, tmp_path):
-    hidden = tmp_path.parent / f"{tmp_path.name}-hidden"
-    for package in ("optuna", "hydra_plugins"):
-        (hidden / package).mkdir(parents=True)
-        (hidden / package / "__init__.py").write_text("raise ModuleNotFoundError('hidden')\n")
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(hidden), str(root)])
-    done = trainer("-m", "hydra/sweeper=search", "optim.lr=interval(0.01,0.2)", PYTHONPATH=path)
-    assert done.returncode == 78
-    assert "pip install '.[optuna]' in the checkout" in done.stderr
-    assert not list(tmp_path.iterdir())
+    assert {row["status"] for row in table(run.parent)} == {"completed"}
+    assert state_of(run) == before

@@ -11,7 +11,6 @@ from trainer.config.compose import compose
 from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import show
-from trainer.sweep import plan
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
@@ -20,10 +19,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     Raises:
         TrainerError: its class gives the exit code.
     """
-    if plan.is_sweep(arguments):
-        from trainer.sweep import multirun
-
-        return multirun.main(arguments, stop)
     if "--version" in arguments:  # Hydra would print its own
         show(f"trainer {trainer.__version__}")
         return 0

@@ -16,7 +16,7 @@ from trainer.job.errors import EXIT_COMPLETED, ConfigError, UnavailableError
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import show
 from trainer.submit import kubernetes, options, slurm
-from trainer.sweep import plan, unchanged
+from trainer.sweep import plan
 from trainer.tracking.terminal import Terminal
 
 DRY_RUN = ", or add --dry-run to see what would be submitted"
@@ -35,8 +35,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     overrides = args.overrides
     if args.multirun:
         planned = plan.make(overrides)
-        unchanged.check(planned.folder, planned.fixed)  # each task of the array would refuse it
-        jobs = compose_each([plan.arguments(planned.folder, m) for m in planned.members])
+        jobs = planned.jobs
     else:
         jobs = compose(overrides)
         if len(jobs) != 1:
@@ -103,7 +102,7 @@ def _check(job: Job, args: argparse.Namespace) -> None:
 
 
 def _array(args: argparse.Namespace, checkout: Path, planned: plan.Plan) -> None:
-    count = len(planned.members)
+    count = len(planned.trials)
     limit = f"%{args.at_once}" if args.at_once else ""
     own = [f"--array=0-{count - 1}{limit}", "--output=slurm-%A_%a.out"]
     number = _sbatch(args, [*slurm.command(args, checkout, own), "-m", *args.overrides])

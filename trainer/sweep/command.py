@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands.arguments import parse, parser
@@ -13,7 +13,7 @@ from trainer.job.signals import StopRequest
 from trainer.job.stdout import show
 from trainer.sweep import folder as sweep_folder
 from trainer.sweep import launcher
-from trainer.sweep.plan import SEARCH, Plan, Trial, make
+from trainer.sweep.plan import SEARCH, make
 from trainer.sweep.report import show_results
 from trainer.tracking.terminal import Terminal
 
@@ -81,7 +81,7 @@ def multirun(arguments: Sequence[str], stop: StopRequest) -> int:
     if args is None:
         return 0
     plan = make(args.overrides)
-    if plan.settings:
+    if plan.search:
         if args.members or args.member is not None:
             raise ConfigError(f"{SEARCH}: leave out --members and --member: trials are not known")
         from trainer.sweep import search
@@ -92,13 +92,7 @@ def multirun(arguments: Sequence[str], stop: StopRequest) -> int:
         return 0
     if args.member is not None:
         return launcher.train_one(plan, args.member, stop)
-    return launcher.train_all(plan, _grid(plan), len(plan.trials), stop)
-
-
-def _grid(plan: Plan) -> Iterator[Trial]:
-    """Yield all trials; sweep.json lists them before the first one is trained."""
-    sweep_folder.write_plan(plan.folder, plan.fixed, {t.name: t.values for t in plan.trials})
-    yield from plan.trials
+    return launcher.train_all(plan, plan.trials, len(plan.trials), stop)
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
@@ -116,7 +110,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     folder = expanded(args.folder, "DIR").absolute()
     if args.json:
         results = sweep_folder.results(folder)
-        members = [result._asdict() for result in sweep_folder.rank(results)]
+        members = [result._asdict() for _, result in sweep_folder.rank(results)]
         groups = [group._asdict() for group in sweep_folder.groups(results)]
         show(to_json({"folder": str(folder), "members": members, "groups": groups}, indent=2))
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,14 @@ SEED = "run.seed"
 _ORDER = ("completed", "running", "preempted", "interrupted", "waiting", "failed")
 
 Members = Mapping[str, Mapping[str, str]]  # name of a trial -> swept option -> value
+
+
+class Trial(NamedTuple):
+    """One training run of a sweep."""
+
+    name: str  # of its folder
+    values: dict[str, str]  # swept option -> its value, both as on the command line
+    overrides: tuple[str, ...]  # the command line that trains it
 
 
 class Result(NamedTuple):
@@ -65,26 +73,17 @@ def read_plan(folder: Path) -> tuple[list[str], Members]:
     return plan.get("fixed", []), plan.get("members", {})
 
 
-def write_plan(folder: Path, fixed: Sequence[str], members: Members) -> None:
+def add(folder: Path, fixed: Sequence[str], trials: Iterable[Trial]) -> None:
     """Add trials, with the overrides that all of them share, to sweep.json.
 
     Raises:
-        ConfigError: it is another sweep's folder: other overrides are shared, or options swept.
         SaveError, ConfigError: it cannot be written.
     """
     with writing(folder), lock.turn(folder / TURN):
-        before, known = read_plan(folder)
-        merged = {**known, **members}
-        there, here = set(before if known else fixed), set(fixed)
-        if there != here or len({frozenset(values) for values in merged.values()}) > 1:
-            lines = [f"  {line}: in that sweep only" for line in sorted(there - here)]
-            lines += [f"  {line}: on this command line only" for line in sorted(here - there)]
-            raise ConfigError(
-                f"{folder} holds another sweep:\n" + "\n".join(lines or ["  over other options"]),
-                "choose another folder with run.name=NAME,\nor give the options of that sweep",
-            )
-        if merged != known:
-            write_json(folder / directory.SWEEP, {"fixed": sorted(fixed), "members": merged})
+        _, before = read_plan(folder)
+        members = {**before, **{trial.name: trial.values for trial in trials}}
+        if members != before:
+            write_json(folder / directory.SWEEP, {"fixed": sorted(fixed), "members": members})
 
 
 def finished(run: Path) -> bool:
@@ -136,17 +135,17 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
     )
 
 
-def rank(results: Sequence[Result]) -> list[Result]:
-    """Sort: completed trials by accuracy, then loss, best first; the others behind them."""
+def rank(results: Sequence[Result]) -> list[tuple[int | None, Result]]:
+    """Sort: completed trials by accuracy, then loss, best first; the others, without a rank."""
 
     def key(result: Result) -> tuple[int, float, float]:
         if result.status != "completed":
             return _ORDER.index(result.status), 0.0, 0.0
-        loss = result.test_loss
-        unknown = loss is None or math.isnan(loss)  # worse than any other
-        return 0, -(result.test_accuracy or 0.0), math.inf if unknown else loss
+        loss = math.nan if result.test_loss is None else result.test_loss
+        return 0, -(result.test_accuracy or 0.0), math.inf if math.isnan(loss) else loss
 
-    return sorted(results, key=key)
+    ordered = enumerate(sorted(results, key=key), 1)
+    return [(place if result.status == "completed" else None, result) for place, result in ordered]
 
 
 def groups(results: Sequence[Result]) -> list[Group]:

@@ -17,7 +17,8 @@ from trainer.job.errors import EXIT_INTERNAL, EXIT_RETRY, ConfigError, Preempted
 from trainer.job.files import write_json
 from trainer.job.signals import StopRequest
 from trainer.sweep import folder as sweep_folder
-from trainer.sweep.plan import Plan, Trial
+from trainer.sweep.folder import Trial
+from trainer.sweep.plan import Plan
 from trainer.sweep.report import formatted, show_results, update
 from trainer.tracking.terminal import Terminal
 
@@ -44,6 +45,7 @@ def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest
     directory.make(plan.folder)
     with lock.hold(plan.folder, sweep_folder.LOCK, "sweep"):
         terminal.note(f"sweep of {total} trials in {plan.folder}")
+        sweep_folder.add(plan.folder, plan.fixed, [] if plan.search else plan.trials)
         try:
             for number, trial in enumerate(trials, 1):
                 label = f"{number}/{total} {trial.name}"
@@ -60,16 +62,15 @@ def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest
                     raise Preempted(f"{label}: {error}; the same command resumes the sweep")
                 terminal.work(label, number, total, "")
                 result = sweep_folder.result(plan.folder, trial.name, trial.values)
-                accuracy = formatted(result.test_accuracy, ".2%")
-                note = f"completed, test accuracy {accuracy}, {formatted(result.seconds, '.1f')} s"
-                note += f", {result.starts} starts" if (result.starts or 1) > 1 else ""
-                terminal.note(f"{label}: {f'failed: {error}' if code else note}")
+                accuracy = formatted(result.test_accuracy, "{:.2%}")
+                done = f"completed, test accuracy {accuracy}, {result.seconds or 0:.1f} s"
+                done += f", {result.starts} starts" if (result.starts or 1) > 1 else ""
+                terminal.note(f"{label}: {f'failed: {error}' if code else done}")
         finally:
             terminal.close()
             if codes:
                 show_results(plan.folder, terminal.warn)
-    failures = codes - {0}
-    return EXIT_INTERNAL if len(failures) > 1 else max(codes)
+    return EXIT_INTERNAL if len(codes - {0}) > 1 else max(codes, default=0)
 
 
 def _train(
@@ -116,7 +117,7 @@ def _train(
             errors = [line for line in lines() if line.startswith("error: ")] or lines()
             error = errors[-1].removeprefix("error: ") if errors else f"exit code {code}"
         write_json(run / sweep_folder.ENDING, {**ending, "exit_code": code, "error": error})
-        update(folder)
+        update(folder, plot=False)
     return code, error
 
 
@@ -143,9 +144,8 @@ def train_one(plan: Plan, index: int, stop: StopRequest) -> int:
         return train(job.config, job.experiment, job.record, stop)
     directory.make(plan.folder)
     with lock.hold(plan.folder, sweep_folder.LOCK, "sweep", shared=True):
-        sweep_folder.write_plan(plan.folder, plan.fixed, {t.name: t.values for t in plan.trials})
-        try:
-            return train(job.config, job.experiment, job.record, stop)
-        finally:
-            if not stop():  # a task that has to stop has no time to draw
-                show_results(plan.folder, terminal.warn)
+        sweep_folder.add(plan.folder, plan.fixed, plan.trials)
+        code = train(job.config, job.experiment, job.record, stop)
+        if code != EXIT_RETRY:  # a task that has to stop has no time to draw
+            show_results(plan.folder, terminal.warn)
+        return code

@@ -7,14 +7,14 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
+import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
 
 from trainer.config import schema
 from trainer.config.compose import Job, compose_each, literal, quoted, readable_errors
@@ -22,21 +22,13 @@ from trainer.config.fingerprint import FINGERPRINT, differences, select
 from trainer.job import directory
 from trainer.job.errors import ConfigError
 from trainer.sweep import folder as sweep_folder
-from trainer.sweep.ranking import SEED
+from trainer.sweep.folder import SEED, Trial
 
 SEARCH = "hydra/sweeper=search"
 _PLACES = ("run.dir", "run.name", "run.root")  # they place the sweep, not its trials
 _IRRELEVANT = ("run.quiet", "train.compilation_cache_dir", "cluster")  # the sweep stays the same
 _LONGEST, _KEPT = 120, 100  # characters of a trial's name, and of a longer one before its digest
 _COMPARED = (*FINGERPRINT, "train.epochs", "data.name")  # equal in all rows of one table
-
-
-class Trial(NamedTuple):
-    """One training run of a sweep."""
-
-    name: str  # of its folder
-    values: dict[str, str]  # swept option -> its value, both as on the command line
-    overrides: tuple[str, ...]  # the command line that trains it
 
 
 class Plan(NamedTuple):
@@ -46,7 +38,7 @@ class Plan(NamedTuple):
     shared: list[str]  # the overrides that all trials share
     fixed: list[str]  # those of them that make it this sweep and no other
     swept: dict[str, Override]  # option -> its values or its range
-    settings: list[str]  # of Hydra's sweeper, in a search
+    search: list[str]  # overrides of Hydra's sweeper; empty for a grid
     trials: list[Trial]
     jobs: list[Job]  # the trials, composed
 
@@ -64,19 +56,20 @@ def make(overrides: Sequence[str]) -> Plan:
     """Return the sweep that a command line (without its flags) describes, composed and checked.
 
     Raises:
-        ConfigError: an override is wrong, a single run lies in the folder, or its finished trials
-            were trained with another configuration.
+        ConfigError: an override is wrong, or the folder holds a single run, another sweep or
+            finished trials of another configuration.
     """
     with readable_errors(), initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         parsed = parser.parse_overrides(literal(overrides))
-    settings, places, shared, swept = [], [], {}, {}
+    settings, places = list[str](), list[str]()
+    shared, swept = dict[str, str](), dict[str, Override]()
     for text, override in zip(overrides, parsed, strict=True):
         key = override.get_key_element()
         shared.pop(key, None)  # the last override of an option counts
         swept.pop(key, None)
         if override.is_hydra_override():
-            settings += [text] if text != "hydra.mode=MULTIRUN" else []
+            settings.append(text)
         elif override.is_sweep_override():
             swept[key] = override
         elif key.lstrip("+") in _PLACES:
@@ -84,8 +77,9 @@ def make(overrides: Sequence[str]) -> Plan:
         else:
             shared[key] = text
     search = SEARCH in settings
+    known = (SEARCH, "hydra.sweeper.", "+hydra.sweeper.") if search else "hydra.mode=MULTIRUN"
     for text in settings:
-        if not search or not text.startswith((SEARCH, "hydra.sweeper.", "+hydra.sweeper.")):
+        if not text.startswith(known):
             hint = f"run.name and run.dir place the sweep, and {SEARCH} searches with Optuna"
             raise ConfigError(f"{text}: Hydra's own launchers and sweepers are not used", hint)
     if not swept:
@@ -101,8 +95,8 @@ def make(overrides: Sequence[str]) -> Plan:
     name = run.name or f"sweep-{_digest(*sorted([*fixed, *lines]))}"
     folder = directory.choose(run.root, experiment, name, run.dir)
     directory.refuse_run(folder)
-    plan = Plan(folder, [*shared.values()], fixed, swept, settings, [], [])
-    _check_unchanged(plan)
+    plan = Plan(folder, [*shared.values()], fixed, swept, settings if search else [], [], [])
+    _check_folder(plan)
     for combination in itertools.product(*values.values()):
         plan.trials.append(plan.trial(dict(zip(swept, combination, strict=True))))
     if len({trial.name for trial in plan.trials}) < len(plan.trials):
@@ -127,21 +121,26 @@ def _values(override: Override, search: bool) -> list[str]:
     return values[:1] if search else values
 
 
-def _check_unchanged(plan: Plan) -> None:
-    """Refuse a sweep whose finished trials were trained with another configuration.
+def _check_folder(plan: Plan) -> None:
+    """Refuse a folder with another sweep, or with trials that had another configuration.
 
-    The command line holds only a part of it: the rest is in conf/, which may have changed. A trial
-    that has not finished is compared when it resumes, as any run is.
+    The command line holds only a part of the configuration: the rest is in conf/, which may have
+    changed. Trials that have not finished are compared when they resume, as any run is.
     """
     fixed, members = sweep_folder.read_plan(plan.folder)
-    if fixed != sorted(plan.fixed):  # write_plan() refuses it
-        return
+    there = {*fixed, *(f"{key}=..." for values in members.values() for key in values)}
+    here = {*plan.fixed, *(f"{key}=..." for key in plan.swept)}
+    lines = [f"  {line}: in that sweep only" for line in sorted(there - here)]
+    lines += [f"  {line}: on this command line only" for line in sorted(here - there)]
+    if members and lines:
+        hint = "choose another folder with run.name=NAME,\nor give the options of that sweep"
+        raise ConfigError(f"{plan.folder} holds another sweep:\n" + "\n".join(lines), hint)
     trials = [plan.trial(v) for n, v in members.items() if sweep_folder.finished(plan.folder / n)]
-    jobs = compose_each([trial.overrides for trial in trials])
     lines = []
-    for trial, job in zip(trials, jobs, strict=True):
-        before = (plan.folder / trial.name / ".hydra" / "config.yaml").read_text()
-        pair = _compared(before), _compared(job.record["config.yaml"])
+    for trial, job in zip(trials, compose_each([trial.overrides for trial in trials]), strict=True):
+        before = yaml.safe_load((plan.folder / trial.name / ".hydra" / "config.yaml").read_text())
+        now = yaml.safe_load(job.record["config.yaml"])
+        pair = select(before, _COMPARED), select(now, _COMPARED)
         lines += [f"  {trial.name}: {line}" for line in differences(*pair, "the finished trial")]
     if lines:
         raise ConfigError(
@@ -150,11 +149,6 @@ def _check_unchanged(plan: Plan) -> None:
             "set these options to their earlier values, in conf/ or on the command line,\n"
             "or start another sweep with run.name=NAME",
         )
-
-
-def _compared(yaml: str) -> dict[str, Any]:
-    options: Any = OmegaConf.to_container(OmegaConf.create(yaml))
-    return select(options, _COMPARED)
 
 
 def _is_in(key: str, names: Sequence[str]) -> bool:

@@ -25,50 +25,48 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
     """
     show(tables(sweep_folder.results(folder)))
     try:
-        show("\n".join(map(str, update(folder))))
+        show("\n".join(map(str, update(folder, plot=True))))
     except OSError as error:
         warn(f"{folder} cannot be written ({error.strerror})")
 
 
-def update(folder: Path) -> list[Path]:
-    """Bring sweep.csv, and sweep.png if a trial has completed, up to date; return their paths.
+def update(folder: Path, plot: bool) -> list[Path]:
+    """Bring sweep.csv up to date, and sweep.png if a trial has completed; return their paths.
 
     Raises:
         OSError: the folder cannot be written.
     """
     with lock.turn(folder / sweep_folder.TURN):
-        results = sweep_folder.results(folder)
-        write_text(folder / TABLE, as_csv(results))
-        if not (found := groups(results)):
-            return [folder / TABLE]
-        write_bytes(folder / PLOT, draw(found))
-        return [folder / TABLE, folder / PLOT]
-
-
-def as_csv(results: Sequence[Result]) -> str:
-    """Return the ranked table with all that is known; unknown values are empty."""
-    text = io.StringIO()
-    header = ["rank", "member", *_swept(results), *Result._fields[2:]]
-    writer = csv.DictWriter(text, header, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    for place, result in _ranked(results):
-        row = {**result.values, **result._asdict(), "rank": place, "member": result.name}
-        writer.writerow(row)
-    return text.getvalue()
+        results, text = sweep_folder.results(folder), io.StringIO()
+        header = ["rank", "member", *results[0].values, *Result._fields[2:]]
+        writer = csv.DictWriter(text, header, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        for place, result in rank(results):
+            row = {**result.values, **result._asdict(), "rank": place, "member": result.name}
+            writer.writerow(row)
+        write_text(folder / TABLE, text.getvalue())
+        found = groups(results) if plot else []
+        if found:
+            write_bytes(folder / PLOT, draw(found))
+    return [folder / name for name in (TABLE, PLOT)[: 1 + bool(found)]]
 
 
 def tables(results: Sequence[Result]) -> str:
     """Return the ranked table for people, and the one over the seeds if they are swept."""
-    swept, found = _swept(results), groups(results)
+    swept, found = list(results[0].values), groups(results)
     header = ["rank", *swept, "status", "test accuracy", "test loss", "steps", "images/s", "time"]
     rows = [[*header, ""]]
-    for place, result in _ranked(results):
-        row = [place or "-", *(printable(result.values.get(k, "-")) for k in swept), result.status]
-        row += [formatted(result.test_accuracy, ".2%"), formatted(result.test_loss, ".4f")]
-        row += [formatted(result.steps, ","), formatted(result.examples_per_second, ",.0f")]
+    for place, result in rank(results):
+        row = [
+            formatted(place, "{}"),
+            *(printable(result.values.get(k, "-")) for k in swept),
+            result.status,
+        ]
+        row += [formatted(result.test_accuracy, "{:.2%}"), formatted(result.test_loss, "{:.4f}")]
+        row += [formatted(result.steps, "{:,}"), formatted(result.examples_per_second, "{:,.0f}")]
         error = (result.error or "") if result.status == "failed" else ""
         cut = error if len(error) <= _WIDEST else f"{error[: _WIDEST - 3]}..."
-        rows.append([*row, formatted(result.seconds, ".1f", " s"), printable(cut)])
+        rows.append([*row, formatted(result.seconds, "{:.1f} s"), printable(cut)])
     lines = list(table(rows, {*range(1, len(swept) + 2), len(header)}))
     if found and SEED in swept:
         others = list(found[0].values)
@@ -76,7 +74,7 @@ def tables(results: Sequence[Result]) -> str:
         for group in found:
             figures = [group.mean, group.spread, group.lowest, group.highest]
             values = [printable(value) for value in group.values.values()]
-            rows.append([*values, str(group.seeds), *(formatted(n, ".2%") for n in figures)])
+            rows.append([*values, str(group.seeds), *(formatted(n, "{:.2%}") for n in figures)])
         lines += ["", *table(rows, range(len(others)))]
     return "\n".join(lines)
 
@@ -87,7 +85,6 @@ def draw(found: Sequence[Group]) -> bytes:
     A row has a point for each seed, and the mean and standard deviation over the seeds.
     """
     # Not pyplot, which takes the backend that MPLBACKEND names: it may need a screen.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, max(3.0, 1.0 + 0.35 * len(found))), dpi=120, layout="tight")
@@ -102,20 +99,10 @@ def draw(found: Sequence[Group]) -> bytes:
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
     png = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png)
+    figure.savefig(png, format="png", backend="agg")
     return png.getvalue()
 
 
-def formatted(value: float | None, form: str, unit: str = "") -> str:
-    """Return a number in a format, with its unit; a dash for None."""
-    return "-" if value is None else f"{value:{form}}{unit}"
-
-
-def _ranked(results: Sequence[Result]) -> list[tuple[str, Result]]:
-    """Return the trials in their order, each with its rank, which only completed ones have."""
-    ranked = enumerate(rank(results), 1)
-    return [(str(n) if result.status == "completed" else "", result) for n, result in ranked]
-
-
-def _swept(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(key for result in results for key in result.values))
+def formatted(value: float | None, form: str) -> str:
+    """Return a number in a format; a dash for None."""
+    return "-" if value is None else form.format(value)

@@ -14,6 +14,7 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
+from numpy.random import SeedSequence
 from omegaconf import DictConfig
 
 from trainer.config import schema
@@ -21,8 +22,9 @@ from trainer.config.compose import readable_errors
 from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 from trainer.sweep import folder as sweep_folder
-from trainer.sweep import launcher
-from trainer.sweep.plan import SEARCH, Plan, Trial
+from trainer.sweep.folder import Trial
+from trainer.sweep.launcher import train_all
+from trainer.sweep.plan import SEARCH, Plan
 
 _TRIES = 10  # proposals for each trial; ranges of a few values run out of new ones
 
@@ -34,7 +36,7 @@ def main(plan: Plan, stop: StopRequest) -> int:
         TrainerError: of the kind that tells what went wrong.
     """
     with readable_errors(), initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
-        config = hydra.compose("config", plan.settings, return_hydra_config=True)
+        config = hydra.compose("config", plan.search, return_hydra_config=True)
     settings = config.hydra.sweeper
     for name, value in (("n_trials", settings.n_trials), ("sampler.seed", settings.sampler.seed)):
         if not isinstance(value, int):
@@ -45,31 +47,30 @@ def main(plan: Plan, stop: StopRequest) -> int:
         hint = "install the extra `optuna`: pip install '.[optuna]' in the checkout"
         raise ConfigError(f"{SEARCH}: Optuna is not installed", hint) from None
     optuna.logging.set_verbosity(logging.ERROR)
-    return launcher.train_all(plan, _proposals(plan, settings), settings.n_trials, stop)
+    return train_all(plan, _proposals(plan, settings), settings.n_trials, stop)
 
 
 def _proposals(plan: Plan, settings: DictConfig) -> Iterator[Trial]:
     """Yield the trials of a search; each one has been trained when the next one is taken."""
     import optuna
 
-    with readable_errors():
-        space = {key: _distribution(override) for key, override in plan.swept.items()}
-    study = optuna.create_study(direction="maximize")
-    _, members = sweep_folder.read_plan(plan.folder)
-    names: set[str] = set()
+    space = {key: _distribution(override) for key, override in plan.swept.items()}
+    study, names = optuna.create_study(direction="maximize"), set[str]()
+    known = list(sweep_folder.read_plan(plan.folder)[1].values())
     for number in range(_TRIES * settings.n_trials):
         if len(names) == settings.n_trials:
             return
-        for values in list(members.values())[number : number + 1]:  # of an earlier start
-            study.enqueue_trial({key: _parse(space[key], text) for key, text in values.items()})
+        for values in known[number : number + 1]:  # the trials of earlier starts come first
+            study.enqueue_trial({key: _read(space[key], text) for key, text in values.items()})
         # A new sampler each time: its proposal depends on the results so far and on nothing else.
+        seed = int(SeedSequence((settings.sampler.seed, number)).generate_state(1)[0])
         with readable_errors():
-            study.sampler = instantiate(settings.sampler, seed=settings.sampler.seed + number)
+            study.sampler = instantiate(settings.sampler, seed=seed)
         asked = study.ask(space)
         trial = plan.trial({key: str(value) for key, value in asked.params.items()})
         if trial.name not in names:
             names.add(trial.name)
-            sweep_folder.write_plan(plan.folder, plan.fixed, {trial.name: trial.values})
+            sweep_folder.add(plan.folder, plan.fixed, [trial])
             yield trial
         result = sweep_folder.result(plan.folder, trial.name, trial.values)
         failed = optuna.trial.TrialState.FAIL if result.status != "completed" else None
@@ -87,6 +88,6 @@ def _distribution(override: Override) -> Any:
     return kind(interval.start, interval.end, log="log" in interval.tags)
 
 
-def _parse(distribution: Any, text: str) -> str | int | float:
-    """Return a value that stands in sweep.json as Optuna has it."""
+def _read(distribution: Any, text: str) -> str | int | float:
+    """Return a value in sweep.json as Optuna has it: a choice is a text, all else a number."""
     return text if hasattr(distribution, "choices") else type(distribution.low)(text)
