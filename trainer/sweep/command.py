@@ -26,8 +26,7 @@ and writes them to sweep.csv and sweep.png.
 TRAIN_NOTES = """\
 OPTION=A,B,C        tries these values; so do range(0,5), choice(a,b) and glob(*)
 run.name=NAME       the sweep lies in <run.root>/<experiment>/NAME (default: sweep-DIGEST, a digest
-                    of the options). The same name takes more values of the same options later
-run.dir=DIR         the folder of the sweep itself
+                    of the options); the same name takes more values of these options later
 
 exit codes:
   0   all trials are completed

@@ -1,10 +1,4 @@
-"""The folder of a sweep: its trials, and the state of each as its run directory shows it.
-
-<sweep>/sweep.json             the options, and the trials in their order
-<sweep>/<trial>/               a run directory
-<sweep>/<trial>/output.log     what its processes printed, in all its starts
-<sweep>/<trial>/member.json    when its last start began, its exit code, its error
-"""
+"""The folder of a sweep: its trials, and the state of each as its run directory shows it."""
 
 from __future__ import annotations
 
@@ -19,11 +13,9 @@ from trainer.job.errors import EXIT_RETRY, ConfigError, writing
 from trainer.job.files import write_json
 from trainer.tracking import runs
 
-LOCK, OUTPUT, ENDING = "sweep.lock", "output.log", "member.json"
-# Locked to write sweep.json, sweep.csv and sweep.png: tasks of a job array end at the same time,
-# and none may replace a newer file by an older one.
-TURN = "sweep.turn"
 SEED = "run.seed"
+LOCK, OUTPUT, ENDING = "sweep.lock", "output.log", "member.json"
+TURN = "sweep.turn"  # locked to write: no task of a job array replaces a newer file by an older one
 _ORDER = ("completed", "running", "preempted", "interrupted", "waiting", "failed")
 
 Members = Mapping[str, Mapping[str, str]]  # name of a trial -> swept option -> value
@@ -74,11 +66,7 @@ def read_plan(folder: Path) -> tuple[list[str], Members]:
 
 
 def add(folder: Path, fixed: Sequence[str], trials: Iterable[Trial]) -> None:
-    """Add trials, with the overrides that all of them share, to sweep.json.
-
-    Raises:
-        SaveError, ConfigError: it cannot be written.
-    """
+    """Add trials to sweep.json; SaveError or ConfigError if it cannot be written."""
     with writing(folder), lock.turn(folder / TURN):
         _, before = read_plan(folder)
         members = {**before, **{trial.name: trial.values for trial in trials}}
@@ -92,11 +80,7 @@ def finished(run: Path) -> bool:
 
 
 def results(folder: Path) -> list[Result]:
-    """Return the state of all trials of a sweep.
-
-    Raises:
-        ConfigError: there is no sweep in this folder.
-    """
+    """Return the state of all trials of a sweep; ConfigError if there is no sweep."""
     _, members = read_plan(folder)
     if not members:
         raise ConfigError(
@@ -136,13 +120,12 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
 
 
 def rank(results: Sequence[Result]) -> list[tuple[int | None, Result]]:
-    """Sort: completed trials by accuracy, then loss, best first; the others, without a rank."""
+    """Sort by accuracy, then loss, best first; completed trials first, and only these ranked."""
 
     def key(result: Result) -> tuple[int, float, float]:
-        if result.status != "completed":
-            return _ORDER.index(result.status), 0.0, 0.0
-        loss = math.nan if result.test_loss is None else result.test_loss
-        return 0, -(result.test_accuracy or 0.0), math.inf if math.isnan(loss) else loss
+        loss = math.nan if result.test_loss is None else result.test_loss  # the worst of all
+        loss = math.inf if math.isnan(loss) else loss
+        return _ORDER.index(result.status), -(result.test_accuracy or 0.0), loss
 
     ordered = enumerate(sorted(results, key=key), 1)
     return [(place if result.status == "completed" else None, result) for place, result in ordered]

@@ -19,7 +19,7 @@ from trainer.job.signals import StopRequest
 from trainer.sweep import folder as sweep_folder
 from trainer.sweep.folder import Trial
 from trainer.sweep.plan import Plan
-from trainer.sweep.report import formatted, show_results, update
+from trainer.sweep.report import formatted, show_results
 from trainer.tracking.terminal import Terminal
 
 
@@ -53,10 +53,10 @@ def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest
                     terminal.note(f"{label}: finished before")
                     codes.add(0)
                     continue
-                if stop():
-                    raise Preempted(f"{stop.signal_name}: the same command resumes the sweep")
                 look = partial(terminal.work, label, number - 1, total)
-                code, error = _train(plan.folder, trial, stop, look)
+                code, error = EXIT_RETRY, stop.signal_name
+                if not stop():
+                    code, error = _train(plan.folder, trial, stop, look)
                 codes.add(code)
                 if code == EXIT_RETRY:
                     raise Preempted(f"{label}: {error}; the same command resumes the sweep")
@@ -117,17 +117,14 @@ def _train(
             errors = [line for line in lines() if line.startswith("error: ")] or lines()
             error = errors[-1].removeprefix("error: ") if errors else f"exit code {code}"
         write_json(run / sweep_folder.ENDING, {**ending, "exit_code": code, "error": error})
-        update(folder, plot=False)
     return code, error
 
 
 def train_one(plan: Plan, index: int, stop: StopRequest) -> int:
     """Train one trial in this process, next to other tasks of a job array; return its exit code.
 
-    A task may have several processes with the same command line; only the first one writes.
-
-    Raises:
-        TrainerError: of the kind that tells what went wrong.
+    A task may have several processes with the same command line; only the first one writes. Raises
+    what trainer.train.job.run() raises.
     """
     count = len(plan.trials)
     if not 0 <= index < count:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -28,6 +29,8 @@ SEARCH = "hydra/sweeper=search"
 _PLACES = ("run.dir", "run.name", "run.root")  # they place the sweep, not its trials
 _IRRELEVANT = ("run.quiet", "train.compilation_cache_dir", "cluster")  # the sweep stays the same
 _LONGEST, _KEPT = 120, 100  # characters of a trial's name, and of a longer one before its digest
+# Not the comma: only an equals sign makes the text behind it an option, and values have none.
+_escaped = partial(quote, safe=",+@:[]", errors="surrogateescape")
 _COMPARED = (*FINGERPRINT, "train.epochs", "data.name")  # equal in all rows of one table
 
 
@@ -45,7 +48,7 @@ class Plan(NamedTuple):
     def trial(self, values: Mapping[str, str]) -> Trial:
         """Return the trial with these values (swept option -> value); no two have one name."""
         ordered = dict(sorted(values.items(), key=lambda item: (item[0] == SEED, item[0])))
-        name = ",".join(f"{_escape(key)}={_escape(value)}" for key, value in ordered.items())
+        name = ",".join(f"{_escaped(key)}={_escaped(value)}" for key, value in ordered.items())
         if len(name) > _LONGEST:
             name = f"{name[:_KEPT]}~{_digest(name)}"
         own = [f"{key}={value}" for key, value in ordered.items()]
@@ -153,11 +156,6 @@ def _check_folder(plan: Plan) -> None:
 
 def _is_in(key: str, names: Sequence[str]) -> bool:
     return any(f"{key.lstrip('+~')}.".startswith(f"{name}.") for name in names)
-
-
-def _escape(text: str) -> str:
-    # Not the comma: only an equals sign makes the text behind it an option, and values have none.
-    return quote(text, safe=",+@:[]", errors="surrogateescape")
 
 
 def _digest(*lines: str) -> str:

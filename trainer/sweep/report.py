@@ -18,37 +18,23 @@ _WIDEST = 60  # characters of an error in the printed table; sweep.csv has all o
 
 
 def show_results(folder: Path, warn: Callable[[str], object]) -> None:
-    """Print the tables of a sweep and bring its files up to date; warn if that is impossible.
-
-    Raises:
-        ConfigError: there is no sweep.
-    """
+    """Print the tables of a sweep, and write sweep.csv and sweep.png, or warn that it cannot."""
     show(tables(sweep_folder.results(folder)))
     try:
-        show("\n".join(map(str, update(folder, plot=True))))
+        with lock.turn(folder / sweep_folder.TURN):
+            results, text = sweep_folder.results(folder), io.StringIO()
+            header = ["rank", "member", *results[0].values, *Result._fields[2:]]
+            writer = csv.DictWriter(text, header, lineterminator="\n", extrasaction="ignore")
+            writer.writeheader()
+            for place, result in rank(results):
+                row = {**result.values, **result._asdict(), "rank": place, "member": result.name}
+                writer.writerow(row)
+            write_text(folder / TABLE, text.getvalue())
+            if found := groups(results):
+                write_bytes(folder / PLOT, draw(found))
+        show("\n".join(str(folder / name) for name in (TABLE, PLOT)[: 1 + bool(found)]))
     except OSError as error:
         warn(f"{folder} cannot be written ({error.strerror})")
-
-
-def update(folder: Path, plot: bool) -> list[Path]:
-    """Bring sweep.csv up to date, and sweep.png if a trial has completed; return their paths.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    with lock.turn(folder / sweep_folder.TURN):
-        results, text = sweep_folder.results(folder), io.StringIO()
-        header = ["rank", "member", *results[0].values, *Result._fields[2:]]
-        writer = csv.DictWriter(text, header, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        for place, result in rank(results):
-            row = {**result.values, **result._asdict(), "rank": place, "member": result.name}
-            writer.writerow(row)
-        write_text(folder / TABLE, text.getvalue())
-        found = groups(results) if plot else []
-        if found:
-            write_bytes(folder / PLOT, draw(found))
-    return [folder / name for name in (TABLE, PLOT)[: 1 + bool(found)]]
 
 
 def tables(results: Sequence[Result]) -> str:
@@ -64,9 +50,8 @@ def tables(results: Sequence[Result]) -> str:
         ]
         row += [formatted(result.test_accuracy, "{:.2%}"), formatted(result.test_loss, "{:.4f}")]
         row += [formatted(result.steps, "{:,}"), formatted(result.examples_per_second, "{:,.0f}")]
-        error = (result.error or "") if result.status == "failed" else ""
-        cut = error if len(error) <= _WIDEST else f"{error[: _WIDEST - 3]}..."
-        rows.append([*row, formatted(result.seconds, "{:.1f} s"), printable(cut)])
+        error = printable(result.error or "")[:_WIDEST] if result.status == "failed" else ""
+        rows.append([*row, formatted(result.seconds, "{:.1f} s"), error])
     lines = list(table(rows, {*range(1, len(swept) + 2), len(header)}))
     if found and SEED in swept:
         others = list(found[0].values)
@@ -80,11 +65,8 @@ def tables(results: Sequence[Result]) -> str:
 
 
 def draw(found: Sequence[Group]) -> bytes:
-    """Return the plot as PNG: a row for each combination of values, the best at the top.
-
-    A row has a point for each seed, and the mean and standard deviation over the seeds.
-    """
-    # Not pyplot, which takes the backend that MPLBACKEND names: it may need a screen.
+    """Return the plot as PNG: for each combination all seeds, their mean and their deviation."""
+    # Not pyplot, whose backend may need a screen.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, max(3.0, 1.0 + 0.35 * len(found))), dpi=120, layout="tight")

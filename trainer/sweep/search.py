@@ -30,11 +30,7 @@ _TRIES = 10  # proposals for each trial; ranges of a few values run out of new o
 
 
 def main(plan: Plan, stop: StopRequest) -> int:
-    """Search for the highest test accuracy; return the exit code, as of any sweep.
-
-    Raises:
-        TrainerError: of the kind that tells what went wrong.
-    """
+    """Search for the highest test accuracy; return and raise what train_all() does."""
     with readable_errors(), initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
         config = hydra.compose("config", plan.search, return_hydra_config=True)
     settings = config.hydra.sweeper
@@ -61,20 +57,21 @@ def _proposals(plan: Plan, settings: DictConfig) -> Iterator[Trial]:
         if len(names) == settings.n_trials:
             return
         for values in known[number : number + 1]:  # the trials of earlier starts come first
-            study.enqueue_trial({key: _read(space[key], text) for key, text in values.items()})
+            study.enqueue_trial(dict(values))
         # A new sampler each time: its proposal depends on the results so far and on nothing else.
         seed = int(SeedSequence((settings.sampler.seed, number)).generate_state(1)[0])
         with readable_errors():
             study.sampler = instantiate(settings.sampler, seed=seed)
-        asked = study.ask(space)
+            asked = study.ask(space)
         trial = plan.trial({key: str(value) for key, value in asked.params.items()})
         if trial.name not in names:
             names.add(trial.name)
             sweep_folder.add(plan.folder, plan.fixed, [trial])
             yield trial
         result = sweep_folder.result(plan.folder, trial.name, trial.values)
-        failed = optuna.trial.TrialState.FAIL if result.status != "completed" else None
-        study.tell(asked, None if failed else result.test_accuracy, failed)
+        accuracy = result.test_accuracy if result.status == "completed" else None
+        states = optuna.trial.TrialState
+        study.tell(asked, accuracy, states.FAIL if accuracy is None else states.COMPLETE)
 
 
 def _distribution(override: Override) -> Any:
@@ -86,8 +83,3 @@ def _distribution(override: Override) -> Any:
     interval = override.value()
     kind = IntDistribution if isinstance(interval.start, int) else FloatDistribution
     return kind(interval.start, interval.end, log="log" in interval.tags)
-
-
-def _read(distribution: Any, text: str) -> str | int | float:
-    """Return a value in sweep.json as Optuna has it: a choice is a text, all else a number."""
-    return text if hasattr(distribution, "choices") else type(distribution.low)(text)
