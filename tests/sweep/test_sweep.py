@@ -345,7 +345,11 @@ def test_a_trial_shows_no_figures_of_an_earlier_start(starts, figures, tmp_path)
     write(tmp_path / "m" / "summary.json", **stopped)
     (tmp_path / "m" / "checkpoints" / "40").mkdir(parents=True)
     points = [
-        {"step": n, "split": s, "accuracy": n / 100} for n in (40, 80) for s in ("train", "eval")
+        {"time": 1.0, "step": n, "split": s, "accuracy": n / 100}
+        for n in (40, 80)
+        for s in ("train", "eval")
+        for n in (40, 80)
+        for s in ("train", "eval")
     ]
     (tmp_path / "m" / "metrics.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in points))
     result = sweep_folder.result(tmp_path, "m", {})

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.commands.runs import describe
 from trainer.job import directory, lock
 from trainer.job.errors import EXIT_RETRY, ConfigError, writing
 from trainer.job.files import write_json
@@ -93,7 +94,7 @@ def results(folder: Path) -> list[Result]:
 def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
     """Return the state of one trial, also while it runs."""
     run = folder / name
-    info, ending = runs.describe(run), runs.read_or_empty(run / ENDING)
+    info, ending = describe(run), runs.read_or_empty(run / ENDING)
     status, code = info.status, ending.get("exit_code")
     if status not in ("running", "completed") and code is not None:
         status = "preempted" if code == EXIT_RETRY else "failed"

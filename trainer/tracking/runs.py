@@ -129,18 +129,3 @@ def loss(value: object) -> float | None:
     if isinstance(value, float) or (isinstance(value, str) and value in NONFINITE):
         return float(value)
     return number(value)
-
-
-def count(value: object) -> int | None:
-    """Return a whole number; None for anything else."""
-    return None if (found := number(value)) is None else int(found)
-
-
-def text(value: object) -> str | None:
-    """Return a text; None for anything else."""
-    return value if isinstance(value, str) else None
-
-
-def table(value: object) -> dict[str, Any]:
-    """Return an object of JSON; an empty one for anything else."""
-    return value if isinstance(value, dict) else {}
