@@ -20,6 +20,7 @@ from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 from trainer.submit import command as submit
 from trainer.submit import slurm
+from trainer.sweep.command import multirun
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -112,7 +113,8 @@ def run(arguments, tmp_path, request):
         case "train", ["--help"]:
             pass
         case "train", ["-m", *overrides]:
-            arguments = ["-m", "--members", *overrides]
+            assert multirun(["-m", "--members", *overrides], StopRequest()) == 0
+            return
         case "train", _:
             typed = re.escape(f"$ python -m trainer {' '.join(arguments)}")
             error = re.search(rf"{typed}\n    error: (.*)", README)

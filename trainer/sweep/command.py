@@ -44,7 +44,9 @@ examples:
 """
 SHOW = """\
 Shows the trials of a sweep ranked by test accuracy, and the mean and spread over the seeds; writes
-the same to sweep.csv and draws sweep.png. Works while the sweep or its job array runs, too.
+the same to sweep.csv and draws sweep.png. Works while the sweep or its job array runs, too:
+
+  python -m trainer sweep runs/mlp/sweep-0123456789
 """
 SHOW_NOTES = """\
 status:
@@ -71,9 +73,10 @@ def multirun(arguments: Sequence[str], stop: StopRequest) -> int:
     """
     options = parser("-m", TRAIN, TRAIN_NOTES)
     options.add_argument("-m", "--multirun", action="store_true", help="train a sweep")
-    options.add_argument("--members", action="store_true", help="list the trials; train nothing")
-    one = "train only trial I (from 0) in this process; it may be one of several, of a job array"
-    options.add_argument("--member", metavar="I", type=int, help=one)
+    options.add_argument("--members", action="store_true", help="list the trials, from 0")
+    options.add_argument(
+        "--member", metavar="I", type=int, help="train only trial I, in this process"
+    )
     job = "as `python -m trainer --help` lists them"
     options.add_argument("overrides", metavar="OPTION=VALUE", nargs="*", help=job)
     args = parse(options, arguments, intermixed=True)
