@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import random
 import statistics
 import subprocess
@@ -320,8 +321,9 @@ def test_the_state_of_a_trial_is_read_from_its_folder(tmp_path):
     assert status("killed") == "interrupted"
     with lock.hold(tmp_path / "killed"):
         assert status("killed") == "running"
-    write(tmp_path / "done" / "summary.json", status="completed", test_accuracy=0.5, started=1.0)
+    write(tmp_path / "done" / "summary.json", status="completed", test_loss="NaN", started=1.0)
     assert status("done") == "completed"
+    assert math.isnan(sweep_folder.result(tmp_path, "done", {}).test_loss)
     write(tmp_path / "stopped" / "member.json", begun=1.0, exit_code=75, error="SIGTERM")
     assert status("stopped") == "preempted"
     write(tmp_path / "bad" / "member.json", begun=1.0, exit_code=70, error="not finite")

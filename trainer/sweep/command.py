@@ -74,9 +74,7 @@ def multirun(arguments: Sequence[str], stop: StopRequest) -> int:
     options = parser("-m", TRAIN, TRAIN_NOTES)
     options.add_argument("-m", "--multirun", action="store_true", help="train a sweep")
     options.add_argument("--members", action="store_true", help="list the trials, from 0")
-    options.add_argument(
-        "--member", metavar="I", type=int, help="train only trial I, in this process"
-    )
+    options.add_argument("--member", metavar="I", type=int, help="train trial I in this process")
     job = "as `python -m trainer --help` lists them"
     options.add_argument("overrides", metavar="OPTION=VALUE", nargs="*", help=job)
     args = parse(options, arguments, intermixed=True)

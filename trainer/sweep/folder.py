@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.commands.runs import describe
 from trainer.job import directory, lock
 from trainer.job.errors import EXIT_RETRY, ConfigError, writing
 from trainer.job.files import write_json
@@ -94,7 +93,7 @@ def results(folder: Path) -> list[Result]:
 def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
     """Return the state of one trial, also while it runs."""
     run = folder / name
-    info, ending = describe(run), runs.read_or_empty(run / ENDING)
+    info, ending = runs.describe(run), runs.read_or_empty(run / ENDING)
     status, code = info.status, ending.get("exit_code")
     if status not in ("running", "completed") and code is not None:
         status = "preempted" if code == EXIT_RETRY else "failed"
@@ -102,13 +101,14 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
         status = "waiting" if info.newest_checkpoint is None else "interrupted"
     summary = runs.last_summary(run) if status == "completed" else {}
     losses = [point.get("loss") for point in runs.points(run) if point["split"] == "eval"]
+    loss = summary.get("test_loss", losses[-1] if losses else None)
     goodput = runs.read_or_empty(run / "goodput.json")
     return Result(
         name=name,
         values=dict(values),
         status=status,
         test_accuracy=info.test_accuracy,
-        test_loss=runs.loss(summary.get("test_loss", losses[-1] if losses else None)),
+        test_loss=None if loss is None else float(loss),  # it may be the text NaN
         steps=info.steps,
         epochs=info.epochs,
         examples_per_second=info.examples_per_second,

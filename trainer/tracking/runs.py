@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from trainer.job import directory as run_layout
 from trainer.job import lock
-from trainer.job.files import NONFINITE
 from trainer.tracking import metrics
 
 
@@ -116,16 +115,3 @@ def end_time(summary: dict[str, Any]) -> float | None:
 
 def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
-
-
-def number(value: object) -> float | None:
-    """Return a finite number; None for anything else."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if good else None  # type: ignore[return-value]
-
-
-def loss(value: object) -> float | None:
-    """Return a number that may be infinite, or NaN, for which JSON has texts."""
-    if isinstance(value, float) or (isinstance(value, str) and value in NONFINITE):
-        return float(value)
-    return number(value)
