@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from trainer.commands import COMMANDS
-from trainer.job.errors import EXIT_INTERNAL, TrainerError
+from trainer.job.errors import EXIT_COMPLETED, EXIT_INTERNAL, TrainerError
 from trainer.job.signals import StopRequest
 
 
@@ -36,6 +36,8 @@ def main() -> None:
     message = ""
     try:
         code = getattr(import_module(COMMANDS[command]), function)(arguments, stop)
+    except SystemExit:  # argparse has printed the help text
+        code = EXIT_COMPLETED
     except TrainerError as error:
         message, code = f"error: {error}\n", error.exit_code
     except Exception:

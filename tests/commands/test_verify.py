@@ -73,10 +73,6 @@ def test_an_intact_run(called, run):
     assert rows[0].startswith("   9  ")
 
 
-def test_the_checkpoints_folder_does_as_well(called, run):
-    assert called(run / "checkpoints")[0] == 0
-
-
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
@@ -181,7 +177,6 @@ def test_nothing_is_touched(called, run):
         folder.chmod(0o555)
     try:
         assert called(run)[0] == EXIT_DATA
-        assert called(run / "checkpoints")[0] == EXIT_DATA
     finally:
         for folder in folders:
             folder.chmod(0o755)

@@ -23,7 +23,6 @@ SCHEMAS = Path(sys.prefix) / "bin" / "kubernetes-validate"
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
     monkeypatch.setenv("TRAINER_VENV", sys.prefix)
-    monkeypatch.delenv("MAX_RESTARTS", raising=False)
     monkeypatch.delenv("JAX_PLATFORMS")  # of these tests; it would forbid the GPUs
 
 
@@ -104,7 +103,8 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
         (("k8s", "--name", "Not_A_Name"), "--name=Not_A_Name"),
         (("slurm", "--nodes", "2", "-m", "train.global_batch_size=8,9"), "use a multiple of 2"),
         (("slurm", "-m", "+experiment=mlp"), "no option has several values"),
-        (("k8s", "-m", "optim.lr=1,2"), "only SLURM has"),
+        (("slurm", "-m", "hydra/sweeper=search", "optim.lr=1,2"), "depends on the results"),
+        (("k8s", "-m", "optim.lr=1,2"), "--multirun is for slurm only"),
         (("slurm", "--gpus-per-node", "4", "parallel.devices=8"), "use at most 4"),
         (("slurm", "parallel.virtual_shards=6"), "use a multiple of 6"),
         (("slurm", "--nodes", "2", "parallel.method=pmap"), "works in one process only"),
@@ -193,20 +193,15 @@ def test_other_options_of_sbatch_go_through(capsys):
 
 
 @pytest.mark.parametrize("value", ["abc", "-1", "99999999999999999999", "1e2", "08", ""])
-def test_submit_and_the_batch_script_refuse_the_same_numbers_of_restarts(monkeypatch, value):
-    monkeypatch.setenv("MAX_RESTARTS", value)
+def test_the_batch_script_refuses_wrong_numbers_of_restarts(value):
     script = ["bash", ROOT / "scripts" / "slurm" / "train.sbatch"]
-    environ = {**os.environ, "SLURM_JOB_ID": "1", "SLURM_SUBMIT_DIR": "/nowhere"}
-    done = subprocess.run(script, env=environ, capture_output=True, text=True)
+    environ = {"SLURM_JOB_ID": "1", "SLURM_SUBMIT_DIR": "/nowhere", "MAX_RESTARTS": value}
+    done = subprocess.run(script, env={**os.environ, **environ}, capture_output=True, text=True)
     assert done.returncode == 78
-    if value in ("08", ""):
-        assert "/nowhere is not a checkout" in done.stderr
-        assert submit.main(["slurm", "--dry-run", "+experiment=smoke"], StopRequest()) == 0
-        return
-    told = f"MAX_RESTARTS={value}: use a whole number from 0 to 9999"
-    assert told in done.stderr
-    with pytest.raises(ConfigError, match=told):
-        submit.main(["slurm", "--dry-run", "+experiment=smoke"], StopRequest())
+    ok = value in ("08", "")
+    assert ("/nowhere is not a checkout" in done.stderr) == ok
+    wrong = f"MAX_RESTARTS={value}: use a whole number from 0 to 9999"
+    assert (wrong in done.stderr) != ok
 
 
 def test_a_missing_environment_is_refused(monkeypatch):
@@ -216,11 +211,8 @@ def test_a_missing_environment_is_refused(monkeypatch):
 
 
 def test_data_that_may_be_elsewhere_are_warned_of(capsys):
-    for job in (("slurm", "+experiment=mlp"), POD):
-        submit.main([*job, "--dry-run", "data.root=/no/data"], StopRequest())
-        assert "warning: data.root=/no/data " in capsys.readouterr().err
-    submit.main([*POD, "--dry-run", "data.root=/data/mnist"], StopRequest())
-    assert capsys.readouterr().err == ""
+    submit.main(["slurm", "+experiment=mlp", "--dry-run", "data.root=/no/data"], StopRequest())
+    assert "warning: data.root=/no/data " in capsys.readouterr().err
 
 
 def stand_in(folder, name, script):
@@ -341,15 +333,6 @@ def test_a_wrong_number_is_told_in_words(capsys):
 def test_fewer_devices_than_are_there_are_counted(capsys):
     job = ("parallel.devices=6", "train.global_batch_size=96")
     assert "--gpus-per-node=8" in shown(capsys, "slurm", "--gpus-per-node", "8", *job)
-
-
-def test_what_a_sweep_of_kubernetes_jobs_needs_is_not_there(trainer):
-    done = trainer("submit", "k8s", "-m", "+experiment=smoke", "optim.lr=0.1,0.2")
-    assert done.returncode == 78
-    assert done.stderr.strip() == (
-        "error: submit k8s -m: a sweep is a job array, which only SLURM has: submit its trials "
-        "one by one"
-    )
 
 
 def test_a_missing_scheduler_is_told(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """The command line: one small file a command; the larger ones are packages of their own."""
 
-# Each names a module with main(arguments, stop).
+# Each names a module with main(arguments, stop). It returns the exit code, or raises TrainerError,
+# with a code that --help lists. After --help it may raise SystemExit(0), as argparse does.
 COMMANDS = {
     "train": "trainer.commands.train",
     "runs": "trainer.commands.runs",

@@ -28,28 +28,22 @@ def parser(
     )
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add RUN and --step, which name a model."""
-    parser.add_argument(
-        "run", metavar="RUN", type=Path, help="the directory of a run, runs/<experiment>/<run.name>"
-    )
-    parser.add_argument(
-        "--step",
-        metavar="N",
-        type=at_least(0),
-        help="use the checkpoint after N steps (default: the newest intact one)",
-    )
+def add_run(parser: argparse.ArgumentParser, *, step: bool = True) -> None:
+    """Add RUN, and --step, which names a checkpoint of it."""
+    help_ = "the directory of a run, runs/<experiment>/<run.name>"
+    parser.add_argument("run", metavar="RUN", type=Path, help=help_)
+    if step:
+        help_ = "use the checkpoint after N steps (default: the newest intact one)"
+        parser.add_argument("--step", metavar="N", type=at_least(0), help=help_)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add --data, which names the test images."""
-    parser.add_argument(
-        "--data",
-        metavar="FOLDER",
-        type=Path,
-        help="test on t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, gzip or plain, in this "
-        "folder (default: the data set of the run)",
+    help_ = (
+        "test on t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, gzip or plain, in this folder "
+        "(default: the data set of the run)"
     )
+    parser.add_argument("--data", metavar="FOLDER", type=Path, help=help_)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -77,33 +71,28 @@ def parse(
     *,
     overrides: bool = False,
     intermixed: bool = False,
-) -> argparse.Namespace | None:
-    """Return the parsed arguments, or None where --help has answered.
+) -> argparse.Namespace:
+    """Return the arguments after the command; --help prints and raises SystemExit(0).
 
-    Args:
-        parser: of the command.
-        arguments: those after the command.
-        overrides: return arguments that the parser does not know as options of a job, in
-            `overrides`.
-        intermixed: let positional arguments stand between the options.
+    With `overrides`, those that the parser does not know are options of a job, in args.overrides.
+    With `intermixed`, positional arguments may stand between the options.
 
     Raises:
         ConfigError: an option is wrong; argparse has printed which.
     """
     see = f"see `{parser.prog} --help`"
+    read = parser.parse_known_intermixed_args if intermixed else parser.parse_known_args
     try:
-        if intermixed:
-            return parser.parse_intermixed_args(arguments)
-        if not overrides:
-            return parser.parse_args(arguments)
-        args, unknown = parser.parse_known_args(arguments)
+        args, unknown = read(arguments)
     except SystemExit as ended:
         if ended.code:
             raise ConfigError(see) from None
-        return None
-    if dashed := [text for text in unknown if text.startswith("-")]:
-        raise ConfigError(f"{dashed[0]} is not an option: {see}")
-    args.overrides = unknown
+        raise
+    for text in unknown:
+        if not overrides or text.startswith("-"):
+            raise ConfigError(f"{text} is not an option", see)
+    if overrides:
+        args.overrides = unknown
     return args
 
 
@@ -113,18 +102,17 @@ def run_directory(given: Path) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    hint = (
-        "give the directory of a run, such as runs/mlp/NAME (`python -m trainer runs` lists them)"
-    )
     directory = expanded(given, "RUN").absolute()
     try:
-        if not directory.exists():
-            raise ConfigError(f"RUN={given} does not exist: {hint}")
-        if not directory.is_dir() or not is_run(directory):
-            raise ConfigError(f"RUN={given} is not a run directory: {hint}")
+        if is_run(directory):
+            return directory
+        why = "is not a run directory" if directory.exists() else "does not exist"
     except OSError as error:
-        raise ConfigError(f"RUN={given} cannot be read ({error.strerror}): {hint}") from None
-    return directory
+        why = f"cannot be read ({error.strerror})"
+    raise ConfigError(
+        f"RUN={given} {why}",
+        "give the directory of a run, such as runs/mlp/NAME (`python -m trainer runs` lists them)",
+    )
 
 
 def open_run(given: Path, step: int | None, warn: Callable[[str], None]) -> Trained:

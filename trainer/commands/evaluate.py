@@ -13,7 +13,7 @@ import numpy as np
 from trainer.commands import arguments as command_line
 from trainer.job.directory import expanded
 from trainer.job.errors import EXIT_COMPLETED, Preempted, writing
-from trainer.job.files import to_json
+from trainer.job.files import to_json, write_bytes, write_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
 from trainer.tracking.terminal import Terminal
@@ -46,45 +46,41 @@ examples:
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
-    """Test the model of a run and print the results as tables or JSON; return exit code 0.
-
-    Raises:
-        TrainerError: with the exit codes that --help lists.
-    """
+    """Test the model of a run and print the results as tables or JSON."""
     parser = command_line.parser("evaluate", DESCRIPTION, EPILOG)
     command_line.add_run(parser)
     command_line.add_data(parser)
-    parser.add_argument(
-        "--out",
-        metavar="FOLDER",
-        type=Path,
-        help="where to keep the picture and the JSON file (default: RUN/evaluation)",
-    )
+    help_ = "where to keep the picture and the JSON file (default: RUN/evaluation)"
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help=help_)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     args = command_line.parse(parser, arguments)
-    if args is None:
-        return EXIT_COMPLETED
     terminal = Terminal()
     given = expanded(args.out, "--out").absolute() if args.out else None
     trained = command_line.open_run(args.run, args.step, terminal.warn)
     from trainer.commands import test_data
 
-    test = test_data.load(trained, args.data, terminal, stop, download=True)
+    name, split = test_data.load(trained, args.data, terminal, stop, download=True)
     if stop():
         raise Preempted("asked to stop before the model was tested")
     from trainer.checkpoint import load_model
     from trainer.tasks.assess import assess
+    from trainer.tasks.pictures import confusion_png
 
-    logits = load_model.predict(trained, test.split.images).logits
-    assessment = assess(logits, test.split.labels, trained.objective)
-    report = _report(trained, test.name, assessment)
+    logits = load_model.predict(trained, split.images).logits
+    assessment = assess(logits, split.labels, trained.objective)
+    report = _report(trained, name, assessment)
     out = given or trained.run / "evaluation"
-    stem = f"step-{trained.step}" + (f"-{_short(args.data.resolve())}" if args.data else "")
-    picture = _write(out, stem, report, assessment)
-    if args.json:
-        show(to_json(report, indent=2))
-    else:
-        show("\n".join(_lines(report, picture)))
+    stem = f"step-{trained.step}"
+    if args.data:  # folders of the same name in different places have results of their own
+        digest = hashlib.sha256(os.fsencode(args.data.resolve())).hexdigest()
+        stem += f"-{args.data.resolve().name}-{digest[:8]}"
+    title = f"step {trained.step:,}: {assessment.accuracy:.2%} of {assessment.examples:,}"
+    picture = out / f"{stem}-confusion.png"
+    with writing(out, hint="name a folder with --out FOLDER"):
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / f"{stem}.json", report)
+        write_bytes(picture, confusion_png(assessment.confusion, title))
+    show(to_json(report, indent=2) if args.json else "\n".join(_lines(report, picture)))
     return EXIT_COMPLETED
 
 
@@ -112,53 +108,27 @@ def _report(trained: Trained, data: str, assessment: Assessment) -> dict[str, An
     }
 
 
-def _short(folder: Path) -> str:
-    """Return a file name for the results on the images of a folder, different for each folder."""
-    return f"{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
-
-
-def _write(out: Path, stem: str, report: dict[str, Any], assessment: Assessment) -> Path:
-    """Write the JSON file and the picture; return the path of the picture."""
-    from trainer.job.files import write_bytes, write_json
-    from trainer.tasks import pictures
-
-    title = f"step {report['step']:,}: {assessment.accuracy:.2%} of {assessment.examples:,}"
-    picture = out / f"{stem}-confusion.png"
-    with writing(out, hint="name a folder with --out FOLDER"):
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / f"{stem}.json", report)
-        write_bytes(picture, pictures.confusion_png(assessment.confusion, title))
-    return picture
-
-
 def _lines(report: dict[str, Any], picture: Path) -> Iterator[str]:
+    """Yield the lines for people: a summary, a table of classes, and the confusion matrix."""
     yield f"model      {printable(report['run'])}, step {report['step']:,}"
     yield f"data       {printable(report['data'])}, {report['examples']:,} test images"
     yield f"accuracy   {report['accuracy']:.2%}"
     yield f"loss       {report['loss']:.4f}"
     yield ""
-    yield from table(
-        [("class", "images", "accuracy", "precision", "taken for"), *_rows(report)], ()
-    )
+    rows = [("class", "images", "accuracy", "precision", "taken for")]
+    confusion = report["confusion"]
+    for index, one in enumerate(report["classes"]):
+        others = [(n, i) for i, n in enumerate(confusion[index]) if i != index]
+        count, other = max(others, key=lambda pair: pair[0])
+        shares = (one["accuracy"], one["precision"])
+        accuracy, precision = ("-" if share is None else f"{share:.2%}" for share in shares)
+        taken_for = f"{other} ({count:,} times)" if count else "-"
+        rows.append((str(index), f"{one['examples']:,}", accuracy, precision, taken_for))
+    yield from table(rows, ())
     yield ""
     yield "confusion matrix: an image of the row's class was taken for the column's"
-    confusion = report["confusion"]
     header = ["", *map(str, range(len(confusion)))]
     body = [[str(i), *(str(n or ".") for n in row)] for i, row in enumerate(confusion)]
     yield from table([header, *body], ())
     yield ""
     yield f"picture    {printable(str(picture))}"
-
-
-def _rows(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield a row per class; the last column names what it is taken for most often, if anything."""
-    for one, counts in zip(report["classes"], report["confusion"], strict=True):
-        others = [(count, i) for i, count in enumerate(counts) if i != one["class"]]
-        count, other = max(others, key=lambda pair: pair[0])
-        yield (
-            str(one["class"]),
-            f"{one['examples']:,}",
-            "-" if one["accuracy"] is None else f"{one['accuracy']:.2%}",
-            "-" if one["precision"] is None else f"{one['precision']:.2%}",
-            f"{other} ({count:,} times)" if count else "-",
-        )

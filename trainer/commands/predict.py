@@ -61,8 +61,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with all probabilities")
     args = command_line.parse(parser, arguments)
-    if args is None:
-        return EXIT_COMPLETED
     terminal = Terminal()
     trained = command_line.open_run(args.run, args.step, terminal.warn)
     from trainer.checkpoint import load_model

@@ -68,8 +68,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = command_line.parse(parser, arguments)
-    if args is None:
-        return EXIT_COMPLETED
     root = expanded(args.directory, "DIR").absolute()
     if not root.is_dir():
         raise ConfigError(

@@ -6,7 +6,6 @@ import dataclasses
 import os
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from trainer.checkpoint.load_model import Trained, check_shape
 from trainer.config.schema import DataConfig
@@ -18,28 +17,17 @@ from trainer.job.signals import StopRequest
 from trainer.tracking.terminal import Terminal
 
 
-class TestData(NamedTuple):
-    """A split and where it is from."""
-
-    name: str
-    split: Split
-
-
 def load(
     trained: Trained, folder: Path | None, terminal: Terminal, stop: StopRequest, *, download: bool
-) -> TestData:
-    """Return the test images and labels in `folder`; None: those of the data set of the run.
+) -> tuple[str, Split]:
+    """Return the test split in `folder`, or that of the data set of the run, and its name.
 
-    Args:
-        trained: the model and what its run has recorded.
-        folder: of IDX files named as MNIST's.
-        terminal: is warned when the data set is not the one that the run saw.
-        stop: whether somebody asked for a stop during a download.
-        download: whether MNIST may be downloaded, if the run might.
+    A folder holds IDX files named as MNIST's. MNIST may be downloaded if `download` and the options
+    of the run allow it. A warning says if the data set is not the one that the run saw.
 
     Raises:
         DataError: the images are missing or wrong.
-        Preempted: asked to stop.
+        Preempted: asked to stop during a download.
     """
     if folder is not None:
         classes = trained.objective.num_classes
@@ -48,25 +36,21 @@ def load(
             check_shape(trained, shape)
         except DataError as error:
             raise DataError(f"--data {folder}: {error}: give images of that size") from None
-        return TestData(str(folder), split)
+        return str(folder), split
     seen = trained.record["meaning"]["data set"]
-    options = trained.record["config"]["data"]
-    try:
-        data = DataConfig(**{f.name: options[f.name] for f in dataclasses.fields(DataConfig)})
-    except KeyError as error:
-        raise DataError(
-            f"{trained.run} was trained by another version of the trainer, which had no "
-            f"data.{error.args[0]}: name the folder of the test images with --data DIR"
-        ) from None
-    there = trained.record.get("data_root")
-    if data.root is not None and there is not None:
-        moved = not os.access(there, os.X_OK) and os.access(
-            expanded(data.root, "data.root"), os.X_OK
-        )
-        data = dataclasses.replace(data, root=data.root if moved else there)
+    options = trained.record["config"]["data"]  # perhaps of a version that had fewer
+    data = DataConfig(**{f.name: options.get(f.name) for f in dataclasses.fields(DataConfig)})
+    # The run may have been started in another folder, or been moved with its data since.
+    roots = [root for root in (trained.record.get("data_root"), data.root) if root]
+    there = [root for root in roots if os.access(expanded(root, "data.root"), os.X_OK)]
+    data = dataclasses.replace(
+        data,
+        root=next(iter([*there, *roots]), None),
+        download=data.download and download,
+        offline_fallback=False,
+    )
     if seen["name"] == "mnist_5k":  # perhaps because MNIST could not be had
         data = dataclasses.replace(data, name="mnist_5k", root=None)
-    data = dataclasses.replace(data, download=data.download and download, offline_fallback=False)
     try:
         dataset = mnist.load(
             data,
@@ -78,4 +62,4 @@ def load(
         raise DataError(f"{error}\nOr name the folder of the test images: --data DIR") from None
     if dataset.sha256 != seen["sha256"]:
         terminal.warn(f"{data.name} is not, bit by bit, the data set that the run was trained on")
-    return TestData(dataset.name, dataset.test)
+    return dataset.name, dataset.test

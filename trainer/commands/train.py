@@ -14,11 +14,7 @@ from trainer.job.stdout import show
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
-    """Train as the arguments say, until done or asked to stop; return the exit code.
-
-    Raises:
-        TrainerError: its class gives the exit code.
-    """
+    """Train as the arguments say, until done or asked to stop."""
     if "--version" in arguments:  # Hydra would print its own
         show(f"trainer {trainer.__version__}")
         return 0

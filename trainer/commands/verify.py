@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from trainer.commands import arguments as command_line
-from trainer.job import directory as run_directory
-from trainer.job.directory import expanded
+from trainer.job.directory import ASIDE, CHECKPOINTS, steps
 from trainer.job.errors import EXIT_COMPLETED, DataError, Preempted
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
@@ -39,67 +38,52 @@ exit codes:
 example:
   python -m trainer verify runs/mlp/first
 """
-
-
-class Checked(NamedTuple):
-    """The result for one committed checkpoint."""
-
-    step: int
-    damage: str | None  # what is wrong; None: the checkpoint is intact
-    test_accuracy: float | None  # 0 to 1; None: not measured, or the record is damaged
-    bytes: int  # of all its files
-    saved_at: float  # seconds since 1970
+Checked = dict[str, Any]  # one checkpoint, as in the JSON; see _check
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
-    """Verify the checkpoints of a run and print a table, or JSON; return exit code 0.
-
-    Raises:
-        TrainerError: with the exit codes that --help lists.
-    """
+    """Verify the checkpoints of a run and print a table, or JSON."""
     parser = command_line.parser("verify", DESCRIPTION, EPILOG)
-    parser.add_argument(
-        "run",
-        metavar="RUN",
-        type=Path,
-        help="the directory of a run, runs/<experiment>/<run.name>, or its checkpoints folder",
-    )
+    command_line.add_run(parser, step=False)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = command_line.parse(parser, arguments)
-    if args is None:
-        return EXIT_COMPLETED
-    directory = _checkpoints_of(args.run)
-    checked = []
+    directory = command_line.run_directory(args.run).resolve() / CHECKPOINTS
+    checked: list[Checked] = []
     for one in _check(directory):
-        checked.append(one)
+        checked.insert(0, one)
         if stop():
             raise Preempted("asked to stop before all checkpoints were verified")
-    checked.sort()
-    aside, unfinished = _others(directory)
+    committed = {str(step) for step in steps(directory)}
+    others = sorted({path.name for path in directory.glob("*/")} - committed)
+    aside = [name for name in others if name.startswith(ASIDE)]
+    unfinished = [name for name in others if not name.startswith(ASIDE)]
     if args.json:
-        checkpoints = [{"ok": one.damage is None, **one._asdict()} for one in checked]
-        report = {"directory": str(directory), "checkpoints": checkpoints}
+        report = {"directory": str(directory), "checkpoints": checked}
         show(to_json({**report, "set_aside": aside, "unfinished": unfinished}, indent=2))
     else:
-        show("\n".join(_table(checked, aside, unfinished)))
-    _raise_unless_intact(directory, checked)
+        show("\n".join(_lines(checked, aside, unfinished)))
+    if not checked:
+        raise DataError(
+            f"{directory} has no checkpoint",
+            "a run started there begins at step 0; if it should have one, put an intact copy back, "
+            "or look for the directory it was saved to (run.dir, run.name)",
+        )
+    intact = [one["step"] for one in checked if one["ok"]]
+    if damaged := len(checked) - len(intact):
+        message = f"{directory}: {damaged} of {len(checked)} checkpoints damaged"
+        if intact:
+            raise DataError(message, f"starting the run again resumes from step {intact[-1]}")
+        raise DataError(f"{message}, none intact", "put an intact copy back or start another run")
     return EXIT_COMPLETED
 
 
-def _checkpoints_of(run: Path) -> Path:
-    """Return the folder of checkpoints of a run; a run without checkpoints has none yet.
-
-    Raises:
-        ConfigError: there is no such run.
-    """
-    given = expanded(run, "RUN").resolve()
-    if given.name == run_directory.CHECKPOINTS and given.is_dir():
-        return given
-    return command_line.run_directory(run).resolve() / run_directory.CHECKPOINTS
-
-
 def _check(directory: Path) -> Iterator[Checked]:
-    """Read the committed checkpoints, newest first, because the oldest may be deleted any time."""
+    """Read the committed checkpoints, newest first, because the oldest may be deleted any time.
+
+    Yields for each its step; ok; damage, which says what is wrong, or None; test_accuracy, 0 to 1,
+    None where it was not measured or the record is damaged; bytes, of all its files; and saved_at,
+    in seconds since 1970.
+    """
     import jax
 
     # Before orbax asks for the devices: the GPU belongs to the job that trains on it.
@@ -112,8 +96,7 @@ def _check(directory: Path) -> Iterator[Checked]:
             folder = directory / str(step)
             damage, accuracy = None, None
             try:
-                _, record = files.read(reader, folder)
-                accuracy = record.get("test_accuracy")
+                accuracy = files.read(reader, folder)[1].get("test_accuracy")
             except Damaged as error:
                 damage = str(error)
             try:
@@ -121,47 +104,21 @@ def _check(directory: Path) -> Iterator[Checked]:
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             except FileNotFoundError:
                 continue  # the job that writes here has deleted it, as it should
-            yield Checked(step, damage, accuracy, size, saved_at)
+            result = {"step": step, "ok": damage is None, "damage": damage}
+            yield {**result, "test_accuracy": accuracy, "bytes": size, "saved_at": saved_at}
 
 
-def _others(directory: Path) -> tuple[list[str], list[str]]:
-    """Return the names of damaged checkpoints that were renamed, and of half-written ones."""
-    if not directory.is_dir():
-        return [], []
-    steps = {str(step) for step in run_directory.steps(directory)}
-    names = {path.name for path in directory.iterdir() if path.is_dir()} - steps
-    aside = {name for name in names if name.startswith(run_directory.ASIDE)}
-    return sorted(aside), sorted(names - aside)
-
-
-def _table(checked: list[Checked], aside: list[str], unfinished: list[str]) -> Iterator[str]:
+def _lines(checked: list[Checked], aside: list[str], unfinished: list[str]) -> Iterator[str]:
+    """Yield a table of the committed checkpoints, and a line for each kind of other folders."""
     rows = [("step", "result", "test accuracy", "MB", "saved at", "")]
     for one in checked:
-        accuracy = "-" if one.test_accuracy is None else f"{one.test_accuracy:.2%}"
-        saved_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.saved_at))
-        result = "damaged" if one.damage else "ok"
-        size = f"{one.bytes / 1e6:.2f}"
-        rows.append((str(one.step), result, accuracy, size, saved_at, one.damage or ""))
+        accuracy = "-" if one["test_accuracy"] is None else f"{one['test_accuracy']:.2%}"
+        saved_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["saved_at"]))
+        size, result = f"{one['bytes'] / 1e6:.2f}", "ok" if one["ok"] else "damaged"
+        rows.append((str(one["step"]), result, accuracy, size, saved_at, one["damage"] or ""))
     if checked:
         yield from table(rows, left=(1, 4, 5))
     if aside:
         yield f"damaged, renamed by an earlier start (safe to delete): {', '.join(aside)}"
     if unfinished:
         yield f"half written or half deleted (not used): {', '.join(unfinished)}"
-
-
-def _raise_unless_intact(directory: Path, checked: list[Checked]) -> None:
-    """Raise DataError unless there are checkpoints and all are intact."""
-    if not checked:
-        raise DataError(
-            f"{directory} has no checkpoint",
-            "a run started there begins at step 0; if it should have one, put an intact copy back, "
-            "or look for the directory it was saved to (run.dir, run.name)",
-        )
-    intact = [one.step for one in checked if one.damage is None]
-    if len(intact) == len(checked):
-        return
-    message = f"{directory}: {len(checked) - len(intact)} of {len(checked)} checkpoints damaged"
-    if not intact:
-        raise DataError(f"{message}, none intact", "put an intact copy back or start another run")
-    raise DataError(f"{message}: starting the run again resumes from step {intact[-1]}")

@@ -14,7 +14,7 @@ from rich.text import Text
 from trainer.commands import arguments as command_line
 from trainer.config.compose import compose
 from trainer.doctor.finding import Finding
-from trainer.job.errors import EXIT_COMPLETED, ConfigError
+from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import claim_stdout, show
 
@@ -45,8 +45,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         ConfigError: an option is wrong.
     """
     args = command_line.parse(_parser(), arguments, overrides=True)
-    if args is None:
-        return EXIT_COMPLETED
     jobs = compose(args.overrides)
     if len(jobs) != 1:
         raise ConfigError("doctor checks one job: leave out lists of values such as a=1,2")

@@ -34,9 +34,8 @@ def check_target(target: Path, *, replace: bool) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         ours = set()
     if others := sorted(names - ours):
-        raise ConfigError(
-            f"DIR={target} holds files that are not from an export: {others[0]}", hint
-        )
+        message = f"DIR={target} holds files that are not from an export: {others[0]}"
+        raise ConfigError(message, hint)
     if names and not replace:
         raise ConfigError(f"DIR={target} holds an export", f"add --replace, or {hint}")
 
@@ -53,28 +52,20 @@ def replacing(target: Path, *, replace: bool) -> Iterator[Path]:
     with writing(target, "name another folder"):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # same file system
-        new, old = scratch / "new", scratch / "old"
+        new = scratch / "new"
         try:
             new.mkdir()
             yield new
             check_target(target, replace=replace)  # again: the work has taken a while
             if target.exists():
-                target.rename(old)
-            try:
-                new.rename(target)
-            except OSError:
-                if old.exists():
-                    old.rename(target)
-                raise
+                target.rename(scratch / "old")
+            new.rename(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_index(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
-    """Write the index: a description (JSON), and the SHA-256 of all other files by name.
-
-    Returns these digests.
-    """
+    """Write the index: a description, and the SHA-256 of all other files by name; return these."""
     files = sorted(path for path in folder.iterdir() if path.name != INDEX)
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     write_json(folder / INDEX, {"format": FORMAT, **description, "sha256": digests})

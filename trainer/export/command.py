@@ -23,14 +23,13 @@ Writes the newest intact checkpoint of a run to a folder of files that need no t
   MODEL_CARD.md        data, metrics, configuration, digests, versions, use and limits
 
 The files take images of unsigned bytes; scaling the pixels is part of the model. Their outputs are
-compared with the live model before the folder appears, as a whole. An ONNX file that does not agree
-is left out.
+compared with the live model before the folder appears, as a whole.
 """
 EPILOG = """\
 exit codes:
   0   the folder is in place
   65  the run has no intact checkpoint, or the images of --data are missing or wrong
-  70  the exported program does not agree with the model; nothing was put in place
+  70  an exported file does not agree with the model; nothing was put in place
   74  the storage is full or read-only, or does not let a checkpoint be read
   75  asked to stop; nothing was put in place
   78  RUN is not a run directory, DIR holds something else, or an option is wrong
@@ -43,11 +42,7 @@ examples:
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
-    """Export the model of a run and print what was written; return exit code 0.
-
-    Raises:
-        TrainerError: with the exit codes that --help lists.
-    """
+    """Export the model of a run and print what was written."""
     parser = command_line.parser("export", DESCRIPTION, EPILOG)
     command_line.add_run(parser)
     parser.add_argument("directory", metavar="DIR", type=Path, help="the folder to be made")
@@ -56,8 +51,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         "--replace", action="store_true", help="replace an earlier export; never anything else"
     )
     args = command_line.parse(parser, arguments)
-    if args is None:
-        return EXIT_COMPLETED
     from trainer.export import bundle
 
     target = expanded(args.directory, "DIR").absolute()
@@ -74,15 +67,12 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         if args.data is not None:
             raise
         test = None
-        why = first_line(error).rstrip(":")
         terminal.warn(
-            f"there are no test images ({why}): the files are compared on noise, and the card gets "
-            "no metrics; name the folder of test images with --data DIR"
+            f"there are no test images ({first_line(error).rstrip(':')}): the files are compared "
+            "on noise, and the card gets no metrics; name the folder of test images with --data DIR"
         )
-    if stop():
-        raise Preempted("asked to stop before anything was written")
     with bundle.replacing(target, replace=args.replace) as folder:
-        results = files.write(folder, trained, test, terminal)
+        results = files.write(folder, trained, test)
         if stop():
             raise Preempted("asked to stop: nothing was put in place")
     rows = [(path.name, f"{path.stat().st_size:,}") for path in sorted(target.iterdir())]

@@ -58,8 +58,8 @@ OWN = (
 )
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace | None:
-    """Return the arguments, checked; None if --help has answered.
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments, checked.
 
     Raises:
         ConfigError: names the option, its value and the rule.
@@ -83,8 +83,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace | None:
     options = "of the job; a +experiment=NAME among them replaces the short job"
     add("overrides", nargs="*", metavar="OPTION=VALUE", help=options)
     args = command_line.parse(parser, arguments)
-    if args is None:
-        return None
     for override in args.overrides:
         if (option := override.lstrip("+~").partition("=")[0]) in OWN:
             raise ConfigError(f"{override}: selftest sets {option} itself", "leave it out")
@@ -124,8 +122,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         Preempted: asked to stop; the children are ended.
     """
     args = parse(arguments)
-    if args is None:
-        return EXIT_COMPLETED
     folder, terminal = _folder(args.dir), Terminal()
     try:
         result = Proof(args, folder, stop, terminal).run()

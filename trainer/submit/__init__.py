@@ -1,1 +1,1 @@
-"""`trainer submit`: job files for SLURM and Kubernetes."""
+"""The command `submit`: job files for SLURM and Kubernetes."""

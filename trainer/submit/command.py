@@ -4,193 +4,158 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
-import subprocess
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.config.compose import Job, compose, compose_each
+from trainer.commands import arguments as command_line
+from trainer.config.compose import Job, compose_each
 from trainer.distributed import topology
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, ConfigError, UnavailableError
+from trainer.job.errors import EXIT_COMPLETED, ConfigError
 from trainer.job.signals import StopRequest
-from trainer.job.stdout import show
-from trainer.submit import kubernetes, options, slurm
+from trainer.submit import kubernetes, slurm
 from trainer.sweep import plan
 from trainer.tracking.terminal import Terminal
 
-DRY_RUN = ", or add --dry-run to see what would be submitted"
+DESCRIPTION = """\
+Checks a training job on this machine - every option, and that the batch divides over the devices
+that the job will get - and only then hands it to SLURM or Kubernetes.
+"""
+EPILOG = """\
+exit codes:
+  0   submitted, or shown
+  69  sbatch or kubectl is missing, or refused the job
+  74  the output cannot be written
+  78  an option of the job or of this command is wrong
+
+examples:
+  python -m trainer submit slurm --nodes 4 --gpus-per-node 8 --cpus-per-task 32 +experiment=mlp
+  python -m trainer submit slurm --nodes 2 --scheduler-option=--time=2:00:00 +experiment=mlp
+  python -m trainer submit slurm --at-once 4 -m +experiment=mlp optim.lr=0.02,0.05 run.seed=0,1
+  python -m trainer submit k8s --nodes 2 --gpus-per-node 8 --name first \\
+      --image REGISTRY/trainer:0.1.0-cuda12 +experiment=mlp
+  python -m trainer submit k8s --nodes 4 --image REGISTRY/trainer:0.1.0 --dry-run +experiment=mlp
+"""
 KINDS = {"slurm": "slurm", "k8s": "kubernetes"}  # of cluster.kind
+ONLY = {  # options that only one of the schedulers has
+    "slurm": ("tasks_per_node", "cpus_per_task", "scheduler_option", "multirun", "at_once"),
+    "k8s": ("image", "namespace"),
+}
+# Options of sbatch that would change what `submit` checks and prints.
+_CHECKED = re.compile("--(nodes|ntasks|tasks-per|gpus|gres(?!-)|array|chdir)|-[NnGaD]")
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
-    """Submit a job or a sweep, or show the command; return exit code 0.
-
-    Raises:
-        TrainerError: with the exit codes that --help lists.
-    """
-    args = options.read(arguments)
-    if args is None:
-        return EXIT_COMPLETED
-    overrides = args.overrides
-    if args.multirun:
-        planned = plan.make(overrides)
-        jobs = planned.jobs
-    else:
-        jobs = compose(overrides)
-        if len(jobs) != 1:
-            raise ConfigError("submit takes one job, or a sweep with -m")
+    """Submit a job or a sweep, or show the command."""
+    parser = _parser()
+    args = command_line.parse(parser, arguments, overrides=True)
+    _check_options(args, parser)
+    sweep = plan.make(args.overrides) if args.multirun else None
+    if sweep and sweep.search:
+        hint = "start it without submit, or list the values"
+        raise ConfigError(f"{plan.SEARCH}: what a trial is depends on the results before it", hint)
+    jobs = sweep.jobs if sweep else compose_each([args.overrides])
     for job in jobs:
-        _check(job, args)
+        _check_job(job, args)
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / slurm.SCRIPT).is_file():
-        raise ConfigError(
-            f"{checkout} has no {slurm.SCRIPT}: the installed package has no scripts",
-            "submit from a checkout of the trainer",
-        )
+        message = f"{checkout} has no {slurm.SCRIPT}: the installed package has no scripts"
+        raise ConfigError(message, "submit from a checkout of the trainer")
     if args.scheduler == "k8s":
-        _kubernetes(args, checkout)
+        kubernetes.submit(args, checkout / "scripts" / "k8s")
         return EXIT_COMPLETED
-    slurm.check_environment(checkout, os.environ)
+    slurm.check_environment(checkout)
     for root in {job.config.data.root for job in jobs} - {None}:
         if not expanded(str(root), "data.root").is_dir():
             Terminal().warn(
                 f"data.root={root} does not exist here: make sure it exists on the compute nodes"
             )
-    if args.multirun:
-        _array(args, checkout, planned)
-    else:
-        _slurm(args, checkout, jobs[0])
+    slurm.submit(args, checkout, jobs[0], sweep)
     return EXIT_COMPLETED
 
 
-def _check(job: Job, args: argparse.Namespace) -> None:
+def _check_options(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Check the options of this command that depend on each other, and those for sbatch."""
+    for scheduler, names in ONLY.items():
+        for name in names:
+            if scheduler != args.scheduler and getattr(args, name) != parser.get_default(name):
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is for {scheduler} only", "leave it out")
+    if args.at_once and not args.multirun:
+        raise ConfigError(f"--at-once={args.at_once} is for a sweep", "add -m, or leave it out")
+    if args.gpus_per_node % args.tasks_per_node:
+        gpus = f"--gpus-per-node={args.gpus_per_node}"
+        message = f"--tasks-per-node={args.tasks_per_node} does not divide {gpus}"
+        raise ConfigError(message, "use a divisor")
+    for option in args.scheduler_option:
+        if not re.match("--?[A-Za-z]", option):
+            hint = "give one option of sbatch, like --scheduler-option=--partition=gpu"
+            raise ConfigError(f"--scheduler-option={option}", hint)
+        if _CHECKED.match(option):
+            message = f"--scheduler-option={option} would change what submit checks"
+            hint = "use --nodes, --gpus-per-node, --tasks-per-node, -m or run.root=DIR"
+            raise ConfigError(message, hint)
+
+
+def _check_job(job: Job, args: argparse.Namespace) -> None:
     """Check a job against the processes and devices that it will get."""
     from trainer.parallel.mesh import check_division, check_method
 
-    cluster, devices = job.config.cluster, job.config.parallel.devices
-    processes = args.nodes * args.tasks_per_node
-    kinds = ("auto", KINDS[args.scheduler], *(("single",) if processes == 1 else ()))
+    cluster, parallel = job.config.cluster, job.config.parallel
+    scheduler, processes = args.scheduler, args.nodes * args.tasks_per_node
+    gpus = args.gpus_per_node // args.tasks_per_node  # of each process
+    kinds = ("auto", KINDS[scheduler], *(("single",) if processes == 1 else ()))
     if cluster.kind not in kinds:
-        message = f"cluster={cluster.kind}: {args.scheduler} will start {processes} processes"
+        message = f"cluster={cluster.kind}: {scheduler} will start {processes} processes"
         raise ConfigError(message, "leave it out")
     for name in topology.OPTIONS:
         if (value := getattr(cluster, name)) is not None:
-            message = f"cluster.{name}={value}: {args.scheduler} numbers the processes"
+            message = f"cluster.{name}={value}: {scheduler} numbers the processes"
             raise ConfigError(message, "leave it out")
-    gpus = args.gpus_per_node // args.tasks_per_node
     platforms = os.environ.get("JAX_PLATFORMS", "")
-    if args.scheduler == "slurm" and gpus and platforms.partition(",")[0] == "cpu":
-        raise ConfigError(
-            f"JAX_PLATFORMS={platforms}: the job would inherit this variable and not use its GPUs",
-            "unset it",
-        )
+    if scheduler == "slurm" and gpus and platforms.partition(",")[0] == "cpu":
+        message = f"JAX_PLATFORMS={platforms}: the job would inherit it and not use its GPUs"
+        raise ConfigError(message, "unset it")
+    each = f"each process will have {gpus} GPUs"
     if cluster.gpus_per_process not in (None, gpus):
-        raise ConfigError(
-            f"cluster.gpus_per_process={cluster.gpus_per_process}: each process will have {gpus} "
-            "GPUs (--gpus-per-node)",
-            "leave it out",
-        )
-    if devices and devices > gpus > 0:
-        raise ConfigError(
-            f"parallel.devices={devices}: each process will have {gpus} GPUs",
-            f"use at most {gpus}, or leave it out to use all",
-        )
-    check_method(job.config.parallel.method, processes)
-    total = processes * (devices or max(gpus, 1))
-    check_division(total, job.config.train.global_batch_size, job.config.parallel.virtual_shards)
+        message = f"cluster.gpus_per_process={cluster.gpus_per_process}: {each} (--gpus-per-node)"
+        raise ConfigError(message, "leave it out")
+    if parallel.devices and parallel.devices > gpus > 0:
+        hint = f"use at most {gpus}, or leave it out to use all"
+        raise ConfigError(f"parallel.devices={parallel.devices}: {each}", hint)
+    check_method(parallel.method, processes)
+    devices = processes * (parallel.devices or max(gpus, 1))
+    check_division(devices, job.config.train.global_batch_size, parallel.virtual_shards)
 
 
-def _array(args: argparse.Namespace, checkout: Path, planned: plan.Plan) -> None:
-    count = len(planned.trials)
-    limit = f"%{args.at_once}" if args.at_once else ""
-    own = [f"--array=0-{count - 1}{limit}", "--output=slurm-%A_%a.out"]
-    number = _sbatch(args, [*slurm.command(args, checkout, own), "-m", *args.overrides])
-    if number:
-        show(
-            f"submitted      SLURM job array {number}, {count} tasks\n"
-            f"sweep          {planned.folder}\n"
-            f"follow         python -m trainer sweep {shlex.quote(str(planned.folder))}\n"
-            f"a task         tail -F {slurm.log(args, number)}\n"
-            f"state          squeue --jobs={number}\n"
-            f"cancel         scancel {number}"
-        )
+def _parser() -> argparse.ArgumentParser:
+    usage = "slurm|k8s [options] +experiment=NAME [OPTION=VALUE ...]"
+    parser = command_line.parser("submit", DESCRIPTION, EPILOG, usage)
+    one, zero = command_line.at_least(1), command_line.at_least(0)
+    add = parser.add_argument
+    add("scheduler", choices=("slurm", "k8s"), help="SLURM with sbatch, or Kubernetes with kubectl")
+    add("--nodes", type=one, default=1, metavar="N", help="number of nodes (default: 1)")
+    help_ = "number of GPUs per node (default: 0, which trains on the CPUs)"
+    add("--gpus-per-node", type=zero, default=0, metavar="G", help=help_)
+    help_ = "the name of the job (default: trainer); on Kubernetes the job and the run are called"
+    add("--name", help=f"{help_} train-NAME (default: train-TIME)")
+    add("--dry-run", action="store_true", help="show what would be submitted")
+    command_line.add_overrides(parser)
 
+    add = parser.add_argument_group("SLURM").add_argument
+    help_ = "a sweep: a job array whose tasks train one trial each; see `python -m trainer -m -h`"
+    add("-m", "--multirun", action="store_true", help=help_)
+    add("--at-once", type=one, metavar="N", help="tasks that may run together (default: all)")
+    help_ = "processes per node, which share its GPUs (default: 1, which uses them all)"
+    add("--tasks-per-node", type=one, default=1, metavar="T", help=help_)
+    help_ = "processors per task (default: the site's, often 1: ask for some per GPU)"
+    add("--cpus-per-task", type=one, metavar="C", help=help_)
+    help_ = "another option for sbatch, like --scheduler-option=--partition=gpu; repeatable"
+    add("--scheduler-option", action="append", default=[], metavar="OPTION", help=help_)
 
-def _slurm(args: argparse.Namespace, checkout: Path, job: Job) -> None:
-    number = _sbatch(args, [*slurm.command(args, checkout, []), *args.overrides])
-    if number:
-        config = job.config.run
-        where = config.dir or Path(config.root) / job.experiment / (config.name or number)
-        show(
-            f"submitted      SLURM job {number}\n"
-            f"run            {expanded(where, 'run.dir').absolute()}\n"
-            f"follow         tail -F {slurm.log(args, number)}\n"
-            f"state          squeue --jobs={number}\n"
-            f"save, requeue  scancel --signal=TERM {number}\n"
-            f"cancel         scancel {number}"
-        )
-
-
-def _sbatch(args: argparse.Namespace, command: Sequence[str]) -> str:
-    """Run sbatch and return the number of the job; with --dry-run, show the command, return ""."""
-    if args.dry_run:
-        show(shlex.join(command))
-        return ""
-    return run(command, instead=DRY_RUN).strip().partition(";")[0]  # NUMBER[;CLUSTER]
-
-
-def _kubernetes(args: argparse.Namespace, checkout: Path) -> None:
-    wanted = kubernetes.Wanted(
-        args.name, args.nodes, args.gpus_per_node, args.image, args.namespace, args.overrides
-    )
-    rendered = kubernetes.render(checkout / "scripts" / "k8s", wanted, run)
-    name, namespace = rendered.name, rendered.namespace
-    (job,) = compose_each([rendered.arguments])
-    where, claim = kubernetes.run_directory(job.config.run, job.experiment, rendered)
-    if job.config.data.root and not kubernetes.volume_of(job.config.data.root, rendered):
-        Terminal().warn(
-            f"data.root={job.config.data.root} is on no volume of the pods: the image must hold it"
-        )
-    if args.dry_run:
-        show(rendered.text.rstrip("\n"))
-        return
-    answer = run([kubernetes.kubectl(), "apply", "--filename=-"], rendered.text, instead=DRY_RUN)
-    own = f"kubectl -n {namespace} delete job,service,networkpolicy {name}"
-    if f"job.batch/{name} created" not in answer.splitlines():
-        raise ConfigError(
-            f"--name: there is a job {name} in namespace {namespace} already; nothing was started",
-            f"to resume its run, delete it and submit again: {own}",
-        )
-    label = f"batch.kubernetes.io/job-name={name}"
-    show(
-        f"submitted      Kubernetes job {name} in namespace {namespace}\n"
-        f"run            {where} on the claim {claim}\n"
-        f"follow         kubectl -n {namespace} logs -f job/{name} --all-pods --prefix\n"
-        f"state          kubectl -n {namespace} get job,pods -l {label}\n"
-        f"cancel         {own}"
-    )
-
-
-def run(command: Sequence[str], given: str = "", instead: str = "") -> str:
-    """Run a program of the scheduler and return its output.
-
-    Args:
-        command: the program and its arguments.
-        given: its standard input.
-        instead: added to the hint where the program is missing.
-
-    Raises:
-        UnavailableError: it is missing, or failed.
-    """
-    try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise UnavailableError(
-            f"{command[0]}: {error.strerror}: run this where the scheduler's programs are installed"
-            f"{instead}"
-        ) from None
-    if done.returncode:
-        output = (done.stderr or done.stdout).strip()
-        raise UnavailableError(f"{command[0]} failed with {done.returncode}: {output}")
-    return done.stdout
+    add = parser.add_argument_group("Kubernetes").add_argument
+    help_ = "the trainer's image in a registry (default: that of scripts/k8s/overlays)"
+    add("--image", metavar="IMAGE[:TAG]", help=help_)
+    add("--namespace", help="of the job (default: that of the overlay)")
+    return parser

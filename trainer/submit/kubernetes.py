@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import posixpath
 import re
@@ -9,43 +10,21 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from trainer.config.schema import RunConfig
+from trainer.config.compose import Job, compose_each
 from trainer.job.errors import ConfigError
+from trainer.job.stdout import show
+from trainer.submit.programs import run
 
 PLACEHOLDER = "registry.example.com/"  # the image in the overlays, which users replace
 IMAGE = re.compile(  # [HOST[:PORT]/]PATH[:TAG][@DIGEST]
     r"([\w.-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
 )
 SHARED = {"cpu", "memory", "nvidia.com/gpu"}  # a pod gets the share of a node that its GPUs are
-Run = Callable[[Sequence[str]], str]
-
-
-class Wanted(NamedTuple):
-    """How a job differs from its overlay; None: as in the overlay."""
-
-    name: str | None
-    nodes: int
-    gpus: int  # per node; 0: train on the CPUs
-    image: str | None
-    namespace: str | None
-    overrides: list[str]
-
-
-class Rendered(NamedTuple):
-    """A job as it would be submitted."""
-
-    text: str  # the manifests, as YAML
-    name: str
-    namespace: str
-    arguments: list[str]  # of the trainer in each pod
-    claims: dict[str, str]  # mount path -> name of a writable persistent volume claim
-    mounts: list[str]  # the mount paths of all volumes
 
 
 def kubectl() -> str:
@@ -53,101 +32,95 @@ def kubectl() -> str:
     return shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
 
 
-def render(folder: Path, wanted: Wanted, run: Run) -> Rendered:
-    """Return the manifests of a job.
+def submit(args: argparse.Namespace, folder: Path) -> None:
+    """Submit a job with the manifests of scripts/k8s, `folder`; with --dry-run, show them."""
+    objects = _manifests(args, folder)
+    (manifest,) = (item for item in objects if item["kind"] == "Job")
+    name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
+    pod = manifest["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    _fill_in(args, manifest["spec"], pod, container)
+    if container["image"].startswith(PLACEHOLDER):
+        hint = "give your own image, as pushed to a registry, or write it into scripts/k8s/overlays"
+        raise ConfigError(f"--image: {container['image']} is a placeholder", hint)
+    (job,) = compose_each([[word.replace("$(JOB_NAME)", name) for word in container["args"]]])
+    where, claim = _run_directory(job, pod, container)
+    text = yaml.safe_dump_all(objects, sort_keys=False)
+    if args.dry_run:
+        show(text.rstrip("\n"))
+        return
+    answer = run([kubectl(), "apply", "--filename=-"], text)
+    delete = f"kubectl -n {namespace} delete job,service,networkpolicy {name}"
+    if f"job.batch/{name} created" not in answer.splitlines():
+        message = f"--name: there is a job {name} in namespace {namespace} already"
+        hint = f"to resume its run, delete it and submit again: {delete}"
+        raise ConfigError(f"{message}; nothing was started", hint)
+    label = f"batch.kubernetes.io/job-name={name}"
+    show(
+        f"submitted      Kubernetes job {name} in namespace {namespace}\n"
+        f"run            {where} on the claim {claim}\n"
+        f"follow         kubectl -n {namespace} logs -f job/{name} --all-pods --prefix\n"
+        f"state          kubectl -n {namespace} get job,pods -l {label}\n"
+        f"cancel         {delete}"
+    )
 
-    Args:
-        folder: scripts/k8s.
-        wanted: the job.
-        run: runs a program and returns its output.
 
-    Raises:
-        ConfigError: Kubernetes would refuse the name or the image.
-    """
-    suffix = wanted.name or time.strftime("%Y%m%d-%H%M%S")
+def _manifests(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Return the objects of the overlay for GPUs or CPUs, named for this job."""
+    suffix = args.name or time.strftime("%Y%m%d-%H%M%S")
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?", suffix):
-        raise ConfigError(f"--name={suffix}: use at most 42 of a-z, 0-9 and - between them")
-    overlay = folder / "overlays" / ("gpu" if wanted.gpus else "cpu")
+        raise ConfigError(f"--name={suffix}", "use at most 42 of a-z, 0-9 and - between them")
+    if args.image is not None and not IMAGE.fullmatch(args.image):
+        raise ConfigError(f"--image={args.image}", "use one like REGISTRY/trainer:0.1.0")
+    overlay = folder / "overlays" / ("gpu" if args.gpus_per_node else "cpu")
     kustomization: dict[str, Any] = {"nameSuffix": f"-{suffix}"}
-    if wanted.namespace:
-        kustomization["namespace"] = wanted.namespace
+    if args.namespace:
+        kustomization["namespace"] = args.namespace
     with tempfile.TemporaryDirectory() as scratch:
         # resolve(): kustomize follows links, and ".." would then lead to another folder.
         kustomization["resources"] = [os.path.relpath(overlay, Path(scratch).resolve())]
         Path(scratch, "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        objects = list(yaml.safe_load_all(run([kubectl(), "kustomize", scratch])))
-    (job,) = (item for item in objects if item["kind"] == "Job")
-    _apply(wanted, job["spec"])
-    name, namespace = job["metadata"]["name"], job["metadata"].get("namespace", "default")
-    pod = job["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    if wanted.image is not None and not IMAGE.fullmatch(wanted.image):
-        raise ConfigError(f"--image={wanted.image}: use one like REGISTRY/trainer:0.1.0")
-    if container["image"].startswith(PLACEHOLDER):
-        raise ConfigError(
-            f"--image: {container['image']} is a placeholder",
-            "give your own image, as pushed to a registry, or write it into scripts/k8s/overlays",
-        )
-    arguments = [text.replace("$(JOB_NAME)", name) for text in container["args"]]
-    claim_of = {v["name"]: v.get("persistentVolumeClaim", {}) for v in pod["volumes"]}
-    mounts = {mount["mountPath"]: claim_of[mount["name"]] for mount in container["volumeMounts"]}
-    claims = {p: c["claimName"] for p, c in mounts.items() if c and not c.get("readOnly")}
-    text = yaml.safe_dump_all(objects, sort_keys=False)
-    return Rendered(text, name, namespace, arguments, claims, list(mounts))
+        return list(yaml.safe_load_all(run([kubectl(), "kustomize", scratch])))
 
 
-def run_directory(run: RunConfig, experiment: str, rendered: Rendered) -> tuple[str, str]:
-    """Return the run directory in the pods, and the claim that it is on.
-
-    Raises:
-        ConfigError: it is on no claim.
-    """
-    option = f"run.root={run.root}" if run.dir is None else f"run.dir={run.dir}"
-    where = run.dir or posixpath.join(run.root, experiment, run.name or "")
-    claim = rendered.claims.get(volume_of(where, rendered))
-    if claim is None:
-        raise ConfigError(
-            f"{option}: no volume keeps this folder when the pods end",
-            f"use a folder below {' or '.join(rendered.claims)}",
-        )
-    return posixpath.normpath(where), claim
-
-
-def volume_of(path: str, rendered: Rendered) -> str:
-    """Return the mount path of the volume that a path is in, or "" where it is in none."""
-    path = posixpath.normpath(path)
-    mounts = [mount for mount in rendered.mounts if f"{path}/".startswith(f"{mount}/")]
-    return max(mounts, key=len, default="")
-
-
-def _apply(wanted: Wanted, spec: dict[str, Any]) -> None:
-    """Write the numbers, the image and the options into the spec of a Job."""
-    spec["completions"] = spec["parallelism"] = wanted.nodes
-    pod = spec["template"]["spec"]
-    (container,) = pod["containers"]
-    if wanted.image:
-        container["image"] = wanted.image
+def _fill_in(args: argparse.Namespace, spec: Any, pod: Any, container: Any) -> None:
+    """Write the numbers, image and options into the spec of a Job, its pod and its container."""
+    gpus = args.gpus_per_node
+    spec["completions"] = spec["parallelism"] = args.nodes
+    container["image"] = args.image or container["image"]
     for variable in container["env"]:
         if variable["name"] == "JAX_NUM_PROCESSES":
-            variable["value"] = str(wanted.nodes)
-    ours = {override.partition("=")[0].lstrip("+") for override in wanted.overrides}
-    kept = [text for text in container["args"] if text.partition("=")[0].lstrip("+") not in ours]
-    if wanted.gpus:
+            variable["value"] = str(args.nodes)
+    given = {word.partition("=")[0].lstrip("+") for word in args.overrides} | {"experiment"}
+    kept = [word for word in container["args"] if word.partition("=")[0].lstrip("+") not in given]
+    if gpus:
+        kept = [re.sub("^(cluster.gpus_per_process)=.*", rf"\1={gpus}", word) for word in kept]
         limits = container["resources"]["limits"]
         total = int(limits["nvidia.com/gpu"])
-        for amounts in (limits, container["resources"]["requests"]):
-            for name in SHARED & amounts.keys():
-                amounts[name] = _share(amounts[name], wanted.gpus, total)
-        for volume in pod["volumes"]:
-            if volume["name"] == "shm":
-                size = volume["emptyDir"]["sizeLimit"]
-                volume["emptyDir"]["sizeLimit"] = _share(size, wanted.gpus, total)
-        number = f"cluster.gpus_per_process={wanted.gpus}"
-        kept = [number if text.startswith("cluster.gpus_per_process=") else text for text in kept]
-    container["args"] = [*wanted.overrides, *(t for t in kept if not t.startswith("+experiment="))]
+        shm = [v["emptyDir"] for v in pod["volumes"] if v["name"] == "shm"]
+        for amounts in (limits, container["resources"]["requests"], *shm):
+            for name in amounts.keys() & {*SHARED, "sizeLimit"}:
+                amounts[name] = _share(amounts[name], gpus, total)
+    container["args"] = [*args.overrides, *kept]
 
 
 def _share(amount: str, gpus: int, total: int) -> str:
     """Return the share of some of the GPUs in an amount such as 64Gi, rounded up."""
     number, unit = re.fullmatch(r"(\d+)([A-Za-z]*)", str(amount)).groups()  # type: ignore[union-attr]
     return f"{-(-int(number) * gpus // total)}{unit}"
+
+
+def _run_directory(job: Job, pod: Any, container: Any) -> tuple[str, str]:
+    """Return the run directory in the pods, and the persistent volume claim that it is on."""
+    claim_of = {v["name"]: v.get("persistentVolumeClaim", {}) for v in pod["volumes"]}
+    mounted = [(m["mountPath"], claim_of[m["name"]]) for m in container["volumeMounts"]]
+    claims = {path: c["claimName"] for path, c in mounted if c and not c.get("readOnly")}
+    config = job.config.run
+    where = config.dir or posixpath.join(config.root, job.experiment, config.name or "")
+    where = posixpath.normpath(where)
+    for path, claim in claims.items():
+        if where.startswith(f"{path}/"):
+            return where, claim
+    option = f"run.root={config.root}" if config.dir is None else f"run.dir={config.dir}"
+    message = f"{option}: no volume keeps this folder when the pods end"
+    raise ConfigError(message, f"use a folder below {' or '.join(claims)}")

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trainer.config.compose import Job
+from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError
+from trainer.job.stdout import show
+from trainer.submit.programs import run
+from trainer.sweep.plan import Plan
 
 SCRIPT = Path("scripts", "slurm", "train.sbatch")
 
 
-def check_environment(checkout: Path, environ: Mapping[str, str]) -> None:
-    """Check the variables that the batch script reads.
-
-    Raises:
-        ConfigError: one is wrong.
-    """
-    restarts = environ.get("MAX_RESTARTS") or "20"
-    if not re.fullmatch("[0-9]{1,4}", restarts):
-        raise ConfigError(f"MAX_RESTARTS={restarts}: use a whole number from 0 to 9999")
-    given = environ.get("TRAINER_VENV")
+def check_environment(checkout: Path) -> None:
+    """Raise ConfigError unless there is a Python environment, for the batch script to use."""
+    given = os.environ.get("TRAINER_VENV")
     venv = checkout / (given or ".venv")
     if not os.access(venv / "bin" / "python", os.X_OK):
         raise ConfigError(
@@ -33,23 +29,46 @@ def check_environment(checkout: Path, environ: Mapping[str, str]) -> None:
         )
 
 
-def command(args: argparse.Namespace, checkout: Path, array: Sequence[str]) -> list[str]:
-    """Return the command that submits the job, without the arguments of the batch script.
-
-    Args:
-        args: of `submit`.
-        checkout: holds the script.
-        array: the options of sbatch that make it a job array, if it is one.
-    """
+def submit(args: argparse.Namespace, checkout: Path, job: Job, sweep: Plan | None) -> None:
+    """Submit a job, or a sweep as a job array; with --dry-run, show the command."""
     words = ["sbatch", "--parsable", f"--nodes={args.nodes}"]
     words += [f"--gpus-per-node={args.gpus_per_node}"] if args.gpus_per_node else []
     words += [f"--ntasks-per-node={args.tasks_per_node}"] if args.tasks_per_node > 1 else []
     words += [f"--cpus-per-task={args.cpus_per_task}"] if args.cpus_per_task else []
     words += [f"--job-name={args.name}"] if args.name else []
-    return [*words, *array, *args.scheduler_option, str(checkout / SCRIPT)]
+    if sweep:
+        limit = f"%{args.at_once}" if args.at_once else ""
+        words += [f"--array=0-{len(sweep.trials) - 1}{limit}", "--output=slurm-%A_%a.out"]
+    words += [*args.scheduler_option, str(checkout / SCRIPT)]
+    words += ["-m", *args.overrides] if sweep else args.overrides
+    if args.dry_run:
+        show(shlex.join(words))
+        return
+    number = run(words).strip().partition(";")[0]  # NUMBER[;CLUSTER]
+    log = _log(args, number)
+    if sweep:
+        show(
+            f"submitted      SLURM job array {number}, {len(sweep.trials)} tasks\n"
+            f"sweep          {sweep.folder}\n"
+            f"follow         python -m trainer sweep {shlex.quote(str(sweep.folder))}\n"
+            f"a task         tail -F {log}\n"
+            f"state          squeue --jobs={number}\n"
+            f"cancel         scancel {number}"
+        )
+        return
+    config = job.config.run
+    where = config.dir or Path(config.root) / job.experiment / (config.name or number)
+    show(
+        f"submitted      SLURM job {number}\n"
+        f"run            {expanded(where, 'run.dir').absolute()}\n"
+        f"follow         tail -F {log}\n"
+        f"state          squeue --jobs={number}\n"
+        f"save, requeue  scancel --signal=TERM {number}\n"
+        f"cancel         scancel {number}"
+    )
 
 
-def log(args: argparse.Namespace, number: str) -> str:
+def _log(args: argparse.Namespace, number: str) -> str:
     """Return the output file of the job, or of the first task of an array, quoted for a shell."""
     given = dict(option.partition("=")[::2] for option in args.scheduler_option)
     pattern = given.get("--output", "slurm-%A_%a.out" if args.multirun else "slurm-%j.out")

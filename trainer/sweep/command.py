@@ -78,8 +78,6 @@ def multirun(arguments: Sequence[str], stop: StopRequest) -> int:
     job = "as `python -m trainer --help` lists them"
     options.add_argument("overrides", metavar="OPTION=VALUE", nargs="*", help=job)
     args = parse(options, arguments, intermixed=True)
-    if args is None:
-        return 0
     plan = make(args.overrides)
     if plan.search:
         if args.members or args.member is not None:
@@ -105,8 +103,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     options.add_argument("folder", metavar="DIR", type=Path, help="the folder of the sweep")
     options.add_argument("--json", action="store_true", help="print JSON, write nothing")
     args = parse(options, arguments)
-    if args is None:
-        return 0
     folder = expanded(args.folder, "DIR").absolute()
     if args.json:
         results = sweep_folder.results(folder)
