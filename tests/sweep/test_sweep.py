@@ -234,7 +234,9 @@ def test_trials_are_listed(capsys):
 
 @pytest.mark.parametrize("function", [command.multirun, command.main])
 def test_help(function, capsys):
-    assert function(["--help"], StopRequest()) == 0
+    with pytest.raises(SystemExit) as ended:
+        function(["--help"], StopRequest())
+    assert ended.value.code == 0
     out = capsys.readouterr().out
     assert "sweep.csv" in out
     assert "exit codes" in out
