@@ -1,7 +1,5 @@
 """SHA-256 of the arrays and files of a checkpoint: they reveal flipped bits that orbax misses."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

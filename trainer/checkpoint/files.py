@@ -3,8 +3,6 @@
 Reading changes nothing, so it is safe while another job writes to the same run.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Load a trained model from a run directory, which another job may be writing to."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

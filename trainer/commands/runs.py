@@ -1,7 +1,5 @@
 """`python -m trainer runs [DIR]`: a table of runs, newest first."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

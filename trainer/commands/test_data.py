@@ -1,7 +1,5 @@
 """The test images to judge a trained model by: those of its run, or a folder's."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from functools import partial

@@ -1,7 +1,5 @@
 """`python -m trainer [overrides]`: Hydra's configuration in, an exit code out."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 

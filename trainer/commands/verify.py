@@ -1,7 +1,5 @@
 """`python -m trainer verify RUN`: read every checkpoint of a run and report which are intact."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path

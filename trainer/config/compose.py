@@ -1,7 +1,5 @@
 """Compose command-line overrides into a checked configuration; make Hydra's errors readable."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import io

@@ -1,7 +1,5 @@
 """The fingerprint of a configuration: the options that must not change when a run resumes."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

@@ -5,8 +5,6 @@ A thread draws pictures and histograms, which are written when they are ready: a
 right after an evaluation loses them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager

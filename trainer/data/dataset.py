@@ -1,7 +1,5 @@
 """What is trained on: examples in memory, and the batches of them that one dispatch consumes."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A file from the first mirror that has a good one, put in place whole or not at all."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait

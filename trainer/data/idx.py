@@ -5,8 +5,6 @@ then the elements. Only unsigned bytes are read, plain or gzip; the contents say
 name.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import math

@@ -4,8 +4,6 @@ The files come from a folder, from the cache, or from a mirror. A corrupt file i
 skipped; only in the cache folder, which is ours, a download replaces it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial

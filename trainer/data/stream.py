@@ -6,8 +6,6 @@ faster than one example an element, and the position of the stream is just the n
 done.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

@@ -1,7 +1,5 @@
 """What all processes of a run do together: share results, fail together, send arrays."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

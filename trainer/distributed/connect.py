@@ -1,7 +1,5 @@
 """Configure jax, connect it to the other processes, and start the devices."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Before the run: the processes connect, compare themselves, and claim the run directory."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Sequence

@@ -9,8 +9,6 @@ a client knows at once if another job or program uses the port. The client says 
 have come, or it is clear that they will not, process 0 answers "go" or the error.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -3,8 +3,6 @@
 Needs the standard library only: scripts/local imports it with whatever Python there is.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Mapping, Sequence

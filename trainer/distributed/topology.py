@@ -1,7 +1,5 @@
 """Which process of how many is this? Read from the options and the environment, nothing else."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Checks that all processes do together: devices, run directory, network, one training step."""
 
-from __future__ import annotations
-
 import os
 import random
 import secrets

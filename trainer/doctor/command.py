@@ -1,7 +1,5 @@
 """`python -m trainer doctor`: check everything a job needs, before the job is submitted."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

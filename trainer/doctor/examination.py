@@ -1,7 +1,5 @@
 """All checks in their order: first of each process alone, then of all together."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Checks of one host, which need neither a device nor the other processes."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """A folder of files that appears as a whole or not at all, and replaces only an earlier one."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

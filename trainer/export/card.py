@@ -1,7 +1,5 @@
 """MODEL_CARD.md: what an exported model is, where it comes from, its use and its limits."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`python -m trainer export RUN DIR`: write a trained model to files that need no trainer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The files of an export, written and compared with the live model."""
 
-from __future__ import annotations
-
 import shutil
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A trained model as a program for other software: StableHLO and ONNX."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

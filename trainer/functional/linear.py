@@ -1,7 +1,5 @@
 """A fully connected layer of ONE unbatched sample: y = activation(x @ kernel + bias)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Losses of ONE sample; callers vmap and average."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -4,8 +4,6 @@ Each takes steps (any shape of integers, counted from 0) and returns learning ra
 that shape. The rates enter the training step as values, so a schedule is never compiled in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -3,8 +3,6 @@
 v' = momentum * v + lr * g; the step is v', or momentum * v' + lr * g with Nesterov's momentum.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple, TypeVar
 
 import jax

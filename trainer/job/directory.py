@@ -1,7 +1,5 @@
 """The run directory: one per job, found again by its name; the names of the files in it."""
 
-from __future__ import annotations
-
 import os
 import re
 import time

@@ -1,7 +1,5 @@
 """Exit immediately where an orderly exit might wait for ever; end a process that hangs."""
 
-from __future__ import annotations
-
 import faulthandler
 import os
 import sys

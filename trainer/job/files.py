@@ -1,7 +1,5 @@
 """Atomic files: a reader sees the old file or the new one, even if the writer is killed."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

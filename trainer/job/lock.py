@@ -1,7 +1,5 @@
 """One job per run directory: a lock that the kernel drops when its holder ends."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

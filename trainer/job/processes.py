@@ -3,8 +3,6 @@
 Needs the standard library only: scripts/local runs it with any Python.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import os

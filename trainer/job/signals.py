@@ -6,8 +6,6 @@ agree on the step at which they stop. Code that waits for something gets `check`
 poll, and needs to know nothing about signals.
 """
 
-from __future__ import annotations
-
 import signal
 from types import FrameType
 

@@ -1,7 +1,5 @@
 """What the commands print on standard output: tables for people, JSON for programs."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence

@@ -4,8 +4,6 @@ Below them is what makes its training fast, `gradients` and `transpose_last_laye
 change how a result is computed, never what it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise

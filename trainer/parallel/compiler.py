@@ -4,8 +4,6 @@ The results are the same but for rounding. What each choice gains on a GPU is in
 docs/benchmarks.md.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """Evaluating a whole split: every example exactly once, the mean divided once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

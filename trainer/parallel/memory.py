@@ -1,7 +1,5 @@
 """How much memory this process uses, on the host and on its devices."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

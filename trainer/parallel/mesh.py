@@ -1,7 +1,5 @@
 """The device mesh, its shardings, and host batches -> global arrays."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

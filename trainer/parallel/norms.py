@@ -1,7 +1,5 @@
 """Norms of the weights and gradients of each layer, by a program beside the training step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax

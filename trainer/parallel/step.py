@@ -10,8 +10,6 @@ One dispatch, a call of the compiled program, does K optimizer steps. In each of
 Because sums and counts travel, and not means, a short, masked batch weighs by its examples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, NamedTuple, cast

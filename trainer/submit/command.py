@@ -1,7 +1,5 @@
 """`python -m trainer submit slurm|k8s`: check a job here, then hand it to the scheduler."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

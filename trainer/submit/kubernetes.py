@@ -1,7 +1,5 @@
 """A Kubernetes job: the manifests of scripts/k8s with the numbers, image and options of a job."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import posixpath

@@ -1,7 +1,5 @@
 """The programs of the schedulers: sbatch and kubectl."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Sequence
 

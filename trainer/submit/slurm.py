@@ -1,7 +1,5 @@
 """A SLURM job: the batch script of scripts/slurm, with the numbers and options of one job."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex

@@ -1,7 +1,5 @@
 """`python -m trainer -m ...` trains a sweep; `python -m trainer sweep DIR` shows one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The folder of a sweep: its trials, and the state of each as its run directory shows it."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence

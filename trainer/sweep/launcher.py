@@ -1,7 +1,5 @@
 """Trains the trials of a sweep: one after the other, or a single one as a task of a job array."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

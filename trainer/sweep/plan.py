@@ -1,7 +1,5 @@
 """`-m OPTION=A,B ...` -> the trials of a sweep, each with a name of its own, and their folder."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import os

@@ -1,7 +1,5 @@
 """The tables of a sweep, printed and in sweep.csv, and its plot in sweep.png."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Sequence

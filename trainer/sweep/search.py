@@ -4,8 +4,6 @@ The study is in memory only: each start rebuilds it from the trials in sweep.jso
 So an interrupted search resumes, and a finished one grows with n_trials.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from typing import Any

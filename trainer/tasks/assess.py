@@ -1,7 +1,5 @@
 """What a trained model's outputs are worth: loss and accuracy over a whole split."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Classifying images: logits, losses, their sums and gradients, all pure functions of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple

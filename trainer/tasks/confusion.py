@@ -1,7 +1,5 @@
 """Which class is taken for which: the confusion matrix, from labels and predictions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

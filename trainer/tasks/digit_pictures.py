@@ -4,8 +4,6 @@ MNIST's own digits were made this way: scaled so that the longer side is 20 pixe
 that the centre of their mass is the centre of 28 x 28 pixels.
 """
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

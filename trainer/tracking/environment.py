@@ -1,7 +1,5 @@
 """environment.json: code, versions, machine and command of a start, without secrets."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

@@ -1,7 +1,5 @@
 """Goodput of a run: where the seconds of all its starts went, kept in goodput.json."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterator

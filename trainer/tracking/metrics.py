@@ -4,8 +4,6 @@ The keys are `step` (int), `split` ("train" or "eval"), `time` (unix seconds) an
 JSON has no NaN and no infinities: they are the strings "NaN", "Infinity", "-Infinity".
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

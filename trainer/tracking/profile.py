@@ -1,7 +1,5 @@
 """A profile of some steps, for TensorBoard's profiler: train.profile_steps=[FIRST,LAST]."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the files of a run directory say, whatever state the run is in."""
 
-from __future__ import annotations
-
 import json
 import math
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Contents for TensorBoard: pictures, histograms, charts, HParams, the texts about a start."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

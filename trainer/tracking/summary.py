@@ -1,7 +1,5 @@
 """summary.json and the closing table: how a run ended."""
 
-from __future__ import annotations
-
 import shlex
 import time
 from collections.abc import Mapping

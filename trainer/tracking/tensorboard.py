@@ -5,8 +5,6 @@ full disk that thread dies, and the queue blocks training for ever. Nor does its
 the queue, so a point logged before a checkpoint could be lost after it.
 """
 
-from __future__ import annotations
-
 import socket
 import struct
 import sys

@@ -1,7 +1,5 @@
 """Everything before the first step, in order: data, programs, state, files, stream."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """From the host to the devices: the inputs of each dispatch, sent one dispatch ahead."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple

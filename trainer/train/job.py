@@ -1,7 +1,5 @@
 """One job: from a configuration to an exit code and a summary, whatever happens in between."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

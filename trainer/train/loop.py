@@ -5,8 +5,6 @@ host fetches the metrics of the one before and sends the batches of the one afte
 for the devices at the places marked WAITS, and nowhere else.
 """
 
-from __future__ import annotations
-
 import time
 from functools import partial
 

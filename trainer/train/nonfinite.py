@@ -1,7 +1,5 @@
 """A diagnosis of a step whose loss or gradient was not finite, for nonfinite.json."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Resuming: the state of the newest intact checkpoint, if it belongs to this configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -6,8 +6,6 @@ long as the next dispatch arrives in time, so K is so large that an epoch has fe
 Results do not depend on K.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

@@ -1,7 +1,5 @@
 """Saves checkpoints while training continues; used by process 0 alone."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable
