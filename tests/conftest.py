@@ -109,8 +109,8 @@ class Trainer:
         while not (path.exists() and f'"step": {step},' in path.read_text()):
             ended = [process for process in self.started if process.poll() is not None]
             if time.monotonic() > deadline or len(ended) == len(self.started):
-                told = [process.communicate()[1] for process in ended]
-                raise AssertionError(f"step {step} was not reached: {told}")
+                message = [process.communicate()[1] for process in ended]
+                raise AssertionError(f"step {step} was not reached: {message}")
             time.sleep(0.01)
 
     def close(self) -> None:

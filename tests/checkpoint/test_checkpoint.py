@@ -163,13 +163,13 @@ def test_what_killed_saves_leave_is_no_checkpoint_and_is_removed(opened):
 
 
 def test_a_checkpoint_is_on_disk_before_it_counts_and_before_an_older_one_goes(opened, monkeypatch):
-    told = []
+    output = []
 
     def observe(name, describe):
         real = getattr(os, name)
 
         def call(*arguments, **options):
-            told.append((name, *describe(*arguments)))
+            output.append((name, *describe(*arguments)))
             return real(*arguments, **options)
 
         monkeypatch.setattr(os, name, call)
@@ -184,19 +184,19 @@ def test_a_checkpoint_is_on_disk_before_it_counts_and_before_an_older_one_goes(o
         observe("rmdir", lambda path, **_: [str(path)])
         observe("unlink", lambda path, **_: [str(path)])
         checkpoints.save(2, make_state(2), {})
-    committed = told.index(("rename", "saving-2", "2"))
+    committed = output.index(("rename", "saving-2", "2"))
     new = opened.folder / "2"
     names = [".", *(str(path.relative_to(new)) for path in new.rglob("*"))]
     assert len(names) > 10
     for name in names:
-        assert ("fsync", os.path.normpath(f"saving-2/{name}")) in told[:committed]
-    assert told[committed + 1 : committed + 4] == [
+        assert ("fsync", os.path.normpath(f"saving-2/{name}")) in output[:committed]
+    assert output[committed + 1 : committed + 4] == [
         ("fsync", "."),
         ("rename", "1", "trash-1"),
         ("fsync", "."),
     ]
-    assert {event[0] for event in told[committed + 4 :]} == {"unlink", "rmdir"}
-    assert not {"unlink", "rmdir"} & {event[0] for event in told[:committed]}
+    assert {event[0] for event in output[committed + 4 :]} == {"unlink", "rmdir"}
+    assert not {"unlink", "rmdir"} & {event[0] for event in output[:committed]}
 
 
 def test_a_step_that_has_a_checkpoint_is_not_saved_again(opened):

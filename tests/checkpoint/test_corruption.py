@@ -49,7 +49,7 @@ def set_aside_after(pristine, tmp_path):
     shutil.copytree(pristine, folder)
     checkpoints = Checkpoints(folder, keep_last=3, keep_best=0, warn=warnings.append)
 
-    def restore(damage, told="file "):
+    def restore(damage, message="file "):
         for path in folder.glob("bad-*"):
             shutil.rmtree(path)
         shutil.rmtree(folder / "2", ignore_errors=True)
@@ -57,12 +57,12 @@ def set_aside_after(pristine, tmp_path):
         warnings.clear()
         damage(folder / "2")
         restored = checkpoints.restore(make_state(0))
-        assert restored.step == 1, f"this went unnoticed: {told}"
+        assert restored.step == 1, f"this went unnoticed: {message}"
         assert same(restored.state, make_state(1)), "a wrong state was restored"
         assert restored.record == {"note": 1, "step": 1, "test_accuracy": 1e-05}
         (warning,) = warnings
         assert f"{folder / '2'} is damaged" in warning
-        assert told in warning
+        assert message in warning
         assert sorted(path.name for path in folder.iterdir()) == ["1", "bad-2.0"]
 
     with checkpoints:

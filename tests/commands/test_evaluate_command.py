@@ -27,8 +27,8 @@ def evaluated(capsys, monkeypatch):
 
     def call(*arguments):
         assert evaluate.main([str(a) for a in (*arguments, "--json")], StopRequest()) == 0
-        told = capsys.readouterr()
-        return json.loads(told.out), told.err
+        message = capsys.readouterr()
+        return json.loads(message.out), message.err
 
     return call
 
@@ -42,9 +42,9 @@ def write_test_files(folder, images, labels):
 
 
 def test_it_finds_what_the_run_found(mnist_run, mnist_dir, evaluated, tmp_path):
-    report, told = evaluated(mnist_run, "--out", tmp_path / "out")
+    report, message = evaluated(mnist_run, "--out", tmp_path / "out")
     summary = json.loads((mnist_run / "summary.json").read_text())
-    assert told == ""
+    assert message == ""
     assert report["accuracy"] == summary["test_accuracy"]
     assert report["loss"] == pytest.approx(summary["test_loss"], rel=1e-6)
     assert (report["data"], report["examples"]) == ("mnist", 10_000)
@@ -90,12 +90,12 @@ def test_it_may_look_at_a_running_job(smoke_run, tmp_path, evaluated):
         for folder in folders:
             folder.chmod(0o555)
         try:
-            report, told = evaluated(run, "--out", tmp_path / "out")
+            report, message = evaluated(run, "--out", tmp_path / "out")
         finally:
             for folder in folders:
                 folder.chmod(0o755)
     assert report["step"] == 63
-    assert "checkpoint 126 of" in told
+    assert "checkpoint 126 of" in message
     assert everything(run / "checkpoints") == before
     assert not (run / "evaluation").exists()
 
@@ -121,14 +121,14 @@ def test_a_folder_of_test_images(smoke_run, tmp_path, evaluated, mnist_dir):
 
 def test_a_relative_data_root_is_found_from_elsewhere(kinds_run, evaluated, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found, told = evaluated(kinds_run, "--out", tmp_path / "out")
-    assert (found["examples"], told) == (90, "")
+    result, message = evaluated(kinds_run, "--out", tmp_path / "out")
+    assert (result["examples"], message) == (90, "")
 
     moved = copy(kinds_run.parent, tmp_path / "moved")  # the run and its data
     away = kinds_run.parent.rename(tmp_path / "away")
     try:
         monkeypatch.chdir(moved)
-        assert evaluated("kinds")[0] == {**found, "run": str(moved / "kinds")}
+        assert evaluated("kinds")[0] == {**result, "run": str(moved / "kinds")}
         monkeypatch.chdir(tmp_path)
         with pytest.raises(
             DataError, match=rf"(?s)data\.root={kinds_run.parent}/images: .*--data DIR"
@@ -139,7 +139,7 @@ def test_a_relative_data_root_is_found_from_elsewhere(kinds_run, evaluated, tmp_
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
         (lambda folder: (folder / FILES[3]).unlink(), "/mine: no t10k-labels"),
         (lambda folder: flip_a_bit(folder / f"{FILES[2]}.gz"), "gzip data are corrupt"),
@@ -164,11 +164,11 @@ def test_a_relative_data_root_is_found_from_elsewhere(kinds_run, evaluated, tmp_
     ],
     ids=["no labels", "corrupt", "labels", "counts", "pixels", "shape", "no folder"],
 )
-def test_test_images_that_are_wrong(smoke_run, tmp_path, evaluated, harm, told):
+def test_test_images_that_are_wrong(smoke_run, tmp_path, evaluated, harm, message):
     noise = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
     write_test_files(tmp_path / "mine", noise, np.ones(3, np.uint8))
     harm(tmp_path / "mine")
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         evaluated(smoke_run, "--data", tmp_path / "mine", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

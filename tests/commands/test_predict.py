@@ -26,8 +26,8 @@ def predicted(capsys, monkeypatch):
 
     def call(*arguments):
         code = predict.main([str(a) for a in (*arguments, "--json")], StopRequest())
-        told = capsys.readouterr()
-        return code, json.loads(told.out), told.err
+        message = capsys.readouterr()
+        return code, json.loads(message.out), message.err
 
     return call
 
@@ -43,27 +43,27 @@ def test_drawn_digits(mnist_run, tmp_path, predicted):
     for number, one in enumerate(drawn):
         files.append(tmp_path / f"{number}.{'png' if number % 2 else 'jpg'}")
         one.picture.save(files[-1], quality=90)
-    code, report, told = predicted(mnist_run, *files)
-    assert (code, told) == (0, "")
+    code, report, message = predicted(mnist_run, *files)
+    assert (code, message) == (0, "")
     assert [entry["file"] for entry in report["predictions"]] == list(map(str, files))
     right = [
         entry["class"] == one.digit for entry, one in zip(report["predictions"], drawn, strict=True)
     ]
     print(f"accuracy on {len(drawn)} drawn digits: {np.mean(right):.1%}")
-    wrong = [one.told for one, ok in zip(drawn, right, strict=True) if not ok]
+    wrong = [one.description for one, ok in zip(drawn, right, strict=True) if not ok]
     assert np.mean(right) > 0.85, wrong
 
 
 def test_an_idx_file_is_taken_as_it_is(mnist_run, mnist_dir, predicted):
     file = mnist_dir / "t10k-images-idx3-ubyte.gz"
-    code, report, told = predicted(mnist_run, file)
-    assert (code, told) == (0, "")
-    found = report["predictions"]
-    assert [entry["index"] for entry in found] == list(range(10_000))
+    code, report, message = predicted(mnist_run, file)
+    assert (code, message) == (0, "")
+    result = report["predictions"]
+    assert [entry["index"] for entry in result] == list(range(10_000))
     labels = idx.read_labels(mnist_dir / "t10k-labels-idx1-ubyte.gz", 10)
     summary = json.loads((mnist_run / "summary.json").read_text())
-    assert np.mean([e["class"] for e in found] == labels) == summary["test_accuracy"]
-    sums = np.sum([e["probabilities"] for e in found], axis=1)
+    assert np.mean([e["class"] for e in result] == labels) == summary["test_accuracy"]
+    sums = np.sum([e["probabilities"] for e in result], axis=1)
     np.testing.assert_allclose(sums, 1, atol=1e-5)
 
 
@@ -77,11 +77,11 @@ def test_packed_or_not_is_the_same(smoke_run, tmp_path, predicted):
     _, report, _ = predicted(
         smoke_run, tmp_path / "plain", tmp_path / "packed", *sorted(tmp_path.glob("*.png"))
     )
-    found = [entry["probabilities"] for entry in report["predictions"]]
-    assert found[:10] == found[10:20] == found[20:]
+    result = [entry["probabilities"] for entry in report["predictions"]]
+    assert result[:10] == result[10:20] == result[20:]
     model = load_model.load(smoke_run, None, print)
     np.testing.assert_array_equal(
-        np.float32(found[:10]),
+        np.float32(result[:10]),
         load_model.predict(model, np.concatenate([images] * 3)).probabilities[:10],
     )
 
@@ -113,7 +113,7 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_done(smoke_run, tmp
         "none.png": "No such file or directory",
         ".": "cannot be read (Is a directory)",
     }
-    code, report, told = predicted(
+    code, report, message = predicted(
         smoke_run,
         tmp_path / "first.png",
         *(tmp_path / name for name in wrong),
@@ -121,9 +121,9 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_done(smoke_run, tmp
     )
     assert code == EXIT_DATA
     assert [e["file"].rsplit("/", 1)[1] for e in report["predictions"]] == ["first.png", "last.jpg"]
-    assert len(report["errors"]) == len(told.splitlines()) == len(wrong)
+    assert len(report["errors"]) == len(message.splitlines()) == len(wrong)
     for error, line, (name, reason) in zip(
-        report["errors"], told.splitlines(), wrong.items(), strict=True
+        report["errors"], message.splitlines(), wrong.items(), strict=True
     ):
         assert error["file"] == str(tmp_path / name)
         assert error["error"].startswith(f"{tmp_path / name}: ")
@@ -144,10 +144,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_left_alone(smoke_run, tmp_path,
     _, newest, _ = predicted(run, tmp_path / "3.png")
     damage(run, 126)
     before = everything(run)
-    code, older, told = predicted(run, tmp_path / "3.png")
+    code, older, message = predicted(run, tmp_path / "3.png")
     assert (newest["step"], older["step"], code) == (126, 63, 0)
-    assert "checkpoint 126 of" in told
-    assert "is damaged (" in told
+    assert "checkpoint 126 of" in message
+    assert "is damaged (" in message
     assert predicted(run, tmp_path / "3.png", "--step", 63)[1:] == (older, "")
     assert everything(run) == before
 
@@ -185,11 +185,11 @@ def test_a_checkpoint_deleted_meanwhile(smoke_run, tmp_path, monkeypatch):
     steps = load_model.files.steps
 
     def and_then_retired(directory):
-        found = steps(directory)
+        result = steps(directory)
         if (tmp_path / "126").exists():
             shutil.rmtree(directory / "63")
             (tmp_path / "126").rename(directory / "126")
-        return found
+        return result
 
     monkeypatch.setattr(load_model.files, "steps", and_then_retired)
     warnings = []

@@ -29,8 +29,8 @@ def listed(capsys):
 
     def call(folder):
         assert runs.main([str(folder), "--json"], StopRequest()) == 0
-        found = json.loads(capsys.readouterr().out)["runs"]
-        return {run["directory"].rsplit("/", 1)[1]: run for run in found}
+        result = json.loads(capsys.readouterr().out)["runs"]
+        return {run["directory"].rsplit("/", 1)[1]: run for run in result}
 
     return call
 
@@ -78,9 +78,9 @@ def test_the_default_folder_is_that_of_training(smoke_run, tmp_path, monkeypatch
     root = tmp_path / (set_to or "runs")
     copy(smoke_run, root / "smoke" / "a")
     assert runs.main(["--json"], StopRequest()) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["directory"] == str(root)
-    assert [run["directory"] for run in found["runs"]] == [str(root / "smoke" / "a")]
+    result = json.loads(capsys.readouterr().out)
+    assert result["directory"] == str(root)
+    assert [run["directory"] for run in result["runs"]] == [str(root / "smoke" / "a")]
 
 
 def test_killed_then_running_then_preempted(trainer, tmp_path, listed):
@@ -133,12 +133,12 @@ def test_a_summary_is_outdated_once_a_later_start_has_begun(smoke_run, tmp_path,
 def test_half_written_files(smoke_run, tmp_path, listed, name, text):
     run = copy(smoke_run, tmp_path / "run")
     (run / name).write_text(text)
-    (found,) = listed(tmp_path).values()
-    assert found["test_accuracy"] is not None  # from metrics.jsonl, if not from the summary
-    assert found["newest_checkpoint"] == 126
+    (result,) = listed(tmp_path).values()
+    assert result["test_accuracy"] is not None  # from metrics.jsonl, if not from the summary
+    assert result["newest_checkpoint"] == 126
     if name == "summary.json":
-        assert found["status"] == "unknown"
-        assert "summary" in found["note"]
+        assert result["status"] == "unknown"
+        assert "summary" in result["note"]
 
 
 def test_folders_that_hold_next_to_nothing(tmp_path, listed):
@@ -149,10 +149,10 @@ def test_folders_that_hold_next_to_nothing(tmp_path, listed):
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "torn" / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
-    found = listed(tmp_path)
-    assert set(found) == {"begun", "locked", "torn"}
-    assert {run["status"] for run in found.values()} == {"unknown"}
-    assert not any(run["resumable"] for run in found.values())
+    result = listed(tmp_path)
+    assert set(result) == {"begun", "locked", "torn"}
+    assert {run["status"] for run in result.values()} == {"unknown"}
+    assert not any(run["resumable"] for run in result.values())
 
 
 def test_runs_behind_links_are_found_once(tmp_path):
@@ -166,8 +166,8 @@ def test_runs_behind_links_are_found_once(tmp_path):
     (runs_ / "broken").symlink_to(tmp_path / "gone")
     (runs_ / "root").symlink_to(runs_)
     (runs_ / "smoke").symlink_to(tmp_path / "disk" / "sub")
-    found = {str(path.relative_to(runs_)) for path in runs.find(runs_)}
-    assert found == {"mlp/own", "mlp/big", "smoke/deep"}
+    result = {str(path.relative_to(runs_)) for path in runs.find(runs_)}
+    assert result == {"mlp/own", "mlp/big", "smoke/deep"}
     assert list(runs.find(runs_ / "mlp" / "again")) == [runs_ / "mlp" / "again"]
 
 

@@ -187,9 +187,9 @@ def test_a_checkpoint_retired_meanwhile_is_no_error(called, run, monkeypatch):
     steps = saved.steps
 
     def and_then_retired(directory):
-        found = steps(directory)
+        result = steps(directory)
         shutil.rmtree(directory / "9", ignore_errors=True)
-        return found
+        return result
 
     monkeypatch.setattr(saved, "steps", and_then_retired)
     code, out, _ = called(run)
@@ -226,6 +226,6 @@ def test_the_command_line(trainer, run):
     assert line.startswith("error: ")
     assert trainer("verify", "run", "--jsno").returncode == EXIT_CONFIG
     assert trainer("verify").returncode == EXIT_CONFIG
-    told = trainer("verify", "--help")
-    assert told.returncode == 0
-    assert "exit codes:" in told.stdout
+    message = trainer("verify", "--help")
+    assert message.returncode == 0
+    assert "exit codes:" in message.stdout

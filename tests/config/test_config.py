@@ -36,7 +36,7 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "output"),
     [
         ("optim.lrr=1", "optim.lrr is not an option: did you mean optim.lr?"),
         ("trian.epochs=3", "did you mean train.epochs?"),
@@ -96,10 +96,10 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("cluster.heartbeat_timeout_seconds=1", "cluster.heartbeat_timeout_seconds=1"),
     ],
 )
-def test_a_bad_override_is_named(override, told):
+def test_a_bad_override_is_named(override, output):
     with pytest.raises(ConfigError) as raised:
         compose([override])
-    assert told in str(raised.value)
+    assert output in str(raised.value)
     assert raised.value.exit_code == 78
 
 
@@ -209,11 +209,11 @@ def test_each_command_says_how_it_is_called_and_how_it_ends(command, capsys, mon
     except SystemExit as ended:  # of argparse
         code = ended.code
     assert code == 0
-    told = capsys.readouterr().out
-    assert re.search(rf"python -m trainer (\[|{command} )", told)
-    assert "exit codes:" in told.lower()
-    assert re.search(r"^ +python -m trainer ", told, re.MULTILINE), "no example"
-    assert max(map(len, told.splitlines())) <= 100
+    output = capsys.readouterr().out
+    assert re.search(rf"python -m trainer (\[|{command} )", output)
+    assert "exit codes:" in output.lower()
+    assert re.search(r"^ +python -m trainer ", output, re.MULTILINE), "no example"
+    assert max(map(len, output.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(

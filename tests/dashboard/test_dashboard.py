@@ -208,26 +208,26 @@ def test_texts_are_written_once_each(board, run):
 
 
 def test_hyperparameters_stand_in_the_run_s_own_row(folder, board):
-    found = hparams(board)
-    assert set(found) == {f"{run}/tensorboard" for run in (*RUNS, *ENDS)}
+    result = hparams(board)
+    assert set(result) == {f"{run}/tensorboard" for run in (*RUNS, *ENDS)}
     for run in RUNS:
-        _, metrics, status = found[f"{run}/tensorboard"]
+        _, metrics, status = result[f"{run}/tensorboard"]
         assert status == "STATUS_SUCCESS"
         last = logged(folder, run, "eval")[-1]
         for name in ("accuracy", "loss"):
             assert metrics[f"eval/{name}"] == pytest.approx(last[name], rel=1e-6)
-    options, *_ = found["finished/tensorboard"]
+    options, *_ = result["finished/tensorboard"]
     assert options["optim.lr"] == 0.02
     assert options["optim.nesterov"] is True
     assert options["model.hidden_sizes"] == "32-16"
-    assert found["resumed/tensorboard"][0]["train.epochs"] == EPOCHS
-    assert set(get(board, "scalars/tags")) <= set(found)  # and there is no run besides
+    assert result["resumed/tensorboard"][0]["train.epochs"] == EPOCHS
+    assert set(get(board, "scalars/tags")) <= set(result)  # and there is no run besides
 
 
 def test_hyperparameters_tell_how_the_last_start_ended_and_on_what(any_board):
-    found = hparams(any_board)
-    assert {run: found[f"{run}/tensorboard"][2] for run in ENDS} == ENDS
-    options, *_ = found["moved/tensorboard"]
+    result = hparams(any_board)
+    assert {run: result[f"{run}/tensorboard"][2] for run in ENDS} == ENDS
+    options, *_ = result["moved/tensorboard"]
     assert (options["devices"], options["train.epochs"]) == (2, 2)
 
 
@@ -268,12 +268,12 @@ def test_a_real_browser_shows_the_values_of_the_log(folder, board, browser, tmp_
         lines = browser.text().splitlines()
         card = lines.index("/accuracy")
         assert lines[card - 1] == "eval"
-        found = {}
+        result = {}
         for run in RUNS:
             row = lines.index(f"{run}/tensorboard", card)
             _, value, step = lines[row + 1 : row + 4]  # the smoothed value is the first
-            found[run] = (float(value), int(step))
-        return found
+            result[run] = (float(value), int(step))
+        return result
 
     def ready():
         try:

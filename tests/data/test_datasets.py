@@ -132,9 +132,9 @@ def test_the_home_folder_is_expanded(load, tmp_path, monkeypatch):
 def test_mnist_must_have_its_digests_and_idx_need_not(load, tmp_path):
     other = SMALL | {TEST_LABELS: plain(np.zeros(10, np.uint8))}
     root = write(tmp_path / "root", other)
-    found = hashlib.sha256(other[TEST_LABELS]).hexdigest()
+    result = hashlib.sha256(other[TEST_LABELS]).hexdigest()
     expected = DIGESTS[TEST_LABELS]
-    with pytest.raises(DataError, match=f"{TEST_LABELS}.gz: .*{found}, expected {expected}.*=idx"):
+    with pytest.raises(DataError, match=f"{TEST_LABELS}.gz: .*{result}, expected {expected}.*=idx"):
         load(root=root)
     assert load("idx", root=root).test.labels.max() == 0
 

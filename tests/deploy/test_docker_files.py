@@ -68,13 +68,13 @@ def test_the_compose_files_build_these_images_and_harden_them():
 
 def test_the_pods_of_the_tests_have_the_variables_of_the_image():
     text = (DOCKER / "Dockerfile").read_text().replace("\\\n", " ")
-    found = {"PATH": "/usr/local/bin:/usr/bin:/bin", "REVISION": ""}  # of the base image; the ARG
+    match = {"PATH": "/usr/local/bin:/usr/bin:/bin", "REVISION": ""}  # of the base image; the ARG
     for stage in ("runtime", "trainer"):
         (lines,) = re.findall(rf"^FROM \S+ AS {stage}$(.*?)(?=^FROM |\Z)", text, re.M | re.S)
         for name, value in re.findall(
             r"(\w+)=(\S+)", " ".join(re.findall(r"^ENV (.*)", lines, re.M))
         ):
-            found[name] = re.sub(r"\$\{(\w+)\}", lambda used: found[used[1]], value)
-    del found["REVISION"]
-    assert found.pop("TRAINER_REVISION") == ""  # as good as unset
-    assert found == IMAGE_ENVIRON
+            match[name] = re.sub(r"\$\{(\w+)\}", lambda used: match[used[1]], value)
+    del match["REVISION"]
+    assert match.pop("TRAINER_REVISION") == ""  # as good as unset
+    assert match == IMAGE_ENVIRON

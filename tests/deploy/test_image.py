@@ -108,9 +108,9 @@ def size(path):
 
 def test_the_smoke_experiment_runs_as_nobody_special(machine, volume):
     option, runs = volume
-    code, told = end(machine.run("trainer", "+experiment=smoke", "run.name=a", options=[option]))
-    assert code == 0, told
-    assert "status          completed" in told
+    code, message = end(machine.run("trainer", "+experiment=smoke", "run.name=a", options=[option]))
+    assert code == 0, message
+    assert "status          completed" in message
     run = runs / "smoke/a"
     assert summary_of(run)["test_accuracy"] > 0.85
     assert {path.stat().st_uid for path in run.rglob("*")} == {USER}
@@ -140,8 +140,8 @@ def test_it_saves_when_told_to_stop_and_goes_on_when_started_again(machine, volu
         began = time.monotonic()
         machine.must("stop", f"--time={GRACE}", name)
         assert time.monotonic() - began < GRACE
-        code, told = end(process)
-        assert code == 75, told
+        code, message = end(process)
+        assert code == 75, message
         summary = summary_of(run)
         assert summary["status"] == "preempted"
         assert summary["resumed_from_step"] == (saved[-1] or None)
@@ -156,16 +156,16 @@ def test_a_stop_that_comes_at_once_is_heard(machine):
     )
     while machine.podman("stop", f"--time={GRACE}", "early").returncode:  # not yet there
         assert process.poll() is None, end(process)
-    code, told = end(process)
-    assert code in (75, 143), told  # 137: it was killed at the end of the grace period
+    code, message = end(process)
+    assert code in (75, 143), message  # 137: it was killed at the end of the grace period
 
 
 def test_an_abort_keeps_its_exit_code(machine):
     entrypoint = machine.inspect("trainer")["Config"]["Entrypoint"]
     assert entrypoint == ["tini", "--", "python", "-m", "trainer"]
     abort = json.dumps([*entrypoint[:-2], "-c", "import os; os.abort()"])
-    code, told = end(machine.run("trainer", options=[f"--entrypoint={abort}"]))
-    assert code == 134, told
+    code, message = end(machine.run("trainer", options=[f"--entrypoint={abort}"]))
+    assert code == 134, message
 
 
 def test_tensorboard_shows_the_runs_of_the_volume(machine, volume):
@@ -190,5 +190,5 @@ def test_tensorboard_shows_the_runs_of_the_volume(machine, volume):
     healthy = machine.podman("exec", "board", *health)
     assert healthy.returncode == 0, healthy
     machine.must("stop", f"--time={GRACE}", "board")
-    code, told = end(process)
-    assert code in (0, 143), told
+    code, message = end(process)
+    assert code in (0, 143), message

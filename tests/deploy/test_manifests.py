@@ -119,7 +119,7 @@ def trivy(folder, *arguments):
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)["Results"]
     assert results
-    return {found["ID"] for result in results for found in result.get("Misconfigurations", [])}
+    return {match["ID"] for result in results for match in result.get("Misconfigurations", [])}
 
 
 def test_the_security_linter_finds_nothing_unexplained(tmp_path):

@@ -85,7 +85,7 @@ def weights(late):
 
     def wait() -> str:
         late.wait(300)
-        assert late.status == "succeeded", late.told()
+        assert late.status == "succeeded", late.report()
         return late.summary()["weights_sha256"]
 
     return wait
@@ -100,7 +100,7 @@ def test_a_preempted_pod_is_not_counted_and_all_save(start, late):
         run.wait(180, lambda: run.step() >= 40)
         run.evict(1)
         run.wait(60, lambda: len(run.ended) == 2)
-        assert ends(run, "Count") == {0: 75}, run.told()
+        assert ends(run, "Count") == {0: 75}, run.report()
         assert ends(run, "Ignore") == {1: 75}
         assert run.summary()["status"] == "preempted"
         assert run.summary()["steps"] >= 40
@@ -109,10 +109,10 @@ def test_a_preempted_pod_is_not_counted_and_all_save(start, late):
 def test_pods_without_their_gpus_fail_the_job_for_good(start, late):
     with start("gpus", "gpu", pods=2) as run:
         run.wait(90)
-        assert run.status == "failed", run.told()
-        assert 78 in ends(run, "FailJob").values(), run.told()
+        assert run.status == "failed", run.report()
+        assert 78 in ends(run, "FailJob").values(), run.report()
         assert not ends(run, "Count")
-        assert "8 GPUs expected (cluster.gpus_per_process=8)" in run.told()
+        assert "8 GPUs expected (cluster.gpus_per_process=8)" in run.report()
 
 
 def test_pods_that_are_cut_off_or_killed_are_replaced_and_the_run_resumes(start, late, weights):
@@ -120,12 +120,12 @@ def test_pods_that_are_cut_off_or_killed_are_replaced_and_the_run_resumes(start,
         run.wait(180, lambda: run.step() >= 40)
         run.network.cut(run.pods[2].link)
         run.wait(HEARTBEAT + 20, lambda: len(run.ended) == 4)
-        assert ends(run, "Count") == {0: 75, 1: 75, 2: 75, 3: 75}, run.told()
+        assert ends(run, "Count") == {0: 75, 1: 75, 2: 75, 3: 75}, run.report()
         assert "lost process 2 (host train-lost-2" in run.summary()["error"]
         cut_off = (
             r"lost process 0 \(host train-lost-0, pid \d+\), which cannot be reached from here"
         )
-        assert re.search(cut_off, run.told())
+        assert re.search(cut_off, run.report())
 
         step = run.step()
         run.wait(120, lambda: run.step() > step)
@@ -134,11 +134,11 @@ def test_pods_that_are_cut_off_or_killed_are_replaced_and_the_run_resumes(start,
         codes = {index: code for index, code, _ in run.ended[4:]}
         assert codes.pop(3) == 137
         # A peer that vanishes between two messages can make gloo itself abort.
-        assert {*codes.values()} <= {75, 134}, run.told()
+        assert {*codes.values()} <= {75, 134}, run.report()
         assert {done for _, _, done in run.ended} == {"Count"}
 
         run.wait(240)
-        assert run.status == "succeeded", run.told()
+        assert run.status == "succeeded", run.report()
         summary = run.summary()
         assert (summary["status"], summary["processes"]) == ("completed", 4)
         assert summary["resumed_from_step"] >= 20  # the end of the first epoch

@@ -34,11 +34,11 @@ PROGRAM = (
 
 def commands(text: str) -> list[str]:
     """Return the commands in a document: whole code spans, and lines of indented blocks."""
-    found = re.findall(f"`({PROGRAM})`", text)
+    result = re.findall(f"`({PROGRAM})`", text)
     for block in re.findall(r"(?:^    .*\n)+", text, re.MULTILINE):
         dollar = "[$] " if "    $ " in block else ""  # the other lines are what is printed
-        found += re.findall(rf"^    {dollar}({PROGRAM})$", block, re.MULTILINE)
-    return found
+        result += re.findall(rf"^    {dollar}({PROGRAM})$", block, re.MULTILINE)
+    return result
 
 
 SHOWN = list(dict.fromkeys(commands(README) + commands(REFERENCE)))

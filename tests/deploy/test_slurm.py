@@ -78,8 +78,8 @@ def test_interrupted_jobs_go_on_by_themselves_to_the_same_bits(cluster, local):
         cluster.login(*command, job)
     for job, command in commands.items():
         done = cluster.wait_for_end(job)
-        told = f"{command}: {cluster.log(job)[-3000:]}"
-        assert (done["JobState"], done["Restarts"]) == ("COMPLETED", "1"), told
+        message = f"{command}: {cluster.log(job)[-3000:]}"
+        assert (done["JobState"], done["Restarts"]) == ("COMPLETED", "1"), message
         assert cluster.summary(job)["resumed_from_step"] > 0
         check_equal(cluster, job, local)
 
@@ -144,8 +144,8 @@ def test_a_task_of_a_job_array_goes_on_by_itself(cluster):
     cluster.login("scancel", "--signal=TERM", second)
     for job, restarts in ((first, "0"), (second, "1")):
         done = cluster.wait_for_end(job)
-        told = cluster.log(job)[-3000:]
-        assert (done["JobState"], done["Restarts"]) == ("COMPLETED", restarts), told
+        message = cluster.log(job)[-3000:]
+        assert (done["JobState"], done["Restarts"]) == ("COMPLETED", restarts), message
     (run,) = cluster.work.glob(folders)
     assert json.loads((run.parent / "summary.json").read_text())["resumed_from_step"] > 0
 
@@ -157,17 +157,17 @@ def test_submit_hands_the_job_over(cluster):
 
     def submit(*options):
         lines = cluster.login(*command, *options, *job).splitlines()
-        told = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
-        return told["submitted"].removeprefix("SLURM job "), told
+        message = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
+        return message["submitted"].removeprefix("SLURM job "), message
 
-    held, told = submit("--scheduler-option=--hold")
-    assert held in cluster.login(*shlex.split(told["state"]))
-    cluster.login(*shlex.split(told["cancel"]))
+    held, message = submit("--scheduler-option=--hold")
+    assert held in cluster.login(*shlex.split(message["state"]))
+    cluster.login(*shlex.split(message["cancel"]))
     assert cluster.show(held)["JobState"] == "CANCELLED"
 
-    number, told = submit("--nodes", "2", "--cpus-per-task", "2")
-    assert told["run"] == f"{odd}/smoke/{number}"
-    assert told["follow"] == f"tail -F slurm-{number}.out"
+    number, message = submit("--nodes", "2", "--cpus-per-task", "2")
+    assert message["run"] == f"{odd}/smoke/{number}"
+    assert message["follow"] == f"tail -F slurm-{number}.out"
     done = cluster.wait_for_end(number)
     assert done["JobState"] == "COMPLETED", cluster.log(number)[-2000:]
     assert done["StdOut"] == f"{cluster.work}/slurm-{number}.out"

@@ -97,10 +97,10 @@ def jobs(cluster):
 
 def check_equal(cluster, job, unbroken):
     cluster.wait_for_end(unbroken)
-    whole, found = cluster.summary(unbroken), cluster.summary(job)
-    assert found["resumed_from_step"] > 0
+    whole, result = cluster.summary(unbroken), cluster.summary(job)
+    assert result["resumed_from_step"] > 0
     for key in ("status", "steps", "processes", "weights_sha256"):
-        assert found[key] == whole[key], cluster.log(job)[-3000:]
+        assert result[key] == whole[key], cluster.log(job)[-3000:]
 
 
 TRAINER = f"env PYTHONPATH={ROOT} {sys.executable} -m trainer"
@@ -115,12 +115,12 @@ def test_doctor_finds_an_allocation_well(cluster, jobs):
     runs = f"run.root={cluster.work}/looked"
     done = cluster.ask("srun", "--nodes=2", *DOCTOR.split(), runs)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = findings(done)
-    assert {one["level"] for one in found.values()} == {"ok"}, found
-    assert "process 0 of 2 (slurm): SLURM_JOB_ID=" in found["topology"]["message"]
-    assert "2 processes at n" in found["meeting"]["message"]
-    assert "1 x cpu here, 2 in all" in found["devices"]["message"]
-    assert "2.7 MB" in found["all-reduce"]["message"]
+    result = findings(done)
+    assert {one["level"] for one in result.values()} == {"ok"}, result
+    assert "process 0 of 2 (slurm): SLURM_JOB_ID=" in result["topology"]["message"]
+    assert "2 processes at n" in result["meeting"]["message"]
+    assert "1 x cpu here, 2 in all" in result["devices"]["message"]
+    assert "2.7 MB" in result["all-reduce"]["message"]
 
 
 def test_doctor_finds_what_is_wrong_with_an_allocation(cluster, jobs):
@@ -135,13 +135,13 @@ def test_doctor_finds_what_is_wrong_with_an_allocation(cluster, jobs):
     options = ("--nodes=2", "--gpus-per-node=2")
     done = cluster.ask("env", "-u", "JAX_PLATFORMS", "srun", *options, "bash", "-c", script)
     assert done.returncode == 78, done.stdout + done.stderr
-    found = findings(done)
-    failed = {name for name, one in found.items() if one["level"] == "failure"}
-    assert failed == {"devices", "run directory"}, found
-    told = "2 GPUs expected (SLURM_GPUS_ON_NODE=2 for 1 tasks a node), but jax sees 0"
-    assert told in found["devices"]["message"]
-    assert "process 1: " in found["run directory"]["message"]
-    assert "all hosts share" in found["run directory"]["hint"]
+    result = findings(done)
+    failed = {name for name, one in result.items() if one["level"] == "failure"}
+    assert failed == {"devices", "run directory"}, result
+    message = "2 GPUs expected (SLURM_GPUS_ON_NODE=2 for 1 tasks a node), but jax sees 0"
+    assert message in result["devices"]["message"]
+    assert "process 1: " in result["run directory"]["message"]
+    assert "all hosts share" in result["run directory"]["hint"]
 
 
 def test_selftest_proves_itself_in_an_allocation(cluster, jobs):
@@ -158,10 +158,10 @@ def test_a_job_is_warned_of_its_time_limit_saves_and_goes_on(cluster, jobs):
     cluster.wait_for(job, lambda: "warned of the time limit" in cluster.log(job))
     cluster.login("scancel", "--signal=CONT", job)
     done = cluster.wait_for_end(job)
-    told = cluster.log(job)
-    assert done["JobState"] == "COMPLETED", told[-3000:]
+    message = cluster.log(job)
+    assert done["JobState"] == "COMPLETED", message[-3000:]
     assert int(done["Restarts"]) >= 1
-    assert "saved after step" in told, told
+    assert "saved after step" in message, message
     check_equal(cluster, job, jobs["alone"])
 
 
@@ -184,8 +184,8 @@ def test_two_tasks_on_a_node_with_a_gpu_each(cluster, jobs):
 def test_one_code_that_must_not_be_retried_wins(cluster, jobs, name):
     _, code, restarts = ENDS[name]
     done = cluster.wait_for_end(jobs[name])
-    told = cluster.log(jobs[name])
+    message = cluster.log(jobs[name])
     assert not (cluster.work / f"slurm-{jobs[name]}.restarts").exists()
-    found = (done["JobState"], done["ExitCode"], done["Restarts"])
-    assert found == ("FAILED", f"{code}:0", str(restarts)), told
-    assert ("giving up after 1 restarts" in told) == (restarts > 0)
+    result = (done["JobState"], done["ExitCode"], done["Restarts"])
+    assert result == ("FAILED", f"{code}:0", str(restarts)), message
+    assert ("giving up after 1 restarts" in message) == (restarts > 0)

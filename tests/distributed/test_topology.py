@@ -268,7 +268,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("environ", "message"), WRONG, ids=[told for _, told in WRONG])
+@pytest.mark.parametrize(("environ", "message"), WRONG, ids=[output for _, output in WRONG])
 def test_a_wrong_environment_is_refused_by_the_name_of_the_variable(environ, message):
     with pytest.raises(ConfigError) as error:
         resolve(cluster(), environ)

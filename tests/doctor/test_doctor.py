@@ -55,17 +55,17 @@ def doctor(monkeypatch, capsys, tmp_path):
 
 def test_all_is_well(doctor, tmp_path):
     code, out = doctor(*DOCTOR[1:], "run.root=runs", "parallel.devices=2")
-    found = table(out)
+    result = table(out)
     assert code == 0
-    assert {finding["level"] for finding in found.values()} == {"ok"}, found
-    assert "jax" in found["versions"]["message"]
-    assert "no cluster variables" in found["topology"]["message"]
-    assert "8 x cpu here, 8 in all" in found["devices"]["message"]
-    assert "4,000 + 1,000 images" in found["data"]["message"]
-    assert "2.7 MB" in found["all-reduce"]["message"]
-    assert "loss" in found["one step"]["message"]
-    assert "2 devices" in found["mesh"]["message"]
-    assert "MB/s read, locks work" in found["run directory"]["message"]
+    assert {finding["level"] for finding in result.values()} == {"ok"}, result
+    assert "jax" in result["versions"]["message"]
+    assert "no cluster variables" in result["topology"]["message"]
+    assert "8 x cpu here, 8 in all" in result["devices"]["message"]
+    assert "4,000 + 1,000 images" in result["data"]["message"]
+    assert "2.7 MB" in result["all-reduce"]["message"]
+    assert "loss" in result["one step"]["message"]
+    assert "2 devices" in result["mesh"]["message"]
+    assert "MB/s read, locks work" in result["run directory"]["message"]
     assert not list((tmp_path / "runs").iterdir())
 
 
@@ -136,46 +136,46 @@ def pairs(tmp_path_factory):
 
 
 def test_two_processes_are_checked_together(pairs):
-    code, found, other = pairs["well, but for its clock"]
-    assert (code, other) == (0, 0), found
-    assert "process 0 of 2" in found["topology"]["message"]
-    assert "2 in all" in found["devices"]["message"]
-    assert found["one step"]["level"] == "ok"
-    clocks = found["clocks"]
+    code, result, other = pairs["well, but for its clock"]
+    assert (code, other) == (0, 0), result
+    assert "process 0 of 2" in result["topology"]["message"]
+    assert "2 in all" in result["devices"]["message"]
+    assert result["one step"]["level"] == "ok"
+    clocks = result["clocks"]
     assert clocks["level"] == "warning"
     assert clocks["message"].startswith(("at most 60.", "at most 59.9"))
     assert "time service" in clocks["hint"]
 
 
 def test_a_process_that_stands_still_is_named_below_all_other_findings(pairs):
-    code, found, _ = pairs["stands still"]
+    code, result, _ = pairs["stands still"]
     assert code == 69
-    message = found["end"]["message"]
+    message = result["end"]["message"]
     assert message.startswith("lost process 1 (did not name itself): silent for 4 s")
-    assert found["meeting"]["level"] == found["free space"]["level"] == "ok"
+    assert result["meeting"]["level"] == result["free space"]["level"] == "ok"
 
 
 def test_a_process_that_hangs_but_lives_ends_the_check_in_time(pairs):
-    code, found, _ = pairs["hangs, but lives"]
+    code, result, _ = pairs["hangs, but lives"]
     assert code == 69
-    assert found["devices"]["level"] == "ok"
-    assert found["mesh"]["message"] == "no end within cluster.hang_timeout_seconds=4"
+    assert result["devices"]["level"] == "ok"
+    assert result["mesh"]["message"] == "no end within cluster.hang_timeout_seconds=4"
 
 
 def test_a_process_that_dies_fails_the_collective(pairs):
-    code, found, _ = pairs["dies"]
+    code, result, _ = pairs["dies"]
     assert code == 69
-    failed = [finding["check"] for finding in found.values() if finding["level"] == "failure"]
+    failed = [finding["check"] for finding in result.values() if finding["level"] == "failure"]
     assert failed == ["run directory", "end"]
-    assert found["mesh"]["level"] == "ok"
-    assert found["end"]["message"].startswith("lost process 1 (host ")
+    assert result["mesh"]["level"] == "ok"
+    assert result["end"]["message"].startswith("lost process 1 (host ")
 
 
 def test_a_process_that_fails_alone_does_not_keep_the_others(pairs):
-    code, found, other = pairs["fails alone, behind the first sum"]
+    code, result, other = pairs["fails alone, behind the first sum"]
     assert (code, other) == (69, 69)
-    assert found["run directory"]["level"] == "ok"
-    assert found["all-reduce"]["level"] == "failure"
+    assert result["run directory"]["level"] == "ok"
+    assert result["all-reduce"]["level"] == "failure"
 
 
 def test_a_host_name_that_does_not_resolve(monkeypatch):
@@ -197,11 +197,11 @@ def test_a_host_name_that_others_cannot_reach(monkeypatch):
 
 def test_more_devices_than_there_are_is_a_row(doctor):
     code, out = doctor(*DOCTOR[1:], "parallel.devices=9")
-    found = table(out)
+    result = table(out)
     assert code == 78
-    assert found["mesh"]["message"] == "parallel.devices=9: this process has 8 local devices"
-    assert found["mesh"]["hint"].startswith("use at most 8")
-    assert found["data"]["level"] == found["run directory"]["level"] == "ok"
+    assert result["mesh"]["message"] == "parallel.devices=9: this process has 8 local devices"
+    assert result["mesh"]["hint"].startswith("use at most 8")
+    assert result["data"]["level"] == result["run directory"]["level"] == "ok"
 
 
 def test_devices_that_do_not_work_are_a_row(doctor, monkeypatch):
@@ -211,11 +211,11 @@ def test_devices_that_do_not_work_are_a_row(doctor, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr(jax, "devices", devices)
     code, out = doctor(*DOCTOR[1:])
-    found = table(out)
+    result = table(out)
     assert code == 78
-    assert found["devices"]["message"].startswith("JAX_PLATFORMS=cuda: jax cannot start it")
-    assert "cuda12" in found["devices"]["hint"]
-    assert found["free space"]["level"] == "ok"
+    assert result["devices"]["message"].startswith("JAX_PLATFORMS=cuda: jax cannot start it")
+    assert "cuda12" in result["devices"]["hint"]
+    assert result["free space"]["level"] == "ok"
 
 
 def test_all_failures_are_shown(doctor, tmp_path):
@@ -226,12 +226,12 @@ def test_all_failures_are_shown(doctor, tmp_path):
         *("train.compilation_cache_dir=/proc/no", "data=mnist", "data.cache_dir=none"),
         "data.download=false",
     )
-    found = table(out)
+    result = table(out)
     assert code == 78
-    failed = {name for name, finding in found.items() if finding["level"] == "failure"}
+    failed = {name for name, finding in result.items() if finding["level"] == "failure"}
     assert {"batch", "devices", "run directory", "data", "compilation cache"} <= failed
-    assert "use a multiple of 8" in found["batch"]["hint"]
-    assert "cluster.gpus_per_process=1" in found["devices"]["message"]
+    assert "use a multiple of 8" in result["batch"]["hint"]
+    assert "cluster.gpus_per_process=1" in result["devices"]["message"]
 
 
 def test_a_corrupt_file_of_the_data_set_is_named(doctor, tmp_path, mnist_dir):

@@ -128,8 +128,8 @@ def test_without_the_trainer_it_agrees_on_all_test_images(
     labels = idx.read_labels(mnist_dir / "t10k-labels-idx1-ubyte.gz", 10)
     summary = json.loads((mnist_run / "summary.json").read_text())
     assert np.mean(probabilities.argmax(axis=1) == labels) == summary["test_accuracy"]
-    told = elsewhere(empty, mnist_export / "predict.py", tmp_path / "images.npy")
-    assert told.stdout.split() == [str(digit) for digit in live.logits.argmax(axis=1)]
+    output = elsewhere(empty, mnist_export / "predict.py", tmp_path / "images.npy")
+    assert output.stdout.split() == [str(digit) for digit in live.logits.argmax(axis=1)]
 
 
 def test_onnxruntime_agrees_on_all_test_images(mnist_run, mnist_export, images):
@@ -167,7 +167,7 @@ def test_the_card(smoke_run, smoke_export):
     summary = json.loads((smoke_run / "summary.json").read_text())
     accuracy, loss = summary["test_accuracy"], summary["test_loss"]
     index = json.loads((smoke_export / "model.json").read_text())
-    for told in (
+    for output in (
         "784-64-10, 50,890 parameters",
         f"| mnist_5k, 1,000 test images, at the export | {accuracy:.2%} | {loss:.4f} |",
         f"| mnist_5k, 1,000 test images, by the run | {accuracy:.2%} |",
@@ -178,7 +178,7 @@ def test_the_card(smoke_run, smoke_export):
         "| jax | ",
         "## Limits",
     ):
-        assert told in card
+        assert output in card
 
 
 def test_the_card_of_other_images(kinds_run, tmp_path):
@@ -191,8 +191,8 @@ def test_the_card_of_other_images(kinds_run, tmp_path):
 def test_nothing_tells_of_this_machine(smoke_run, smoke_export):
     for path in smoke_export.iterdir():
         data = path.read_bytes()
-        for told in (str(smoke_run), str(smoke_run.parent), str(Path.cwd()), load_model.__file__):
-            assert told.encode() not in data, f"{told} in {path.name}"
+        for output in (str(smoke_run), str(smoke_run.parent), str(Path.cwd()), load_model.__file__):
+            assert output.encode() not in data, f"{output} in {path.name}"
 
 
 def test_the_program_is_for_gpus_too(smoke_export):
@@ -314,9 +314,9 @@ def test_large_logits_may_differ_by_more(smoke_run, tmp_path):
     model = load_model.load(smoke_run, None, print)
     kernel, bias = model.weights[-1]
     last = model.weights[-1]._replace(kernel=kernel * 500, bias=bias * 500)
-    told = files.write(tmp_path, model._replace(weights=[*model.weights[:-1], last]), None)
+    output = files.write(tmp_path, model._replace(weights=[*model.weights[:-1], last]), None)
     assert (tmp_path / "model.onnx").exists()
-    onnx = next(line for line in told if "model.onnx" in line)
+    onnx = next(line for line in output if "model.onnx" in line)
     apart, of_size = map(float, re.search(r"at most (\S+), its logits by (\S+) of", onnx).groups())
     assert apart > files.ONNX_TOLERANCE > of_size
 
@@ -401,10 +401,11 @@ def test_damaged_checkpoints(smoke_run, tmp_path, capsys):
 def test_where_the_test_images_are_not_to_be_had(smoke_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("trainer.data.mnist_5k.FILE", "data/none.csv.gz")
     assert command.main([str(smoke_run), str(tmp_path / "digits")], StopRequest()) == 0
-    told = capsys.readouterr().err
-    assert "there are no test images (" in told
+    output = capsys.readouterr().err
+    assert "there are no test images (" in output
     assert (
-        "): the files are compared on noise, and the card gets no metrics; name the folder" in told
+        "): the files are compared on noise, and the card gets no metrics; name the folder"
+        in output
     )
     card = (tmp_path / "digits" / "MODEL_CARD.md").read_text()
     assert "on 1,000 images of noise" in card
@@ -441,9 +442,9 @@ def test_the_command_line(trainer, smoke_run):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"in {trainer.folder / 'digits'}"
     assert "checkpoint 126 of" in done.stderr
-    told = [line for line in done.stdout.splitlines() if " differ from the live " in line]
-    assert len(told) == 2
-    assert not any(line in done.stderr for line in told)
+    output = [line for line in done.stdout.splitlines() if " differ from the live " in line]
+    assert len(output) == 2
+    assert not any(line in done.stderr for line in output)
     assert trainer("export", str(smoke_run), "digits").returncode == EXIT_CONFIG
     shutil.rmtree(trainer.folder / "digits")
     assert files.TOLERANCE <= 1e-6

@@ -33,16 +33,16 @@ def test_linear_init_makes_the_dtype_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("x", "told"),
+    ("x", "message"),
     [
         (np.zeros((2, 3), np.float32), r"shape \(2, 3\)"),
         (np.zeros(3, np.uint8), "uint8, float32"),
         (np.zeros(3, np.float16), "float16, float32"),
     ],
 )
-def test_linear_fwd_refuses_batches_and_other_dtypes(x, told):
+def test_linear_fwd_refuses_batches_and_other_dtypes(x, message):
     weights = linear.init(jax.random.key(0), 3, 2)
-    with pytest.raises(TypeError, match=told):
+    with pytest.raises(TypeError, match=message):
         linear.fwd(jnp.asarray(x), weights)
 
 

@@ -19,13 +19,13 @@ def test_every_exit_code_has_a_test_that_produces_it():
     for code, file, test in rows:
         (path,) = (ROOT / "tests").rglob(file)
         text = path.read_text()
-        found = re.search(rf"^def {test}\(.*?(?=^def |^@|\Z)", text, re.MULTILINE | re.DOTALL)
-        assert found, f"{file}::{test} is not there"
+        result = re.search(rf"^def {test}\(.*?(?=^def |^@|\Z)", text, re.MULTILINE | re.DOTALL)
+        assert result, f"{file}::{test} is not there"
         # The test compares an exit code with this one, or expects an error that ends with it.
         compare = rf"(?:assert (?=.*code).*|check_end\([^\"]*)(?<![.\d]){code}\b"
         names = [n for n, v in vars(errors).items() if getattr(v, "exit_code", None) == int(code)]
         raises = rf"raises\((?:{'|'.join(names)})\b" if names else compare
-        assert re.search(f"{compare}|{raises}", found.group()), f"{file}::{test}: {code}"
+        assert re.search(f"{compare}|{raises}", result.group()), f"{file}::{test}: {code}"
 
 
 def test_slurm_and_kubernetes_run_the_same_codes_again(tmp_path):
@@ -45,9 +45,9 @@ def test_slurm_and_kubernetes_run_the_same_codes_again(tmp_path):
     done"""
     bash = ["bash", "-c", "\n".join([*functions, loop]), "bash", tmp_path / "codes"]
     done = subprocess.run(bash, capture_output=True, text=True, check=True)
-    told = [int(line) for line in done.stdout.split()]
+    message = [int(line) for line in done.stdout.split()]
     for code in range(256):
-        alone, beside, by_srun = told[3 * code : 3 * code + 3]
+        alone, beside, by_srun = message[3 * code : 3 * code + 3]
         expected = errors.EXIT_RETRY if code in RETRIED else code
         assert (alone, by_srun) == (expected, expected)
         assert beside == (expected or errors.EXIT_RETRY)

@@ -35,9 +35,9 @@ def test_others_may_read_it_as_the_umask_says(tmp_path):
 
 def test_numbers_that_json_lacks_become_strings_that_float_reads(tmp_path):
     files.write_json(tmp_path / "f", {"x": (math.nan, math.inf, [{"y": -math.inf}], 1.0)})
-    found = json.loads((tmp_path / "f").read_text(), parse_constant=pytest.fail)
-    assert found == {"x": ["NaN", "Infinity", [{"y": "-Infinity"}], 1.0]}
-    assert float(found["x"][2][0]["y"]) == -math.inf
+    result = json.loads((tmp_path / "f").read_text(), parse_constant=pytest.fail)
+    assert result == {"x": ["NaN", "Infinity", [{"y": "-Infinity"}], 1.0]}
+    assert float(result["x"][2][0]["y"]) == -math.inf
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -36,8 +36,8 @@ def start(trainer, job, restart, *options):
 
 
 def ends(processes):
-    told = [process.communicate(timeout=90)[1] for process in processes]
-    return [process.returncode for process in processes], told
+    message = [process.communicate(timeout=90)[1] for process in processes]
+    return [process.returncode for process in processes], message
 
 
 def wait_until_it_says(process, text):
@@ -72,13 +72,13 @@ def test_a_restarted_job_waits_for_an_attempt_that_is_cut_off_but_alive(trainer,
     trainer.wait_for_step(100)
     for process in first:
         process.send_signal(signal.SIGSTOP)
-    told = f"in use by process {first[0].pid} on host"
+    message = f"in use by process {first[0].pid} on host"
     # Longer than the 30 s that gloo leaves all processes to make their first connection.
     impatient = start(trainer, "7", 1, "train.epochs=8", waiting(33))
 
     codes, errs = ends(start(trainer, "8", 0, "train.epochs=8"))
     assert codes == [78, 78], errs
-    assert told in errs[0]
+    assert message in errs[0]
     assert "run.name" in errs[0]
 
     stopped = start(trainer, "7", 2, "train.epochs=8")
@@ -89,7 +89,7 @@ def test_a_restarted_job_waits_for_an_attempt_that_is_cut_off_but_alive(trainer,
 
     codes, errs = ends(impatient)
     assert codes == [75, 75], errs
-    assert told in errs[0]
+    assert message in errs[0]
     assert "an earlier attempt of SLURM job 7: waiting for its end" in errs[0]
     assert "run the same command again" in errs[0]
 

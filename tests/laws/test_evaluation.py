@@ -59,10 +59,10 @@ def test_a_split_that_fits_is_sent_once():
 def test_with_virtual_shards_the_loss_has_the_same_bits_on_all_devices():
     split = make_split(1001)
     weights = jax.device_get(mlp.init(jax.random.PRNGKey(0), 12, [64], 10, "he_normal"))
-    found = set()
+    result = set()
     for devices in (1, 2, 4, 8):
         mesh = meshes.make_mesh(devices)
         placed = meshes.place(meshes.replicated(mesh), weights)
         program = evaluation.make_eval_step(OBJECTIVE, mesh, 8)
-        found.add(evaluation.Evaluator(program, split, mesh, 100, 8)(placed).loss)
-    assert len(found) == 1
+        result.add(evaluation.Evaluator(program, split, mesh, 100, 8)(placed).loss)
+    assert len(result) == 1

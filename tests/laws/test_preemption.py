@@ -94,7 +94,7 @@ def test_a_signal_in_every_phase(trainer, tmp_path, job, unbroken, phase, count)
         assert time.monotonic() < deadline
         assert all(process.poll() is None for process in processes)
         time.sleep(0.001)
-    told = time.monotonic()
+    message = time.monotonic()
     for process in processes:
         process.send_signal(number)
         process.send_signal(number)  # a second one changes nothing
@@ -105,7 +105,7 @@ def test_a_signal_in_every_phase(trainer, tmp_path, job, unbroken, phase, count)
         _, err = process.communicate(timeout=30)
         assert "Traceback" not in err
         codes.add(process.returncode)
-    seconds = time.monotonic() - told
+    seconds = time.monotonic() - message
     print(f"| {phase} | {count} | {', '.join(map(str, codes))} | {seconds:.1f} s |")
     assert codes == {75} or (phase == "last step" and codes == {0})
     assert seconds < BOUND
@@ -153,12 +153,12 @@ def test_a_signal_during_the_download(trainer, tmp_path, count):
         assert server.asked.wait(60)
         for process in processes:
             process.send_signal(signal.SIGTERM)
-        told = time.monotonic()
+        message = time.monotonic()
         for process in processes:
             _, err = process.communicate(timeout=20)
             assert process.returncode == 75, err
             assert "Traceback" not in err
-        seconds = time.monotonic() - told
+        seconds = time.monotonic() - message
         print(f"| data download | {count} | 75 | {seconds:.1f} s |")
         assert seconds < BOUND
     finally:

@@ -27,7 +27,7 @@ def test_the_gradient_is_that_of_the_next_step(masked):
         lambda key: mlp.init(key, 12, [6], 10, "he_normal"), jax.random.PRNGKey(1), mesh
     )
     before = jax.tree.map(np.array, jax.device_get(state.weights))
-    found = jax.device_get(norms.make(OBJECTIVE)(state.weights, jax.device_put(batch)))
+    result = jax.device_get(norms.make(OBJECTIVE)(state.weights, jax.device_put(batch)))
 
     train_step = step.make_train_step(OBJECTIVE, step.Optimizer(0.0, False, False), mesh, "pmap")
     whole, rows = meshes.replicated(mesh), meshes.batched(mesh)
@@ -43,6 +43,6 @@ def test_the_gradient_is_that_of_the_next_step(masked):
             was, is_ = getattr(old, name), getattr(new, name)
             expected[f"weight_norm/layer/{i}/{name}"] = np.linalg.norm(was)
             expected[f"gradient_norm/layer/{i}/{name}"] = np.linalg.norm(was - is_)
-    assert set(found) == set(expected)
+    assert set(result) == set(expected)
     for name, norm in expected.items():
-        np.testing.assert_allclose(found[name], norm, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(result[name], norm, rtol=1e-4, atol=1e-7)

@@ -92,7 +92,7 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("slurm", "--nodes", "3", "+experiment=mlp"), "use a multiple of 3"),
         (("slurm", "--nodes", "0", "+experiment=mlp"), "submit --help"),
@@ -132,10 +132,10 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
         ((*POD, "--image="), "--image=: use one like"),
     ],
 )
-def test_a_wrong_job_is_refused_here(arguments, told):
+def test_a_wrong_job_is_refused_here(arguments, message):
     with pytest.raises(ConfigError) as error:
         submit.main([*arguments, "--dry-run"], StopRequest())
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_the_placeholder_of_an_image_is_neither_submitted_nor_shown(dry_run):
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ("--ntasks-per-node=3", "--tasks-per-node"),
         ("--nodes=8", "use --nodes"),
@@ -173,11 +173,11 @@ def test_the_placeholder_of_an_image_is_neither_submitted_nor_shown(dry_run):
         ("-", "--scheduler-option=--partition=gpu"),
     ],
 )
-def test_options_of_sbatch_that_change_what_was_checked_are_refused(option, told):
+def test_options_of_sbatch_that_change_what_was_checked_are_refused(option, message):
     with pytest.raises(ConfigError) as error:
         submit.main(["slurm", f"--scheduler-option={option}", "+experiment=smoke"], StopRequest())
     assert f"--scheduler-option={option}" in str(error.value)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_other_options_of_sbatch_go_through(capsys):
@@ -233,11 +233,11 @@ def test_a_job_of_kubernetes_is_handed_over(capsys, monkeypatch, tmp_path):
     stand_in(tmp_path, "kubectl", f'[ "$1" = apply ] || exec {real} "$@"\n{apply}')
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     job = ("--namespace", "ml", "train.epochs=3")
-    told = told_of(capsys, *POD, *job)
+    message = told_of(capsys, *POD, *job)
     assert (tmp_path / "arguments").read_text().split() == ["apply", "--filename=-"]
     monkeypatch.undo()
     assert (tmp_path / "given").read_text() == shown(capsys, *POD, *job)
-    assert told == {
+    assert message == {
         "submitted": "Kubernetes job train-a in namespace ml",
         "run": "/runs/mlp/train-a on the claim trainer-runs",
         "follow": "kubectl -n ml logs -f job/train-a --all-pods --prefix",
@@ -297,8 +297,8 @@ def test_the_log_and_the_run_of_a_slurm_job_are_told(capsys, monkeypatch, tmp_pa
     stand_in(tmp_path, "sbatch", "echo '12;cluster'")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
-    told = told_of(capsys, "slurm", "+experiment=smoke")
-    assert told == {
+    message = told_of(capsys, "slurm", "+experiment=smoke")
+    assert message == {
         "submitted": "SLURM job 12",
         "run": f"{tmp_path}/runs/smoke/12",
         "follow": "tail -F slurm-12.out",
@@ -312,12 +312,12 @@ def test_the_log_and_the_run_of_a_slurm_job_are_told(capsys, monkeypatch, tmp_pa
         (("--output=%x.%A", "--job-name=mine"), "mine.12"),
     ):
         given = [f"--scheduler-option={option}" for option in options]
-        told = told_of(capsys, "slurm", "--name", "n", *given, "+experiment=smoke")
-        assert told["follow"] == f"tail -F {log}"
-    told = told_of(capsys, "slurm", "-m", "+experiment=smoke", "run.seed=0,1")
-    assert told["submitted"] == "SLURM job array 12, 2 tasks"
-    assert told["a task"] == "tail -F slurm-12_0.out"
-    assert told["cancel"] == "scancel 12"
+        message = told_of(capsys, "slurm", "--name", "n", *given, "+experiment=smoke")
+        assert message["follow"] == f"tail -F {log}"
+    message = told_of(capsys, "slurm", "-m", "+experiment=smoke", "run.seed=0,1")
+    assert message["submitted"] == "SLURM job array 12, 2 tasks"
+    assert message["a task"] == "tail -F slurm-12_0.out"
+    assert message["cancel"] == "scancel 12"
 
 
 def test_a_wrong_number_is_told_in_words(capsys):

@@ -35,11 +35,11 @@ PICTURES = (
 )
 
 
-def wait_until(ready, seconds, told):
-    """Wait until ready() is true; fail with told() when it takes longer."""
+def wait_until(ready, seconds, output):
+    """Wait until ready() is true; fail with describe() when it takes longer."""
     deadline = time.monotonic() + seconds
     while not ready():
-        assert time.monotonic() < deadline, told()
+        assert time.monotonic() < deadline, output()
         time.sleep(0.2)
 
 
@@ -58,19 +58,19 @@ class Browser:
         # The protocol wants these very numbers.
         shell = f'exec "$@" 3<&{from_us} 4>&{to_us}'
         command = [chromium, *options, "--remote-debugging-pipe", f"--user-data-dir={profile}"]
-        with (profile.parent / "chromium.txt").open("w") as told:
+        with (profile.parent / "chromium.txt").open("w") as output:
             self._process = subprocess.Popen(
                 ["bash", "-c", shell, "bash", *command, "about:blank"],
                 pass_fds=(from_us, to_us),
-                stdout=told,
-                stderr=told,
+                stdout=output,
+                stderr=output,
             )
         os.close(from_us)
         os.close(to_us)
         self._number, self._rest, self._session = 0, b"", None
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        found = self._call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = found["sessionId"]
+        result = self._call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = result["sessionId"]
 
     def _call(self, method, **params):
         self._number += 1
@@ -91,8 +91,8 @@ class Browser:
 
     def evaluate(self, script):
         """Return what a script's last expression is worth."""
-        found = self._call("Runtime.evaluate", expression=f"{{{script}}}", returnByValue=True)
-        return found["result"].get("value")
+        result = self._call("Runtime.evaluate", expression=f"{{{script}}}", returnByValue=True)
+        return result["result"].get("value")
 
     def open(self, address: str, *wanted: str, pictures: int = 0) -> None:
         """Open a page and wait until it shows some texts, and so many pictures."""

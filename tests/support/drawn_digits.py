@@ -36,7 +36,7 @@ class Drawn(NamedTuple):
 
     digit: int
     picture: Image.Image
-    told: str  # how it was drawn
+    message: str  # how it was drawn
 
 
 def font_of(name: str | None, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -77,6 +77,6 @@ def draw_many(count: int, seed: int) -> list[Drawn]:
         degrees, margin = choice.uniform(-12, 12), choice.choice(MARGINS)
         ink, paper = choice.choice(COLOURS)
         picture = draw(number % 10, font, size, degrees, ink, paper, margin)
-        told = f"{number % 10} in {font}, {size}, {degrees:.0f} degrees, {ink} on {paper}"
-        drawn.append(Drawn(number % 10, picture, told))
+        message = f"{number % 10} in {font}, {size}, {degrees:.0f} degrees, {ink} on {paper}"
+        drawn.append(Drawn(number % 10, picture, message))
     return drawn

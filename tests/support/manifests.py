@@ -49,8 +49,8 @@ def overlay_of(folder: Path, base: Path, **kustomization) -> list[dict]:
 
 def one(objects: list[dict], kind: str) -> dict:
     """Return the only object of a kind."""
-    (found,) = (item for item in objects if item["kind"] == kind)
-    return found
+    (result,) = (item for item in objects if item["kind"] == kind)
+    return result
 
 
 def as_job(item: dict) -> dict:

@@ -258,7 +258,7 @@ class Job(threading.Thread):
         else:
             self._due[index] = time.monotonic() + self.BACKOFF * 2 ** (len(before) - 1)
 
-    def told(self) -> str:
+    def report(self) -> str:
         """Return what happened, for a failing test."""
         logs = sorted(self.folder.glob("*.log"))
         tails = [f"{log.name}: ...{log.read_text()[-600:]}" for log in logs]
@@ -268,7 +268,7 @@ class Job(threading.Thread):
         """Wait until something is true or the job has ended."""
         deadline = time.monotonic() + seconds
         while not until() and self.is_alive():
-            assert time.monotonic() < deadline, self.told()
+            assert time.monotonic() < deadline, self.report()
             time.sleep(0.05)
 
     @property

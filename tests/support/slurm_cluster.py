@@ -100,18 +100,18 @@ def running():
     """Start a cluster of three nodes; skip the test where this machine cannot."""
     # A short path: sockets lie in it.
     folder, work = Path(tempfile.mkdtemp(prefix="slurm-")), Path(tempfile.mkdtemp(prefix="jobs-"))
-    told = work / "up.log"
-    with told.open("w") as log:
+    message = work / "up.log"
+    with message.open("w") as log:
         command = [SLURM / "up", folder, "--leash"]
         environ = {**os.environ, "NODES": "3"}
         up = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=log, stderr=log)
     code = up.wait(60)
     if code == 69:
-        reason = told.read_text().strip()
+        reason = message.read_text().strip()
         shutil.rmtree(folder)
         shutil.rmtree(work)
         pytest.skip(reason)
-    assert code == 0, told.read_text()
+    assert code == 0, message.read_text()
     yield Cluster(folder, work)
     up.stdin.close()
     subprocess.run([SLURM / "down", folder], check=True)

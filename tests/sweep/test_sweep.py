@@ -544,11 +544,11 @@ def test_an_interrupted_search_resumes_where_it_ended(trials, tmp_path):
 def test_another_seed_is_another_search(trials, tmp_path):
     random_sampler = "hydra/sweeper=search", "hydra.sweeper.n_trials=3", SEARCH[2]
     sampler = "hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler"
-    found = set()
+    actual = set()
     for seed in (0, 1):
         trials.folder = tmp_path / str(seed)
-        found.update(trials.run(*random_sampler, sampler, f"hydra.sweeper.sampler.seed={seed}")[1])
-    assert len(found) == 6
+        actual.update(trials.run(*random_sampler, sampler, f"hydra.sweeper.sampler.seed={seed}")[1])
+    assert len(actual) == 6
 
 
 def test_a_search_goes_on_after_a_failed_trial_and_without_new_values(trials):

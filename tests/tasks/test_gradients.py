@@ -58,12 +58,12 @@ def test_the_gradients_are_those_of_the_loss(objective):
     # Small weights: with raw pixels the notebook's softmax would saturate, and all be zero.
     held = weights(0.1 if objective is OBJECTIVE else 1e-3)
     loss, expected = plain(held, batch(), objective)
-    found = gradients(held, batch(), objective)
-    np.testing.assert_allclose(found.sums.loss, loss, rtol=1e-5)
+    result = gradients(held, batch(), objective)
+    np.testing.assert_allclose(result.sums.loss, loss, rtol=1e-5)
     assert largest(expected) > 1e-3
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest(expected)),
-        found.gradients,
+        result.gradients,
         expected,
     )
 
@@ -81,8 +81,8 @@ def test_masked_rows_change_nothing():
 @pytest.mark.parametrize("objective", [OBJECTIVE, NOTEBOOK])
 @pytest.mark.parametrize("exponent", range(-12, 10, 3))
 def test_no_gradient_is_larger_than_the_bound(exponent, objective):
-    found = gradients(weights(10.0**exponent), batch(), objective)
-    assert largest(found.gradients) <= 2 * float(found.bound)
+    result = gradients(weights(10.0**exponent), batch(), objective)
+    assert largest(result.gradients) <= 2 * float(result.bound)
 
 
 @pytest.mark.parametrize("rows", [1, ROWS])
@@ -92,12 +92,12 @@ def test_gradients_that_are_not_finite_are_found(value, leaf, rows):
     leaves, structure = jax.tree.flatten(weights())
     leaves[leaf].flat[:: 5 if rows == ROWS else leaves[leaf].size] = value
     held = jax.tree.unflatten(structure, leaves)
-    found = gradients(held, batch(ROWS - rows), OBJECTIVE)
-    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.gradients))
-    told = bool(np.isfinite(found.sums.loss) & np.isfinite(2 * float(found.bound)))
-    assert finite or not told
+    result = gradients(held, batch(ROWS - rows), OBJECTIVE)
+    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.gradients))
+    message = bool(np.isfinite(result.sums.loss) & np.isfinite(2 * float(result.bound)))
+    assert finite or not message
     if abs(value) <= 1e10:
-        assert told
+        assert message
 
 
 def test_a_product_that_overflows_between_finite_numbers_is_found():
@@ -109,8 +109,8 @@ def test_a_product_that_overflows_between_finite_numbers_is_found():
     white = batch(masked=ROWS - 2)._replace(
         images=np.full((ROWS, PIXELS), 255, np.uint8), labels=np.zeros(ROWS, np.uint8)
     )
-    found = gradients(held, white, OBJECTIVE)
-    assert np.isfinite(found.sums.loss)
-    assert np.isfinite(found.gradients[0].bias).all()
-    assert np.isinf(found.gradients[0].kernel).all()
-    assert not np.isfinite(2 * float(found.bound))
+    result = gradients(held, white, OBJECTIVE)
+    assert np.isfinite(result.sums.loss)
+    assert np.isfinite(result.gradients[0].bias).all()
+    assert np.isinf(result.gradients[0].kernel).all()
+    assert not np.isfinite(2 * float(result.bound))

@@ -41,12 +41,12 @@ def test_the_parts_of_a_step_add_up_to_the_time_by_the_clock():
             time.sleep(0.03)
         with timer.phase("evaluate"):
             time.sleep(0.01)
-    found = times.since_last(4)
+    result = times.since_last(4)
     wall = 1000 * (time.perf_counter() - began) / 4
-    assert found["data_wait"] >= 10
-    assert found["compute"] >= 15
-    assert found["rest"] >= 5
-    assert sum(found.values()) <= wall
+    assert result["data_wait"] >= 10
+    assert result["compute"] >= 15
+    assert result["rest"] >= 5
+    assert sum(result.values()) <= wall
     timer.seconds["step"] += 0.5  # now of the second call alone
     assert times.since_last(10)["compute"] == pytest.approx(50)
 

@@ -148,10 +148,10 @@ def test_a_full_disk_warns_once_a_file_and_training_continues(tmp_path):
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code, tmp_path]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
-    *told, done = ended.stdout.splitlines()
+    *message, done = ended.stdout.splitlines()
     assert done == "done"
-    assert sorted(line.split()[0] for line in told) == ["TensorBoard's", "metrics.jsonl"]
-    assert all("File too large" in line or "No space left" in line for line in told)
+    assert sorted(line.split()[0] for line in message) == ["TensorBoard's", "metrics.jsonl"]
+    assert all("File too large" in line or "No space left" in line for line in message)
     assert ended.stderr == ""
     logged = [point["step"] for point in metrics.read(tmp_path / "metrics.jsonl")]
     # Behind the first that did not fit, a shorter line may: one whose time ends in a zero.
@@ -187,9 +187,9 @@ def test_points_after_a_rollback_are_gone_for_every_reader(tmp_path, warnings):
     old.write_bytes(old.read_bytes() + b"torn")
     with Tracker(tmp_path, 50, warnings.append) as tracker:
         tracker.scalars("train", 60, {"loss": 2.0})
-    found = []
+    result = []
     for path in sorted((tmp_path / "tensorboard").iterdir()):
         events = event_file_loader.EventFileLoader(str(path)).Load()
-        found += [event.step for event in events if event.summary.value]
-    assert found == [10, 20, 30, 40, 50, 60]
+        result += [event.step for event in events if event.summary.value]
+    assert result == [10, 20, 30, 40, 50, 60]
     assert warnings == []

@@ -85,13 +85,13 @@ def test_a_step_that_is_not_finite_ends_the_run_with_its_state_saved(trainer, tm
         assert "Traceback" not in err
     summary = summary_of(tmp_path)
     assert summary["status"] == "failed"
-    told = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
-    assert told["step"] == summary["steps"] + 1
-    assert len(set(told["examples"])) == 64
-    assert set(told["gradient_norms"]) == {
+    message = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    assert message["step"] == summary["steps"] + 1
+    assert len(set(message["examples"])) == 64
+    assert set(message["gradient_norms"]) == {
         f"layer {i} {name}" for i in range(2) for name in ("kernel", "bias")
     }
-    assert told["weights_finite"]
+    assert message["weights_finite"]
     assert (tmp_path / "run" / "checkpoints" / str(summary["steps"])).is_dir()
 
 

@@ -84,8 +84,8 @@ def test_without_data_it_says_where_it_looked_and_the_three_ways_out(tmp_path):
         tmp_path, "+experiment=mlp", "data.download=false", f"data.cache_dir={tmp_path}/none"
     )
     assert done.returncode == 65
-    for told in (f"{tmp_path}/none", "data.root=", "data=mnist_5k"):
-        assert told in done.stderr
+    for message in (f"{tmp_path}/none", "data.root=", "data=mnist_5k"):
+        assert message in done.stderr
     (run,) = (tmp_path / "runs" / "mlp").iterdir()
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
 

@@ -1,4 +1,4 @@
-"""What process 0 writes: how saves that fail are counted, told and got over."""
+"""What process 0 writes: how saves that fail are counted, reported and survived."""
 
 import dataclasses
 import json
@@ -121,10 +121,10 @@ def test_a_save_counts_where_older_checkpoints_cannot_be_deleted(opened, tmp_pat
         writer.finish()
         assert not writer.failing()
         assert writer.checkpoints.steps == [1, 2]
-    told = capsys.readouterr().err
-    assert "checkpoints/2 is saved, but older ones cannot be deleted" in told
-    assert "Directory not empty" in told
-    assert "cannot be written" not in told
+    message = capsys.readouterr().err
+    assert "checkpoints/2 is saved, but older ones cannot be deleted" in message
+    assert "Directory not empty" in message
+    assert "cannot be written" not in message
 
 
 def test_what_ends_a_run_does_not_lose_the_save_under_way(opened, tmp_path):

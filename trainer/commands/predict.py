@@ -70,13 +70,13 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     errors: list[dict[str, str]] = []
     for file in args.files:
         try:
-            found, is_idx = _read(file, trained)
+            pictures, is_idx = _read(file, trained)
         except DataError as error:
             errors.append({"file": str(file), "error": str(error)})
             terminal.error(printable(str(error)))
         else:
-            sources += [(file, index if is_idx else None) for index in range(len(found))]
-            images.append(found.reshape(len(found), -1))
+            sources += [(file, index if is_idx else None) for index in range(len(pictures))]
+            images.append(pictures.reshape(len(pictures), -1))
         if stop():
             raise Preempted("asked to stop before all files were read")
     probabilities: Sequence[Probabilities] = ()

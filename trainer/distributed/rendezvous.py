@@ -141,8 +141,8 @@ async def _listen(topology: Topology, timeout: float) -> tuple[socket.socket, st
 
 def _resolve(topology: Topology) -> str:
     """Return the address of process 0, IPv4 if it has both kinds."""
-    found = socket.getaddrinfo(topology.host, None, type=socket.SOCK_STREAM)
-    return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
+    addresses = socket.getaddrinfo(topology.host, None, type=socket.SOCK_STREAM)
+    return str(min(addresses, key=lambda one: one[0] != socket.AF_INET)[4][0])
 
 
 def _bind(ip: str, ports: Sequence[int]) -> socket.socket:

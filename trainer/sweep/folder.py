@@ -137,8 +137,8 @@ def groups(results: Sequence[Result]) -> list[Group]:
         if result.status == "completed" and result.test_accuracy is not None:
             others = tuple((k, v) for k, v in result.values.items() if k != SEED)
             accuracies.setdefault(others, []).append(result.test_accuracy)
-    found = []
+    by_values = []
     for values, own in accuracies.items():
         mean, spread = statistics.fmean(own), statistics.stdev(own) if len(own) > 1 else None
-        found.append(Group(dict(values), len(own), mean, spread, min(own), max(own), own))
-    return sorted(found, key=lambda group: -group.mean)
+        by_values.append(Group(dict(values), len(own), mean, spread, min(own), max(own), own))
+    return sorted(by_values, key=lambda group: -group.mean)

@@ -28,16 +28,16 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
                 row = {**result.values, **result._asdict(), "rank": place, "member": result.name}
                 writer.writerow(row)
             write_text(folder / TABLE, text.getvalue())
-            if found := groups(results):
-                write_bytes(folder / PLOT, draw(found))
-        show("\n".join(str(folder / name) for name in (TABLE, PLOT)[: 1 + bool(found)]))
+            if by_values := groups(results):
+                write_bytes(folder / PLOT, draw(by_values))
+        show("\n".join(str(folder / name) for name in (TABLE, PLOT)[: 1 + bool(by_values)]))
     except OSError as error:
         warn(f"{folder} cannot be written ({error.strerror})")
 
 
 def tables(results: Sequence[Result]) -> str:
     """Return the ranked table for people, and the one over the seeds if they are swept."""
-    swept, found = list(results[0].values), groups(results)
+    swept, by_values = list(results[0].values), groups(results)
     header = ["rank", *swept, "status", "test accuracy", "test loss", "steps", "images/s", "time"]
     rows = [[*header, ""]]
     for place, result in rank(results):
@@ -51,10 +51,10 @@ def tables(results: Sequence[Result]) -> str:
         error = printable(result.error or "")[:_WIDEST] if result.status == "failed" else ""
         rows.append([*row, formatted(result.seconds, "{:.1f} s"), error])
     lines = list(table(rows, {*range(1, len(swept) + 2), len(header)}))
-    if found and SEED in swept:
-        others = list(found[0].values)
+    if by_values and SEED in swept:
+        others = list(by_values[0].values)
         rows = [[*others, "seeds", "mean accuracy", "spread", "lowest", "highest"]]
-        for group in found:
+        for group in by_values:
             figures = [group.mean, group.spread, group.lowest, group.highest]
             values = [printable(value) for value in group.values.values()]
             rows.append([*values, str(group.seeds), *(formatted(n, "{:.2%}") for n in figures)])
@@ -62,20 +62,20 @@ def tables(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def draw(found: Sequence[Group]) -> bytes:
+def draw(by_values: Sequence[Group]) -> bytes:
     """Return the plot as PNG: for each combination all seeds, their mean and their deviation."""
     # Not pyplot, whose backend may need a screen.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, max(3.0, 1.0 + 0.35 * len(found))), dpi=120, layout="tight")
+    figure = Figure(figsize=(8.0, max(3.0, 1.0 + 0.35 * len(by_values))), dpi=120, layout="tight")
     axes = figure.add_subplot(xlabel="test accuracy, %")
-    for row, group in enumerate(found):
+    for row, group in enumerate(by_values):
         percent = [100 * accuracy for accuracy in group.accuracies]
         axes.plot(percent, [row] * len(percent), ".", color="C0", alpha=0.5)
         spread = 100 * (group.spread or 0.0)
         axes.errorbar(100 * group.mean, row, xerr=spread, fmt="o", color="C0", capsize=3)
-    labels = [", ".join(f"{k}={v}" for k, v in group.values.items()) for group in found]
-    axes.set_yticks(range(len(found)), labels, fontsize=8)
+    labels = [", ".join(f"{k}={v}" for k, v in group.values.items()) for group in by_values]
+    axes.set_yticks(range(len(by_values)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
     png = io.BytesIO()
