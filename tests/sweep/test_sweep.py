@@ -7,11 +7,14 @@ import random
 import statistics
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from PIL import Image
 
 from trainer import __main__ as program
@@ -132,10 +135,12 @@ def test_a_command_names_its_trials_and_its_folder(tmp_path, monkeypatch):
     again = make("run.seed=range(0,2)", "train.epochs=1", "optim.lr=0.02,0.05", "run.quiet=true")
     assert again.folder == made.folder
     assert {trial.name for trial in again.trials} == set(names)
-    assert make("optim.lr=0.02,0.05", "run.seed=range(0,2)").folder != made.folder
-    assert make("optim.lr=1,2", "run.name=mine").folder == tmp_path / "runs" / "smoke" / "mine"
-    assert make("optim.lr=1,2", "run.root=a").folder.parent == tmp_path / "a" / "smoke"
-    assert make("optim.lr=1,2", "run.dir=here").folder == tmp_path / "here"
+    one = "optim.lr=choice(0.02)"
+    others = ([one], [one, "train.epochs=1"], ["optim.lr=choice(1)"])
+    assert len({make(*other).folder for other in others}) == 3
+    assert make(one, "run.name=mine").folder == tmp_path / "runs" / "smoke" / "mine"
+    assert make(one, "run.root=a").folder.parent == tmp_path / "a" / "smoke"
+    assert make(one, "run.dir=here").folder == tmp_path / "here"
     both = plan.make(["+experiment=glob(*,exclude=mlp_*)", "run.name=both"])
     assert both.folder == tmp_path / "runs" / "several" / "both"
     assert [job.experiment for job in both.jobs] == ["mlp", "smoke"]
@@ -254,9 +259,17 @@ def finish(trial, accuracy=0.5, *changes):
     """Leave behind what a finished trial does, but for changes to its options."""
     folder = Path(trial.overrides[-1].removeprefix("run.dir='").removesuffix("'"))
     write(folder / "summary.json", status="completed", test_accuracy=accuracy, started=1.0)
-    (job,) = compose_each([[*trial.overrides, *changes]])
+    config = OmegaConf.create(smoke(*changes))
+    for option, value in trial.values.items():
+        OmegaConf.update(config, option, yaml.safe_load(value))
     (folder / ".hydra").mkdir(exist_ok=True)
-    (folder / ".hydra" / "config.yaml").write_text(job.record["config.yaml"])
+    (folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(config))
+
+
+@cache
+def smoke(*overrides):
+    (job,) = compose_each([["+experiment=smoke", *overrides]])
+    return job.record["config.yaml"]
 
 
 def test_a_named_folder_takes_more_values_but_no_other_sweep(tmp_path):

@@ -171,6 +171,9 @@ def test_a_stop_saves_the_trial_at_work(trainer, tmp_path):
 
 def test_tasks_of_a_job_array_train_a_trial_each(trainer, tmp_path):
     command = (*TINY, "train.epochs=1", "model.hidden_sizes=[16],[16,8]", "run.dir=sweep")
+    before = tmp_path / "sweep" / "model.hidden_sizes=[16]" / "member.json"
+    before.parent.mkdir(parents=True)
+    before.write_text('{"begun": 1.5, "exit_code": 70, "error": "of an earlier start"}')
     tasks = [
         trainer.start("-m", "--member", "0", *command),
         *trainer.start_all(2, "-m", "--member", "1", *command),
@@ -180,6 +183,7 @@ def test_tasks_of_a_job_array_train_a_trial_each(trainer, tmp_path):
         assert task.returncode == 0, err
         assert ("rank  model.hidden_sizes  status" in out) == (task is not tasks[2])
     folder = tmp_path / "sweep"
+    assert not before.exists()
     assert {row["status"] for row in table(folder)} == {"completed"}
     assert (folder / "sweep.png").stat().st_size > 10_000
     one, two = folder / "model.hidden_sizes=[16]", folder / "model.hidden_sizes=[16,8]"

@@ -140,6 +140,7 @@ def train_one(plan: Plan, index: int, stop: StopRequest) -> int:
     directory.make(plan.folder)
     with lock.hold(plan.folder, sweep_folder.LOCK, "sweep", shared=True):
         sweep_folder.add(plan.folder, plan.fixed, plan.trials)
+        (run / sweep_folder.ENDING).unlink(missing_ok=True)  # of an earlier start
         code = train(job.config, job.experiment, job.record, stop)
         if code != EXIT_RETRY:  # a task that has to stop has no time to draw
             show_results(plan.folder, terminal.warn)
