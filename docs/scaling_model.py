@@ -173,8 +173,8 @@ def ways() -> Table:
 
 def cases() -> dict[str, tuple[Net, Machine]]:
     """All networks; and the small one without a stream, for which it is too fast."""
-    found = {name: (net, GPUS) for name, net in NETS.items()}
-    return {"784-512-512-10, data kept on the GPU": (MLP, RESIDENT), **found}
+    streamed = {name: (net, GPUS) for name, net in NETS.items()}
+    return {"784-512-512-10, data kept on the GPU": (MLP, RESIDENT)} | streamed
 
 
 def efficiencies() -> Table:
@@ -208,8 +208,8 @@ def enough() -> Table:
     wanted = [(share, p) for share in (0.5, 0.8) for p in (8, 64, 4096)]
     table: Table = [("network", *(f"{share:.0%} on {p:,}" for share, p in wanted))]
     for name, (net, machine) in cases().items():
-        found = (least_local_batch(net, p, machine, share) for share, p in wanted)
-        table.append((name, *("never" if n is None else f"{n:,}" for n in found)))
+        sizes = (least_local_batch(net, p, machine, share) for share, p in wanted)
+        table.append((name, *("never" if n is None else f"{n:,}" for n in sizes)))
     return table
 
 

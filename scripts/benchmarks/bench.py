@@ -151,7 +151,7 @@ class Bench:
     def interleave(
         self, jobs: Mapping[str, Callable[[], Result]], rounds: int | None = None
     ) -> dict[str, list[Result]]:
-        """Do all jobs in turn, as many rounds as asked for; one that fails is left out from then.
+        """Do all jobs in turn, `rounds` times; one that fails is left out from then.
 
         In turn, because a shared machine is now fast and now slow: ratios hold all the same. Every
         other round goes backwards, so that no job always follows the same one.

@@ -37,9 +37,9 @@ def traffic(text: str) -> Traffic:
     kinds: Counter[str] = Counter()
     arrays: list[int] = []
     size = 0
-    for found in _INSTRUCTION.finditer(text):
-        kinds[found["name"]] += 1
-        for dtype, dims in _SHAPE.findall(found["result"]):
+    for match in _INSTRUCTION.finditer(text):
+        kinds[match["name"]] += 1
+        for dtype, dims in _SHAPE.findall(match["result"]):
             count = 1
             for dim in filter(None, dims.split(",")):
                 count *= int(dim)

@@ -34,7 +34,7 @@ exit codes:
   69   the trainer does not run here: no data, a wrong OPTION=VALUE, or no working jax
   70   something failed that ought to work; the tables say what, and have all the rest
   78   --out holds figures of other settings
-  130  stopped; the same command with --out DIR goes on
+  130  stopped; with --out DIR the same command resumes
   else that of scripts/_venv, where the environment cannot be made
 
 examples:

@@ -40,9 +40,9 @@ def test_a_section_is_measured_once_and_kept(bench, tmp_path):
     done = bench(*SECTION)
     assert done.returncode == 0, done.stdout + done.stderr
     out = tmp_path / "out"
-    found = json.loads((out / "bench.json").read_text())
-    assert found["machine"]["dataset"]["name"] == "mnist_5k"
-    lines = found["sections"]["data"]["lines"]
+    results = json.loads((out / "bench.json").read_text())
+    assert results["machine"]["dataset"]["name"] == "mnist_5k"
+    lines = results["sections"]["data"]["lines"]
     assert len(lines) == 5
     for line in lines:
         assert not line["left_out"], line
@@ -62,17 +62,17 @@ def test_a_section_is_measured_once_and_kept(bench, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--sections", "data,speed"), "speed: use some of rivals, batch"),
         (("--rounds", "0"), "0: use a whole number"),
         (("--torch-python", "/nowhere/python"), "no such program"),
     ],
 )
-def test_a_mistyped_option_is_named(bench, arguments, told, tmp_path):
+def test_a_mistyped_option_is_named(bench, arguments, message, tmp_path):
     done = bench(*arguments)
     assert done.returncode != 0
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not any(tmp_path.iterdir())
 
@@ -111,9 +111,9 @@ def test_xla_knows_the_options_of_every_form_for_a_gpu(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     from benchmarks.workers.forms import AS_IT_IS, variants
 
-    found = variants("gpu")
-    usual = found.pop(AS_IT_IS)
+    forms = variants("gpu")
+    usual = forms.pop(AS_IT_IS)
     lowered = jax.jit(lambda x: x + x).lower(np.float32(1))
-    for variant in found.values():
+    for variant in forms.values():
         assert variant != usual
         lowered.compile(compiler_options=variant.options)  # raises for one that is not known

@@ -37,7 +37,7 @@ exit codes:
   0   proven
   70  not equal: it says what differs, and keeps the folder
   74  the output cannot be written
-  75  asked to stop
+  75  stopped by a signal
   78  an option is wrong
   else the job's own exit code, if it fails without an interruption
 
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     Raises:
         ConfigError: an option is wrong.
         TrainerError: the job fails on its own, with its exit code.
-        Preempted: asked to stop; the children are ended.
+        Preempted: a signal stopped this command; its children are ended.
     """
     args = parse(arguments)
     folder, terminal = _folder(args.dir), Terminal()

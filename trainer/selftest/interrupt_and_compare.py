@@ -74,7 +74,7 @@ class Proof:
 
         Raises:
             TrainerError: the job fails on its own, or something that must hold does not.
-            Preempted: this command was asked to stop.
+            Preempted: a signal stopped this command; its children are ended.
         """
         began, unbroken = time.monotonic(), self.folder / "unbroken"
         self._terminal.note(f"unbroken run on {self.args.reference} in {self.folder}")
