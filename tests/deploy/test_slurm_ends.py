@@ -123,6 +123,19 @@ def test_doctor_finds_an_allocation_well(cluster, jobs):
     assert "2.7 MB" in result["all-reduce"]["message"]
 
 
+def test_a_job_is_warned_of_its_time_limit_saves_and_goes_on(cluster, jobs):
+    """It runs early: the job stands still until then, and its time limit is two minutes."""
+    job = jobs["limited"]
+    cluster.wait_for(job, lambda: "warned of the time limit" in cluster.log(job))
+    cluster.login("scancel", "--signal=CONT", job)
+    done = cluster.wait_for_end(job)
+    message = cluster.log(job)
+    assert done["JobState"] == "COMPLETED", message[-3000:]
+    assert int(done["Restarts"]) >= 1
+    assert "saved after step" in message, message
+    check_equal(cluster, job, jobs["alone"])
+
+
 def test_doctor_finds_what_is_wrong_with_an_allocation(cluster, jobs):
     done = cluster.ask("salloc", "--nodes=2", *DOCTOR.split())
     assert done.returncode == 78, done.stdout + done.stderr
@@ -151,18 +164,6 @@ def test_selftest_proves_itself_in_an_allocation(cluster, jobs):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"proven": true' in done.stdout
-
-
-def test_a_job_is_warned_of_its_time_limit_saves_and_goes_on(cluster, jobs):
-    job = jobs["limited"]
-    cluster.wait_for(job, lambda: "warned of the time limit" in cluster.log(job))
-    cluster.login("scancel", "--signal=CONT", job)
-    done = cluster.wait_for_end(job)
-    message = cluster.log(job)
-    assert done["JobState"] == "COMPLETED", message[-3000:]
-    assert int(done["Restarts"]) >= 1
-    assert "saved after step" in message, message
-    check_equal(cluster, job, jobs["alone"])
 
 
 def test_a_job_with_a_killed_task_goes_on(cluster, jobs):

@@ -105,7 +105,10 @@ def test_process_0_that_does_not_come_is_named(monkeypatch):
 
 def test_two_processes_of_one_rank_are_refused():
     port = free_port()
-    for process in [Process(topology(i, 4, port)) for i in (0, 1, 1, 2)]:
+    processes = [Process(topology(i, 4, port)) for i in (0, 1, 2)]
+    time.sleep(1)  # all have connected: one that comes after the error would not hear of it
+    processes.append(Process(topology(1, 4, port)))
+    for process in processes:
         error = process.end().error
         assert isinstance(error, ConfigError)
         assert str(error).count("process 1 (host") == 2

@@ -8,8 +8,6 @@ import pytest
 
 from trainer.job import processes
 
-# Earlier tests may have started jax, which warns of every fork; the trainer forks without it.
-pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 SLEEP = [sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '60'])"]
 
 
