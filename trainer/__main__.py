@@ -36,8 +36,8 @@ def main() -> None:
     message = ""
     try:
         code = getattr(import_module(COMMANDS[command]), function)(arguments, stop)
-    except SystemExit:  # argparse has printed the help text
-        code = EXIT_COMPLETED
+    except SystemExit as ended:  # argparse has printed the help text
+        code = EXIT_INTERNAL if ended.code else EXIT_COMPLETED
     except TrainerError as error:
         message, code = f"error: {error}\n", error.exit_code
     except Exception:
