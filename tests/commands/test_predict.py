@@ -50,7 +50,7 @@ def test_drawn_digits(mnist_run, tmp_path, predicted):
         entry["class"] == one.digit for entry, one in zip(report["predictions"], drawn, strict=True)
     ]
     print(f"accuracy on {len(drawn)} drawn digits: {np.mean(right):.1%}")
-    wrong = [one.description for one, ok in zip(drawn, right, strict=True) if not ok]
+    wrong = [one.message for one, ok in zip(drawn, right, strict=True) if not ok]
     assert np.mean(right) > 0.85, wrong
 
 
