@@ -67,7 +67,7 @@ def digits_png(images: Images, captions: Sequence[str], title: str) -> bytes:
     axes.imshow(grid, "gray", vmin=0, vmax=255)
     for i, caption in enumerate(captions):
         x, y = (i % _DIGITS + 0.5) * cell_w, i // _DIGITS * cell_h + height
-        axes.text(x, y, caption, size=9, ha="center", va="top")
+        axes.text(x, y, caption, size=8, ha="center", va="top")
     return _png(figure)
 
 
