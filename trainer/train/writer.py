@@ -122,7 +122,7 @@ class Writer(AbstractContextManager["Writer"]):
         return copied
 
     def _collect(self, *, wait: bool) -> None:
-        """Take the result of the save under way, if it is done or if told to wait for it."""
+        """Take the result of the save under way, if it is done or with `wait`."""
         if self._saving is None or not (wait or self._saving.done()):
             return
         saving, self._saving = self._saving, None
