@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+
+from trainer.tasks.task import named_leaves
 
 Record = dict[str, Any]  # JSON
 
@@ -16,13 +19,15 @@ class Damaged(ValueError):
 
 def seal(record: Record, state: Any, files: dict[str, str]) -> Record:
     """Add SHA-256 checksums of all arrays of a pytree, of all files, and of the record itself."""
-    sealed = {**record, "leaves": _of_leaves(state), "files": files}
+    leaves = {name: _of_array(leaf) for name, leaf in named_leaves(state).items()}
+    sealed = {**record, "leaves": leaves, "files": files}
     return {**sealed, "sha256": of_json(sealed)}
 
 
-def check(state: Any, checksums: dict[str, str]) -> None:
-    """Raise Damaged if arrays of a pytree differ from those saved, are missing, or too many."""
-    if wrong := sorted({path for path, _ in _of_leaves(state).items() ^ checksums.items()}):
+def check(arrays: Mapping[str, Any], checksums: Mapping[str, str]) -> None:
+    """Raise Damaged if arrays (path -> array) differ from those saved, are missing, or too many."""
+    own = {name: _of_array(array) for name, array in arrays.items()}
+    if wrong := sorted({name for name, _ in own.items() ^ checksums.items()}):
         names = f"{wrong[0]} and {len(wrong) - 1} more" if wrong[1:] else wrong[0]
         raise Damaged(f"contents do not match the checksum: array {names}")
 
@@ -36,20 +41,16 @@ def of_weights(weights: Any) -> str:
     """Return the SHA-256 over the bytes of all leaves, in tree order."""
     sha256 = hashlib.sha256()
     for leaf in jax.tree.leaves(weights):
-        sha256.update(np.ascontiguousarray(leaf).data)
+        sha256.update(_bytes(leaf))
     return sha256.hexdigest()
 
 
-def _of_leaves(tree: Any) -> dict[str, str]:
-    """Return the SHA-256 of dtype, shape and bytes of each leaf by its path, such as `weights/0/1`.
+def _of_array(array: Any) -> str:
+    """Return the SHA-256 of dtype, shape and bytes of an array."""
+    array = np.ascontiguousarray(array)
+    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + _bytes(array)).hexdigest()
 
-    Named tuples, dicts and lists give the same paths: without a template, orbax restores a tree
-    with other containers than those that were saved.
-    """
-    checksums = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
-        data = f"{array.dtype}{array.shape}".encode() + array.data
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        checksums[name] = hashlib.sha256(data).hexdigest()
-    return checksums
+
+def _bytes(array: Any) -> memoryview:
+    # As bytes: numpy's buffers know no bfloat16.
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

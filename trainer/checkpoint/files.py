@@ -11,12 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+import numpy.typing as npt
 import orbax.checkpoint as ocp
 
 from trainer.checkpoint import checksums
 from trainer.checkpoint.checksums import Damaged, Record
 from trainer.job import directory as run_directory
 from trainer.job.errors import ReadError, first_line
+from trainer.tasks.task import named_leaves
+
+Arrays = dict[str, npt.NDArray[Any]]  # path -> array
 
 RECORD_FILE = "record.json"  # the record, with the checksums of all arrays and all other files
 ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
@@ -68,27 +74,23 @@ def record_of(folder: Path) -> Record:
     return record
 
 
-def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[Any, Record]:
+def read(reader: ocp.Checkpointer, folder: Path) -> tuple[Arrays, Record]:
     """Read a checkpoint and compare every file and every array with its checksum.
 
-    Returns the arrays in the structure of the template, a pytree of numpy arrays with the shapes
-    and dtypes that were saved (without one, of dicts and lists), and the record.
+    Returns the arrays by their paths, such as `weights/0/kernel`, and the record.
 
     Raises:
         Damaged: the checkpoint is not what was saved; the file or array is named.
         ReadError: the storage fails, or orbax cannot read files that are intact.
     """
-    record, arrays, files = _unsealed(folder)
+    record, checksums_, files = _unsealed(folder)
     for name, expected in files.items():
         if _sha256(folder, name) != expected:
             raise Damaged(f"file {name} does not match its checksum")
     try:
-        types = None
-        if template is not None:
-            types = ocp.checkpoint_utils.construct_restore_args(template)
         with plain(folder.parent) as parent:
-            args = ocp.args.PyTreeRestore(template, restore_args=types)
-            state = reader.restore(parent / folder.name, args=args)
+            # Without a template: given one, orbax casts to its dtypes silently.
+            arrays = named_leaves(reader.restore(parent / folder.name))
     except Exception as error:  # orbax raises errors of many kinds
         message = f"it cannot be read: {first_line(error, kind=True)}"
         if not folder.exists():  # the job has deleted it in the meantime
@@ -97,8 +99,27 @@ def read(reader: ocp.Checkpointer, folder: Path, template: Any = None) -> tuple[
             f"{folder}: all files are intact, but {message}. Nothing is renamed or deleted: repair "
             "the storage, or use the version of orbax-checkpoint that wrote it"
         ) from None
-    checksums.check(state, arrays)  # orbax also casts to the dtype of the template silently
-    return state, record
+    checksums.check(arrays, checksums_)
+    return {name: np.asarray(array) for name, array in arrays.items()}, record
+
+
+def fit(arrays: Arrays, template: Any, prefix: str = "") -> Any:
+    """Return the arrays in the structure of a pytree of shapes and dtypes.
+
+    `prefix` comes before the paths of the template: "weights/" for the weights in a state.
+
+    Raises:
+        Damaged: an array is missing, or has another shape or dtype.
+    """
+    leaves = []
+    for path, leaf in named_leaves(template).items():
+        array = arrays.get(f"{prefix}{path}".rstrip("/"))
+        if array is None or array.shape != leaf.shape or array.dtype != leaf.dtype:
+            given = "is missing" if array is None else f"is {array.dtype}{list(array.shape)}"
+            message = f"array {prefix}{path} {given}, but {leaf.dtype}{list(leaf.shape)} is needed"
+            raise Damaged(f"it does not fit the state of this model: {message}")
+        leaves.append(array)
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
 def _unsealed(folder: Path) -> tuple[Record, dict[str, str], dict[str, str]]:

@@ -1,8 +1,6 @@
 """Load a trained model from a run directory, which another job may be writing to."""
 
-import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +10,15 @@ import numpy.typing as npt
 
 from trainer.checkpoint import files
 from trainer.checkpoint.checksums import Damaged, Record
-from trainer.functional import linear
+from trainer.data.dataset import Examples, bytes_of_one, size
 from trainer.job.directory import ASIDE, CHECKPOINTS
 from trainer.job.errors import DataError
-from trainer.models import mlp
-from trainer.tasks.classification import Objective, batch_logits
+from trainer.tasks.make import from_record
+from trainer.tasks.task import Task, Weights, apply, named_leaves
 
-BATCH = 10_000  # images at once, which bounds the memory of the activations
+BYTES = 64 << 20  # of examples at once, which bounds the memory of the activations
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 class Trained(NamedTuple):
@@ -26,36 +26,39 @@ class Trained(NamedTuple):
 
     run: Path
     step: int
-    weights: mlp.Weights  # numpy, float32
-    objective: Objective
-    image_shape: tuple[int, ...]  # (rows, cols)
+    weights: Weights  # numpy
+    task: Task
     record: Record  # what the run keeps with the arrays
 
-
-class Outputs(NamedTuple):
-    """The outputs of a model for N images; float32 (N, classes) both."""
-
-    logits: Any
-    probabilities: Any
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """Name, numbers of examples and SHA-256 of the data set that it was trained on."""
+        about: Mapping[str, Any] = self.record["meaning"]["data set"]
+        return about
 
 
 def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
     """Load the newest intact checkpoint of a run, or that of a step; nothing is written or renamed.
 
-    `warn` gets a message for every damaged checkpoint that is skipped.
+    `warn` gets a message for every damaged checkpoint that is skipped, and if the user's module has
+    changed since.
 
     Raises:
+        ConfigError: the user's module is missing or wrong.
         DataError: there is no such checkpoint, it is damaged, all are, or its weights are not
             finite.
         ReadError: the storage fails.
     """
     damaged = False
+    run = run.absolute()
     with files.checkpointer() as reader:
         for number in reversed(_steps(run, step)):
             folder = run / CHECKPOINTS / str(number)
             try:
-                state, record = files.read(reader, folder)
-                trained = Trained(run, number, *_model_of(state, record), record)
+                arrays, record = files.read(reader, folder)
+                task = from_record(record, run, warn)
+                template = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
+                weights = files.fit(arrays, template, "weights/")
             except Damaged as error:
                 if not folder.exists():
                     continue  # the job has deleted it in the meantime, as it should
@@ -66,12 +69,12 @@ def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
                     raise DataError(message, hint) from None
                 warn(f"{message}: trying an older one")
                 continue
-            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.weights)):
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights)):
                 raise DataError(
                     f"checkpoint {number} of {run} holds weights that are NaN or infinite",
                     "name an earlier one with --step N, or train again with a lower optim.lr",
                 )
-            return trained
+            return Trained(run, number, weights, task, record)
     if damaged:
         raise DataError(f"{run}: none of its checkpoints is intact; see `python -m trainer verify`")
     return load(run, step, warn)  # the job has deleted them all, so there are newer ones
@@ -97,41 +100,48 @@ def _steps(run: Path, step: int | None) -> list[int]:
     return [step]
 
 
-def outputs(weights: Any, images: jax.Array, objective: Objective) -> Outputs:
-    """Return the outputs for images, uint8 (N, rows, cols) or (N, pixels); traceable."""
-    logits = batch_logits(weights, images.reshape(images.shape[0], -1), objective)
-    return Outputs(logits, jax.nn.softmax(logits))
+def predict(trained: Trained, examples: Examples) -> Arrays:
+    """Return what the model gives for examples, by name: arrays (N, ...).
+
+    Only the fields that the model reads are needed.
+
+    Raises:
+        DataError: a field is missing, or has another shape or dtype.
+    """
+    examples = check_inputs(trained, examples)
+
+    def outputs(weights: Weights, examples: Any) -> Any:
+        return jax.vmap(trained.task.outputs)(apply(trained.task, weights, examples))
+
+    program = jax.jit(outputs)
+    weights, count = jax.device_put(trained.weights), size(examples)
+    rows = max(1, BYTES // max(1, bytes_of_one(examples)))
+    parts = []
+    for first in range(0, count, rows):
+        part = {name: array[first : first + rows] for name, array in examples.items()}
+        parts.append(named_leaves(jax.device_get(program(weights, jax.device_put(part)))))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def predict(trained: Trained, images: npt.NDArray[np.uint8]) -> Outputs:
-    """Return the outputs for images, uint8 (N, rows, cols) or (N, pixels), as numpy arrays."""
-    check_shape(trained, images.shape[1:])
-    program = jax.jit(partial(outputs, objective=trained.objective))
-    weights = jax.device_put(trained.weights)
-    parts = [
-        jax.device_get(program(weights, jax.device_put(images[first : first + BATCH])))
-        for first in range(0, len(images), BATCH)
-    ]
-    return Outputs._make(np.concatenate(part) for part in zip(*parts, strict=True))
+def check_inputs(trained: Trained, examples: Mapping[str, Any]) -> Examples:
+    """Return the fields that the model reads; a flat image (N, pixels) gets its shape back.
 
-
-def check_shape(trained: Trained, shape: tuple[int, ...]) -> None:
-    """Raise DataError unless the model was trained on images of this shape, which may be flat."""
-    expected = trained.image_shape
-    if len(shape) != len(expected):  # one of the two is flat: compare the number of pixels
-        shape, expected = (math.prod(shape),), (math.prod(expected),)
-    if shape != expected:
-        given, right = (" x ".join(map(str, one)) for one in (shape, expected))
-        raise DataError(f"images of {given} pixels, but the model was trained on {right}")
-
-
-def _model_of(state: Any, record: Record) -> tuple[mlp.Weights, Objective, tuple[int, ...]]:
-    """Return the weights, the objective and the shape of an image from a checkpoint."""
-    try:
-        weights = [linear.Weights(layer["kernel"], layer["bias"]) for layer in state["weights"]]
-        objective = dict(record["objective"])
-        shape = tuple(objective.pop("image_shape"))
-        # In float32, whatever precision it was trained with: this may be another platform.
-        return weights, Objective(**objective)._replace(precision="float32"), shape
-    except (KeyError, TypeError, AttributeError):
-        raise Damaged("it is not a model that this version of the trainer knows") from None
+    Raises:
+        DataError: a field is missing, or has another shape or dtype.
+    """
+    checked: Examples = {}
+    for name in trained.task.inputs:
+        spec = trained.task.example[name]
+        if name not in examples:
+            raise DataError(f"the model reads {', '.join(trained.task.inputs)}: {name} is missing")
+        array = np.asarray(examples[name])
+        if array.shape[1:] == (int(np.prod(spec.shape)),):
+            array = array.reshape(len(array), *spec.shape)
+        if array.shape[1:] != spec.shape or array.dtype != spec.dtype:
+            given, right = (
+                f"{dtype} {' x '.join(map(str, shape)) or 'numbers'}"
+                for dtype, shape in ((array.dtype, array.shape[1:]), (spec.dtype, spec.shape))
+            )
+            raise DataError(f"{name}: {given}, but the model was trained on {right}")
+        checked[name] = array
+    return checked

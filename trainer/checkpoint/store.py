@@ -11,14 +11,13 @@ under such a name.
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from trainer.checkpoint import files
@@ -26,8 +25,21 @@ from trainer.checkpoint.checksums import Damaged, Record
 from trainer.job.directory import ASIDE, TRASH, WRITING
 from trainer.job.errors import DataError, ReadError, first_line, writing
 from trainer.job.files import sync_folder, sync_tree
+from trainer.tasks.task import named_leaves
 
 Tree = TypeVar("Tree")  # a pytree of arrays
+
+
+class Best(NamedTuple):
+    """Which checkpoints are the best: checkpoint.best."""
+
+    metric: str  # "loss" or one of the task's
+    largest: bool  # whether the largest value is the best
+
+    def value(self, tested: Mapping[str, float]) -> float:
+        """Return a number that is smaller for better results; NaN is the worst."""
+        value = tested.get(self.metric, math.nan)
+        return math.inf if math.isnan(value) else -value if self.largest else value
 
 
 class Restored(NamedTuple):
@@ -42,18 +54,25 @@ class Checkpoints:
     """The checkpoints of one run directory; a context manager, used by process 0 alone."""
 
     def __init__(
-        self, directory: Path, *, keep_last: int, keep_best: int, warn: Callable[[str], None]
+        self,
+        directory: Path,
+        *,
+        keep_last: int,
+        keep_best: int,
+        best: Best,
+        warn: Callable[[str], None],
     ) -> None:
         """Open a folder of checkpoints, folders named by their steps; make it if it is missing.
 
-        The `keep_last` newest and the `keep_best` most accurate are kept. `warn` gets a message for
-        every checkpoint that is renamed because it is damaged.
+        The `keep_last` newest and the `keep_best` best are kept. `warn` gets a message for every
+        checkpoint that is renamed because it is damaged.
         """
         self.directory = directory.absolute()
         self._keep_last = keep_last
         self._keep_best = keep_best
+        self._best = best
         self._warn = warn
-        self._accuracies: dict[int, float] = {}
+        self._values: dict[int, float] = {}  # step -> its value, the smallest is the best
         self._checkpointer = files.checkpointer()
         with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -72,7 +91,7 @@ class Checkpoints:
         return files.steps(self.directory)
 
     def save(
-        self, step: int, state: Tree, record: Record, accuracy: float | None = None
+        self, step: int, state: Tree, record: Record, tested: Mapping[str, float] | None = None
     ) -> str | None:
         """Write a checkpoint, unless the step has one, and delete those that are no longer kept.
 
@@ -83,7 +102,7 @@ class Checkpoints:
             step: optimizer steps done.
             state: a pytree of numpy arrays.
             record: kept with the arrays; JSON.
-            accuracy: of these weights on the test split, 0 to 1, if it was measured.
+            tested: the loss and the metrics of these weights on the test split, if measured.
 
         Returns:
             None, or a warning: the checkpoint is saved, but older ones cannot be deleted.
@@ -96,16 +115,20 @@ class Checkpoints:
         written, committed = self.directory / f"{WRITING}{step}", self.directory / str(step)
         try:
             with files.plain(self.directory) as directory:
-                self._checkpointer.save(directory / written.name, args=ocp.args.PyTreeSave(state))
-            files.write_record(written, {**record, "step": step, "test_accuracy": accuracy}, state)
+                self._checkpointer.save(
+                    directory / written.name, args=ocp.args.PyTreeSave(_nested(state))
+                )
+            results = {f"test_{name}": value for name, value in (tested or {}).items()}
+            kept = {**record, "step": step, "test_accuracy": None, **results}
+            files.write_record(written, kept, state)
             sync_tree(written)
             written.rename(committed)
             sync_folder(self.directory)
         except BaseException:
             self._clean_up()
             raise
-        if accuracy is not None:
-            self._accuracies[step] = accuracy
+        if tested is not None:
+            self._values[step] = self._best.value(tested)
         try:
             self._retire()
         except (OSError, ReadError) as error:
@@ -123,17 +146,15 @@ class Checkpoints:
             DataError: there are checkpoints, and none is intact.
             ReadError: the storage fails; the checkpoint may be intact, so it is not renamed.
         """
-        arrays = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
         for step in reversed(self.steps):
             try:
                 folder = self.directory / str(step)
-                state, record = files.read(self._checkpointer, folder, arrays)
-                if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, arrays):
-                    raise Damaged("its arrays have other shapes than the state of this model")
+                arrays, record = files.read(self._checkpointer, folder)
+                state = files.fit(arrays, template)
             except Damaged as damage:
                 self._set_aside(step, damage)
             else:
-                self._accuracies = self._recorded_accuracies()
+                self._values = self._recorded_values()
                 return Restored(step, state, record)
         # Those that an earlier start renamed count too: starting over would overwrite their run.
         if aside := sorted(path.name for path in self.directory.glob(f"{ASIDE}*")):
@@ -168,9 +189,7 @@ class Checkpoints:
         They are renamed first, with fsync, so that a crash does not leave half a checkpoint.
         """
         steps = self.steps
-        best = sorted(
-            set(steps) & self._accuracies.keys(), key=lambda s: (-self._accuracies[s], -s)
-        )
+        best = sorted(set(steps) & self._values.keys(), key=lambda s: (self._values[s], -s))
         keep = {*steps[-self._keep_last :], *best[: self._keep_best]}
         if old := set(steps) - keep:
             for step in old:
@@ -178,12 +197,15 @@ class Checkpoints:
             sync_folder(self.directory)
             self._clean_up()
 
-    def _recorded_accuracies(self) -> dict[int, float]:
-        accuracies = {}
+    def _recorded_values(self) -> dict[int, float]:
+        values = {}
         for step in self.steps:
             with suppress(Damaged, ReadError):  # an older one that nobody needs now
-                accuracies[step] = files.record_of(self.directory / str(step))["test_accuracy"]
-        return {step: value for step, value in accuracies.items() if value is not None}
+                record = files.record_of(self.directory / str(step))
+                result = record.get(f"test_{self._best.metric}")
+                if result is not None:
+                    values[step] = self._best.value({self._best.metric: float(result)})
+        return values
 
     def _set_aside(self, step: int, damage: Damaged) -> None:
         folder, number = self.directory / str(step), 0
@@ -192,3 +214,15 @@ class Checkpoints:
         with writing(folder):
             folder.rename(aside)
         self._warn(f"checkpoint {folder} is damaged ({damage}): renamed to {aside.name}")
+
+
+def _nested(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a pytree in nested dicts by their paths: orbax knows all dicts."""
+    nested: dict[str, Any] = {}
+    for path, leaf in named_leaves(tree).items():
+        *parents, last = path.split("/")
+        inner = nested
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = leaf
+    return nested

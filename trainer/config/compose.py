@@ -18,22 +18,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from trainer.config import user_module
 from trainer.config.schema import Config, config_dir
+from trainer.config.types import rule_of
 from trainer.job.errors import ConfigError, TrainerError
 from trainer.job.stdout import show
 
-_TYPES = {  # part of OmegaConf's message -> the rule
-    "to Integer": "use a whole number",
-    "to Float": "use a number",
-    "to Boolean": "use true or false",
-    "not a valid bool": "use true or false",
-    "not a ListConfig": "use a list, like [512,512]",
-    "not Optional": "it needs a value",
-}
 _TEXTS = (
     *("run.name", "run.dir", "run.root", "data.root", "data.cache_dir"),
-    "train.compilation_cache_dir",
+    *("train.compilation_cache_dir", "model.module", "data.module"),
 )
+_OPTIONS = re.compile(r"(?:model|data|optim)\.options\.")  # keys that the schema does not know
+USER_OPTIONS = {"model": "Options", "data": "DataOptions"}  # section -> dataclass in a module
 # Values that Hydra's grammar has to read: empty, null, quoted, an interpolation, a list, a sweep.
 _GRAMMAR = re.compile(r"null|['\"\[].*|.*\$\{.*|.*,.*|", re.DOTALL)
 
@@ -120,10 +116,18 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
     typed = OmegaConf.merge(OmegaConf.structured(Config), given)
     config = OmegaConf.to_object(typed)
     assert isinstance(config, Config)
-    record = {
-        "config.yaml": OmegaConf.to_yaml(typed),
-        "overrides.yaml": OmegaConf.to_yaml(hydra_config.overrides.task),
-    }
+    record = {}
+    for section, kind in USER_OPTIONS.items():  # the user's own module and its options
+        part = getattr(config, section)
+        if part.module is not None:
+            module = user_module.load(f"{section}.module", part.module)
+            part.options = user_module.options(f"{section}.options", module, kind, part.options)
+            if part.options:
+                OmegaConf.update(typed, f"{section}.options", dataclasses.asdict(part.options))
+            name, text = user_module.source(module)
+            record[name] = text
+    record["config.yaml"] = OmegaConf.to_yaml(typed)
+    record["overrides.yaml"] = OmegaConf.to_yaml(hydra_config.overrides.task)
     experiment = hydra_config.runtime.choices.get("experiment")
     return Job(config, str(experiment or "default"), record)
 
@@ -143,9 +147,9 @@ def _explain(error: Exception) -> str:
         return _unknown_option(override.group(1) if override else key)
     if choice := re.search(r"Could not find '([^']+)/([^']+)'", text):
         return _unknown_choice(choice.group(1), choice.group(2))
-    if typed := re.search("|".join(_TYPES), text):
+    if rule := rule_of(text):
         message = str(error).partition("\n")[0].removeprefix("Error merging override ")
-        return f"{message if '=' in message else key}: {_TYPES[typed.group()]}"
+        return f"{message if '=' in message else key}: {rule}"
     where = key or getattr(error, "override", None) or ""
     return text if where in text else f"{where}: {text}"
 
@@ -187,10 +191,15 @@ def quoted(text: object) -> str:
 
 
 def literal(arguments: Sequence[str]) -> list[str]:
-    """Quote names and folders: Hydra would read run.name=12e4567 as an infinite number."""
+    """Return the arguments as Hydra must read them.
+
+    Names and folders are quoted: Hydra would read run.name=12e4567 as an infinite number.
+    """
     texts = []
     for argument in arguments:
         name, _, value = argument.partition("=")
         is_text = name.lstrip("+") in _TEXTS and not _GRAMMAR.fullmatch(value)
-        texts.append(f"{name}={quoted(value)}" if is_text else argument)
+        argument = f"{name}={quoted(value)}" if is_text else argument
+        # ++ sets a key whether it is there or not; the options of a user's module are not.
+        texts.append(f"++{argument}" if _OPTIONS.match(argument) else argument)
     return texts

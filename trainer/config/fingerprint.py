@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from trainer.config.schema import Config
@@ -24,6 +25,12 @@ FINGERPRINT = (
 def fingerprint(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return, as JSON, all that determines the weights of a run; `dataset` describes its data."""
     options = select(dataclasses.asdict(config), FINGERPRINT)
+    for section in ("model", "optim"):
+        part = options[section]
+        if part.get("module"):  # the file may be moved
+            part = {**part, "module": Path(part["module"]).name}
+        # Without what is not used, also by runs from before there was such an option.
+        options[section] = {k: v for k, v in part.items() if v is not None and v != {}}
     if config.optim.schedule != "constant":  # the schedule is stretched over all epochs
         options["train.epochs"] = config.train.epochs
     return {**options, "data set": dict(dataset)}

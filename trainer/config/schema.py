@@ -51,6 +51,16 @@ fraction = partial(ruled, lambda x: 0 <= x < 1, "use a number in [0, 1)")
 folder = partial(ruled, lambda name: name != "" and _is_utf8(name), "name a folder, in UTF-8")
 
 
+def _check_module(section: str, part: Any) -> None:
+    """Check that a section names a module, and gives it options, where and only where it may."""
+    is_module = part.name == "module"
+    rule = f"{section}=module needs it: {section}.module=FILE.py"
+    _check(part.module is not None or not is_module, f"{section}.module", None, rule)
+    rule = f"add {section}=module"
+    _check(part.module is None or is_module, f"{section}.module", part.module, rule)
+    _check(not part.options or is_module, f"{section}.options", part.options, rule)
+
+
 class Section:
     """A section of the configuration: tests each field that has a rule."""
 
@@ -82,7 +92,9 @@ class RunConfig(Section):
 class DataConfig(Section):
     """Which data set, where it comes from, and in which order it is read."""
 
-    name: str = one_of("mnist", "mnist_5k", "idx")
+    name: str = one_of("mnist", "mnist_5k", "idx", "module")
+    module: str | None
+    options: Any  # of the module: its dataclass DataOptions
     root: str | None
     cache_dir: str
     mirrors: list[str]
@@ -90,7 +102,7 @@ class DataConfig(Section):
     download: bool
     offline_fallback: bool
     timeout_seconds: float = positive()
-    num_classes: int = whole(2, 256)
+    num_classes: int | None = whole(2, 256)  # of images; null for a module
     shuffle: bool
     pixel_mean: float | None = finite()
     pixel_std: float | None = positive()
@@ -105,6 +117,7 @@ class DataConfig(Section):
             if re.match("[^/]*//[^/]*@", mirror):  # the run directory and logs would show it
                 raise ConfigError(f"{option} contains credentials", "use a URL without them")
             _check(re.match("https?://[^/]", mirror) is not None, option, mirror, rule)
+        _check_module("data", self)
         needs_root = self.name == "idx" and self.root is None
         _check(not needs_root, "data.root", None, "data=idx needs it: data.root=DIR of the 4 files")
 
@@ -113,27 +126,43 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The network and its loss."""
 
-    name: str = one_of("mlp")
-    hidden_sizes: list[int] = ruled(  # noqa: RUF009 - it returns a field
+    name: str = one_of("mlp", "module")
+    module: str | None
+    options: Any  # of the module: its dataclass Options
+    # Of the MLP alone, null for a module.
+    hidden_sizes: list[int] | None = ruled(  # noqa: RUF009 - it returns a field
         lambda sizes: bool(sizes) and all(0 < size < 2**31 for size in sizes),
         "use at least one size, each above 0, like model.hidden_sizes=[512,512]",
     )
-    kernel_initializer: str = one_of("he_normal", "glorot_uniform")
-    pixels: str = one_of("standardized", "raw")
-    loss: str = one_of("softmax_crossentropy", "clipped_crossentropy")
-    precision: str = one_of("float32", "tf32", "bfloat16")
+    kernel_initializer: str | None = one_of("he_normal", "glorot_uniform")
+    pixels: str | None = one_of("standardized", "raw")
+    loss: str | None = one_of("softmax_crossentropy", "clipped_crossentropy")
+    precision: str | None = one_of("float32", "tf32", "bfloat16")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_module("model", self)
+        for name in MLP_OPTIONS:
+            value, is_mlp = getattr(self, name), self.name == "mlp"
+            rule = "it needs a value" if is_mlp else "only model=mlp has it: leave it out"
+            _check((value is not None) == is_mlp, f"model.{name}", value, rule)
+
+
+MLP_OPTIONS = ("hidden_sizes", "kernel_initializer", "pixels", "loss", "precision")
 
 
 @dataclass(kw_only=True)
 class OptimConfig(Section):
     """The optimizer and its schedule."""
 
-    name: str = one_of("sgd")
+    name: str | None  # sgd, a function of optax, or the import path of one like it
+    options: Any  # arguments of that function
     lr: float = ruled(
         lambda lr: 0 < lr <= FLOAT32_MAX, f"use a finite number above 0, at most {FLOAT32_MAX:.7g}"
     )
-    momentum: float = fraction()
-    nesterov: bool
+    momentum: float | None = fraction()
+    nesterov: bool | None
+    clip_norm: float | None = positive()
     schedule: str = one_of("constant", "warmup_linear", "warmup_cosine")
     warmup_fraction: float = fraction()
 
@@ -141,6 +170,12 @@ class OptimConfig(Section):
         super().__post_init__()
         useless = self.nesterov and self.momentum == 0
         _check(not useless, "optim.nesterov", True, "needs optim.momentum above 0")
+        for name in ("momentum", "nesterov"):
+            value, is_sgd = getattr(self, name), self.name == "sgd"
+            rule = "it needs a value" if is_sgd else "only optim=sgd has it: use optim.options"
+            _check((value is not None) == is_sgd, f"optim.{name}", value, rule)
+        unused = self.name == "sgd" and bool(self.options)
+        _check(not unused, "optim.options", self.options, "optim=sgd has none: leave them out")
 
 
 @dataclass(kw_only=True)
@@ -174,6 +209,10 @@ class CheckpointConfig(Section):
     every_steps: int | None = whole(1)
     keep_last: int = whole(1)
     keep_best: int = whole(0)
+    best: str | None = ruled(
+        lambda best: re.fullmatch(r"\w+:(max|min)", best) is not None,
+        "use METRIC:max or METRIC:min, like accuracy:max",
+    )
     max_failed_saves: int = whole(0)
 
 

@@ -14,15 +14,14 @@ import jax
 import numpy as np
 
 from trainer.config.schema import Config
-from trainer.data.dataset import Dataset, Superbatch
-from trainer.data.stream import Plan, Superbatches
+from trainer.data.dataset import Dataset, Examples, size
+from trainer.data.stream import Plan, Superbatches, take
 from trainer.job.errors import first_line
-from trainer.models import mlp
 from trainer.parallel import memory, norms
 from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.evaluation import Evaluation
 from trainer.tasks import confusion, pictures
-from trainer.tasks.classification import Objective
+from trainer.tasks.task import Task, Weights, named_leaves
 from trainer.tracking import summaries
 from trainer.tracking.goodput import Ledger, PhaseTimer, StepTimes
 from trainer.tracking.tensorboard import Tracker
@@ -42,7 +41,7 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         self,
         config: Config,
         dataset: Dataset,
-        objective: Objective,
+        task: Task,
         plan: Plan,
         source: Superbatches,
         tracker: Tracker,
@@ -54,15 +53,14 @@ class Dashboard(AbstractContextManager["Dashboard"]):
     ) -> None:
         """Start; draw examples of the inputs if this is the first start of the run (`fresh`).
 
-        The objective is for gradient norms, of batches from `source`; `warn` shows a line.
+        Gradient norms are those of batches from `source`; `warn` shows a line.
         """
-        self._dataset, self._source, self._plan = dataset, source, plan
+        self._dataset, self._task, self._source, self._plan = dataset, task, source, plan
         self._tracker, self._ledger = tracker, ledger
         self._timer, self._warn = timer, warn
         self._every_steps = config.train.log_every_steps
-        self._classes = config.data.num_classes
         self._draw_every_epochs = config.train.pictures_every_epochs
-        self._measure = CompiledFunction(norms.make(objective), timer)
+        self._measure = CompiledFunction(norms.make(task), timer)
         self._step_times: StepTimes | None = None
         self._last_step = 0  # of the last step times
         self._pool = ThreadPoolExecutor(1, "draw")
@@ -87,26 +85,27 @@ class Dashboard(AbstractContextManager["Dashboard"]):
             curves |= {f"memory/{name}": mib for name, mib in sizes.items()}
             self._tracker.curves(step, curves)
 
-    def evaluated(self, step: int, weights: mlp.Weights, evaluation: Evaluation) -> None:
+    def evaluated(self, step: int, weights: Weights, evaluation: Evaluation) -> None:
         """Write the results of an evaluation after `step` steps; draw pictures now and then."""
-        values = {"loss": evaluation.loss, "accuracy": evaluation.accuracy}
-        if not self._tracker.scalars("eval", step, values):
+        if not self._tracker.scalars("eval", step, evaluation.means):
             return  # a completed run was started again: the log has all of it
-        test = self._dataset.test
-        counts = confusion.count(test.labels, evaluation.predictions, self._classes)
-        accuracies = confusion.class_accuracies(counts)
-        curves = {
-            f"eval_class_accuracy/{i}": float(share)
-            for i, share in enumerate(accuracies)
-            if not np.isnan(share)
-        }
+        curves: dict[str, float] = {}
+        counts = confusion.of_predictions(self._dataset.test, evaluation.predictions)
+        if counts is not None:
+            accuracies = confusion.class_accuracies(counts)
+            curves = {
+                f"eval_class_accuracy/{i}": float(share)
+                for i, share in enumerate(accuracies)
+                if not np.isnan(share)
+            }
         local = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
         self._tracker.curves(step, curves | self._norms(local, step))
         epoch, every = step // self._plan.steps_per_epoch, self._draw_every_epochs
         if every is None or (epoch % every and step != self._plan.total_steps):
             return
         host = jax.tree.map(np.array, jax.device_get(local))  # copied: the state is donated
-        self._draw(lambda: (step, draw_evaluation(step, self._dataset, evaluation, counts, host)))
+        test, filters = self._dataset.test, self._task.filters
+        self._draw(lambda: (step, draw_evaluation(step, test, evaluation, counts, host, filters)))
 
     def __exit__(self, *_: object) -> None:
         """Write what is still being drawn."""
@@ -114,11 +113,11 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         self._write_drawn()
         self._pool.shutdown()
 
-    def _norms(self, weights: mlp.Weights, step: int) -> dict[str, float]:
+    def _norms(self, weights: Weights, step: int) -> dict[str, float]:
         """Return norms of the weights, and of the gradients with which the next step begins."""
         batch, _ = self._source.global_batch(step)
-        rows = Superbatch(*(part[: norms.MOST_EXAMPLES] for part in batch))
-        (device,) = weights[0].kernel.devices()
+        rows = take(batch, slice(norms.MOST_EXAMPLES))
+        (device,) = jax.tree.leaves(weights)[0].devices()
         measured = jax.device_get(self._measure(weights, jax.device_put(rows, device)))
         return {name: float(norm) for name, norm in measured.items()}
 
@@ -141,37 +140,42 @@ class Dashboard(AbstractContextManager["Dashboard"]):
 
 
 def draw_inputs(dataset: Dataset) -> list[Any]:
-    """Draw the first training examples."""
-    images, labels = dataset.train.images[:SAMPLES], dataset.train.labels
-    title = f"first of {len(labels):,} training examples"
-    captions = [f"label {label}" for label in labels[:SAMPLES]]
-    png = pictures.digits_png(images.reshape(-1, *dataset.shape), captions, title)
+    """Draw the first training examples, if they are images."""
+    examples = {name: array[:SAMPLES] for name, array in dataset.train.items()}
+    if not pictures.has_images(examples):
+        return []
+    title = f"first of {size(dataset.train):,} training examples"
+    captions = [f"label {label}" for label in examples["label"]]
+    png = pictures.digits_png(examples["image"], captions, title)
     return [summaries.image("pictures/inputs", png)]
 
 
 def draw_evaluation(
-    step: int, dataset: Dataset, result: Evaluation, counts: confusion.Counts, weights: mlp.Weights
+    step: int,
+    test: Examples,
+    result: Evaluation,
+    counts: confusion.Counts | None,
+    weights: Weights,
+    filters: Callable[[Weights], Any] | None,
 ) -> list[Any]:
     """Draw an evaluation of the test split after `step` steps, and the weights (numpy arrays).
 
-    Arrays of weights that are not finite are left out.
+    What the task does not have is left out, and arrays of weights that are not finite.
     """
-    after, labels = f"after {step:,} steps", dataset.test.labels
-    images = dataset.test.images.reshape(-1, *dataset.shape)
-    drawn = {
-        "confusion_counts": pictures.confusion_png(counts, f"test examples {after}"),
-        "confusion_normalized": pictures.confusion_png(
-            counts, f"percent of each label {after}", percent=True
-        ),
-        "most_wrong": pictures.mistakes_png(
-            images, labels, result.predictions, result.confidences, after
-        ),
-    }
-    kernels = np.asarray(weights[0].kernel)[:, :FILTERS].T.reshape(-1, *dataset.shape)
-    if np.isfinite(kernels).all():
+    after, drawn = f"after {step:,} steps", dict[str, bytes]()
+    if counts is not None:
+        title = f"percent of each label {after}"
+        drawn["confusion_counts"] = pictures.confusion_png(counts, f"test examples {after}")
+        drawn["confusion_normalized"] = pictures.confusion_png(counts, title, percent=True)
+        if pictures.has_images(test):
+            classes, confidences = (result.predictions[name] for name in ("class", "confidence"))
+            drawn["most_wrong"] = pictures.mistakes_png(
+                test["image"], test["label"], classes, confidences, after
+            )
+    if filters is not None and np.isfinite(kernels := filters(weights)[:FILTERS]).all():
         drawn["filters"] = pictures.filters_png(kernels)
     return [summaries.image(f"pictures/{name}", png) for name, png in drawn.items()] + [
-        summaries.histogram(f"weights/layer/{i}/{name}", leaf.ravel(), BINS)
-        for i, name, leaf in mlp.leaves(weights)
+        summaries.histogram(f"weights/{path}", leaf.astype(np.float32).ravel(), BINS)
+        for path, leaf in named_leaves(weights).items()
         if np.isfinite(leaf).all()
     ]

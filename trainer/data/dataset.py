@@ -1,33 +1,47 @@
 """What is trained on: examples in memory, and the batches of them that one dispatch consumes."""
 
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
-
-
-class Split(NamedTuple):
-    """Images and their labels, C-contiguous and read-only."""
-
-    images: Bytes  # (N, pixels), 0 to 255
-    labels: Bytes  # (N,), 0 to num_classes - 1
+Examples = dict[str, npt.NDArray[Any]]  # field -> (N, ...), each with the same N; read-only
 
 
 class Dataset(NamedTuple):
-    """What to train on and what to test on."""
+    """What to train on and what to test on. Both splits have the same fields, dtypes and shapes."""
 
     name: str
-    train: Split
-    test: Split
-    sha256: str  # of the concatenated hex SHA-256 of the four plain IDX files, in order of FILES
-    shape: tuple[int, int]  # rows and columns of an image
+    train: Examples
+    test: Examples
+    sha256: str = ""  # identifies the contents; "" is filled in when the data set is loaded
 
 
 class Superbatch(NamedTuple):
-    """K batches, uint8; `batch` is the global one, or the part of it that this process loads."""
+    """K batches; `batch` is the global one, or the part of it that this process loads."""
 
-    images: Any  # (K, batch, pixels)
-    labels: Any  # (K, batch)
-    mask: Any  # (K, batch): 1 for an example, 0 where a batch is short
+    examples: Any  # field -> (K, batch, ...)
+    mask: Any  # (K, batch) uint8: 1 for an example, 0 where a batch is short
+    index: Any = None  # (K, batch) int32: of each example in its split; None: nobody asks for it
+
+
+def size(examples: Examples) -> int:
+    """Return the number of examples."""
+    return len(next(iter(examples.values())))
+
+
+def bytes_of_one(examples: Examples) -> int:
+    """Return the bytes of one example."""
+    return sum(array.nbytes for array in examples.values()) // size(examples)
+
+
+def sha256(train: Examples, test: Examples) -> str:
+    """Return the SHA-256 over the names, dtypes, shapes and bytes of all arrays."""
+    digest = hashlib.sha256()
+    for examples in (train, test):
+        for name, array in sorted(examples.items()):
+            digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

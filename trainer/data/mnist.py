@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainer.config.schema import DataConfig
 from trainer.data import idx, mnist_5k
-from trainer.data.dataset import Bytes, Dataset, Split
+from trainer.data.dataset import Bytes, Dataset, Examples
 from trainer.data.download import Missing, Progress, fetch
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError
@@ -44,6 +44,8 @@ def load(
         DataError: the files are missing, unreadable, not what they should be, or do not match.
         Exception: whatever poll() raised.
     """
+    if data.num_classes is None:
+        raise ConfigError("data.num_classes=None: images need it, like data.num_classes=10")
     if data.name != "idx" and data.num_classes < mnist_5k.CLASSES:
         raise ConfigError(f"data.num_classes={data.num_classes}: use at least {mnist_5k.CLASSES}")
     if data.name == "mnist_5k":
@@ -101,11 +103,11 @@ def load(
         return _dataset("mnist_5k", mnist_5k.load())
 
 
-def load_test(root: Path, num_classes: int) -> tuple[Split, tuple[int, ...]]:
-    """Return the test images and labels in a folder, and an image's shape, (rows, cols).
+def load_test(root: Path, num_classes: int) -> Examples:
+    """Return the test images (N, rows, cols) and labels (N,) in a folder, gzip or plain.
 
     Args:
-        root: folder of the last two of FILES, gzip or plain.
+        root: folder of the last two of FILES.
         num_classes: labels must be below it.
 
     Raises:
@@ -115,7 +117,7 @@ def load_test(root: Path, num_classes: int) -> tuple[Split, tuple[int, ...]]:
     images_path, labels_path = (_find(root, file, str(root)) for file in FILES[2:])
     images = idx.read_images(images_path)
     labels = idx.read_labels(labels_path, num_classes)
-    return _split(images, labels, images_path), images.shape[1:]
+    return _split(images, labels, images_path)
 
 
 def _find(folder: Path, file: str, name: str) -> Path:
@@ -139,7 +141,7 @@ def _find(folder: Path, file: str, name: str) -> Path:
 
 def _parse(contents: bytes, name: str, *, file: str, data: DataConfig) -> Bytes:
     """Return the array in the bytes of one of FILES; that of "mnist" has a known digest."""
-    rank, num_classes = (1, data.num_classes) if "labels" in file else (3, 256)
+    rank, num_classes = (1, data.num_classes or 256) if "labels" in file else (3, 256)
     array = idx.parse(contents, name, rank, num_classes)
     if data.name == "mnist" and (digest := idx.sha256(array)) != data.sha256[file]:
         raise DataError(
@@ -162,13 +164,13 @@ def _dataset(name: str, arrays: Sequence[Bytes], folder: Path = Path()) -> Datas
         name,
         _split(train_images, train_labels, folder / FILES[0]),
         _split(test_images, test_labels, folder / FILES[2]),
+        # Of the concatenated hex SHA-256 of the four plain IDX files.
         hashlib.sha256(digests.encode()).hexdigest(),
-        (shape[0], shape[1]),
     )
 
 
-def _split(images: Bytes, labels: Bytes, path: Path) -> Split:
+def _split(images: Bytes, labels: Bytes, path: Path) -> Examples:
     if len(images) != len(labels):
         message = f"{path}: {len(images):,} images but {len(labels):,} labels"
         raise DataError(message, "take both files from the same data set")
-    return Split(images.reshape(len(images), -1), labels)
+    return {"image": images, "label": labels}

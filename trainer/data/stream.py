@@ -16,9 +16,9 @@ import grain
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.dataset import Split, Superbatch
+from trainer.data.dataset import Examples, Superbatch, bytes_of_one, size
 
-BLOCK_BYTES = 4 << 20  # of images; an element costs grain about 0.1 ms, whatever its size
+BLOCK_BYTES = 4 << 20  # of examples; an element costs grain about 0.1 ms, whatever its size
 FREED_BYTES = 256 << 20  # of freed memory, kept for the next blocks
 
 
@@ -71,32 +71,35 @@ class Superbatches:
 
     def __init__(
         self,
-        split: Split,
+        examples: Examples,
         *,
         plan: Plan,
         global_batch_size: int,
         rows: slice,
         seed: int | None,
         first_step: int,
+        with_index: bool = False,
     ) -> None:
         """Describe the stream; nothing is read yet.
 
         Args:
-            split: the examples.
+            examples: what to train on.
             plan: which steps each dispatch covers.
             global_batch_size: examples a step, over all processes.
             rows: which rows of every global batch this process loads.
             seed: of the shuffling; None: the order of the files.
             first_step: where a resumed run continues, perhaps in the middle of a dispatch.
+            with_index: say of each example which one of the split it is.
         """
-        self._split, self._plan, self._rows, self._seed = split, plan, rows, seed
+        self._examples, self._size, self._with_index = examples, size(examples), with_index
+        self._plan, self._rows, self._seed = plan, rows, seed
         self._batch_size = global_batch_size
         self.first_step = first_step
         # Keyed by epoch: grain's threads may ask for the end of one and the start of the next.
         self._order = functools.lru_cache(2)(self._order_of)
         k = plan.steps_per_dispatch
-        size = k * (rows.stop - rows.start) * split.images.shape[1]
-        self.blocks = plan._replace(steps_per_dispatch=k * max(1, BLOCK_BYTES // max(1, size)))
+        bytes_ = k * (rows.stop - rows.start) * bytes_of_one(examples)
+        self.blocks = plan._replace(steps_per_dispatch=k * max(1, BLOCK_BYTES // max(1, bytes_)))
 
     def __getitem__(self, dispatch: int) -> Superbatch:
         """Gather the batches of one dispatch."""
@@ -111,17 +114,17 @@ class Superbatches:
         parts = []
         for covered in map(self._plan.steps, range(first, last + 1)):
             lo, hi = max(covered.start - steps.start, 0), covered.stop - steps.start
-            parts.append(Superbatch(*(array[lo:hi] for array in whole)))
+            parts.append(take(whole, slice(lo, hi)))
         return parts
 
     def global_batch(self, step: int) -> tuple[Superbatch, npt.NDArray[np.int64]]:
         """Return the whole batch of one step, without the leading dim K, and its examples' indices.
 
-        The batch has images (B, pixels), labels and mask (B,); the indices (examples,) are into the
-        split.
+        The batch has fields (B, ...) and the mask (B,); the indices (examples,) are into the split.
         """
-        batch, indices = self._gather(range(step, step + 1), slice(0, self._batch_size))
-        return Superbatch(*(array[0] for array in batch)), indices[batch.mask.astype(bool)]
+        superbatch, indices = self._gather(range(step, step + 1), slice(0, self._batch_size))
+        batch = take(superbatch, 0)
+        return batch, indices[0][batch.mask.astype(bool)]
 
     def _gather(self, steps: range, rows: slice) -> tuple[Superbatch, npt.NDArray[np.int64]]:
         """Return some steps of one epoch, in some rows of the global batch.
@@ -132,16 +135,27 @@ class Superbatches:
         epoch, first = divmod(steps.start, self._plan.steps_per_epoch)
         number = np.arange(first, first + len(steps))
         position = number[:, None] * self._batch_size + np.arange(rows.start, rows.stop)
-        mask = position < len(self._split.images)
+        mask = position < self._size
         indices = np.where(mask, self._order(epoch)[np.where(mask, position, 0)], 0)
-        # mode="clip" skips a second pass over the indices, which are in range by construction.
-        images = np.take(self._split.images, indices.ravel(), axis=0, mode="clip")
-        images = images.reshape(*indices.shape, -1)
-        return Superbatch(images, self._split.labels[indices], mask.astype(np.uint8)), indices
+        examples = {}
+        for name, array in self._examples.items():
+            # mode="clip" skips a second pass over the indices, which are in range by construction.
+            rows_of = np.take(array, indices.ravel(), axis=0, mode="clip")
+            examples[name] = rows_of.reshape(*indices.shape, *array.shape[1:])
+        index = indices.astype(np.int32) if self._with_index else None
+        return Superbatch(examples, mask.astype(np.uint8), index), indices
 
     def _order_of(self, epoch: int) -> npt.NDArray[np.int64]:
-        size = len(self._split.images)
-        return np.arange(size) if self._seed is None else permutation(self._seed, epoch, size)
+        if self._seed is None:
+            return np.arange(self._size)
+        return permutation(self._seed, epoch, self._size)
+
+
+def take(batches: Superbatch, part: slice | int) -> Superbatch:
+    """Return some of the K batches, or without the leading dim one of them."""
+    examples = {name: array[part] for name, array in batches.examples.items()}
+    index = None if batches.index is None else batches.index[part]
+    return Superbatch(examples, batches.mask[part], index)
 
 
 def iterate(source: Superbatches) -> Generator[Superbatch]:

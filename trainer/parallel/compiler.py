@@ -28,13 +28,13 @@ GPU_OPTIONS: XlaOptions = {
 class StepOptions(NamedTuple):
     """How the training step is written; the results are the same but for rounding."""
 
-    transpose_last_layer: bool  # keep the last kernel as (classes, features) while steps run
+    layout: bool  # keep the weights in the task's own layout while steps run
     branch: bool  # drop a non-finite update by a branch; False: by selecting each weight
     unroll: int  # steps in the body of the loop over K
 
 
-CPU_STEP = StepOptions(transpose_last_layer=True, branch=True, unroll=1)
-GPU_STEP = StepOptions(transpose_last_layer=False, branch=False, unroll=4)
+CPU_STEP = StepOptions(layout=True, branch=True, unroll=1)
+GPU_STEP = StepOptions(layout=False, branch=False, unroll=4)
 
 
 def step_options(platform: str, devices: int, virtual_shards: int | None) -> StepOptions:

@@ -1,7 +1,7 @@
 """Evaluating a whole split: every example exactly once, the mean divided once."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,51 +10,45 @@ import numpy.typing as npt
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from trainer.data.dataset import Split, Superbatch
-from trainer.models import mlp
+from trainer.data.dataset import Examples, Superbatch, bytes_of_one, size
 from trainer.parallel import mesh as meshes
 from trainer.parallel.compiler import XlaOptions
 from trainer.parallel.mesh import AXIS, replicated
-from trainer.tasks.classification import Objective, batch_logits, batch_losses
+from trainer.tasks.task import Named, Task, Weights, apply, losses_and_metrics
 
-BYTES_PER_DISPATCH = 256 << 20  # of images, over all devices; a smaller split stays on them
-
-
-class Predictions(NamedTuple):
-    """The model's predictions for C batches, (C, batch), the same on every device."""
-
-    losses: jax.Array  # float32
-    classes: jax.Array  # int32: the class with the largest logit
-    confidences: jax.Array  # float32: the probability of that class
+BYTES_PER_DISPATCH = 256 << 20  # of examples, over all devices; a smaller split stays on them
 
 
 class Evaluation(NamedTuple):
-    """The result for a split; arrays (N,) in the order of the split, on the host."""
+    """The result for a split, on the host."""
 
-    loss: float
-    accuracy: float
+    means: dict[str, float]  # of the loss, and of each metric
     examples: int
-    predictions: npt.NDArray[np.int32]
-    confidences: npt.NDArray[np.float32]  # the probability of each prediction
+    predictions: dict[str, npt.NDArray[Any]]  # see Task.prediction; (N,) in the order of the split
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.means["loss"]
 
 
-EvalStep = Callable[[mlp.Weights, Superbatch], Predictions]
+# (weights, batch) -> (loss and metrics, predictions), each (C, batch), the same on every device
+EvalStep = Callable[[Weights, Superbatch], tuple[tuple[jax.Array, ...], Named]]
 
 
 def make_eval_step(
-    objective: Objective,
+    task: Task,
     mesh: Mesh,
     virtual_shards: int | None = None,
     xla_options: XlaOptions | None = None,
 ) -> EvalStep:
-    """Build the program that evaluates C batches: (weights, batch) -> predictions.
+    """Build the program that evaluates C batches.
 
-    It takes images (C, batch, pixels), labels (C, batch), mask (C, batch), all uint8 and sharded
-    along dim 1. The C batches are computed one after the other, which bounds the memory of the
-    activations.
+    It takes fields (C, batch, ...) and the mask (C, batch), sharded along dim 1. The C batches are
+    computed one after the other, which bounds the memory of the activations.
 
     Args:
-        objective: the loss and its parameters.
+        task: what is learnt.
         mesh: the devices.
         virtual_shards: compute this many parts of each batch one by one, for the same bits on any
             number of devices that divides it; None: one part a device.
@@ -62,23 +56,27 @@ def make_eval_step(
     """
     parts = (virtual_shards or mesh.size) // mesh.size  # of each batch, on each device
 
-    def predict(weights: mlp.Weights, batch: Superbatch) -> Predictions:
-        logits = batch_logits(weights, jnp.asarray(batch.images), objective)
-        losses = batch_losses(logits, jnp.asarray(batch.labels), objective)
-        confidences = jnp.max(jax.nn.softmax(logits, axis=-1), axis=-1)
-        return Predictions(losses, jnp.argmax(logits, axis=-1).astype(jnp.int32), confidences)
+    def test(weights: Weights, batch: Superbatch) -> tuple[tuple[jax.Array, ...], Named]:
+        examples = jax.tree.map(jnp.asarray, batch.examples)
+        outputs = apply(task, weights, examples)
+        predictions = {} if task.prediction is None else jax.vmap(task.prediction)(outputs)
+        return losses_and_metrics(task, outputs, examples), predictions
 
-    def predict_all(weights: mlp.Weights, batches: Superbatch) -> Predictions:
-        def predict_batch(batch: Superbatch) -> Predictions:
+    def test_all(weights: Weights, batches: Superbatch) -> tuple[tuple[jax.Array, ...], Named]:
+        def test_batch(batch: Superbatch) -> tuple[tuple[jax.Array, ...], Named]:
             split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-            each = lax.map(lambda part: predict(weights, part), split)
-            return jax.tree.map(lambda x: x.reshape(-1), each)
+            each = lax.map(lambda part: test(weights, part), split)
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each)
 
-        return lax.map(predict_batch, batches)
+        return lax.map(test_batch, batches)
 
     rows = PartitionSpec(None, AXIS)
     sharded = jax.shard_map(
-        predict_all, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows
+        test_all,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), rows),
+        out_specs=rows,
+        check_vma=False,  # as in step.py
     )
     return jax.jit(sharded, out_shardings=replicated(mesh), compiler_options=xla_options)
 
@@ -92,7 +90,8 @@ class Evaluator:
     def __init__(
         self,
         eval_step: EvalStep,
-        split: Split,
+        metric_names: Sequence[str],
+        split: Examples,
         mesh: Mesh,
         batch_size: int,
         virtual_shards: int | None = None,
@@ -101,6 +100,7 @@ class Evaluator:
 
         Args:
             eval_step: the program that make_eval_step built.
+            metric_names: of the task.
             split: the examples, on the host.
             mesh: the devices.
             batch_size: examples a batch, over all devices, at most the whole split; rounded up to
@@ -108,38 +108,41 @@ class Evaluator:
             virtual_shards: the number that the program was built for.
         """
         self._eval_step, self._split, self._mesh = eval_step, split, mesh
+        self._names = ("loss", *metric_names)
+        self._size = size(split)
         multiple = virtual_shards or mesh.size
-        size = -(-min(batch_size, len(split.images)) // multiple) * multiple
-        self._rows = meshes.local_rows(mesh, size, "train.eval_batch_size")
-        batches = max(1, BYTES_PER_DISPATCH // (size * split.images.shape[1]))
-        self._shape = (min(batches, -(-len(split.images) // size)), size)
+        rows = -(-min(batch_size, self._size) // multiple) * multiple
+        self._rows = meshes.local_rows(mesh, rows, "train.eval_batch_size")
+        batches = max(1, BYTES_PER_DISPATCH // max(1, rows * bytes_of_one(split)))
+        self._shape = (min(batches, -(-self._size // rows)), rows)
         self._on_devices: Superbatch | None = None  # the whole split, if it fits
 
-    def __call__(self, weights: mlp.Weights) -> Evaluation:
+    def __call__(self, weights: Weights) -> Evaluation:
         """Evaluate weights that every device holds; waits for the result."""
-        split, examples = self._split, len(self._split.images)
-        parts: list[Predictions] = []
-        for first in range(0, examples, self._shape[0] * self._shape[1]):
+        parts = []
+        for first in range(0, self._size, self._shape[0] * self._shape[1]):
             # Waits for the devices: here for every dispatch of an evaluation.
             part = jax.device_get(self._eval_step(weights, self._batch(first)))
+            left = self._size - first
             # Only the end of the last batches is padding: drop it.
-            parts.append(jax.tree.map(lambda x: x.ravel()[: examples - first], part))  # noqa: B023
-        losses, predictions, confidences = (np.concatenate(x) for x in zip(*parts, strict=True))
-        loss = float(np.mean(losses, dtype=np.float64))
-        accuracy = float(np.mean(predictions == split.labels))
-        return Evaluation(loss, accuracy, len(losses), predictions, confidences)
+            parts.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:left], part))  # noqa: B023
+        columns, predictions = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        means = {
+            name: float(np.mean(column, dtype=np.float64))
+            for name, column in zip(self._names, columns, strict=True)
+        }
+        return Evaluation(means, len(columns[0]), predictions)
 
     def _batch(self, first: int) -> Superbatch:
         """Return the batches of one dispatch, from example `first` on, on the devices."""
         if self._on_devices is not None:
             return self._on_devices
-        examples = len(self._split.images)
         position = first + np.arange(self._shape[0] * self._shape[1]).reshape(self._shape)
-        mask = position[:, self._rows] < examples
+        mask = position[:, self._rows] < self._size
         index = np.where(mask, position[:, self._rows], 0)
-        images, labels = self._split.images[index], self._split.labels[index]
-        batch = Superbatch(images, labels, mask.astype(np.uint8))
+        examples = {name: array[index] for name, array in self._split.items()}
+        batch = Superbatch(examples, mask.astype(np.uint8))
         placed: Superbatch = meshes.place(meshes.batched(self._mesh), batch)
-        if position.size >= examples:
+        if position.size >= self._size:
             self._on_devices = placed
         return placed

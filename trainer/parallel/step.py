@@ -10,9 +10,8 @@ One dispatch, a call of the compiled program, does K optimizer steps. In each of
 Because sums and counts travel, and not means, a short, masked batch weighs by its examples.
 """
 
-from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,27 +20,27 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from trainer.data.dataset import Superbatch
-from trainer.functional import sgd
-from trainer.models import mlp
+from trainer.optimizers.optimizer import Optimizer, global_norm
+from trainer.optimizers.sgd import apply_gradients
 from trainer.parallel.compiler import CPU_STEP, StepOptions, XlaOptions
 from trainer.parallel.mesh import AXIS, replicated
-from trainer.tasks.classification import BatchGradients, Objective, Sums, batch_gradients
+from trainer.tasks.task import BatchGradients, Task, Weights, batch_gradients, keys_of
 
 
 class TrainState(NamedTuple):
     """Everything that training changes; every device holds all of it."""
 
-    weights: mlp.Weights
-    optim_state: sgd.State
+    weights: Weights
+    optim_state: Any  # of the optimizer
     step: jax.Array  # () int32: optimizer steps done
 
 
-class Optimizer(NamedTuple):
-    """The parameters of an update, except the learning rate, which enters the step as a value."""
+class Update(NamedTuple):
+    """How gradients change the weights; the learning rate enters the step as a value."""
 
-    momentum: float
-    nesterov: bool
-    skip_nonfinite: bool  # True: drop a non-finite update and continue; False: change nothing more
+    optimizer: Optimizer
+    clip_norm: float | None = None  # scale larger mean gradients down to this norm
+    skip_nonfinite: bool = False  # True: drop a non-finite update and continue; False: stop there
 
 
 class Shards(NamedTuple):
@@ -55,53 +54,52 @@ class Shards(NamedTuple):
 class DispatchInputs(NamedTuple):
     """The inputs of K steps, on the devices; sharded along dim 1, or replicated."""
 
-    batch: Superbatch  # images (K, global_batch, pixels), labels, mask (K, global_batch); sharded
+    batch: Superbatch  # fields (K, global_batch, ...), mask (K, global_batch); sharded
     stop_votes: jax.Array  # (K, devices) uint8: 1 if its process has to stop; sharded
     lrs: jax.Array  # (K,) float32; replicated
     steps: jax.Array  # (K,) int32: optimizer steps done before each; replicated
+    seeds: jax.Array | None = None  # (K,) uint32, all equal, for random numbers; replicated
 
 
 class StepMetrics(NamedTuple):
     """The metrics of K steps, packed into one array: each further array is a copy more."""
 
-    packed: jax.Array  # (K, 5) float32, the same on every device; the columns are named below
+    packed: jax.Array  # (K, columns) float32, the same on every device: sums, finite, stop votes
 
     @property
-    def sums(self) -> Sums:
-        """(K,) each; zero where a step was not finite."""
-        return Sums(*(self.packed[:, column] for column in range(3)))
+    def sums(self) -> jax.Array:
+        """(K, columns): summed loss, metrics, and examples; zero where a step was not finite."""
+        return self.packed[:, :-2]
 
     @property
     def finite(self) -> jax.Array:
         """(K,) bool: whether the loss was finite, and the bound on the gradients."""
-        return self.packed[:, 3] != 0
+        return self.packed[:, -2] != 0
 
     @property
     def stop_votes(self) -> jax.Array:
         """(K,): the number of devices whose process has to stop."""
-        return self.packed[:, 4]
+        return self.packed[:, -1]
 
 
 TrainStep = Any  # jitted: (TrainState, DispatchInputs) -> (TrainState, StepMetrics)
 
 
-def new_state(init_weights: Callable[[jax.Array], mlp.Weights], key: jax.Array) -> TrainState:
+def new_state(task: Task, optimizer: Optimizer, key: jax.Array) -> TrainState:
     """Return the state before the first step. Pure."""
-    weights = init_weights(key)
-    return TrainState(weights, sgd.init(weights), jnp.zeros((), jnp.int32))
+    weights = task.init(key)
+    return TrainState(weights, optimizer.init(weights), jnp.zeros((), jnp.int32))
 
 
-def init_state(
-    init_weights: Callable[[jax.Array], mlp.Weights], key: jax.Array, mesh: Mesh
-) -> TrainState:
+def init_state(task: Task, optimizer: Optimizer, key: jax.Array, mesh: Mesh) -> TrainState:
     """Compute the state before the first step directly on every device of the mesh."""
-    make = jax.jit(partial(new_state, init_weights), out_shardings=replicated(mesh))
+    make = jax.jit(partial(new_state, task, optimizer), out_shardings=replicated(mesh))
     return make(key)
 
 
 def make_train_step(
-    objective: Objective,
-    optimizer: Optimizer,
+    task: Task,
+    update: Update,
     mesh: Mesh,
     method: str,
     virtual_shards: int | None = None,
@@ -114,8 +112,8 @@ def make_train_step(
     weights nor the optimizer state.
 
     Args:
-        objective: the loss and its parameters.
-        optimizer: SGD's parameters.
+        task: what is learnt.
+        update: how gradients change the weights.
         mesh: the devices.
         method: "shard_map", or "pmap" for the same results the old way.
         virtual_shards: add up the gradients of this many parts of the batch in a fixed order, for
@@ -129,10 +127,10 @@ def make_train_step(
     jit = partial(jax.jit, donate_argnums=0, compiler_options=xla_options)
 
     def steps(state: TrainState, inputs: DispatchInputs) -> tuple[TrainState, StepMetrics]:
-        one_step = partial(_one_step, objective, optimizer, shards, options)
-        state = _transposed(state, options)
+        one_step = partial(_one_step, task, update, shards, options)
+        state = _in_layout(state, task, options, back=False)
         state, packed = lax.scan(one_step, state, inputs, unroll=options.unroll)
-        return _transposed(state, options), StepMetrics(packed)
+        return _in_layout(state, task, options, back=True), StepMetrics(packed)
 
     if mesh.size == 1:
         return jit(steps)
@@ -142,15 +140,18 @@ def make_train_step(
         sharded = jax.shard_map(
             steps,
             mesh=mesh,
-            in_specs=(whole, DispatchInputs._make([rows, rows, whole, whole])),
+            in_specs=(whole, DispatchInputs._make([rows, rows, whole, whole, whole])),
             out_specs=(whole, whole),
+            # Checked, jax would refuse a user's lax.scan whose carry begins with jnp.zeros.
+            # Unchecked, the gradients are those of a device's own rows, which are summed below.
+            check_vma=False,
         )
         return jit(sharded)
 
     mapped = jax.pmap(
         steps,
         axis_name=AXIS,
-        in_axes=(None, DispatchInputs._make([1, 1, None, None])),
+        in_axes=(None, DispatchInputs._make([1, 1, None, None, None])),
         out_axes=(None, None),
         devices=list(mesh.devices.flat),
     )
@@ -166,8 +167,8 @@ def make_train_step(
 
 
 def _one_step(
-    objective: Objective,
-    optimizer: Optimizer,
+    task: Task,
+    update: Update,
     shards: Shards,
     options: StepOptions,
     state: TrainState,
@@ -177,14 +178,15 @@ def _one_step(
 
     Returns the state, and a row of StepMetrics.packed.
     """
-    summed, votes = _summed_gradients(state.weights, inputs, objective, shards, options)
-    bound, sums = summed.bound, summed.sums
+    summed, votes = _summed_gradients(state.weights, inputs, task, shards, options)
+    sums, examples = summed.sums, summed.sums[-1]
     # Without this barrier XLA's GPU multiplies with the learning rate in a kernel of its own, for
     # which it slices the rate out of the K of them: that keeps the loop over the steps out of the
     # CUDA graph.
     gradients = lax.optimization_barrier(summed.gradients)
-    finite = jnp.isfinite(sums.loss) & jnp.isfinite(2 * bound)  # twice: rounding may exceed it
-    if optimizer.skip_nonfinite:
+    # Twice the bound: rounding may exceed it.
+    finite = jnp.isfinite(sums[0]) & jnp.isfinite(2 * summed.bound)
+    if update.skip_nonfinite:
         apply, done = finite, state.step + 1
     else:
         # After the first non-finite step the state's count lags behind the inputs' count, so that
@@ -192,14 +194,22 @@ def _one_step(
         apply = finite & (state.step == inputs.steps)
         done = state.step + apply.astype(jnp.int32)
 
-    def updated() -> tuple[mlp.Weights, sgd.State]:
-        # Divide the learning rate by the number of examples, not every gradient: the velocity holds
-        # the product of both anyway, and that division would be one more pass over memory.
-        lr = inputs.lrs / sums.examples
-        updates, optim_state = sgd.step(
-            gradients, state.optim_state, lr, optimizer.momentum, optimizer.nesterov
-        )
-        return sgd.apply_gradients(updates, state.weights), optim_state
+    def updated() -> tuple[Weights, Any]:
+        optimizer, scale = update.optimizer, 1 / examples
+        if update.clip_norm is not None:
+            norm = global_norm(gradients) * scale
+            scale = scale * jnp.minimum(1, update.clip_norm / jnp.maximum(norm, 1e-30))
+        if optimizer.scales_with_lr and update.clip_norm is None:
+            # Not lr * (1 / examples): the rounding of the runs before there were other optimizers.
+            lr, means = inputs.lrs / examples, gradients
+        elif optimizer.scales_with_lr:
+            lr, means = inputs.lrs * scale, gradients
+        else:
+            lr = inputs.lrs
+            means = jax.tree.map(lambda g, w: (g * scale).astype(w.dtype), gradients, state.weights)
+        updates, optim_state = optimizer.step(means, state.optim_state, state.weights, lr)
+        updates = jax.tree.map(lambda u, w: u.astype(w.dtype), updates, state.weights)
+        return apply_gradients(updates, state.weights), optim_state
 
     before = (state.weights, state.optim_state)
     if options.branch:
@@ -214,26 +224,23 @@ def _one_step(
 
 
 def _summed_gradients(
-    weights: mlp.Weights,
+    weights: Weights,
     inputs: DispatchInputs,
-    objective: Objective,
+    task: Task,
     shards: Shards,
     options: StepOptions,
 ) -> tuple[BatchGradients, jax.Array]:
     """Sum gradients, metrics and stop votes over all devices: the one all-reduce of a step."""
-    if shards.axis is not None:
-        # Differentiate with respect to this device's own copy of the weights. With respect to
-        # shared weights jax would add the gradients up over the devices by itself, and the sum
-        # below would count them N times.
-        weights = lax.pcast(weights, shards.axis, to="varying")
 
     def gradients_of(batch: Superbatch) -> BatchGradients:
-        if not options.transpose_last_layer:
-            return batch_gradients(weights, batch, objective)
-        # The weights are transposed here, see _transposed: turn them for the forward pass, and the
-        # gradient back. XLA folds both into the matrix products.
-        result = batch_gradients(mlp.transpose_last_layer(weights), batch, objective)
-        return result._replace(gradients=mlp.transpose_last_layer(result.gradients))
+        keys = keys_of(task, inputs.seeds, inputs.steps, batch)
+        if not (options.layout and task.layout):
+            return batch_gradients(task, weights, batch, keys)
+        # The weights are in the task's layout here, see _in_layout: turn them for the forward pass,
+        # and the gradients into that layout. XLA folds both into the matrix products.
+        there, back = task.layout
+        result = batch_gradients(task, back(weights), batch, keys)
+        return result._replace(gradients=there(result.gradients))
 
     votes = jnp.sum(inputs.stop_votes.astype(jnp.float32))
     if shards.total is None:
@@ -251,8 +258,7 @@ def _summed_gradients(
             return x
         empty = jnp.zeros((shards.total, *x.shape[1:]), x.dtype)
         first = lax.axis_index(shards.axis) * shards.local
-        varying = lax.pcast(empty, shards.axis, to="varying")
-        return lax.dynamic_update_slice_in_dim(varying, x, first, axis=0)
+        return lax.dynamic_update_slice_in_dim(empty, x, first, axis=0)
 
     each, votes = _sum_over_devices((jax.tree.map(among_all_shards, each), votes), shards)
     return jax.tree.map(lambda x: reduce(jnp.add, list(x)), each), votes
@@ -270,18 +276,23 @@ def _sum_over_devices(tree: Any, shards: Shards) -> Any:
     return unravel(lax.psum(flat, shards.axis))
 
 
-def _transposed(state: TrainState, options: StepOptions) -> TrainState:
-    """Transpose the last kernel and its velocity, or back, where the options say so.
+def _in_layout(state: TrainState, task: Task, options: StepOptions, *, back: bool) -> TrainState:
+    """Bring the weights, and what the optimizer keeps for each of them, to the task's layout.
 
-    While steps run, they are kept as (classes, features): see mlp.transpose_last_layer.
+    They stay in it while steps run, or come `back` from it, where the options say so.
     """
-    if options.transpose_last_layer:
-        velocities = cast(mlp.Weights, state.optim_state.velocities)
-        state = TrainState(
-            mlp.transpose_last_layer(state.weights),
-            sgd.State(mlp.transpose_last_layer(velocities)),
-            state.step,
+    if options.layout and task.layout:
+        turn = task.layout[back]
+        structure: Any = jax.tree.structure(state.weights)
+
+        def is_like_weights(tree: Any) -> bool:
+            return bool(structure == jax.tree.structure(tree))
+
+        state = jax.tree.map(
+            lambda tree: turn(tree) if is_like_weights(tree) else tree,
+            state,
+            is_leaf=is_like_weights,
         )
-    # The barrier keeps XLA from looking through the transposition where the loop has one step only:
-    # K steps in one dispatch must give the same bits as K dispatches of one step.
+    # The barrier keeps XLA from looking through the new layout where the loop has one step only: K
+    # steps in one dispatch must give the same bits as K dispatches of one step.
     return lax.optimization_barrier(state)

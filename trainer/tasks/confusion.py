@@ -1,5 +1,6 @@
 """Which class is taken for which: the confusion matrix, from labels and predictions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,19 @@ def count(labels: npt.NDArray[Any], predictions: npt.NDArray[Any], num_classes: 
             raise ValueError(f"a {name} is not among 0 to {num_classes - 1}")
     pairs = labels.astype(np.int64) * num_classes + predictions.astype(np.int64)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def of_predictions(
+    examples: Mapping[str, npt.NDArray[Any]], predictions: Mapping[str, npt.NDArray[Any]]
+) -> Counts | None:
+    """Count the predictions of a classifier (N,) for examples with a `label`; None for others.
+
+    Classes go from 0 to the largest that occurs.
+    """
+    labels, classes = examples.get("label"), predictions.get("class")
+    if labels is None or classes is None or labels.ndim != 1:
+        return None
+    return count(labels, classes, int(max(labels.max(), classes.max())) + 1)
 
 
 def normalized(counts: Counts) -> Shares:

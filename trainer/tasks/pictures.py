@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,14 @@ RIGHT, WRONG = (0.13, 0.40, 0.67), (0.70, 0.09, 0.17)  # blue, red: the colour-b
 MOST_WITH_COUNTS = 20  # classes: with more, a cell has no room for a number
 _DPI = 100  # a point is 1.4 pixels
 _DIGITS, _FILTERS = 4, 9  # in a row: TensorBoard shows a picture as wide as four digits
+
+
+def has_images(examples: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Return whether examples are grey images with labels: `image`, uint8 (N, rows, cols)."""
+    image, label = examples.get("image"), examples.get("label")
+    if image is None or label is None:
+        return False
+    return image.dtype == np.uint8 and (image.ndim, label.ndim) == (3, 1)
 
 
 def confusion_png(counts: confusion.Counts, title: str, *, percent: bool = False) -> bytes:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import Dataset, size
 from trainer.tracking.goodput import PhaseTimer
+from trainer.tracking.terminal import metric_text
 
 Report = dict[str, Any]  # JSON; the keys of begin() and those named in the README
 
@@ -25,6 +26,8 @@ def begin(experiment: str, global_batch_size: int, timer: PhaseTimer) -> Report:
         "examples": 0,  # trained on by this start
         "train_seconds": 0.0,
         "global_batch_size": global_batch_size,
+        "metrics": [],  # the names of what was measured on the test split
+        "best": None,  # METRIC:max or METRIC:min, by which checkpoints and trials are ranked
         "skipped_steps": 0,
         "error": None,
         "seconds": None,
@@ -36,8 +39,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     """Return the entry `dataset`."""
     return {
         "name": dataset.name,
-        "train_examples": len(dataset.train.labels),
-        "test_examples": len(dataset.test.labels),
+        "train_examples": size(dataset.train),
+        "test_examples": size(dataset.test),
         "sha256": dataset.sha256,
     }
 
@@ -57,19 +60,19 @@ def speed(report: Report, timer: PhaseTimer) -> float:
 
 def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the closing table: (name, value)."""
-    accuracy, speed = report["test_accuracy"], report["examples_per_second"]
+    speed = report["examples_per_second"]
     table = [("status", report["status"])]
     if data := report["dataset"]:
-        counts = f"{data['train_examples']:,} + {data['test_examples']:,} images"
+        counts = f"{data['train_examples']:,} + {data['test_examples']:,} examples"
         table.append(("data set", f"{data['name']}, {counts}"))
     table.append(("steps", f"{report['steps']:,} ({report['epochs']:g} epochs)"))
-    if accuracy is not None:
-        table.append(("test accuracy", f"{accuracy:.2%} (loss {report['test_loss']:.4f})"))
+    for name in report["metrics"]:
+        table.append((f"test {name}", metric_text(name, report[f"test_{name}"]).strip()))
     seconds = f"{report['train_seconds']:.1f} s training, {report['wall_seconds']:.1f} s in all"
     table.append(("time", seconds))
     if speed is not None:
         devices = f"{report['devices']} {report['platform']} device(s)"
-        table.append(("speed", f"{speed:,.0f} images/s on {devices}"))
+        table.append(("speed", f"{speed:,.0f} examples/s on {devices}"))
     if goodput := report.get("goodput"):  # of all starts
         parts = {**goodput["seconds"], "lost work": goodput["lost_seconds"]}
         parts["step"] -= goodput["lost_seconds"]

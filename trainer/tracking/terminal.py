@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, TextIO
@@ -59,10 +59,10 @@ class Terminal:
         if self._draws:
             self._show("compiling", initial_step, total_steps, "")
 
-    def update(self, step: int, loss: float, accuracy: float, examples_per_second: float) -> None:
+    def update(self, step: int, means: Mapping[str, float], examples_per_second: float) -> None:
         """Show the state after `step` steps, unless the last drawing or line was just before.
 
-        The loss and the accuracy (0 to 1) are means over the examples of this epoch.
+        The means of the loss and the metrics are over the examples of this epoch.
         """
         if self._training is None:
             return
@@ -73,23 +73,24 @@ class Terminal:
         if step > first:
             left = str(timedelta(seconds=round((now - began) / (step - first) * (total - step))))
         speed = f"{examples_per_second:,.0f} examples/s"
-        status = f"{step}/{total} loss {loss:.4f} acc {accuracy:.1%} {speed} {left} left"
+        values = " ".join(f"{name} {metric_text(name, value)}" for name, value in means.items())
+        status = f"{step}/{total} {values} {speed} {left} left"
         epoch = f"epoch {max(-(-step // per_epoch), 1)}/{-(-total // per_epoch)}"
         self._show(epoch, step, total, status)
 
     def evaluation(
-        self, epoch: int, step: int, train_loss: float, loss: float, accuracy: float, seconds: float
+        self, epoch: int, step: int, train_loss: float, means: Mapping[str, float], seconds: float
     ) -> None:
-        """Write a line of an evaluation: position, results (accuracy 0 to 1), duration.
+        """Write a line of an evaluation: position, mean loss and metrics, duration.
 
         The training loss is NaN if this start of the run did no step of the epoch.
         """
         total, per_epoch = self._training or (step, step // max(epoch, 1) or 1)
+        results = "  ".join(f"test {name} {metric_text(name, x)}" for name, x in means.items())
         trained = "     -" if math.isnan(train_loss) else f"{train_loss:6.4f}"
         self.note(
             f"epoch {epoch:{len(str(-(-total // per_epoch)))}}  step {step:{len(str(total))}}  "
-            f"train loss {trained}  test loss {loss:6.4f}  "
-            f"test accuracy {accuracy:6.2%}  {seconds:.2f} s"
+            f"train loss {trained}  {results}  {seconds:.2f} s"
         )
 
     def download(self, filename: str, done: int, total: int | None) -> None:
@@ -194,6 +195,11 @@ class Terminal:
             atexit.unregister(self._close_bar)
             with suppress(OSError, ValueError):
                 bar.stop()
+
+
+def metric_text(name: str, value: float) -> str:
+    """Return the value of a metric for people: the accuracy in percent."""
+    return f"{value:6.2%}" if name == "accuracy" else f"{value:6.4f}"
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

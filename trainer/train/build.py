@@ -5,29 +5,31 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax.sharding import Mesh
 
 from trainer.checkpoint import checksums
-from trainer.checkpoint.store import Checkpoints
+from trainer.checkpoint.store import Best, Checkpoints
 from trainer.config.fingerprint import differences, fingerprint
 from trainer.config.schema import Config
 from trainer.dashboard.dashboard import Dashboard
-from trainer.data import mnist
-from trainer.data.dataset import Dataset
+from trainer.data import load as data_sets
+from trainer.data.dataset import Dataset, size
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.distributed import collectives
 from trainer.distributed.initialize import ProcessContext
-from trainer.functional import schedules
 from trainer.job import directory as run_directory
 from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
-from trainer.models import mlp
+from trainer.optimizers import optimizer as optimizers
+from trainer.optimizers import schedules
+from trainer.optimizers.optimizer import Optimizer
 from trainer.parallel import compiler, evaluation, step
 from trainer.parallel.compiler import CompiledFunction
-from trainer.tasks.classification import Objective, pixel_statistics
+from trainer.tasks import make as tasks
+from trainer.tasks.task import Task
 from trainer.tracking import environment, summaries, summary
 from trainer.tracking.goodput import Ledger, PhaseTimer
 from trainer.tracking.profile import Profile
@@ -88,7 +90,7 @@ class Run:
             stop.check("during the download of the data set")
 
         def load() -> tuple[Dataset, Programs]:
-            dataset = mnist.load(config.data, progress=terminal.download, poll=poll, warn=warn)
+            dataset = data_sets.load(config.data, progress=terminal.download, poll=poll, warn=warn)
             return dataset, make_programs(config, dataset, mesh)
 
         with timer.phase("startup"):
@@ -96,6 +98,9 @@ class Run:
             dataset, programs = collectives.together(load)
             _check_same_everywhere(dataset)
         report["dataset"] = summary.describe(dataset)
+        self.task = task = programs.task
+        best = best_of(config.checkpoint.best, task)
+        report["best"] = f"{best.metric}:{'max' if best.largest else 'min'}"
 
         # The state: that of the newest intact checkpoint, or a new one.
         def open_checkpoints() -> Checkpoints:
@@ -103,19 +108,21 @@ class Run:
                 process.directory / run_directory.CHECKPOINTS,
                 keep_last=config.checkpoint.keep_last,
                 keep_best=config.checkpoint.keep_best,
+                best=best,
                 warn=warn,
             )
             return stack.enter_context(checkpoints)
 
         key = jax.random.PRNGKey(config.run.seed)
-        template = jax.eval_shape(partial(step.new_state, programs.init_weights), key)
+        optimizer = programs.optimizer
+        template = jax.eval_shape(partial(step.new_state, task, optimizer), key)
         identity = fingerprint(config, report["dataset"])
         with timer.phase("restore"):
             collectives.share(partial(stop.check, "before the state was restored"))
             checkpoints = _on_chief(process, open_checkpoints)
             restored = resume.restore(checkpoints, template, mesh, identity, programs.plan)
             if restored is None:
-                self.state = step.init_state(programs.init_weights, key, mesh)
+                self.state = step.init_state(task, optimizer, key, mesh)
             else:
                 self.state = restored.state
                 terminal.note(f"resuming after step {restored.step:,}")
@@ -143,7 +150,7 @@ class Run:
             options, root = dataclasses.asdict(config), config.data.root
             kept = {  # in every checkpoint, beside the arrays
                 "meaning": identity,
-                "objective": {**programs.objective._asdict(), "image_shape": dataset.shape},
+                **programs.record,
                 "config": options,
                 "config_sha256": checksums.of_json(options),
                 # For readers in another folder, from where a relative path leads elsewhere.
@@ -185,11 +192,12 @@ class Run:
                     first_step=self.steps_done,
                     steps_per_epoch=plan.steps_per_epoch,
                     local_batch=process.rows.stop - process.rows.start,
-                    pixels=dataset.train.images.shape[1],
+                    examples=dataset.train,
+                    with_index=task.is_random,
                     alive=timer.alive,
                 )
             plan = plan._replace(steps_per_dispatch=k)
-        self.plan, self.objective = plan, programs.objective
+        self.plan = plan
         report["steps_per_dispatch"] = plan.steps_per_dispatch
 
         # The stream of batches. Batch i depends on nothing but the seed and i, so that a resumed
@@ -201,12 +209,16 @@ class Run:
             rows=process.rows,
             seed=config.run.seed if config.data.shuffle else None,
             first_step=self.steps_done,
+            with_index=task.is_random,
         )
         stream = iterate(self.batches)
         stack.callback(stream.close)
-        self.feeder = Feeder(mesh, programs.schedule, stream, self.steps_done, timer)
+        self.feeder = Feeder(
+            mesh, programs.schedule, stream, self.steps_done, config.run.seed, timer
+        )
         self.evaluate = evaluation.Evaluator(
             CompiledFunction(programs.eval_step, timer),
+            task.metric_names,
             dataset.test,
             mesh,
             config.train.eval_batch_size,
@@ -216,6 +228,7 @@ class Run:
         # What shows how training goes.
         self.progress = Progress(
             config.train.log_every_steps,
+            task.metric_names,
             programs.schedule,
             tracker,
             terminal,
@@ -228,7 +241,7 @@ class Run:
                 Dashboard(
                     config,
                     dataset,
-                    programs.objective,
+                    task,
                     plan,
                     self.batches,
                     tracker,
@@ -251,8 +264,9 @@ class Programs(NamedTuple):
 
     plan: Plan  # with one step a dispatch, for train.steps_per_dispatch=auto
     schedule: schedules.Schedule
-    init_weights: Callable[[jax.Array], mlp.Weights]
-    objective: Objective
+    task: Task
+    record: dict[str, Any]  # what a checkpoint keeps to make the task again
+    optimizer: Optimizer
     train_step: step.TrainStep
     eval_step: evaluation.EvalStep
 
@@ -261,11 +275,12 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
     """Make the programs of a run; each is compiled when it is first called.
 
     Raises:
-        ConfigError: these devices do not have model.precision; too many steps.
+        ConfigError: these devices do not have model.precision; too many steps; the user's module
+            is wrong.
         DataError: all pixels of the training images are equal.
     """
-    data, model, optim = config.data, config.model, config.optim
-    steps_per_epoch = -(-len(dataset.train.labels) // config.train.global_batch_size)
+    model, optim = config.model, config.optim
+    steps_per_epoch = -(-size(dataset.train) // config.train.global_batch_size)
     total_steps = config.train.epochs * steps_per_epoch
     if total_steps >= 2**31:
         message = f"train.epochs={config.train.epochs}: {total_steps:,} steps"
@@ -275,31 +290,39 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
 
     warmup_steps = round(optim.warmup_fraction * total_steps)
     schedule = schedules.make(optim.schedule, optim.lr, warmup_steps, total_steps)
-    optimizer = step.Optimizer(optim.momentum, optim.nesterov, config.train.on_nonfinite == "skip")
+    optimizer = optimizers.make(optim.name, optim.momentum, optim.nesterov, optim.options)
+    update = step.Update(optimizer, optim.clip_norm, config.train.on_nonfinite == "skip")
 
     platform, shards = mesh.devices.flat[0].platform, config.parallel.virtual_shards
-    if model.precision != "float32" and platform == "cpu":
+    if model.precision not in (None, "float32") and platform == "cpu":
         raise ConfigError(
             f"model.precision={model.precision}: a CPU multiplies float32 only",
             "leave it at float32",
         )
-    mean, std = 0.0, 1.0
-    if model.pixels != "raw":
-        mean, std = pixel_statistics(dataset, data.pixel_mean, data.pixel_std)
-    objective = Objective(model.loss, data.num_classes, mean, std, model.precision)
-
-    def init_weights(key: jax.Array) -> mlp.Weights:
-        pixels = dataset.train.images.shape[1]
-        sizes, initializer = model.hidden_sizes, model.kernel_initializer
-        return mlp.init(key, pixels, sizes, data.num_classes, initializer)
+    task, record = tasks.make(model, config.data, dataset)
 
     step_options = compiler.step_options(platform, mesh.size, shards)
     xla_options = compiler.xla_options(platform, config.train.deterministic)
     train_step = step.make_train_step(
-        objective, optimizer, mesh, config.parallel.method, shards, step_options, xla_options
+        task, update, mesh, config.parallel.method, shards, step_options, xla_options
     )
-    eval_step = evaluation.make_eval_step(objective, mesh, shards, xla_options)
-    return Programs(plan, schedule, init_weights, objective, train_step, eval_step)
+    eval_step = evaluation.make_eval_step(task, mesh, shards, xla_options)
+    return Programs(plan, schedule, task, record, optimizer, train_step, eval_step)
+
+
+def best_of(option: str | None, task: Task) -> Best:
+    """Return which checkpoints are the best, by checkpoint.best.
+
+    Raises:
+        ConfigError: the task has no such metric.
+    """
+    if option is None:
+        option = "accuracy:max" if "accuracy" in task.metric_names else "loss:min"
+    metric, _, direction = option.partition(":")
+    if metric not in (names := ("loss", *task.metric_names)):
+        hint = f"use one of {', '.join(names)}"
+        raise ConfigError(f"checkpoint.best={option}: the task has no such metric", hint)
+    return Best(metric, direction == "max")
 
 
 def _on_chief(process: ProcessContext, work: Callable[[], T]) -> T | None:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from trainer.data.dataset import Superbatch
-from trainer.functional.schedules import Schedule
+from trainer.optimizers.schedules import Schedule
 from trainer.parallel import mesh as meshes
 from trainer.parallel.step import DispatchInputs
 from trainer.tracking.goodput import PhaseTimer
@@ -22,9 +22,12 @@ class Dispatch(NamedTuple):
     batch: Superbatch
     lrs: jax.Array  # (K,) float32
     step_numbers: jax.Array  # (K,) int32
+    seeds: jax.Array | None = None  # (K,) uint32; None: the task draws no random numbers
 
 
-def send(mesh: Mesh, schedule: Schedule, batch: Superbatch, first_step: int) -> Dispatch:
+def send(
+    mesh: Mesh, schedule: Schedule, batch: Superbatch, first_step: int, seed: int = 0
+) -> Dispatch:
     """Start copying K batches and their learning rates to the devices; does not wait.
 
     Args:
@@ -32,11 +35,14 @@ def send(mesh: Mesh, schedule: Schedule, batch: Superbatch, first_step: int) -> 
         schedule: maps step numbers (K,) to learning rates (K,).
         batch: this process's rows of the K batches.
         first_step: the number of the first of the K steps.
+        seed: of the random numbers that a task may draw.
     """
-    steps = range(first_step, first_step + len(batch.labels))
+    steps = range(first_step, first_step + len(batch.mask))
     numbers = np.array(steps)
     placed = meshes.place(meshes.batched(mesh), batch)
-    values = (schedule(numbers), numbers.astype(np.int32))
+    values: tuple[Any, ...] = (schedule(numbers), numbers.astype(np.int32))
+    if batch.index is not None:  # only a task that draws random numbers asks for it
+        values += (np.full(len(steps), seed, np.uint32),)
     return Dispatch(steps, placed, *meshes.place(meshes.replicated(mesh), values))
 
 
@@ -47,7 +53,9 @@ def inputs(mesh: Mesh, dispatch: Dispatch, stop_vote: bool = False) -> DispatchI
     """
     votes = np.full((len(dispatch.steps), mesh.local_mesh.size), stop_vote, np.uint8)
     placed = meshes.place(meshes.batched(mesh), votes)
-    return DispatchInputs(dispatch.batch, placed, dispatch.lrs, dispatch.step_numbers)
+    return DispatchInputs(
+        dispatch.batch, placed, dispatch.lrs, dispatch.step_numbers, dispatch.seeds
+    )
 
 
 class Feeder:
@@ -59,11 +67,12 @@ class Feeder:
         schedule: Schedule,
         batches: Iterator[Superbatch],
         first_step: int,
+        seed: int,
         timer: PhaseTimer,
     ) -> None:
         """Take over this process's rows of the batches from `first_step` on; send nothing yet."""
         self._mesh, self._schedule, self._batches = mesh, schedule, batches
-        self._next_step, self._timer = first_step, timer
+        self._next_step, self._seed, self._timer = first_step, seed, timer
         self._ahead: Dispatch | None = None
 
     def take(self) -> Dispatch:
@@ -85,6 +94,6 @@ class Feeder:
         with self._timer.phase("data_wait"):
             batch = next(self._batches)
         with self._timer.phase("step"):
-            dispatch = send(self._mesh, self._schedule, batch, self._next_step)
+            dispatch = send(self._mesh, self._schedule, batch, self._next_step, self._seed)
         self._next_step = dispatch.steps.stop
         return dispatch

@@ -6,6 +6,7 @@ for the devices at the places marked WAITS, and nowhere else.
 """
 
 import time
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -45,11 +46,11 @@ class TrainingLoop:
             before = run.steps_done
             stop = self.dispatch()
             epoch, steps_into_epoch = divmod(run.steps_done, plan.steps_per_epoch)
-            last, accuracy = run.steps_done == plan.total_steps, None
+            last, tested = run.steps_done == plan.total_steps, None
             if steps_into_epoch == 0:
                 stop |= self.fetch_metrics()
                 if last or epoch % options.train.eval_every_epochs == 0:
-                    accuracy = self.evaluate()
+                    tested = self.evaluate()
                 run.progress.end_epoch()
             every_epochs, every_steps = (
                 options.checkpoint.every_epochs,
@@ -63,10 +64,10 @@ class TrainingLoop:
                 or (every_steps and before // every_steps < run.steps_done // every_steps)
             ):
                 stop |= self.fetch_metrics()
-                self.save(accuracy)
+                self.save(tested)
             if stop and not last:
                 self._end_preempted()
-        if run.report["test_accuracy"] is None:  # started again after its end: nothing was trained
+        if run.report["test_loss"] is None:  # started again after its end: nothing was trained
             self.evaluate()
         collectives.share(self._finish_saves)
         collectives.share(self._check_last_update)
@@ -113,8 +114,8 @@ class TrainingLoop:
                 run.progress.skipped += int((~metrics.finite).sum())
                 run.report["skipped_steps"] = run.progress.skipped
                 run.terminal.warn(f"step {steps[bad] + 1:,} was not finite: its update is dropped")
-        rows = np.stack(metrics.sums, axis=-1).astype(np.float64)[:good]
-        run.report["examples"] += int(rows[:, 2].sum())
+        rows = metrics.sums.astype(np.float64)[:good]
+        run.report["examples"] += int(rows[:, -1].sum())
         run.progress.add(steps[:good], rows, summary.speed(run.report, run.timer))
         done = steps.start + good
         self._report_steps(done)
@@ -126,33 +127,33 @@ class TrainingLoop:
             self._end_nonfinite(steps[good])
         return bool(metrics.stop_votes.any())
 
-    def evaluate(self) -> float:
-        """Evaluate the test split, report the result, and return the accuracy."""
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate the test split, report the result, and return the mean loss and metrics."""
         run, began = self.run, time.perf_counter()
         with run.timer.phase("evaluate"):
             result = run.evaluate(run.state.weights)  # WAITS for all predictions
             if run.dashboard is not None:
                 run.dashboard.evaluated(run.steps_done, run.state.weights, result)
-        run.report["test_loss"], run.report["test_accuracy"] = result.loss, result.accuracy
+        run.report |= {f"test_{name}": value for name, value in result.means.items()}
+        run.report["metrics"] = [*result.means]
         run.terminal.evaluation(
             run.steps_done // run.plan.steps_per_epoch,
             run.steps_done,
-            run.progress.epoch.loss,
-            result.loss,
-            result.accuracy,
+            run.progress.epoch["loss"],
+            result.means,
             time.perf_counter() - began,
         )
-        return result.accuracy
+        return result.means
 
-    def save(self, accuracy: float | None) -> None:
-        """Start writing a checkpoint of the steps done.
+    def save(self, tested: Mapping[str, float] | None) -> None:
+        """Start writing a checkpoint of the steps done, with what they reach on the test split.
 
         WAITS for the save before it. (For the devices only where their memory is too small for a
         second state.)
         """
         run = self.run
         if run.writer is not None:
-            run.writer.save(run.steps_done, run.state, run.progress.state(), accuracy)
+            run.writer.save(run.steps_done, run.state, run.progress.state(), tested)
         if run.ledger is not None:
             run.ledger.write(run.steps_done, now=True)
 
@@ -180,7 +181,8 @@ class TrainingLoop:
             if run.process.is_chief:
                 state = jax.device_get(run.state)
                 try:
-                    write_json(path, diagnose(state, run.objective, run.batches, step))
+                    seed = run.config.run.seed
+                    write_json(path, diagnose(state, run.task, run.batches, step, seed))
                 except OSError as error:  # must not hide why the run ends
                     run.terminal.warn(f"{path} cannot be written ({error.strerror})")
 
@@ -202,7 +204,7 @@ class TrainingLoop:
         if not np.isfinite(run.report["test_loss"]) and run.config.train.on_nonfinite == "stop":
             raise NonFinite(
                 f"step {run.steps_done:,}, the last: its update left weights whose loss on the "
-                "test images is not finite",
+                "test split is not finite",
                 "start another run (run.name=NAME) with a lower optim.lr",
             )
 

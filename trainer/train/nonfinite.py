@@ -6,36 +6,41 @@ import jax
 import numpy as np
 
 from trainer.data.stream import Superbatches
-from trainer.models import mlp
 from trainer.parallel.step import TrainState
-from trainer.tasks.classification import Objective, batch_gradients
-
-_gradients = jax.jit(batch_gradients, static_argnums=2)
+from trainer.tasks.task import Task, batch_gradients, keys_of, named_leaves
 
 
 def diagnose(
-    state: TrainState, objective: Objective, source: Superbatches, step: int
+    state: TrainState, task: Task, source: Superbatches, step: int, seed: int
 ) -> dict[str, Any]:
     """Compute a step again, on one device, and report which parts of it are not finite.
 
-    The state is that before the step, on the host; the step is counted from 0.
+    The state is that before the step, on the host; the step is counted from 0; the seed is that of
+    the random numbers.
 
     Returns JSON: the step (counted from 1), the indices of the batch's examples in the training
-    split, the mean loss, the norm of each layer's gradient, and the bound on the gradients that
-    the training step checks.
+    split, the mean loss, the norm of each gradient, and the bound on the gradients that the
+    training step checks.
     """
     batch, indices = source.global_batch(step)
-    gradients, bound, sums = jax.device_get(_gradients(state.weights, batch, objective))
+
+    @jax.jit
+    def gradients(weights: Any, batch: Any, seed: jax.Array, step: jax.Array) -> Any:
+        keys = keys_of(task, seed, step, batch)
+        return batch_gradients(task, weights, batch, keys)
+
+    result = jax.device_get(gradients(state.weights, batch, np.uint32(seed), np.int32(step)))
+    examples = result.sums[-1]
     # In float64, in which squares of finite float32 numbers do not overflow.
     norms = {
-        f"layer {i} {name}": float(np.linalg.norm(leaf.ravel().astype(np.float64) / sums.examples))
-        for i, name, leaf in mlp.leaves(gradients)
+        path: float(np.linalg.norm(leaf.ravel().astype(np.float64) / examples))
+        for path, leaf in named_leaves(result.gradients).items()
     }
     return {
         "step": step + 1,
         "examples": indices.tolist(),
-        "loss": float(sums.loss / sums.examples),
+        "loss": float(result.sums[0] / examples),
         "gradient_norms": norms,
-        "gradient_bound": float(bound / sums.examples),
+        "gradient_bound": float(result.bound / examples),
         "weights_finite": all(bool(np.isfinite(x).all()) for x in jax.tree.leaves(state.weights)),
     }

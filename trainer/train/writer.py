@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -63,7 +63,11 @@ class Writer(AbstractContextManager["Writer"]):
         self._failure: SaveError | None = None  # set once too many have failed
 
     def save(
-        self, step: int, state: TrainState, progress: ProgressState, accuracy: float | None
+        self,
+        step: int,
+        state: TrainState,
+        progress: ProgressState,
+        tested: Mapping[str, float] | None,
     ) -> None:
         """Start writing a checkpoint; the state may be donated as soon as this returns.
 
@@ -78,7 +82,7 @@ class Writer(AbstractContextManager["Writer"]):
                 # First the points, then the checkpoint: a run that resumes from it does not log
                 # the points before it again.
                 self._flush()
-                return self.checkpoints.save(step, jax.device_get(copy), record, accuracy)
+                return self.checkpoints.save(step, jax.device_get(copy), record, tested)
 
             self._saving = self._thread.submit(write)
 

@@ -1,0 +1,152 @@
+"""A user's Python file or module, named in the configuration: load it, type its options.
+
+Whatever is wrong with it becomes a ConfigError that names the user's file and line, never a
+traceback through the trainer.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trainer.config.types import rule_of
+from trainer.job.directory import expanded
+from trainer.job.errors import ConfigError, TrainerError
+
+
+def is_file(name: str) -> bool:
+    """Return whether a name in the configuration means a file, not a dotted module name."""
+    return name.endswith(".py") or "/" in name
+
+
+def load(option: str, name: str, fallback: Path | None = None) -> ModuleType:
+    """Import the file or the module that an option names.
+
+    Args:
+        option: the option, for messages: "model.module".
+        name: its value, a file ("digits_cnn.py") or a dotted name ("my.models.cnn").
+        fallback: a file to use where there is none of that name.
+
+    Raises:
+        ConfigError: it does not exist, or importing it fails; names the user's line.
+    """
+    if (here := str(Path.cwd())) not in sys.path:  # python -m searches it, but not `trainer`
+        sys.path.append(here)
+    if not is_file(name):
+        try:
+            found = importlib.util.find_spec(name) is not None
+        except (ImportError, ValueError):
+            found = False
+        if not found:
+            hint = "give the file (my_model.py), or a dotted name that Python can import from here"
+            raise ConfigError(f"{option}={name}: there is no such module", hint)
+        with readable(option, name):
+            return importlib.import_module(name)
+    path = expanded(name, option).absolute()
+    if not path.is_file():
+        if fallback is None or not fallback.is_file():
+            raise ConfigError(f"{option}={name}: there is no such file", f"it would be {path}")
+        path = fallback
+    # A name of its own in sys.modules: the user's file may be called like a package.
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    unique = f"user_{digest}_{path.stem}"
+    if unique in sys.modules:
+        return sys.modules[unique]
+    if str(path.parent) not in sys.path:  # for the files beside it
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(unique, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = module  # dataclasses look themselves up there
+    try:
+        with readable(option, name):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[unique]
+        raise
+    return module
+
+
+@contextmanager
+def readable(option: str, name: str) -> Iterator[None]:
+    """Turn what the user's code raises into a ConfigError with the part of the traceback in it."""
+    try:
+        yield
+    except TrainerError:
+        raise
+    except Exception as error:
+        own = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
+        lines = [f"  {frame.filename}:{frame.lineno}: {frame.line}" for frame in own[-3:]]
+        if isinstance(error, SyntaxError) and error.filename:
+            lines = [f"  {error.filename}:{error.lineno}: {(error.text or '').strip()}"]
+        # jax goes on with advice about the functions that it was traced through: ours.
+        text = str(error).partition("The error occurred while tracing")[0].strip() or "no message"
+        lines_of_text = " ".join(text.splitlines()[:3])
+        message = f"{option}={name}: {type(error).__name__}: {lines_of_text}"
+        raise ConfigError("\n".join([message, *lines])) from None
+
+
+def _is_users(filename: str) -> bool:
+    """Return whether a file is neither of an installed package, nor of Python, nor ours."""
+    ours = Path(__file__).resolve().parents[1]
+    path = Path(filename)
+    if filename.startswith("<") or path.is_relative_to(ours):
+        return False
+    return "site-packages" not in path.parts and not path.is_relative_to(Path(os.__file__).parent)
+
+
+def options(option: str, module: ModuleType, name: str, given: Mapping[str, Any]) -> Any:
+    """Return the options of a user's module: its dataclass with the given values; {} without one.
+
+    Args:
+        option: where they are given, for messages: "model.options".
+        module: the user's.
+        name: of the dataclass in it.
+        given: field -> value, from YAML and the command line.
+
+    Raises:
+        ConfigError: an option is misspelt, missing or of the wrong type.
+    """
+    kind = getattr(module, name, None)
+    file = Path(str(module.__file__)).name
+    if kind is None and not given:
+        return {}
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        what = "has no dataclass" if kind is None else "does not make a dataclass of"
+        raise ConfigError(f"{option}: {file} {what} {name}", f"write @dataclass class {name}: ...")
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for key in given:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"{file} has {', '.join(fields)}"
+            raise ConfigError(f"{option}.{key} is not an option of {file}", hint)
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(kind), dict(given))
+        if missing := sorted(OmegaConf.missing_keys(typed)):
+            raise ConfigError(f"{option}.{missing[0]} needs a value", f"{file} gives it none")
+        with readable(option, file):
+            return OmegaConf.to_object(typed)
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "").removeprefix(".")
+        value = OmegaConf.select(OmegaConf.create(dict(given)), key) if key else None
+        rule = rule_of(str(error)) or str(error).partition("\n")[0]
+        raise ConfigError(f"{option}.{key}={value}", rule) from None
+
+
+def source(module: ModuleType) -> tuple[str, str]:
+    """Return the name and the contents of the file that a module was loaded from."""
+    path = Path(str(module.__file__))
+    return path.name, path.read_text("utf-8", "replace")

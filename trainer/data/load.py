@@ -1,0 +1,94 @@
+"""The data set that the options data.* name: MNIST or files like its, or the user's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from trainer.config import user_module
+from trainer.config.schema import DataConfig
+from trainer.data import dataset, mnist
+from trainer.data.dataset import Dataset, Examples
+from trainer.data.download import Progress
+from trainer.job.errors import ConfigError
+
+_CANONICAL = {"int64": "int32", "uint64": "uint32", "float64": "float32"}  # as jax has them
+
+
+def load(
+    data: DataConfig,
+    *,
+    progress: Progress,
+    poll: Callable[[], None],
+    warn: Callable[[str], None],
+) -> Dataset:
+    """Return the data set, checked. Arguments and errors are those of mnist.load.
+
+    Raises:
+        ConfigError: the user's module is wrong; names its line or the array.
+    """
+    if data.name != "module":
+        return mnist.load(data, progress=progress, poll=poll, warn=warn)
+    assert data.module is not None
+    option, name = "data.module", data.module
+    module = user_module.load(option, name)
+    make = getattr(module, "load", None)
+    if not callable(make):
+        raise ConfigError(f"{option}={name}: there is no function load(options) in it")
+    with user_module.readable(option, name):
+        made = make(data.options)
+    return checked(made, f"{option}={name}: load()")
+
+
+def checked(made: Any, where: str) -> Dataset:
+    """Return a data set as the trainer needs it: arrays of 32 bits at most, with its SHA-256.
+
+    Raises:
+        ConfigError: it is no Dataset, or its arrays do not fit together; begins with `where`.
+    """
+    if not isinstance(made, Dataset):
+        hint = "return trainer.Dataset(name, train, test), each a dict of numpy arrays"
+        raise ConfigError(f"{where} returned {type(made).__name__}", hint)
+    train, test = (_split(getattr(made, name), name, where) for name in ("train", "test"))
+    if train.keys() != test.keys():
+        message = f"train has the fields {', '.join(train)}, test {', '.join(test)}"
+        raise ConfigError(f"{where}: {message}", "give both the same")
+    for name, array in train.items():
+        one, other = ((a.dtype, a.shape[1:]) for a in (array, test[name]))
+        if one != other:
+            message = f"{where}: {name} is {_text(one)} in train, but {_text(other)} in test"
+            raise ConfigError(message, "give both the same dtype and shape")
+    return Dataset(str(made.name), train, test, made.sha256 or dataset.sha256(train, test))
+
+
+def _split(given: Any, split: str, where: str) -> Examples:
+    if not isinstance(given, dict) or not given:
+        hint = 'give a dict of arrays, like {"image": images, "label": labels}'
+        raise ConfigError(f"{where}: {split} is {type(given).__name__}", hint)
+    arrays: Examples = {}
+    for name, value in given.items():
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+            message = f"{where}: {split}[{name!r}] has dtype {array.dtype}"
+            raise ConfigError(message, "use numbers; texts become tokens or bytes")
+        if array.ndim == 0:
+            raise ConfigError(f"{where}: {split}[{name!r}] is a single number: give (N, ...)")
+        if canonical := _CANONICAL.get(array.dtype.name):
+            if array.dtype.kind in "iu" and array.size:
+                limits = np.iinfo(array.dtype.name.replace("64", "32"))
+                if not limits.min <= array.min() <= array.max() <= limits.max:
+                    message = f"{where}: {split}[{name!r}] has numbers that 32 bits cannot hold"
+                    raise ConfigError(message, "jax computes with 32 bits: make them smaller")
+            array = array.astype(canonical)
+        arrays[str(name)] = array
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len({*counts.values()}) > 1 or not all(counts.values()):
+        text = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        raise ConfigError(
+            f"{where}: {split} has {text} examples", "give all fields the same number"
+        )
+    return arrays
+
+
+def _text(one: tuple[np.dtype[Any], tuple[int, ...]]) -> str:
+    return f"{one[0]} {list(one[1])}"

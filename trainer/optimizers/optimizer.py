@@ -1,0 +1,100 @@
+"""What an optimizer is to the training step, and the one that the options optim.* name."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import jax
+
+from trainer.config import user_module
+from trainer.job.errors import ConfigError
+from trainer.optimizers import sgd
+
+Tree = Any  # a pytree of arrays, in the structure of the weights
+
+
+class Optimizer(NamedTuple):
+    """Two pure functions. The state is any pytree of arrays; checkpoints keep it."""
+
+    init: Callable[[Tree], Any]  # weights -> state
+    # (mean gradients, state, weights, learning rate, a scalar) -> (what to subtract, state)
+    step: Callable[[Tree, Any, Tree, jax.Array], tuple[Tree, Any]]
+    # Whether step depends only on the product of gradients and learning rate. If so, the trainer
+    # gives it the summed gradients with the learning rate divided by the number of examples: to
+    # divide every gradient would be one more pass over memory.
+    scales_with_lr: bool = False
+
+
+def stochastic_gradient_descent(momentum: float, nesterov: bool) -> Optimizer:
+    """Return SGD with momentum."""
+
+    def step(gradients: Tree, state: Any, weights: Tree, lr: jax.Array) -> tuple[Tree, Any]:
+        return sgd.step(gradients, state, lr, momentum, nesterov)
+
+    return Optimizer(sgd.init, step, scales_with_lr=True)
+
+
+def from_optax(make: Callable[..., Any], options: Mapping[str, Any]) -> Optimizer:
+    """Return an optimizer of optax: `make(learning_rate=..., **options)` makes a transformation.
+
+    The learning rate of a step is a traced value, so a schedule is not compiled in, and the state
+    of the optimizer holds none.
+    """
+
+    def transformation(lr: jax.Array | float) -> Any:
+        return make(learning_rate=lr, **options)
+
+    def init(weights: Tree) -> Any:
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it, whatever is configured
+            return transformation(0.0).init(weights)
+
+    def step(gradients: Tree, state: Any, weights: Tree, lr: jax.Array) -> tuple[Tree, Any]:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            updates, state = transformation(lr).update(gradients, state, weights)
+            return jax.tree.map(lambda update: -update, updates), state
+
+    return Optimizer(init, step)
+
+
+def make(
+    name: str | None, momentum: float | None, nesterov: bool | None, options: Mapping[str, Any]
+) -> Optimizer:
+    """Return the optimizer that the options optim.* name.
+
+    Args:
+        name: sgd, a function of optax, or the import path of a function like one (my_file.make).
+        momentum: of sgd.
+        nesterov: of sgd.
+        options: arguments of the function.
+
+    Raises:
+        ConfigError: there is no such function, or it does not take these options.
+    """
+    if name == "sgd":
+        return stochastic_gradient_descent(momentum or 0.0, bool(nesterov))
+    if not name:
+        raise ConfigError("optim.name=None: name a function of optax: optim.name=adamw")
+    module_name, _, function = name.rpartition(".")
+    if module_name.split(".")[0] in ("", "optax"):
+        import optax  # takes a second, and SGD does not need it
+
+        places = [optax, optax.contrib] if not module_name else [import_module(module_name)]
+    else:
+        places = [user_module.load("optim.name", module_name)]
+    found = next((f for place in places if (f := getattr(place, function, None))), None)
+    if not callable(found):
+        hint = "use sgd, a function of optax like adamw, or an import path like my_file.make"
+        raise ConfigError(f"optim.name={name}: there is no such function", hint)
+    optimizer = from_optax(found, options)
+    try:  # before any device starts
+        jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((2, 2), "float32"))
+    except Exception as error:
+        text = f"optim.name={name} optim.options={dict(options)}: {error}"
+        raise ConfigError(text, "it is called with learning_rate and these options") from None
+    return optimizer
+
+
+def global_norm(gradients: Tree) -> jax.Array:
+    """Return the root of the sum of the squares of all elements, a scalar, float32."""
+    squares = [jax.numpy.sum(jax.numpy.square(leaf)) for leaf in jax.tree.leaves(gradients)]
+    return jax.numpy.sqrt(sum(squares[1:], squares[0]))

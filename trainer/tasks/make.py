@@ -1,0 +1,104 @@
+"""The task that a configuration names, and the one that a checkpoint was saved with."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from trainer.config import user_module
+from trainer.config.schema import DataConfig, ModelConfig
+from trainer.data.dataset import Dataset, Examples
+from trainer.job.errors import ConfigError, DataError
+from trainer.tasks import mlp, module
+from trainer.tasks.task import Task
+
+Record = dict[str, Any]  # JSON, kept in checkpoints
+
+
+def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, Record]:
+    """Return the task, and what a checkpoint has to keep to make it again.
+
+    Raises:
+        ConfigError: the user's module is wrong, or the data do not fit the model.
+        DataError: all pixels of the training images are equal.
+    """
+    example = {
+        name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
+        for name, array in dataset.train.items()
+    }
+    if model.name == "module":
+        assert model.module is not None
+        own = user_module.load(module.OPTION, model.module)
+        record = {
+            "example": {name: [str(x.dtype), list(x.shape)] for name, x in example.items()},
+            "module": str(Path(model.module).expanduser().absolute()),
+            "module_sha256": _digest(own),
+        }
+        return module.make(own, model.options, example), record
+    image, label = example.get("image"), example.get("label")
+    if image is None or image.dtype != np.uint8 or label is None or label.shape != ():
+        fields = ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in example.items())
+        message = f"model=mlp: data set {dataset.name} has {fields}"
+        hint = "it needs `image`, uint8, and `label`, integers; for others bring model=module"
+        raise ConfigError(message, hint)
+    mean, std = 0.0, 1.0
+    if model.pixels != "raw":
+        images = dataset.train["image"]
+        mean, std = mlp.pixel_statistics(dataset.name, images, data.pixel_mean, data.pixel_std)
+    classes = data.num_classes or _classes(dataset.train)
+    objective = mlp.Objective(str(model.loss), classes, mean, std, str(model.precision))
+    return _mlp(objective, image.shape, vars(model)), {
+        "objective": {**objective._asdict(), "image_shape": list(image.shape)}
+    }
+
+
+def _mlp(objective: mlp.Objective, shape: tuple[int, ...], model: Mapping[str, Any]) -> Task:
+    return mlp.make(objective, shape, model["hidden_sizes"], model["kernel_initializer"])
+
+
+def _classes(examples: Examples) -> int:
+    return int(examples["label"].max()) + 1
+
+
+def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None]) -> Task:
+    """Return the task that a checkpoint was saved with.
+
+    Args:
+        record: that of the checkpoint.
+        run: the run directory, which keeps a copy of the user's module.
+        warn: gets a message if the user's module has changed since.
+
+    Raises:
+        ConfigError: the user's module is missing or wrong.
+        DataError: the checkpoint is of a newer version of the trainer.
+    """
+    model = record["config"]["model"]
+    if "objective" in record:
+        values = dict(record["objective"])
+        shape = tuple(values.pop("image_shape"))
+        # In float32, whatever precision it was trained with: this may be another platform.
+        objective = mlp.Objective(**values)._replace(precision="float32")
+        return _mlp(objective, shape, model)
+    if "example" not in record:
+        raise DataError(f"{run}: its checkpoints are not known to this version of the trainer")
+    name = model["module"]
+    if user_module.is_file(name):
+        name = record["module"]
+    own = user_module.load(module.OPTION, name, run / ".hydra" / Path(name).name)
+    if _digest(own) != record["module_sha256"]:
+        warn(
+            f"{own.__file__} has changed since the run was trained; the run keeps a copy in .hydra"
+        )
+    options = user_module.options("model.options", own, "Options", model["options"])
+    example = {
+        field: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
+        for field, (dtype, shape) in record["example"].items()
+    }
+    return module.make(own, options, example)
+
+
+def _digest(own: Any) -> str:
+    return hashlib.sha256(Path(own.__file__).read_bytes()).hexdigest()

@@ -1,0 +1,113 @@
+"""The built-in task: classify images with a multilayer perceptron."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainer.data.dataset import Bytes, Superbatch
+from trainer.job.errors import DataError
+from trainer.models import mlp
+from trainer.tasks import classification
+from trainer.tasks.task import BatchGradients, Example, Key, Task, masked, sum_over_rows
+
+
+class Objective(NamedTuple):
+    """Everything besides the weights that turns images into losses."""
+
+    loss: str  # a key of classification.LOSSES
+    num_classes: int
+    pixel_mean: float  # subtracted from the pixels, 0 to 255
+    pixel_std: float  # then divides them
+    precision: str = "float32"  # of the matrix products: a key of mlp.PRECISIONS
+
+
+def make(
+    objective: Objective, image_shape: Sequence[int], hidden_sizes: Sequence[int], initializer: str
+) -> Task:
+    """Return the task for images of a shape: fields `image`, uint8, and `label`, uint8.
+
+    `initializer` is a key of mlp.INITIALIZERS. The rate of training is that of the hooks at the
+    end: the gradients of the whole batch with a cheap bound, and the last kernel transposed.
+    """
+    pixels = int(np.prod(image_shape))
+    loss = partial(classification.loss, function=classification.LOSSES[objective.loss])
+
+    def init(key: jax.Array) -> mlp.Weights:
+        return mlp.init(key, pixels, hidden_sizes, objective.num_classes, initializer)
+
+    def fwd(example: Example, weights: mlp.Weights, key: Key = None) -> jax.Array:
+        x = standardised(jnp.asarray(example["image"]), objective).reshape(-1)
+        return mlp.fwd(x, weights, objective.precision)
+
+    return Task(
+        init=init,
+        fwd=fwd,
+        loss=loss,
+        metrics=classification.metrics,
+        metric_names=("accuracy",),
+        inputs=("image",),
+        example={
+            "image": jax.ShapeDtypeStruct(tuple(image_shape), np.uint8),
+            "label": jax.ShapeDtypeStruct((), np.uint8),
+        },
+        outputs=classification.outputs,
+        prediction=classification.prediction,
+        gradients=partial(_gradients, objective=objective),
+        layout=(mlp.transpose_last_layer, mlp.transpose_last_layer),
+        filters=lambda weights: np.asarray(weights[0].kernel).T.reshape(-1, *image_shape),
+    )
+
+
+def _gradients(weights: mlp.Weights, batch: Superbatch, objective: Objective) -> BatchGradients:
+    """Differentiate the summed loss, as batch_gradients does, by mlp.gradients."""
+    images = jnp.asarray(batch.examples["image"])
+    labels = jnp.asarray(batch.examples["label"])
+    function = classification.LOSSES[objective.loss]
+
+    def loss(logits: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        targets = jax.nn.one_hot(labels, objective.num_classes, dtype=jnp.float32)
+        losses = jax.vmap(function)(logits, targets)
+        hits = (jnp.argmax(logits, axis=-1) == labels.astype(jnp.int32)).astype(jnp.float32)
+        rows = masked((losses, hits), batch)
+        return jnp.sum(rows[0]), rows
+
+    x = standardised(images.reshape(len(images), -1), objective)
+    gradients, bounds, rows = mlp.gradients(weights, x, loss, objective.precision)
+    bound, *sums = sum_over_rows(bounds, *rows)
+    return BatchGradients(gradients, bound, tuple(sums))
+
+
+def standardised(images: jax.Array, objective: Objective) -> jax.Array:
+    """Return pixels as the model takes them: uint8 to float32, of the same shape."""
+    scale = jnp.float32(1 / objective.pixel_std)
+    return (images.astype(jnp.float32) - jnp.float32(objective.pixel_mean)) * scale
+
+
+def pixel_statistics(
+    name: str, images: Bytes, mean: float | None, std: float | None
+) -> tuple[float, float]:
+    """Return mean and standard deviation of the training pixels, or what is given for them.
+
+    Raises:
+        DataError: all pixels are equal; names the data set.
+    """
+    if mean is None or std is None:
+        # Counted by value: no copy of the images in floating point.
+        counts = sum(
+            np.bincount(part.ravel(), minlength=256) for part in np.array_split(images, 64)
+        )
+        values, weights = np.arange(256.0), counts / np.sum(counts)
+        measured = float(values @ weights)
+        mean = measured if mean is None else mean
+        std = float(np.sqrt((values - measured) ** 2 @ weights)) if std is None else std
+        if std == 0:
+            raise DataError(
+                f"data set {name}: all pixels of the training images are {measured:g}, so "
+                "there is nothing to learn",
+                "use the right files, or give data.pixel_mean and data.pixel_std",
+            )
+    return mean, std

@@ -1,0 +1,127 @@
+"""What is learnt: a Task is a few pure functions of ONE example.
+
+The trainer maps them over the examples of a batch, leaves out the padding, sums over the devices
+and divides once. Nothing else in it knows what is trained.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from trainer.data.dataset import Superbatch
+
+Weights = Any  # a pytree of floating-point arrays
+Example = dict[str, Any]  # field -> array, of one example
+Output = Any  # a pytree of arrays
+Named = dict[str, jax.Array]
+Key = jax.Array | None  # of random numbers; None: draw none
+
+
+class BatchGradients(NamedTuple):
+    """Gradients and metrics of a batch, all summed: those of its parts add up to the whole."""
+
+    gradients: Weights  # of the summed loss, float32
+    bound: jax.Array  # (), float32: no element of the gradients is larger, but for rounding
+    sums: tuple[jax.Array, ...]  # () each, float32: the loss, each metric, the number of examples
+
+
+class Task(NamedTuple):
+    """What is learnt."""
+
+    init: Callable[[jax.Array], Weights]  # key -> weights
+    fwd: Callable[[Example, Weights, Key], Output]
+    loss: Callable[[Output, Example], jax.Array]  # -> (), float32
+    metrics: Callable[[Output, Example], Named]  # -> () each: reported as means over examples
+    metric_names: tuple[str, ...]
+    inputs: tuple[str, ...]  # the fields of an example that fwd reads, all that predicting needs
+    example: dict[str, jax.ShapeDtypeStruct]  # of one example
+    outputs: Callable[[Output], Named]  # what `predict` and an exported model give
+    # Small arrays for pictures and tables; of a classifier the predicted `class`, () int32, and
+    # its `confidence`, (). None: nothing.
+    prediction: Callable[[Output], Named] | None = None
+    is_random: bool = False  # whether fwd draws random numbers in training, as dropout does
+    # Hooks that make training faster and change no result. gradients: as `batch_gradients`.
+    gradients: Callable[[Weights, Superbatch], BatchGradients] | None = None
+    # To the layout of the weights in which a CPU trains fastest, and back.
+    layout: tuple[Callable[[Weights], Weights], Callable[[Weights], Weights]] | None = None
+    # Of the first layer: weights (numpy) -> (units, rows, cols), for a picture of the filters.
+    filters: Callable[[Weights], Any] | None = None
+
+
+def keys_of(task: Task, seed: jax.Array | None, step: jax.Array, batch: Superbatch) -> Any:
+    """Return the key of each example in a step, (rows,); None unless the task is random.
+
+    It depends on the seed, the step and the example, and on nothing else: neither on restarts nor
+    on which device computes the example.
+    """
+    if not task.is_random or seed is None:
+        return None
+    of_step = jax.random.fold_in(jax.random.PRNGKey(seed), step)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(of_step, jnp.asarray(batch.index))
+
+
+def apply(task: Task, weights: Weights, examples: Example, keys: Any = None) -> Output:
+    """Return the outputs for examples (rows, ...), stacked along the first dim."""
+    over_keys = None if keys is None else 0
+    return jax.vmap(task.fwd, in_axes=(0, None, over_keys))(examples, weights, keys)
+
+
+def losses_and_metrics(task: Task, outputs: Output, examples: Example) -> tuple[jax.Array, ...]:
+    """Return the loss and the metrics of each example, (rows,) each, float32."""
+
+    def of_one(output: Output, example: Example) -> tuple[jax.Array, ...]:
+        metrics = task.metrics(output, example)
+        values = (task.loss(output, example), *(metrics[name] for name in task.metric_names))
+        return tuple(jnp.asarray(value).astype(jnp.float32) for value in values)
+
+    return jax.vmap(of_one)(outputs, examples)
+
+
+def batch_gradients(
+    task: Task, weights: Weights, batch: Superbatch, keys: Any = None
+) -> BatchGradients:
+    """Differentiate the summed loss of a batch: fields (rows, ...), mask (rows,).
+
+    Rows whose mask is 0 fill up a short batch: they count as no example and have no gradient.
+    """
+    if task.gradients is not None:
+        return task.gradients(weights, batch)
+
+    def summed_loss(weights: Weights) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        rows = masked(
+            losses_and_metrics(task, apply(task, weights, examples, keys), examples), batch
+        )
+        return jnp.sum(rows[0]), rows
+
+    examples = jax.tree.map(jnp.asarray, batch.examples)
+    gradients, rows = jax.grad(summed_loss, has_aux=True)(weights)
+    gradients = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradients)
+    sizes = [jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(gradients)]
+    return BatchGradients(gradients, sum(sizes[1:], sizes[0]), sum_over_rows(*rows))
+
+
+def masked(rows: tuple[jax.Array, ...], batch: Superbatch) -> tuple[jax.Array, ...]:
+    """Return values (rows,) without those of padding, and 1 for each example as the last."""
+    valid = jnp.asarray(batch.mask).astype(jnp.float32)
+    return (*(row * valid for row in rows), valid)
+
+
+def sum_over_rows(*vectors: jax.Array) -> tuple[jax.Array, ...]:
+    """Add up vectors (rows,), float32, in one reduction: a GPU would start a kernel for each."""
+
+    def add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return tuple(x + y for x, y in zip(a, b, strict=True))
+
+    zeros = (jnp.float32(0),) * len(vectors)
+    return tuple(lax.reduce(vectors, zeros, add, (0,)))
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a pytree by their paths, such as `0/kernel` or `encoder/w`."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
