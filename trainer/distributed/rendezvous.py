@@ -10,54 +10,48 @@ have come, or it is clear that they will not, process 0 answers "go" or the erro
 """
 
 import asyncio
+import itertools
 import json
 import os
 import socket
 import time
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from trainer.distributed.topology import Topology
-from trainer.job.errors import ConfigError, PeerLost, TrainerError
+from trainer.job.errors import ConfigError, PeerLost, TrainerError, first_line
 
-TICK = 0.1  # seconds between looks at the clients, and between polls
+TICK = 0.1  # seconds between looks at the clients, between attempts, and between polls
 ANSWER = 2.0  # seconds in which process 0 accepts a connection, and then greets
 GRACE = 10.0  # seconds that clients wait longer than process 0, which knows who is missing
-# Seconds until the kernel closes the connection to a host that is gone, and between its probes: the
-# replacement of a process that was there must not be taken for a second one of the same rank.
-KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 5}
 
 Json = dict[str, Any]
 
 
 def meet(topology: Topology, timeout: float, poll: Callable[[], object]) -> tuple[str, int]:
-    """Wait until all processes are there; return the address to connect jax to.
+    """Wait up to `timeout` seconds for all processes; return the address to connect jax to.
 
-    Args:
-        topology: of this process; of several processes.
-        timeout: seconds until the wait for missing processes ends.
-        poll: called while waiting; may raise, to end the wait.
+    `poll` is called while waiting; it may raise, to end the wait.
 
     Raises:
         PeerLost: a process did not come in time; names it.
-        ConfigError: two processes claim the same rank, or they disagree on their number.
+        ConfigError: two processes claim the same rank, they disagree on their number, or process 0
+            cannot listen at its address.
         Exception: whatever poll() raised.
     """
 
     async def polling() -> tuple[str, int]:
         meeting = _receive if topology.process_id == 0 else _join
         task = asyncio.ensure_future(meeting(topology, timeout))
-        while not task.done():
-            try:
+        try:
+            while not task.done():
                 poll()
-            except BaseException:
-                task.cancel()
-                await asyncio.wait([task])
-                raise
-            await asyncio.wait([task], timeout=TICK)
-        return task.result()
+                await asyncio.wait([task], timeout=TICK)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])  # process 0 tells the others
 
     return asyncio.run(polling())
 
@@ -65,15 +59,11 @@ def meet(topology: Topology, timeout: float, poll: Callable[[], object]) -> tupl
 async def _receive(topology: Topology, timeout: float) -> tuple[str, int]:
     """As process 0, wait until all others have come; send each of them "go", or the error."""
     end = time.monotonic() + timeout
-    listener, ip = await _listen(topology, timeout)
+    listener, ip = await _listen(topology, end)
     clients: dict[StreamWriter, Json] = {}  # connection -> who it is, of this run
     answer: Json = _packed(PeerLost("process 0 was asked to stop", "run the same command again"))
 
     async def receive(reader: StreamReader, writer: StreamWriter) -> None:
-        connection = writer.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in KEEPALIVE.items():
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
         try:
             _send(writer, {"attempt": topology.attempt})
             hello = await _read(reader)
@@ -88,14 +78,16 @@ async def _receive(topology: Topology, timeout: float) -> tuple[str, int]:
 
     server = await asyncio.start_server(receive, sock=listener, backlog=1024)
     try:
-        while True:
-            _check(topology, clients.values())
-            if len(clients) == topology.num_processes - 1:
-                answer = {"go": True}
-                return ip, listener.getsockname()[1]
+        while missing := _find_missing(topology, clients.values()):
             if time.monotonic() > end:
-                raise PeerLost(_missing(topology, clients.values(), timeout), "look at their logs")
+                raise PeerLost(
+                    f"{_names(topology, missing)} of {topology.num_processes} did not come within "
+                    f"cluster.startup_timeout_seconds={timeout:g}",
+                    "look at their logs",
+                )
             await asyncio.sleep(TICK)
+        answer = {"go": True}
+        return ip, listener.getsockname()[1]
     except TrainerError as error:
         answer = _packed(error)
         raise
@@ -106,36 +98,30 @@ async def _receive(topology: Topology, timeout: float) -> tuple[str, int]:
             writer.close()
 
 
-async def _listen(topology: Topology, timeout: float) -> tuple[socket.socket, str]:
-    """Listen at the first free port of the address that the others know."""
-    end = time.monotonic() + timeout
-    failure: TrainerError
+async def _listen(topology: Topology, end: float) -> tuple[socket.socket, str]:
+    """Listen at the first free port of the address that the others know; try again until `end`."""
     while True:
-        try:
-            ip = _resolve(topology)
-            if ip.startswith("127.") and any(host != topology.host for host in topology.hosts):
-                raise ConfigError(
-                    f"{topology.host} is {ip} on {socket.gethostname()} itself, where processes on "
-                    "other hosts cannot reach it",
-                    "correct the line in /etc/hosts, or the name service",
-                )
-            return _bind(ip, topology.ports), ip
-        except socket.gaierror as error:
-            failure = PeerLost(
-                f"process 0 does not know its own name {topology.host} ({error.strerror}) after "
-                f"cluster.startup_timeout_seconds={timeout:g}",
-                "look at the name service (headless service, DNS, /etc/hosts) and run the same "
-                "command again",
-            )
-        except OSError as error:
-            failure = ConfigError(
-                f"process 0 on {socket.gethostname()} cannot listen at {topology.host}, port "
-                f"{topology.ports[-1]}: {os.strerror(error.errno or 0)}",
-                "start it on the host that the address names, or choose another port with "
-                "cluster.coordinator_port",
-            )
-        if time.monotonic() > end:
-            raise failure
+        for port in topology.ports:
+            try:
+                ip = _resolve(topology)
+                if ip.startswith("127.") and len(set(topology.hosts)) > 1:
+                    raise ConfigError(
+                        f"{topology.host} is {ip} on {socket.gethostname()} itself, where "
+                        "processes on other hosts cannot reach it",
+                        "correct the line in /etc/hosts, or the name service",
+                    )
+                family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+                return socket.create_server((ip, port), family=family, backlog=1024), ip
+            except OSError as error:
+                if port == topology.ports[-1] and time.monotonic() > end:
+                    # A name may be known when the job is started again; a port stays wrong.
+                    unknown = isinstance(error, socket.gaierror)
+                    raise (PeerLost if unknown else ConfigError)(
+                        f"process 0 on {socket.gethostname()} cannot listen at {topology.host} "
+                        f"({error.strerror})",
+                        "look at the name service and /etc/hosts, start process 0 on the host of "
+                        "this address, or choose another port with cluster.coordinator_port",
+                    ) from None
         await asyncio.sleep(TICK)
 
 
@@ -145,19 +131,11 @@ def _resolve(topology: Topology) -> str:
     return str(min(addresses, key=lambda one: one[0] != socket.AF_INET)[4][0])
 
 
-def _bind(ip: str, ports: Sequence[int]) -> socket.socket:
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    for port in ports[:-1]:
-        with suppress(OSError):
-            return socket.create_server((ip, port), family=family, backlog=1024)
-    return socket.create_server((ip, ports[-1]), family=family, backlog=1024)
-
-
-def _check(topology: Topology, clients: Collection[Mapping[str, Any]]) -> None:
-    """Check that what the clients say agrees.
+def _find_missing(topology: Topology, clients: Iterable[Json]) -> list[int]:
+    """Return the ranks that have not come.
 
     Raises:
-        ConfigError: two claim the same rank, or one expects another number of processes.
+        ConfigError: two clients claim the same rank, or one expects another number of processes.
     """
     of_rank: dict[int, str] = {}
     for client in clients:
@@ -172,43 +150,38 @@ def _check(topology: Topology, clients: Collection[Mapping[str, Any]]) -> None:
             message = f"{of_rank[rank]} and {who} claim the same rank"
             raise ConfigError(message, "give each process its own")
         of_rank[rank] = who
+    return [rank for rank in range(1, topology.num_processes) if rank not in of_rank]
 
 
-def _missing(topology: Topology, clients: Collection[Json], timeout: float) -> str:
-    count, hosts = topology.num_processes, topology.hosts
-    missing = sorted({*range(1, count)} - {client["process"] for client in clients})
-    names = [f"process {i}" + (f" (host {hosts[i]})" if hosts else "") for i in missing[:8]]
-    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-    return (
-        f"{', '.join(names)}{more} of {count} did not come within "
-        f"cluster.startup_timeout_seconds={timeout:g}"
-    )
+def _names(topology: Topology, ranks: list[int]) -> str:
+    hosts = topology.hosts
+    names = [f"process {i}" + (f" (host {hosts[i]})" if hosts else "") for i in ranks[:8]]
+    more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
+    return ", ".join(names) + more
 
 
 async def _join(topology: Topology, timeout: float) -> tuple[str, int]:
     """As another process, find process 0 and wait until it says "go"."""
     reason = "no answer"
-    with suppress(TimeoutError):
+    try:
         async with asyncio.timeout(timeout + GRACE):
-            while True:
-                for port in topology.ports:
-                    try:
-                        ip = _resolve(topology)
-                        answer = await _handshake(topology, ip, port)
-                    except (OSError, ValueError) as error:  # ValueError: not JSON
-                        number = getattr(error, "errno", None) or 0  # asyncio words it at length
-                        why = os.strerror(number) if number > 0 else str(error) or "no answer"
-                        reason = f"{topology.host}:{port}: {why}"
-                        continue
-                    if "go" in answer:
-                        return ip, port
-                    raise TrainerError.named(answer["kind"])(answer["message"], answer["hint"])
-                await asyncio.sleep(TICK)
-    raise PeerLost(
-        f"process 0 at {topology.host} did not come within "
-        f"cluster.startup_timeout_seconds={timeout:g} ({reason})",
-        "look at its log",
-    )
+            for port in itertools.cycle(topology.ports):
+                try:
+                    ip = _resolve(topology)
+                    answer = await _handshake(topology, ip, port)
+                    break
+                except (OSError, ValueError) as error:
+                    reason = f"{topology.host}:{port}: {first_line(error, kind=True)}"
+                await asyncio.sleep(TICK / len(topology.ports))
+    except TimeoutError:
+        raise PeerLost(
+            f"process 0 at {topology.host} did not come within "
+            f"cluster.startup_timeout_seconds={timeout:g} ({reason})",
+            "look at its log",
+        ) from None
+    if "go" in answer:
+        return ip, port
+    raise TrainerError.named(answer["kind"])(answer["message"], answer["hint"])
 
 
 async def _handshake(topology: Topology, ip: str, port: int) -> Json:
@@ -217,15 +190,14 @@ async def _handshake(topology: Topology, ip: str, port: int) -> Json:
     Raises:
         OSError, ValueError: no answer, or none of process 0 of this run.
     """
-    index = topology.process_id
-    reader, writer = await asyncio.wait_for(asyncio.open_connection(ip, port), ANSWER)
+    async with asyncio.timeout(ANSWER):
+        reader, writer = await asyncio.open_connection(ip, port)
     try:
-        try:
-            greeting = await asyncio.wait_for(_read(reader), ANSWER)
-        except TimeoutError:
-            raise ConnectionError("another program uses this port") from None
-        if greeting.get("attempt") != topology.attempt:
+        async with asyncio.timeout(ANSWER):
+            greeting = await _read(reader)
+        if greeting != {"attempt": topology.attempt}:
             raise ConnectionError("another job uses this port")
+        index = topology.process_id
         who = f"process {index} (host {socket.gethostname()}, pid {os.getpid()})"
         _send(
             writer, greeting | {"who": who, "process": index, "processes": topology.num_processes}
@@ -244,15 +216,8 @@ def _send(writer: StreamWriter, message: Json) -> None:
 
 
 async def _read(reader: StreamReader) -> Json:
-    """Return the next message.
-
-    Raises:
-        OSError, ValueError: the other side has left, or is no process of a run.
-    """
-    line = await reader.readline()
-    if not line:
-        raise ConnectionError("it closed the connection")
-    message = json.loads(line)
+    """Return the next message; OSError or ValueError if there is none."""
+    message = json.loads(await reader.readline() or "null")
     if not isinstance(message, dict):
-        raise ValueError("it is not a process of the trainer")
+        raise ValueError("it closed the connection, or is no process of a run")
     return message
