@@ -56,8 +56,7 @@ def pairs(one: Sequence[Result], other: Sequence[Result]) -> Iterator[tuple[Resu
 def ratios(name: str, above: Line, below: Line) -> Line:
     """Divide two lines round by round: neighbours in time ran on an equally busy machine."""
     both = zip(above.values, below.values, strict=False)
-    left_out = above.left_out or below.left_out
-    return Line(name, "round by round", "x", [a / b for a, b in both], left_out)
+    return Line(name, "round by round", "x", [a / b for a, b in both])
 
 
 def to_json(section: Section) -> Result:

@@ -36,13 +36,12 @@ def machine(folder: str, overrides: list[str]) -> dict[str, Any]:
     for name, array in zip(program.NAMES, (*dataset.train, *dataset.test), strict=True):
         np.save(Path(folder) / f"{name}.npy", array)
     device, pixels = jax.devices()[0], dataset.train.images.shape[1]
-    affinity = getattr(os, "sched_getaffinity", None)
     return {
         **environment.collect([f"{d.platform} {d.device_kind}" for d in jax.devices()], 1),
         "platform": device.platform,
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
-        "usable_cores": sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1)),
+        "usable_cores": sorted(os.sched_getaffinity(0)),
         "dataset": {
             "name": dataset.name,
             "train_examples": len(dataset.train.labels),
@@ -65,8 +64,7 @@ def stream(
     rows of a batch, and each is bound to one of the cores.
     """
     process = int(os.environ.get("JAX_PROCESS_ID", "0"))
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {cores[process % len(cores)]})
+    os.sched_setaffinity(0, {cores[process % len(cores)]})
     images = np.load(f"{folder}/train_images.npy", mmap_mode="r")
     split = Split(images, np.load(f"{folder}/train_labels.npy"))
     rows = batch_size // processes

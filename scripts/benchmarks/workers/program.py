@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,12 +90,16 @@ def seconds_per_step(
     return np.diff(ends) / k
 
 
-def speed(dispatches: int, **arguments: Any) -> dict[str, Any]:
+def speed(dispatches: int, only_cores: list[int] | None = None, **arguments: Any) -> dict[str, Any]:
     """Run dispatches one after the other, with the data on the device: no stream, no metrics.
 
+    `only_cores` are those of the processor that it may use (default: all); the other arguments are
+    those of prepare.
     Returns seconds_per_step, the median over the dispatches, and jitter_seconds: how much the time
     of a single step would have to vary to make dispatches vary as they do.
     """
+    if only_cores:
+        os.sched_setaffinity(0, only_cores)  # before jax starts its threads
     _, _, programs, state, feed = prepare(**arguments)
     seconds = seconds_per_step(programs.train_step, state, feed, dispatches)
     return {
