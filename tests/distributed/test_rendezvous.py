@@ -99,7 +99,7 @@ def test_whoever_does_not_come_is_named_to_all():
 
 def test_process_0_that_does_not_come_is_named(monkeypatch):
     monkeypatch.setattr(rendezvous, "GRACE", 0.1)
-    with pytest.raises(PeerLost, match=r"process 0 at 127\.0\.0\.1 did not come.*Refused"):
+    with pytest.raises(PeerLost, match=r"process 0 at 127\.0\.0\.1 did not come.*refused"):
         rendezvous.meet(topology(1, 2, free_port()), 0.2, lambda: False)
 
 

@@ -245,7 +245,6 @@ WRONG = [
     ({**POD, "JOB_COMPLETION_INDEX": "4"}, "JOB_COMPLETION_INDEX=4"),
     (BATCH_SCRIPT, "start it with srun"),
     ({**BATCH_SCRIPT, "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "2"}, "start it with srun"),
-    ({**STEP, **KUBEFLOW}, "SLURM started 2 tasks"),
     (without(STEP, "SLURM_PROCID"), "SLURM_PROCID=None"),
     (without(STEP, "SLURM_LOCALID"), "SLURM_LOCALID=None"),
     ({**STEP, "SLURM_STEP_NUM_TASKS": "3"}, "contradict each other"),

@@ -4,101 +4,102 @@ When a process does not come, jax aborts the others (SIGABRT) and does not say w
 first meet here: within one time-out they wait for late processes, for names that do not resolve
 yet and for used ports, and the error names whoever is missing.
 
-Messages are lines of JSON. Process 0 greets each connection with the attempt that it belongs to, so
-a client knows at once if another job or program uses the port. The client says who it is. When all
-have come, or it is clear that they will not, process 0 answers "go" or the error.
+Messages are JSON, each shorter than a packet. Process 0 greets each connection with the attempt
+that it belongs to, so a client knows at once if another job or program uses the port. The client
+says who it is. When all have come, or it is clear that they will not, process 0 answers "go" or
+the error.
 """
 
-import asyncio
 import itertools
 import json
 import os
 import socket
 import time
-from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from trainer.distributed.topology import Topology
-from trainer.job.errors import ConfigError, PeerLost, TrainerError, first_line
+from trainer.job.errors import ConfigError, PeerLost, TrainerError
 
 TICK = 0.1  # seconds between looks at the clients, between attempts, and between polls
 ANSWER = 2.0  # seconds in which process 0 accepts a connection, and then greets
 GRACE = 10.0  # seconds that clients wait longer than process 0, which knows who is missing
 
 Json = dict[str, Any]
+Clients = dict[socket.socket, Json]  # connection -> who it is; empty: it has not said so
 
 
 def meet(topology: Topology, timeout: float, poll: Callable[[], object]) -> tuple[str, int]:
     """Wait up to `timeout` seconds for all processes; return the address to connect jax to.
 
-    `poll` is called while waiting; it may raise, to end the wait.
+    `poll` is called while waiting; it may raise Preempted, to end the wait.
 
     Raises:
         PeerLost: a process did not come in time; names it.
         ConfigError: two processes claim the same rank, they disagree on their number, or process 0
             cannot listen at its address.
-        Exception: whatever poll() raised.
+        Preempted: as poll() raised it.
     """
-
-    async def polling() -> tuple[str, int]:
-        meeting = _receive if topology.process_id == 0 else _join
-        task = asyncio.ensure_future(meeting(topology, timeout))
-        try:
-            while not task.done():
-                poll()
-                await asyncio.wait([task], timeout=TICK)
-            return task.result()
-        finally:
-            task.cancel()
-            await asyncio.wait([task])  # process 0 tells the others
-
-    return asyncio.run(polling())
+    as_this_process = _receive if topology.process_id == 0 else _join
+    return as_this_process(topology, timeout, poll)
 
 
-async def _receive(topology: Topology, timeout: float) -> tuple[str, int]:
+def _receive(topology: Topology, timeout: float, poll: Callable[[], object]) -> tuple[str, int]:
     """As process 0, wait until all others have come; send each of them "go", or the error."""
     end = time.monotonic() + timeout
-    listener, ip = await _listen(topology, end)
-    clients: dict[StreamWriter, Json] = {}  # connection -> who it is, of this run
-    answer: Json = _packed(PeerLost("process 0 was asked to stop", "run the same command again"))
-
-    async def receive(reader: StreamReader, writer: StreamWriter) -> None:
-        try:
-            _send(writer, {"attempt": topology.attempt})
-            hello = await _read(reader)
-            if hello.get("attempt") == topology.attempt:
-                clients[writer] = hello
-                await reader.read()  # returns when the client has left; it may come again
-        except (OSError, ValueError, asyncio.CancelledError):
-            pass
-        finally:
-            clients.pop(writer, None)
-            writer.close()
-
-    server = await asyncio.start_server(receive, sock=listener, backlog=1024)
+    listener, ip = _listen(topology, end, poll)
+    clients: Clients = {}
+    answer = _packed(PeerLost("process 0 was asked to stop", "run the same command again"))
     try:
-        while missing := _find_missing(topology, clients.values()):
+        while missing := _find_missing(topology, clients):
             if time.monotonic() > end:
+                names = ", ".join(missing[:8]) + (" and others" if len(missing) > 8 else "")
                 raise PeerLost(
-                    f"{_names(topology, missing)} of {topology.num_processes} did not come within "
+                    f"{names} of {topology.num_processes} did not come within "
                     f"cluster.startup_timeout_seconds={timeout:g}",
                     "look at their logs",
                 )
-            await asyncio.sleep(TICK)
+            poll()
+            time.sleep(TICK)
+            _read_hellos(topology, listener, clients)
         answer = {"go": True}
         return ip, listener.getsockname()[1]
-    except TrainerError as error:
+    except (PeerLost, ConfigError) as error:
         answer = _packed(error)
         raise
     finally:
-        server.close()
-        for writer in list(clients):
-            _send(writer, answer)
-            writer.close()
+        listener.close()
+        for connection, hello in clients.items():
+            with connection, suppress(OSError):
+                if hello:
+                    connection.send(_encoded(answer))
 
 
-async def _listen(topology: Topology, end: float) -> tuple[socket.socket, str]:
+def _read_hellos(topology: Topology, listener: socket.socket, clients: Clients) -> None:
+    """Greet new clients, read who they are, and drop those who leave or talk nonsense."""
+    with suppress(OSError):  # nobody waits
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            clients[connection] = {}
+            connection.send(_encoded({"attempt": topology.attempt}))
+    for connection in list(clients):
+        try:
+            hello = json.loads(connection.recv(4096))  # b"": it has left, and may come again
+            if not isinstance(hello, dict) or hello.get("attempt") != topology.attempt:
+                raise ValueError("it is no process of this run")
+            clients[connection] = hello
+        except BlockingIOError:
+            pass  # it has said nothing since
+        except (OSError, ValueError):
+            del clients[connection]
+            connection.close()
+
+
+def _listen(
+    topology: Topology, end: float, poll: Callable[[], object]
+) -> tuple[socket.socket, str]:
     """Listen at the first free port of the address that the others know; try again until `end`."""
     while True:
         for port in topology.ports:
@@ -111,7 +112,9 @@ async def _listen(topology: Topology, end: float) -> tuple[socket.socket, str]:
                         "correct the line in /etc/hosts, or the name service",
                     )
                 family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-                return socket.create_server((ip, port), family=family, backlog=1024), ip
+                listener = socket.create_server((ip, port), family=family, backlog=1024)
+                listener.setblocking(False)
+                return listener, ip
             except OSError as error:
                 if port == topology.ports[-1] and time.monotonic() > end:
                     # A name may be known when the job is started again; a port stays wrong.
@@ -122,7 +125,8 @@ async def _listen(topology: Topology, end: float) -> tuple[socket.socket, str]:
                         "look at the name service and /etc/hosts, start process 0 on the host of "
                         "this address, or choose another port with cluster.coordinator_port",
                     ) from None
-        await asyncio.sleep(TICK)
+        poll()
+        time.sleep(TICK)
 
 
 def _resolve(topology: Topology) -> str:
@@ -131,14 +135,14 @@ def _resolve(topology: Topology) -> str:
     return str(min(addresses, key=lambda one: one[0] != socket.AF_INET)[4][0])
 
 
-def _find_missing(topology: Topology, clients: Iterable[Json]) -> list[int]:
-    """Return the ranks that have not come.
+def _find_missing(topology: Topology, clients: Clients) -> list[str]:
+    """Return the names of the processes that have not come.
 
     Raises:
         ConfigError: two clients claim the same rank, or one expects another number of processes.
     """
     of_rank: dict[int, str] = {}
-    for client in clients:
+    for client in filter(None, clients.values()):
         who, rank, count = client["who"], client["process"], client["processes"]
         if count != topology.num_processes:
             raise ConfigError(
@@ -150,74 +154,53 @@ def _find_missing(topology: Topology, clients: Iterable[Json]) -> list[int]:
             message = f"{of_rank[rank]} and {who} claim the same rank"
             raise ConfigError(message, "give each process its own")
         of_rank[rank] = who
-    return [rank for rank in range(1, topology.num_processes) if rank not in of_rank]
+    hosts = [f" (host {host})" for host in topology.hosts] or [""] * topology.num_processes
+    return [f"process {rank}{host}" for rank, host in enumerate(hosts) if rank not in {0, *of_rank}]
 
 
-def _names(topology: Topology, ranks: list[int]) -> str:
-    hosts = topology.hosts
-    names = [f"process {i}" + (f" (host {hosts[i]})" if hosts else "") for i in ranks[:8]]
-    more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
-    return ", ".join(names) + more
+def _join(topology: Topology, timeout: float, poll: Callable[[], object]) -> tuple[str, int]:
+    """As another process, find process 0, say who this is, and wait until it says "go"."""
+    end, reason = time.monotonic() + timeout + GRACE, "no answer"
+    index, count = topology.process_id, topology.num_processes
+    who = f"process {index} (host {socket.gethostname()}, pid {os.getpid()})"
+    greeting = {"attempt": topology.attempt}
+    hello = greeting | {"who": who, "process": index, "processes": count}
+    for port in itertools.cycle(topology.ports):
+        poll()
+        if time.monotonic() > end:
+            break
+        try:
+            ip = _resolve(topology)
+            with socket.create_connection((ip, port), ANSWER) as connection:
+                if json.loads(connection.recv(4096)) != greeting:
+                    raise ConnectionError("another job or program uses this port")
+                connection.send(_encoded(hello))
+                answer = _wait_for_answer(connection, end, poll)
+            if "go" in answer:
+                return ip, port
+            raise TrainerError.named(answer["kind"])(answer["message"], answer["hint"])
+        except (OSError, ValueError) as error:  # ValueError: it left, or this is not JSON
+            reason = f"{topology.host}:{port}: {error}"
+        time.sleep(TICK / len(topology.ports))
+    raise PeerLost(
+        f"process 0 at {topology.host} did not come within "
+        f"cluster.startup_timeout_seconds={timeout:g} ({reason})",
+        "look at its log",
+    )
 
 
-async def _join(topology: Topology, timeout: float) -> tuple[str, int]:
-    """As another process, find process 0 and wait until it says "go"."""
-    reason = "no answer"
-    try:
-        async with asyncio.timeout(timeout + GRACE):
-            for port in itertools.cycle(topology.ports):
-                try:
-                    ip = _resolve(topology)
-                    answer = await _handshake(topology, ip, port)
-                    break
-                except (OSError, ValueError) as error:
-                    reason = f"{topology.host}:{port}: {first_line(error, kind=True)}"
-                await asyncio.sleep(TICK / len(topology.ports))
-    except TimeoutError:
-        raise PeerLost(
-            f"process 0 at {topology.host} did not come within "
-            f"cluster.startup_timeout_seconds={timeout:g} ({reason})",
-            "look at its log",
-        ) from None
-    if "go" in answer:
-        return ip, port
-    raise TrainerError.named(answer["kind"])(answer["message"], answer["hint"])
-
-
-async def _handshake(topology: Topology, ip: str, port: int) -> Json:
-    """Say who this is; return the answer of process 0, "go" or an error.
-
-    Raises:
-        OSError, ValueError: no answer, or none of process 0 of this run.
-    """
-    async with asyncio.timeout(ANSWER):
-        reader, writer = await asyncio.open_connection(ip, port)
-    try:
-        async with asyncio.timeout(ANSWER):
-            greeting = await _read(reader)
-        if greeting != {"attempt": topology.attempt}:
-            raise ConnectionError("another job uses this port")
-        index = topology.process_id
-        who = f"process {index} (host {socket.gethostname()}, pid {os.getpid()})"
-        _send(
-            writer, greeting | {"who": who, "process": index, "processes": topology.num_processes}
-        )
-        return await _read(reader)
-    finally:
-        writer.close()
+def _wait_for_answer(connection: socket.socket, end: float, poll: Callable[[], object]) -> Json:
+    connection.settimeout(TICK)
+    while time.monotonic() < end:
+        poll()
+        with suppress(TimeoutError):
+            return dict(json.loads(connection.recv(4096)))
+    raise TimeoutError("it waits for other processes")
 
 
 def _packed(error: TrainerError) -> Json:
     return {"kind": error.name(), "message": error.message, "hint": error.hint}
 
 
-def _send(writer: StreamWriter, message: Json) -> None:
-    writer.write(json.dumps(message).encode() + b"\n")
-
-
-async def _read(reader: StreamReader) -> Json:
-    """Return the next message; OSError or ValueError if there is none."""
-    message = json.loads(await reader.readline() or "null")
-    if not isinstance(message, dict):
-        raise ValueError("it closed the connection, or is no process of a run")
-    return message
+def _encoded(message: Json) -> bytes:
+    return json.dumps(message).encode()

@@ -63,7 +63,13 @@ def _detect(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:
     variables = {name: environ.get(name) for name in VARIABLES}
     is_pod = environ.get(INDEX) and not variables["JAX_PROCESS_ID"]
     if kind == "auto" and any(variables.values()) and not is_pod:
-        return _in_slurm_step(_explicit(variables, "the variables JAX_*"), environ)
+        topology = _explicit(variables, "the variables JAX_*")
+        task = slurm.read(environ) if slurm.STEP in environ else None
+        if task is None or task["num_processes"] == 1:
+            return topology
+        # JAX_* only says which process this is: SLURM knows its GPUs.
+        gpus = ("local_device_ids", "gpus", "gpus_evidence")
+        return topology._replace(**{name: task[name] for name in gpus if name in task})
     if kind == "kubernetes" or (kind == "auto" and environ.get(INDEX)):
         return _kubernetes(environ)
     if (task := slurm.read(environ)) is not None:
@@ -90,21 +96,6 @@ def _explicit(given: Mapping[str, str | int | None], source: str) -> Topology:
         raise ConfigError(f"{address_name}={address}", hint)
     ports = (int(match[2]),)
     return Topology("explicit", count, index, match[1], ports, source, attempt=f"at {address}")
-
-
-def _in_slurm_step(topology: Topology, environ: Mapping[str, str]) -> Topology:
-    """Add the GPUs of the SLURM task, if this is one: the variables JAX_* only say its rank."""
-    task = slurm.read(environ) if slurm.STEP in environ else None
-    if task is None or task["num_processes"] == 1:
-        return topology
-    if task["num_processes"] != topology.num_processes:
-        raise ConfigError(
-            f"JAX_NUM_PROCESSES={topology.num_processes}, but SLURM started "
-            f"{task['num_processes']} tasks (SLURM_STEP_NUM_TASKS)",
-            "unset the variables JAX_*, or make the two agree",
-        )
-    names = ("local_device_ids", "gpus", "gpus_evidence")
-    return topology._replace(**{name: task[name] for name in names if name in task})
 
 
 def _kubernetes(environ: Mapping[str, str]) -> Topology:
