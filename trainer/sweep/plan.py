@@ -79,10 +79,9 @@ def make(overrides: Sequence[str]) -> Plan:
             shared[key] = text
     search = SEARCH in settings
     known = (SEARCH, "hydra.sweeper.", "+hydra.sweeper.") if search else "hydra.mode=MULTIRUN"
-    for text in settings:
-        if not text.startswith(known):
-            hint = f"run.name and run.dir place the sweep, and {SEARCH} searches with Optuna"
-            raise ConfigError(f"{text}: Hydra's own launchers and sweepers are not used", hint)
+    if unknown := [text for text in settings if not text.startswith(known)]:
+        hint = f"run.name and run.dir place the sweep, and {SEARCH} searches with Optuna"
+        raise ConfigError(f"{unknown[0]}: Hydra's own launchers and sweepers are not used", hint)
     if not swept:
         raise ConfigError("-m: no option has several values: give one some: optim.lr=0.02,0.05")
     values = {key: _values(override, search) for key, override in swept.items()}
@@ -98,10 +97,8 @@ def make(overrides: Sequence[str]) -> Plan:
     directory.refuse_run(folder)
     plan = Plan(folder, [*shared.values()], fixed, swept, settings if search else [], [], [])
     _check_folder(plan)
-    for combination in itertools.product(*values.values()):
-        plan.trials.append(plan.trial(dict(zip(swept, combination, strict=True))))
-    if len({trial.name for trial in plan.trials}) < len(plan.trials):
-        raise ConfigError(f"-m {' '.join(lines)}: a value comes twice: give each value once")
+    combinations = dict.fromkeys(itertools.product(*values.values()))  # each one once
+    plan.trials.extend(plan.trial(dict(zip(swept, own, strict=True))) for own in combinations)
     plan.jobs.extend(compose_each([trial.overrides for trial in plan.trials]))
     return plan
 
@@ -111,8 +108,6 @@ def _values(override: Override, search: bool) -> list[str]:
     text, key, sweep = override.input_line, override.get_key_element(), override.value()
     if _is_in(key, (*_PLACES, *_IRRELEVANT)):
         raise ConfigError(f"{text}: {key} is the same in all trials: give it one value")
-    if getattr(sweep, "shuffle", False):
-        raise ConfigError(f"{text}: trials have a fixed order: leave out the shuffling")
     if override.is_interval_sweep():
         if not search:
             raise ConfigError(f"{text}: list the values, or search with {SEARCH}")
