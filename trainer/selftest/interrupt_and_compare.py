@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import random
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
 from signal import SIGABRT, SIGKILL, Signals
+from subprocess import Popen
 from typing import Any, NamedTuple
 
 from trainer.config.compose import quoted
@@ -23,9 +23,8 @@ from trainer.tracking.terminal import Terminal
 PEER_SECONDS = 20.0  # from the loss of a process to the end of the others
 MEET_SECONDS = 40.0  # the same before they have met: jax waits for its start-up timeout twice
 END_SECONDS = 60.0  # from a signal that asks to stop to the end
-RUN_SECONDS = 1800.0  # a whole start
 PEER_OPTIONS = ("cluster.heartbeat_timeout_seconds=4", "cluster.startup_timeout_seconds=10")
-COUNTS = ("interruptions", "chains", "restarts", "redone", "redone_at_most", "flipped", "set_aside")
+COUNTS = ("chains", "restarts", "flipped", "set_aside")
 
 
 class Interruption(NamedTuple):
@@ -36,19 +35,21 @@ class Interruption(NamedTuple):
     seconds: float  # after the start
 
 
-def allowed_codes(sent: Interruption | None, index: int, clean: bool) -> set[int]:
+def allowed_codes(hit: Interruption | None, index: int, clean: bool) -> set[int]:
     """Return the exit codes that process `index` may end with after a signal, or without one. Pure.
 
     `clean`: all to which it was sent could handle it, which is never the case for SIGKILL.
     """
-    if not sent:
+    if not hit:
         return {EXIT_COMPLETED}
-    hit = index in sent.victims
-    if hit and sent.signal is SIGKILL:
+    victim = index in hit.victims
+    if victim and hit.signal is SIGKILL:
         return {EXIT_COMPLETED, -SIGKILL}  # it may just have finished
     codes = {EXIT_COMPLETED, EXIT_RETRY}
-    if not clean:  # before Python handles signals, or after
-        codes |= {-sent.signal, 1} if hit else {-SIGABRT}  # jax aborts before our heartbeat watches
+    if not clean and victim:
+        codes |= {-hit.signal, 1}  # before Python handles signals, or after
+    elif not clean:
+        codes |= {-SIGABRT}  # jax ends a process itself where our heartbeat does not watch yet
     return codes
 
 
@@ -60,9 +61,9 @@ class Proof:
     ) -> None:
         """Prepare; `args` are those of the command line, checked."""
         self.args, self.folder = args, folder
-        self.counts = dict.fromkeys(COUNTS, 0)
-        self.by_signal, self.by_phase = Counter[str](), Counter[str]()  # interruptions
-        self.by_layout = Counter[str]()  # starts
+        self.counts, self.by_layout = dict.fromkeys(COUNTS, 0), Counter[str]()  # of starts
+        # Of each interruption: its signal, the last step logged, and that of the checkpoint left.
+        self.interruptions: list[tuple[str, int, int]] = []
         self._stop, self._terminal = stop, terminal
         self._rng = random.Random(args.seed)  # noqa: S311  (not for secrets)
         self._seconds = 0.0  # of a whole start with compiled programs
@@ -87,16 +88,23 @@ class Proof:
         if len(inspect.committed(unbroken)) < 2:
             raise TrainerError("the unbroken run has fewer than 2 checkpoints: lower checkpoint.*")
         problems: list[str] = []
-        while not problems and self.counts["interruptions"] < self.args.kills:
+        while not problems and len(self.interruptions) < self.args.kills:
             broken = self._chain()
             problems = [f"{broken.name}: {line}" for line in inspect.differences(unbroken, broken)]
             verdict = "NOT equal" if problems else "equal"
             self._terminal.note(f"{broken.name} is completed and {verdict}")
+        redone = [max(0, reached - after) for _, reached, after in self.interruptions]
+        phases = ("training" if reached else "start-up" for _, reached, _ in self.interruptions)
         return {
             "proven": not problems,
             "differences": problems,
+            "interruptions": len(redone),
             **self.counts,
-            **{name: getattr(self, name) for name in ("by_signal", "by_phase", "by_layout")},
+            "redone": sum(redone),
+            "redone_at_most": max(redone, default=0),
+            "by_signal": Counter(name for name, _, _ in self.interruptions),
+            "by_phase": Counter(phases),
+            "by_layout": self.by_layout,
             "wall_seconds": round(time.monotonic() - began, 1),
             "weights_sha256_unbroken": expected["weights_sha256"],
             "weights_sha256_interrupted": runs.last_summary(broken).get("weights_sha256"),
@@ -110,7 +118,7 @@ class Proof:
         self._flipped, completed = None, False
         while not completed:
             layout = self._rng.choice(args.layouts)
-            interrupt = counts["interruptions"] < args.kills
+            interrupt = len(self.interruptions) < args.kills
             completed = self._start(run, layout, self._draw(layout) if interrupt else None)
             counts["restarts"] += not completed
             if args.flip_every and not completed and counts["restarts"] % args.flip_every == 0:
@@ -125,7 +133,7 @@ class Proof:
         victims = list(range(layout.processes)) if everyone else [victim]
         return Interruption(number, victims, moment * 1.1 * self._seconds)
 
-    def _start(self, run: Path, layout: Layout, drawn: Interruption | None = None) -> bool:
+    def _start(self, run: Path, layout: Layout, hit: Interruption | None = None) -> bool:
         """Start the job, interrupt it if it runs that long, and check all that must hold then.
 
         Returns whether it completed.
@@ -142,7 +150,7 @@ class Proof:
         ]
         layouts = [self.args.reference, *self.args.layouts]
         one_thread = max(each.devices for each in layouts) > 1
-        sent, clean, what = None, True, "without a signal"
+        clean, what = True, "without a signal"
 
         def check(holds: bool, problem: str, index: int = 0, code: int = EXIT_INTERNAL) -> None:
             if not holds:
@@ -155,22 +163,21 @@ class Proof:
         expected = before = self._intact(run)
         began = time.time()
         with started(overrides, layout, logs, one_thread) as children:
-            limit = drawn.seconds if drawn else RUN_SECONDS
-            ended = self._wait(run, children, limit)
-            if drawn and not ended:
-                sent, before = drawn, self._intact(run)
-                whom = f" to {sent.victims} of {layout}" if layout != (1, 1) else ""
-                what = f"{sent.signal.name}{whom} after {limit:.2f} s"
-                trains, clean = inspect.step_reached(run, began), sent.signal is not SIGKILL
-                for child in (children[index] for index in sent.victims):
+            if self._wait(run, children, hit and hit.seconds):
+                hit = None  # it ended before
+            if hit:
+                before, trains = self._intact(run), inspect.step_reached(run, began)
+                whom = f" to {hit.victims} of {layout}" if layout != (1, 1) else ""
+                what = f"{hit.signal.name}{whom} after {hit.seconds:.2f} s"
+                clean = hit.signal is not SIGKILL
+                for child in (children[index] for index in hit.victims):
                     clean &= handles_signals(child.pid)
-                    child.send_signal(sent.signal)
+                    child.send_signal(hit.signal)
                 limit = END_SECONDS if clean else PEER_SECONDS if trains else MEET_SECONDS
-                ended = self._wait(run, children, limit)
-            check(ended, f"did not end within {limit:g} s")
+                check(self._wait(run, children, limit), f"did not end within {limit:g} s")
         for index, code in enumerate(child.returncode for child in children):
-            allowed = allowed_codes(sent, index, clean)
-            own = code if code > 1 and not sent else EXIT_INTERNAL
+            allowed = allowed_codes(hit, index, clean)
+            own = EXIT_INTERNAL if hit or code <= 1 else code
             problem = f"ended with {code}, not with one of {sorted(allowed)}"
             check(code in allowed, problem, index, own)
         reached = inspect.step_reached(run, began)
@@ -181,22 +188,13 @@ class Proof:
             self._flipped = None
         after = self._intact(run)
         check((after or 0) >= (before or 0), f"had checkpoint {before} and now has {after}")
-        if sent:
-            self._count(sent.signal.name, what, reached or 0, after or 0)
+        if hit:
+            self.interruptions.append((hit.signal.name, reached or 0, after or 0))
+            number = f"{len(self.interruptions)}/{self.args.kills}"
+            where = f"at step {reached}" if reached else "in start-up"
+            then = f"resumes from {after}" if after else "starts over"
+            self._terminal.note(f"kill {number}: {what} {where}: {then}")
         return not any(child.returncode for child in children)
-
-    def _count(self, name: str, what: str, reached: int, after: int) -> None:
-        """Count a signal after step `reached` that leaves the checkpoint of step `after`."""
-        counts, redone = self.counts, max(0, reached - after)
-        counts["interruptions"] += 1
-        counts["redone"] += redone
-        counts["redone_at_most"] = max(counts["redone_at_most"], redone)
-        self.by_signal[name] += 1
-        self.by_phase["training" if reached else "start-up"] += 1
-        where = f"at step {reached}" if reached else "in start-up"
-        then = f"resumes from {after}" if after else "starts over"
-        number = f"{counts['interruptions']}/{self.args.kills}"
-        self._terminal.note(f"kill {number}: {what} {where}: {then}")
 
     def _intact(self, run: Path) -> int | None:
         """Return the step of the newest committed checkpoint that was not flipped."""
@@ -212,9 +210,9 @@ class Proof:
         self.counts["flipped"] += 1
         return True
 
-    def _wait(self, run: Path, children: list[subprocess.Popen[bytes]], seconds: float) -> bool:
+    def _wait(self, run: Path, children: list[Popen[bytes]], seconds: float | None) -> bool:
         """Wait until all have ended, at most so long; return whether they have."""
-        began, done, kills = time.monotonic(), self.counts["interruptions"], self.args.kills
+        began, done, kills = time.monotonic(), len(self.interruptions), self.args.kills
 
         def look() -> None:
             self._stop.check("the children are ended")
