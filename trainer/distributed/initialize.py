@@ -65,7 +65,7 @@ def initialize(
         check_gpus(topology)
         options = dataclasses.asdict(config)
         del options["cluster"]["process_id"], options["run"]["quiet"]
-        code = environment.source("**/*.py") if topology.num_processes > 1 else ""
+        code = environment.source() if topology.num_processes > 1 else ""
         return checksums.of_json(options), f"{code}, jax {jax.__version__}"
 
     def lay_out() -> tuple[Mesh, slice]:
