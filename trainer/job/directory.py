@@ -83,14 +83,6 @@ def make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def refuse_run(folder: Path) -> None:
-    """Raise ConfigError if a sweep would go into the directory of a single run."""
-    with writing(folder):
-        if is_run(folder):
-            message = f"-m: {folder} is the directory of a single run, not of a sweep"
-            raise ConfigError(message, "choose another folder with run.name=NAME")
-
-
 def describe(directory: Path, record: Mapping[str, str], environment: Mapping[str, object]) -> None:
     """Write the configuration (file name -> text) to .hydra/, and environment.json."""
     (directory / ".hydra").mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from trainer.config import schema
 from trainer.config.compose import Job, compose_each, literal, quoted, readable_errors
 from trainer.config.fingerprint import FINGERPRINT, differences, select
 from trainer.job import directory
-from trainer.job.errors import ConfigError
+from trainer.job.errors import ConfigError, writing
 from trainer.sweep import folder as sweep_folder
 from trainer.sweep.folder import SEED, Trial
 
@@ -94,7 +94,10 @@ def make(overrides: Sequence[str]) -> Plan:
     run, experiment = job.config.run, "several" if "+experiment" in swept else job.experiment
     name = run.name or f"sweep-{_digest(*sorted([*fixed, *lines]))}"
     folder = directory.choose(run.root, experiment, name, run.dir)
-    directory.refuse_run(folder)
+    with writing(folder):
+        if directory.is_run(folder):
+            message = f"-m: {folder} is the directory of a single run, not of a sweep"
+            raise ConfigError(message, "choose another folder with run.name=NAME")
     plan = Plan(folder, [*shared.values()], fixed, swept, settings if search else [], [], [])
     _check_folder(plan)
     combinations = dict.fromkeys(itertools.product(*values.values()))  # each one once
