@@ -31,6 +31,7 @@ from support.pods import ENTRY_POINT, WORKING_DIRECTORY
 from trainer.config.compose import compose
 from trainer.job import errors
 
+DOCUMENT = K8S.parents[1] / "docs" / "kubernetes.md"
 VERSIONS = ("1.35", "1.36", "1.37")
 OVERLAYS = ("cpu", "gpu", "jobset")
 WITH_PODS = ("data", "tensorboard", *(f"overlays/{name}" for name in OVERLAYS))
@@ -436,8 +437,8 @@ def test_one_suffix_makes_a_second_job_beside_the_first(overlay, tmp_path):
     } == {"trainer-runs", "trainer-data"}
 
 
-def test_the_second_job_of_the_readme(tmp_path):
-    (text,) = re.findall(r"```yaml\n(.*?)```", (K8S / "README.md").read_text(), re.DOTALL)
+def test_the_second_job_of_the_document(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     written = yaml.safe_load(text)
     (base,) = written.pop("resources")
     job = one(overlay_of(tmp_path / "lr02", K8S / "overlays/lr02" / base, **written), "Job")
