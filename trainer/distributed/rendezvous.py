@@ -50,7 +50,7 @@ def _receive(topology: Topology, timeout: float, poll: Callable[[], object]) -> 
     end = time.monotonic() + timeout
     listener, ip = _listen(topology, end, poll)
     clients: Clients = {}
-    answer = _packed(PeerLost("process 0 was asked to stop", "run the same command again"))
+    answer: Json = PeerLost("process 0 was asked to stop", "run the same command again").packed()
     try:
         while missing := _find_missing(topology, clients):
             if time.monotonic() > end:
@@ -66,7 +66,7 @@ def _receive(topology: Topology, timeout: float, poll: Callable[[], object]) -> 
         answer = {"go": True}
         return ip, listener.getsockname()[1]
     except (PeerLost, ConfigError) as error:
-        answer = _packed(error)
+        answer = error.packed()
         raise
     finally:
         listener.close()
@@ -183,7 +183,7 @@ def _join(topology: Topology, timeout: float, poll: Callable[[], object]) -> tup
                 answer = _wait_for_answer(connection, end, poll)
             if "go" in answer:
                 return ip, port
-            raise TrainerError.named(answer["kind"])(answer["message"], answer["hint"])
+            raise TrainerError.unpacked(answer)
         except (OSError, ValueError) as error:  # ValueError: it left, or this is not JSON
             reason = f"{topology.host}:{port}: {error}"
         time.sleep(TICK / len(topology.ports))
@@ -201,10 +201,6 @@ def _wait_for_answer(connection: socket.socket, end: float, poll: Callable[[], o
         with suppress(TimeoutError):
             return dict(json.loads(connection.recv(4096)))
     raise TimeoutError("it waits for other processes")
-
-
-def _packed(error: TrainerError) -> Json:
-    return {"kind": error.name(), "message": error.message, "hint": error.hint}
 
 
 def _encoded(message: Json) -> bytes:
