@@ -63,8 +63,14 @@ class Tracker(AbstractContextManager["Tracker"]):
             self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
             self.reached = self._metrics.reached  # last step that an earlier start logged
             _purge(folder, self._first_step)
-            self._events: Any = _event_file(folder, self._first_step)
-        self._flushed = time.monotonic()
+            # TensorBoard reads the files in the order of their names: the name has nanoseconds.
+            seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+            name = f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}"
+            self._events: Any = RecordWriter(str(folder / name))
+        self._write(file_version="brain.Event:2")
+        # A TensorBoard that has read the earlier files drops what it has from this step on.
+        self._write(step=self._first_step, session_log=SessionLog(status=SessionLog.START))
+        self._flush_events()
 
     def scalars(self, split: str, step: int, values: Mapping[str, float]) -> bool:
         """Record the values of one split ("train" or "eval") after `step` steps.
@@ -85,8 +91,7 @@ class Tracker(AbstractContextManager["Tracker"]):
 
     def summary(self, step: int, content: Any) -> None:
         """Write a Summary (see summaries.py) to TensorBoard alone, after `step` steps."""
-        data = Event(step=step, wall_time=time.time(), summary=content).SerializeToString()
-        self._with_events(lambda events: events.write(data))
+        self._write(step=step, summary=content)
         if time.monotonic() >= self._flushed + _FLUSH_SECONDS:
             self._flush_events()
 
@@ -105,6 +110,10 @@ class Tracker(AbstractContextManager["Tracker"]):
         self.flush()
         self._with_events(lambda events: events.close())
         self._metrics.close()
+
+    def _write(self, **fields: Any) -> None:
+        data = Event(wall_time=time.time(), **fields).SerializeToString()
+        self._with_events(lambda events: events.write(data))
 
     def _flush_events(self) -> None:
         self._flushed = time.monotonic()
@@ -133,22 +142,6 @@ class Tracker(AbstractContextManager["Tracker"]):
             if not self._warned_metrics:
                 self._warned_metrics = True
                 self._warn(f"metrics.jsonl misses points from here, training continues: {error}")
-
-
-def _event_file(folder: Path, first_step: int) -> Any:
-    """Return a new event file.
-
-    TensorBoard reads the files in the order of their names, so the name has nanoseconds. One that
-    has read the earlier files drops what it has from `first_step` on.
-    """
-    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-    name = f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}"
-    file = RecordWriter(str(folder / name))
-    start = {"step": first_step, "session_log": SessionLog(status=SessionLog.START)}
-    for fields in ({"file_version": "brain.Event:2"}, start):
-        file.write(Event(wall_time=time.time(), **fields).SerializeToString())
-    file.flush()
-    return file
 
 
 def _purge(folder: Path, first_step: int) -> None:
