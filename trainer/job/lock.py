@@ -54,8 +54,7 @@ def hold(
             if not shared:
                 since = time.strftime("%Y-%m-%d %H:%M:%S %z")
                 me = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "job": job}
-                file.write(json.dumps(me))
-                file.flush()
+                os.write(file.fileno(), json.dumps(me).encode())  # unbuffered: the disk may be full
         yield
 
 

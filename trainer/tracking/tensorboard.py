@@ -67,10 +67,12 @@ class Tracker(AbstractContextManager["Tracker"]):
             seconds, nanoseconds = divmod(time.time_ns(), 10**9)
             name = f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}"
             self._events: Any = RecordWriter(str(folder / name))
-        self._write(file_version="brain.Event:2")
-        # A TensorBoard that has read the earlier files drops what it has from this step on.
-        self._write(step=self._first_step, session_log=SessionLog(status=SessionLog.START))
-        self._flush_events()
+            self._events.write(_event(file_version="brain.Event:2"))
+            # A TensorBoard that has read the earlier files drops what it has from this step on.
+            start = SessionLog(status=SessionLog.START)
+            self._events.write(_event(step=self._first_step, session_log=start))
+            self._events.flush()
+        self._flushed = time.monotonic()
 
     def scalars(self, split: str, step: int, values: Mapping[str, float]) -> bool:
         """Record the values of one split ("train" or "eval") after `step` steps.
@@ -91,7 +93,8 @@ class Tracker(AbstractContextManager["Tracker"]):
 
     def summary(self, step: int, content: Any) -> None:
         """Write a Summary (see summaries.py) to TensorBoard alone, after `step` steps."""
-        self._write(step=step, summary=content)
+        data = _event(step=step, summary=content)
+        self._with_events(lambda events: events.write(data))
         if time.monotonic() >= self._flushed + _FLUSH_SECONDS:
             self._flush_events()
 
@@ -110,10 +113,6 @@ class Tracker(AbstractContextManager["Tracker"]):
         self.flush()
         self._with_events(lambda events: events.close())
         self._metrics.close()
-
-    def _write(self, **fields: Any) -> None:
-        data = Event(wall_time=time.time(), **fields).SerializeToString()
-        self._with_events(lambda events: events.write(data))
 
     def _flush_events(self) -> None:
         self._flushed = time.monotonic()
@@ -142,6 +141,11 @@ class Tracker(AbstractContextManager["Tracker"]):
             if not self._warned_metrics:
                 self._warned_metrics = True
                 self._warn(f"metrics.jsonl misses points from here, training continues: {error}")
+
+
+def _event(**fields: Any) -> bytes:
+    data: bytes = Event(wall_time=time.time(), **fields).SerializeToString()
+    return data
 
 
 def _purge(folder: Path, first_step: int) -> None:
