@@ -34,12 +34,8 @@ class Terminal:
         """Write to `stream` or standard error; if `quiet`, only warnings, errors, the table."""
         stream = stream or sys.stderr  # None: there is no standard error
         usable = stream is not None and not stream.closed
-        plain = os.environ.get("TERM") == "dumb" or os.environ.get("CI", "") not in (
-            "",
-            "0",
-            "false",
-        )
-        self._draws = usable and stream.isatty() and not plain
+        dumb, ci = os.environ.get("TERM") == "dumb", os.environ.get("CI", "")
+        self._draws = usable and stream.isatty() and not dumb and ci in ("", "0", "false")
         self._console = _Console(file=stream, force_terminal=self._draws, quiet=not usable)
         self._quiet = quiet
         self._bar: Progress | None = None
