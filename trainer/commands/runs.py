@@ -16,8 +16,8 @@ from trainer.job.stdout import printable, show, table
 from trainer.tracking import runs
 
 DESCRIPTION = """\
-Lists the runs at and below a folder, newest first: how they ended, their accuracy and speed, and
-which of them can be resumed. It only reads, also while jobs are running.
+Lists the runs at and below a folder, newest first: how they ended, their result on the test split,
+their speed, and which of them can be resumed. It only reads, also while jobs are running.
 """
 EPILOG = """\
 status:
@@ -42,7 +42,7 @@ examples:
   python -m trainer runs runs/mlp
   python -m trainer runs --json | jq '.runs[] | select(.resumable) | .directory'
 """
-HEADER = ("run", "status", "accuracy", "images/s", "steps", "age", "resumable", "")
+HEADER = ("run", "status", "result", "examples/s", "steps", "age", "resumable", "")
 LEFT = (0, 1, 7)  # columns of text; the others are figures
 NOTE_WIDTH = 64  # JSON has all of a note
 _MAX_DEPTH = 8  # of folders below the one that is searched
@@ -115,7 +115,7 @@ def _row(run: runs.RunInfo, root: Path, now: float) -> tuple[str, ...]:
     return (
         printable(name),
         run.status,
-        "-" if run.test_accuracy is None else f"{run.test_accuracy:.2%}",
+        runs.score_text(run.best, run.score),
         "-" if run.examples_per_second is None else f"{run.examples_per_second:,.0f}",
         "-" if run.steps is None else f"{run.steps:,}",
         "-" if run.updated is None else _age(now - run.updated),

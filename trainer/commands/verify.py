@@ -11,6 +11,7 @@ from trainer.job.errors import EXIT_COMPLETED, DataError, Preempted
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import show, table
+from trainer.tracking import runs
 
 DESCRIPTION = """\
 Reads every checkpoint of a run and compares every file, and every array in them, with the SHA-256
@@ -79,8 +80,8 @@ def _check(directory: Path) -> Iterator[Checked]:
     """Read the committed checkpoints, newest first, because the oldest may be deleted any time.
 
     Yields for each its step; ok; damage, which says what is wrong, or None; test_accuracy, 0 to 1,
-    None where it was not measured or the record is damaged; bytes, of all its files; and saved_at,
-    in seconds since 1970.
+    and test_loss, None where they were not measured or the record is damaged; bytes, of all its
+    files; and saved_at, in seconds since 1970.
     """
     import jax
 
@@ -92,9 +93,9 @@ def _check(directory: Path) -> Iterator[Checked]:
     with files.checkpointer() as reader:
         for step in reversed(files.steps(directory)):
             folder = directory / str(step)
-            damage, accuracy = None, None
+            damage, record = None, dict[str, Any]()
             try:
-                accuracy = files.read(reader, folder)[1].get("test_accuracy")
+                _, record = files.read(reader, folder)
             except Damaged as error:
                 damage = str(error)
             try:
@@ -103,17 +104,20 @@ def _check(directory: Path) -> Iterator[Checked]:
             except FileNotFoundError:
                 continue  # the job that writes here has deleted it, as it should
             result = {"step": step, "ok": damage is None, "damage": damage}
-            yield {**result, "test_accuracy": accuracy, "bytes": size, "saved_at": saved_at}
+            tested = {name: record.get(name) for name in ("test_accuracy", "test_loss")}
+            yield {**result, **tested, "bytes": size, "saved_at": saved_at}
 
 
 def _lines(checked: list[Checked], aside: list[str], unfinished: list[str]) -> Iterator[str]:
     """Yield a table of the committed checkpoints, and a line for each kind of other folders."""
-    rows = [("step", "result", "test accuracy", "MB", "saved at", "")]
+    rows = [("step", "result", "on the test split", "MB", "saved at", "")]
     for one in checked:
-        accuracy = "-" if one["test_accuracy"] is None else f"{one['test_accuracy']:.2%}"
+        tested = runs.score_text("accuracy:max", one["test_accuracy"])
+        if tested == "-":
+            tested = runs.score_text("loss:min", one["test_loss"])
         saved_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["saved_at"]))
         size, result = f"{one['bytes'] / 1e6:.2f}", "ok" if one["ok"] else "damaged"
-        rows.append((str(one["step"]), result, accuracy, size, saved_at, one["damage"] or ""))
+        rows.append((str(one["step"]), result, tested, size, saved_at, one["damage"] or ""))
     if checked:
         yield from table(rows, left=(1, 4, 5))
     if aside:

@@ -43,13 +43,12 @@ def share(make: Callable[[], Json]) -> list[Json]:
         own = {"value": make()}
     except TrainerError as raised:
         error = raised
-        own = {"kind": error.name(), "message": error.message, "hint": error.hint}
+        own = error.packed()
     results = _gather(own)
     for index, result in enumerate(results):
         if "kind" in result:
             if error is None or index != jax.process_index():
-                kind = TrainerError.named(result["kind"])
-                error = kind(f"process {index}: {result['message']}", result["hint"])
+                error = TrainerError.unpacked(result, sender=f"process {index}: ")
             error.everywhere = True
             raise error
     return [result["value"] for result in results]

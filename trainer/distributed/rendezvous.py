@@ -15,7 +15,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -50,7 +50,7 @@ def _receive(topology: Topology, timeout: float, poll: Callable[[], object]) -> 
     end = time.monotonic() + timeout
     listener, ip = _listen(topology, end, poll)
     clients: Clients = {}
-    answer = _packed(PeerLost("process 0 was asked to stop", "run the same command again"))
+    answer: Json = PeerLost("process 0 was asked to stop", "run the same command again").packed()
     try:
         while missing := _find_missing(topology, clients):
             if time.monotonic() > end:
@@ -66,7 +66,7 @@ def _receive(topology: Topology, timeout: float, poll: Callable[[], object]) -> 
         answer = {"go": True}
         return ip, listener.getsockname()[1]
     except (PeerLost, ConfigError) as error:
-        answer = _packed(error)
+        answer = error.packed()
         raise
     finally:
         listener.close()
@@ -104,13 +104,7 @@ def _listen(
     while True:
         for port in topology.ports:
             try:
-                ip = _resolve(topology)
-                if ip.startswith("127.") and len(set(topology.hosts)) > 1:
-                    raise ConfigError(
-                        f"{topology.host} is {ip} on {socket.gethostname()} itself, where "
-                        "processes on other hosts cannot reach it",
-                        "correct the line in /etc/hosts, or the name service",
-                    )
+                ip = resolve(topology.host, topology.hosts)
                 family = socket.AF_INET6 if ":" in ip else socket.AF_INET
                 listener = socket.create_server((ip, port), family=family, backlog=1024)
                 listener.setblocking(False)
@@ -129,10 +123,21 @@ def _listen(
         time.sleep(TICK)
 
 
-def _resolve(topology: Topology) -> str:
-    """Return the address of process 0, IPv4 if it has both kinds."""
-    addresses = socket.getaddrinfo(topology.host, None, type=socket.SOCK_STREAM)
-    return str(min(addresses, key=lambda one: one[0] != socket.AF_INET)[4][0])
+def resolve(host: str | None, hosts: Collection[str]) -> str:
+    """Return the address of a host, IPv4 if it has both kinds.
+
+    Raises:
+        OSError: its name does not resolve.
+        ConfigError: it is an address of this host alone, but the processes are on several hosts.
+    """
+    addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    ip = str(min(addresses, key=lambda one: one[0] != socket.AF_INET)[4][0])
+    if ip.startswith("127.") and len(set(hosts)) > 1:
+        raise ConfigError(
+            f"{host} is {ip} on {socket.gethostname()}, where other hosts cannot reach it",
+            f"give {host} its address in /etc/hosts, or in the name service",
+        )
+    return ip
 
 
 def _find_missing(topology: Topology, clients: Clients) -> list[str]:
@@ -170,7 +175,7 @@ def _join(topology: Topology, timeout: float, poll: Callable[[], object]) -> tup
         if time.monotonic() > end:
             break
         try:
-            ip = _resolve(topology)
+            ip = resolve(topology.host, topology.hosts)
             with socket.create_connection((ip, port), ANSWER) as connection:
                 if json.loads(connection.recv(4096)) != greeting:
                     raise ConnectionError("another job or program uses this port")
@@ -178,7 +183,7 @@ def _join(topology: Topology, timeout: float, poll: Callable[[], object]) -> tup
                 answer = _wait_for_answer(connection, end, poll)
             if "go" in answer:
                 return ip, port
-            raise TrainerError.named(answer["kind"])(answer["message"], answer["hint"])
+            raise TrainerError.unpacked(answer)
         except (OSError, ValueError) as error:  # ValueError: it left, or this is not JSON
             reason = f"{topology.host}:{port}: {error}"
         time.sleep(TICK / len(topology.ports))
@@ -196,10 +201,6 @@ def _wait_for_answer(connection: socket.socket, end: float, poll: Callable[[], o
         with suppress(TimeoutError):
             return dict(json.loads(connection.recv(4096)))
     raise TimeoutError("it waits for other processes")
-
-
-def _packed(error: TrainerError) -> Json:
-    return {"kind": error.name(), "message": error.message, "hint": error.hint}
 
 
 def _encoded(message: Json) -> bytes:

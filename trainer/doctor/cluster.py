@@ -49,7 +49,7 @@ def batch(config: Config, devices: Mesh) -> str:
     size = config.train.global_batch_size
     mesh.local_rows(devices, size, "train.global_batch_size")
     mesh.check_division(devices.size, size, config.parallel.virtual_shards)
-    return f"{size} images a step, {size // devices.size} a device"
+    return f"{size} examples a step, {size // devices.size} a device"
 
 
 def run_directory(folder: Path, is_chief: bool) -> str:
@@ -147,15 +147,16 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> str:
         rows=rows,
         seed=config.run.seed,
         first_step=0,
+        with_index=made.task.is_random,
     )
     inputs = feed.inputs(devices, feed.send(devices, made.schedule, source[0], 0), False)
     key = jax.random.PRNGKey(config.run.seed)
-    state = step.init_state(made.init_weights, key, devices)
+    state = step.init_state(made.task, made.optimizer, key, devices)
     began = time.perf_counter()
     _, reduced = made.train_step(state, inputs)
     sums = jax.device_get(reduced).sums
     seconds = time.perf_counter() - began
-    loss = float(sums.loss[0] / sums.examples[0])
+    loss = float(sums[0, 0] / sums[0, -1])
     if not np.isfinite(loss):
         raise Concern(f"the first loss is {loss}", "lower optim.lr")
     return f"loss {loss:.3f}; {seconds:.2f} s with its compilation"

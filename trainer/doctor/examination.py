@@ -10,8 +10,8 @@ from typing import NoReturn
 from jax.sharding import Mesh
 
 from trainer.config.schema import Config
-from trainer.data import mnist
-from trainer.data.dataset import Dataset
+from trainer.data import load as data_sets
+from trainer.data.dataset import Dataset, size
 from trainer.data.download import Missing
 from trainer.distributed.collectives import is_peer_loss, share, together
 from trainer.distributed.connect import connect, start_devices
@@ -109,7 +109,7 @@ class Examination:
     def _load(self) -> str:
         data, quiet = self._config.data, Terminal(quiet=True)
         try:
-            self._dataset = dataset = mnist.load(
+            self._dataset = dataset = data_sets.load(
                 replace(data, download=data.download and self._download),
                 progress=quiet.download,
                 poll=partial(self._stop.check, "during the download of the data set"),
@@ -120,7 +120,7 @@ class Examination:
                 raise
             hint = "run doctor with --download, on one host of a shared data.cache_dir"
             raise Concern("files are missing: the first start downloads them", hint) from None
-        counts = f"{len(dataset.train.labels):,} + {len(dataset.test.labels):,} images"
+        counts = f"{size(dataset.train):,} + {size(dataset.test):,} examples"
         return f"{dataset.name}: {counts}, sha256 {dataset.sha256[:16]}"
 
     def _do_one_step(self) -> str:

@@ -9,6 +9,7 @@ import jax
 
 from trainer.config.schema import Config
 from trainer.distributed.connect import configure
+from trainer.distributed.rendezvous import resolve
 from trainer.distributed.topology import Topology
 from trainer.doctor.finding import Concern
 from trainer.job.errors import ConfigError, UnavailableError
@@ -28,15 +29,12 @@ def versions() -> str:
 def own_name(topology: Topology) -> str:
     """Check that other hosts can reach this one by its own name: gloo listens there."""
     name = socket.gethostname()
-    hint = f"give {name} its address in /etc/hosts, or in the name service"
     try:
-        ip = str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+        return f"{name} is {resolve(name, topology.hosts)}"
     except OSError as error:
         kind = UnavailableError if topology.num_processes > 1 else Concern
+        hint = f"give {name} its address in /etc/hosts, or in the name service"
         raise kind(f"{name} does not resolve: {error.strerror}", hint) from None
-    if ip.startswith("127.") and len(set(topology.hosts)) > 1:
-        raise ConfigError(f"{name} is {ip} here, where other hosts cannot reach it", hint)
-    return f"{name} is {ip}"
 
 
 def compilation_cache(config: Config) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from trainer.job import directory
 from trainer.tracking import runs
 
-COMPARED = ("steps", "test_loss", "test_accuracy", "weights_sha256")
 CLOCKED = ("time", "examples_per_second")  # may differ between two runs of the same bits
 
 
@@ -43,7 +42,8 @@ def _results(run: Path) -> list[str]:
     versions = runs.read_or_empty(run / "environment.json").get("versions")
     lines = [f"environment.json: {versions}"]  # another program may round in another way
     summary = runs.last_summary(run)
-    lines += [f"summary.json: {name}: {summary.get(name)!r}" for name in COMPARED]
+    compared = ["steps", "weights_sha256", *sorted(n for n in summary if n.startswith("test_"))]
+    lines += [f"summary.json: {name}: {summary.get(name)!r}" for name in compared]
     for point in runs.points(run):
         values = {name: value for name, value in point.items() if name not in CLOCKED}
         lines.append(f"metrics.jsonl: {point['split']} {point['step']}: {values}")

@@ -41,15 +41,15 @@ examples:
   python -m trainer -m hydra/sweeper=search 'optim.lr=interval(0.01,0.1)'    let Optuna choose
 """
 SHOW = """\
-Shows the trials of a sweep ranked by test accuracy, and the mean and spread over the seeds; writes
-the same to sweep.csv and draws sweep.png. Works while the sweep or its job array runs, too:
+Shows the trials of a sweep ranked by checkpoint.best, and the mean and spread over the seeds;
+writes the same to sweep.csv and draws sweep.png. Works while the sweep or its job array runs, too:
 
   python -m trainer sweep runs/mlp/sweep-0123456789
 """
 SHOW_NOTES = """\
 status:
   completed    all its epochs are done: only these have a rank
-  running      a process trains it now; accuracy and loss are those of its last evaluation
+  running      a process trains it now; its figures are those of its last evaluation
   preempted    it was asked to stop and has saved
   interrupted  it was killed, or its machine was lost
   waiting      it has not started to train

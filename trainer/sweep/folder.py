@@ -43,10 +43,19 @@ class Result(NamedTuple):
     exit_code: int | None = None  # of the last start
     error: str | None = None
     weights_sha256: str | None = None
+    best: str = "accuracy:max"  # METRIC:max or METRIC:min, by which trials are ranked
+    score: float | None = None  # that metric; the latest, if the trial is not completed
+
+    @property
+    def cost(self) -> float:
+        """The score as a number that is smaller for better trials; NaN and None are the worst."""
+        score = math.nan if self.score is None else self.score
+        score = -score if self.best.endswith(":max") else score
+        return math.inf if math.isnan(score) else score
 
 
 class Group(NamedTuple):
-    """Completed trials that differ only in the seed, and their test accuracy (0 to 1)."""
+    """Completed trials that differ only in the seed, and their scores."""
 
     values: dict[str, str]  # swept option -> value, without the seed
     seeds: int
@@ -54,7 +63,7 @@ class Group(NamedTuple):
     spread: float | None  # the sample standard deviation; None for a single seed
     lowest: float
     highest: float
-    accuracies: list[float]
+    scores: list[float]
 
 
 def read_plan(folder: Path) -> tuple[list[str], Members]:
@@ -98,15 +107,13 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
     elif status == "unknown":
         status = "waiting" if info.newest_checkpoint is None else "interrupted"
     summary = runs.last_summary(run) if status == "completed" else {}
-    last = {point["split"]: point for point in runs.points(run)}
-    loss = summary.get("test_loss", last.get("eval", {}).get("loss"))
     goodput = runs.read_or_empty(run / "goodput.json")
     return Result(
         name=name,
         values=dict(values),
         status=status,
         test_accuracy=info.test_accuracy,
-        test_loss=None if loss is None else float(loss),  # it may be the text NaN
+        test_loss=info.test_loss,
         steps=info.steps,
         epochs=info.epochs,
         examples_per_second=info.examples_per_second,
@@ -115,16 +122,18 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
         exit_code={"completed": 0, "running": None}.get(status, code),
         error=(ending.get("error") or info.note) if status in ("preempted", "failed") else None,
         weights_sha256=summary.get("weights_sha256"),
+        best=info.best,
+        score=info.score,
     )
 
 
 def rank(results: Sequence[Result]) -> list[tuple[int | None, Result]]:
-    """Sort by accuracy, then loss, best first; completed trials first, and only these ranked."""
+    """Sort by score, then loss, best first; completed trials first, and only these ranked."""
 
     def key(result: Result) -> tuple[int, float, float]:
         loss = math.inf if result.test_loss is None else result.test_loss
         loss = math.inf if math.isnan(loss) else loss  # the worst of all
-        return _ORDER.index(result.status), -(result.test_accuracy or 0.0), loss
+        return _ORDER.index(result.status), result.cost, loss
 
     ordered = enumerate(sorted(results, key=key), 1)
     return [(place if result.status == "completed" else None, result) for place, result in ordered]
@@ -132,13 +141,14 @@ def rank(results: Sequence[Result]) -> list[tuple[int | None, Result]]:
 
 def groups(results: Sequence[Result]) -> list[Group]:
     """Return the mean and spread over the seeds, the best mean first."""
-    accuracies: dict[tuple[tuple[str, str], ...], list[float]] = {}
+    scores: dict[tuple[tuple[str, str], ...], list[float]] = {}
     for result in results:
-        if result.status == "completed" and result.test_accuracy is not None:
+        if result.status == "completed" and result.score is not None:
             others = tuple((k, v) for k, v in result.values.items() if k != SEED)
-            accuracies.setdefault(others, []).append(result.test_accuracy)
+            scores.setdefault(others, []).append(result.score)
     by_values = []
-    for values, own in accuracies.items():
+    for values, own in scores.items():
         mean, spread = statistics.fmean(own), statistics.stdev(own) if len(own) > 1 else None
         by_values.append(Group(dict(values), len(own), mean, spread, min(own), max(own), own))
-    return sorted(by_values, key=lambda group: -group.mean)
+    largest = results[0].best.endswith(":max")
+    return sorted(by_values, key=lambda group: -group.mean if largest else group.mean)

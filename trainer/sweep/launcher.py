@@ -16,7 +16,7 @@ from trainer.job.signals import StopRequest
 from trainer.sweep import folder as sweep_folder
 from trainer.sweep.folder import Trial
 from trainer.sweep.plan import Plan
-from trainer.sweep.report import formatted, show_results
+from trainer.sweep.report import formatted, metric_of, show_results
 from trainer.tracking.terminal import Terminal
 
 _LOOK_SECONDS = 0.05  # between looks at the output of a trial
@@ -61,8 +61,9 @@ def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest
                     raise Preempted(f"{label}: {error}; the same command resumes the sweep")
                 terminal.work(label, number, total, "")
                 result = sweep_folder.result(plan.folder, trial.name, trial.values)
-                accuracy = formatted(result.test_accuracy, "{:.2%}")
-                done = f"completed, test accuracy {accuracy}, {result.seconds or 0:.1f} s"
+                metric, form = metric_of(result)
+                score = f"test {metric} {formatted(result.score, form)}"
+                done = f"completed, {score}, {result.seconds or 0:.1f} s"
                 done += f", {result.starts} starts" if (result.starts or 1) > 1 else ""
                 terminal.note(f"{label}: {f'failed: {error}' if code else done}")
         finally:

@@ -13,10 +13,9 @@ from trainer.sweep.folder import SEED, Group, Result, groups, rank
 
 TABLE, PLOT = "sweep.csv", "sweep.png"
 _FIGURES = {  # of the printed table: heading -> field of a Result, format
-    "test accuracy": ("test_accuracy", "{:.2%}"),
     "test loss": ("test_loss", "{:.4f}"),
     "steps": ("steps", "{:,}"),
-    "images/s": ("examples_per_second", "{:,.0f}"),
+    "examples/s": ("examples_per_second", "{:,.0f}"),
     "time": ("seconds", "{:.1f} s"),
 }
 _WIDEST = 60  # characters of an error in the printed table; sweep.csv has all of it
@@ -35,7 +34,7 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
                 writer.writerow([place, result.name, *values, *result[2:]])
             write_text(folder / TABLE, text.getvalue())
             if by_values := groups(results):
-                write_bytes(folder / PLOT, draw(by_values))
+                write_bytes(folder / PLOT, draw(by_values, metric_of(results[0])[0]))
         show("\n".join(str(folder / name) for name in (TABLE, PLOT)[: 1 + bool(by_values)]))
     except OSError as error:
         warn(f"{folder} cannot be written ({error.strerror})")
@@ -44,35 +43,38 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
 def tables(results: Sequence[Result]) -> str:
     """Return the ranked table for people, and the one over the seeds if they are swept."""
     swept, by_values = list(results[0].values), groups(results)
-    rows = [["rank", *swept, "status", *_FIGURES, ""]]
+    metric, form = metric_of(results[0])
+    rows = [["rank", *swept, "status", f"test {metric}", *_FIGURES, ""]]
     for place, result in rank(results):
         values = [printable(result.values.get(key, "-")) for key in swept]
-        figures = [formatted(getattr(result, name), form) for name, form in _FIGURES.values()]
+        figures = [formatted(result.score, form)]
+        figures += [formatted(getattr(result, name), own) for name, own in _FIGURES.values()]
         error = printable(result.error or "")[:_WIDEST] if result.status == "failed" else ""
         rows.append([formatted(place, "{}"), *values, result.status, *figures, error])
     lines = list(table(rows, {*range(1, len(swept) + 2), len(rows[0]) - 1}))
     if by_values and SEED in swept:
         others = list(by_values[0].values)
-        rows = [[*others, "seeds", "mean accuracy", "spread", "lowest", "highest"]]
+        rows = [[*others, "seeds", f"mean {metric}", "spread", "lowest", "highest"]]
         for group in by_values:
-            figures = [formatted(number, "{:.2%}") for number in group[2:6]]
+            figures = [formatted(number, form) for number in group[2:6]]
             rows.append([*map(printable, group.values.values()), str(group.seeds), *figures])
         lines += ["", *table(rows, range(len(others)))]
     return "\n".join(lines)
 
 
-def draw(by_values: Sequence[Group]) -> bytes:
+def draw(by_values: Sequence[Group], metric: str) -> bytes:
     """Return the plot as PNG: for each combination all seeds, their mean and their deviation."""
     # Not pyplot, whose backend may need a screen.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, max(3.0, 1.0 + 0.35 * len(by_values))), dpi=120, layout="tight")
-    axes = figure.add_subplot(xlabel="test accuracy, %")
+    scale = 100 if metric == "accuracy" else 1
+    axes = figure.add_subplot(xlabel=f"test {metric}" + (", %" if scale == 100 else ""))
     for row, group in enumerate(by_values):
-        percent = [100 * accuracy for accuracy in group.accuracies]
-        axes.plot(percent, [row] * len(percent), ".", color="C0", alpha=0.5)
-        spread = 100 * (group.spread or 0.0)
-        axes.errorbar(100 * group.mean, row, xerr=spread, fmt="o", color="C0", capsize=3)
+        scores = [scale * score for score in group.scores]
+        axes.plot(scores, [row] * len(scores), ".", color="C0", alpha=0.5)
+        spread = scale * (group.spread or 0.0)
+        axes.errorbar(scale * group.mean, row, xerr=spread, fmt="o", color="C0", capsize=3)
     labels = [", ".join(f"{k}={v}" for k, v in group.values.items()) for group in by_values]
     axes.set_yticks(range(len(by_values)), labels, fontsize=8)
     axes.invert_yaxis()
@@ -80,6 +82,12 @@ def draw(by_values: Sequence[Group]) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, format="png", backend="agg")
     return png.getvalue()
+
+
+def metric_of(result: Result) -> tuple[str, str]:
+    """Return the metric that trials are ranked by, and its format."""
+    metric = result.best.partition(":")[0]
+    return metric, "{:.2%}" if metric == "accuracy" else "{:.4f}"
 
 
 def formatted(value: float | None, form: str) -> str:

@@ -28,7 +28,7 @@ _TRIES = 10  # proposals for each trial; ranges of a few values run out of new o
 
 
 def main(plan: Plan, stop: StopRequest) -> int:
-    """Search for the highest test accuracy; return and raise what train_all() does."""
+    """Search for the best score, see checkpoint.best; return and raise what train_all() does."""
     with readable_errors(), initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
         config = hydra.compose("config", plan.search, return_hydra_config=True)
     settings = config.hydra.sweeper
@@ -49,7 +49,7 @@ def _proposals(plan: Plan, settings: DictConfig) -> Iterator[Trial]:
     import optuna
 
     space = {key: _distribution(override) for key, override in plan.swept.items()}
-    study, names = optuna.create_study(direction="maximize"), set[str]()
+    study, names = optuna.create_study(direction="minimize"), set[str]()
     _, known = sweep_folder.read_plan(plan.folder)
     for values in known.values():  # the trials of earlier starts come first
         study.enqueue_trial(dict(values))
@@ -67,9 +67,10 @@ def _proposals(plan: Plan, settings: DictConfig) -> Iterator[Trial]:
             sweep_folder.add(plan.folder, plan.fixed, [trial])
             yield trial
         result = sweep_folder.result(plan.folder, trial.name, trial.values)
-        accuracy = result.test_accuracy if result.status == "completed" else None
+        failed = result.status != "completed" or result.score is None
         states = optuna.trial.TrialState
-        study.tell(asked, accuracy, states.FAIL if accuracy is None else states.COMPLETE)
+        cost = None if failed else result.cost
+        study.tell(asked, cost, states.FAIL if failed else states.COMPLETE)
 
 
 def _distribution(override: Override) -> Any:

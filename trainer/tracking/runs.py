@@ -22,7 +22,10 @@ class RunInfo(NamedTuple):
     dataset: str | None
     steps: int | None
     epochs: float | None
-    test_accuracy: float | None  # 0 to 1, the latest
+    test_accuracy: float | None  # 0 to 1, the latest; also None for a task without classes
+    best: str  # METRIC:max or METRIC:min, by which the run is ranked
+    score: float | None  # that metric on the test split, the latest
+    test_loss: float | None  # the latest
     examples_per_second: float | None  # of training
     newest_checkpoint: int | None  # its step; only `verify` checks that it is intact
     resumable: bool  # has work left and a checkpoint, and no job is running it
@@ -49,6 +52,9 @@ def describe(directory: Path) -> RunInfo:
         status, updated = "running", max(updated, modified)
     elif not summary:
         note = "it ended without a summary: killed, or just created"
+    best = written.get("best") or "accuracy:max"
+    tested = {**evaluation, **{k[5:]: v for k, v in known.items() if k.startswith("test_")}}
+    tested = {name: float(value) for name, value in tested.items() if name != "split"}
     return RunInfo(
         directory,
         status,
@@ -57,12 +63,23 @@ def describe(directory: Path) -> RunInfo:
         (written.get("dataset") or {}).get("name"),
         known.get("steps", train.get("step")),
         known.get("epochs"),
-        known.get("test_accuracy", evaluation.get("accuracy")),
+        tested.get("accuracy"),
+        best,
+        tested.get(best.partition(":")[0]),
+        tested.get("loss"),
         known.get("examples_per_second", train.get("examples_per_second")),
         checkpoints[-1] if checkpoints else None,
         bool(checkpoints) and status not in ("running", "completed"),
         updated or None,
     )
+
+
+def score_text(best: str, score: float | None) -> str:
+    """Return a score for people; with the name of its metric, unless that is the accuracy."""
+    metric = best.partition(":")[0]
+    if score is None:
+        return "-"
+    return f"{score:.2%}" if metric == "accuracy" else f"{metric} {score:.4f}"
 
 
 def last_summary(directory: Path) -> dict[str, Any]:

@@ -111,9 +111,12 @@ def hparams_of(config: Config, devices: int) -> HParams:
     """Return the options in which trainings differ; lists become texts like 512-512."""
     values: dict[str, str | bool | int | float] = {"devices": devices}
     for section, options in dataclasses.asdict(config).items():
-        for option, value in options.items():
-            name = f"{section}.{option}"
-            if name in _COMPARED or section in ("model", "optim"):
+        flat = {f"{section}.{option}": value for option, value in options.items()}
+        for option, value in (flat.pop(f"{section}.options", None) or {}).items():
+            flat[f"{section}.options.{option}"] = value  # of the user's module
+        for name, value in flat.items():
+            if name in _COMPARED or (section in ("model", "optim") and value is not None):
                 text = "-".join(map(str, value)) if isinstance(value, list) else value
-                values[name] = "none" if value is None else text
+                is_plain = isinstance(text, str | bool | int | float)
+                values[name] = text if is_plain else "none" if text is None else str(text)
     return values
