@@ -14,9 +14,8 @@ SHAPES = [
     # image, window, strides
     ((7, 6, 3), (3, 3), (1, 1)),
     ((7, 6, 3), (3, 2), (2, 1)),
-    ((8, 9, 2), (2, 3), (2, 3)),
-    ((5, 5, 1), (1, 1), (2, 2)),
-    ((6, 6, 2), (4, 4), (3, 3)),
+    ((8, 10, 1), (2, 3), (2, 3)),
+    ((5, 5, 2), (1, 1), (2, 2)),
 ]
 each_shape = pytest.mark.parametrize(("shape", "window", "strides"), SHAPES)
 each_padding = pytest.mark.parametrize("padding", ["SAME", "VALID"])
@@ -60,11 +59,8 @@ def test_convolution_equals_xlas(shape, window, strides, padding):
 
 @each_shape
 @each_padding
-@pytest.mark.parametrize("levels", [0, 2])  # 2: many equal elements, the gradient goes to the first
-def test_max_pool_equals_xlas(shape, window, strides, padding, levels):
-    images = image((3, *shape))
-    if levels:
-        images = jnp.round(images)
+def test_max_pool_equals_xlas(shape, window, strides, padding):
+    images = jnp.round(image((3, *shape)))  # many equal elements: the gradient goes to the first
 
     def theirs(x):
         sizes = (1, *window, 1), (1, *strides, 1)
@@ -121,9 +117,14 @@ def test_an_export_has_each_platforms_own_convolution():
     weights = conv.init(jax.random.key(0), 3, 8)
     argument = jax.ShapeDtypeStruct((10, 10, 3), jnp.float32)
     function = jax.jit(lambda x: conv.fwd(x, weights))
-    for platforms, count in ((["cpu"], 0), (["cuda"], 1), (["cpu", "cuda"], 1)):
+    operations = ("stablehlo.convolution(", "stablehlo.dot_general ")
+    for platforms, has in (
+        (["cpu"], [False, True]),
+        (["cuda"], [True, False]),
+        (["cpu", "cuda"], [True, True]),
+    ):
         program = jax.export.export(function, platforms=platforms)(argument)
-        assert program.mlir_module().count("stablehlo.convolution") == count
+        assert [name in program.mlir_module() for name in operations] == has
     x = image((10, 10, 3))
     np.testing.assert_allclose(program.call(x), conv.fwd(x, weights), atol=1e-6)
 

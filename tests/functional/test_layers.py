@@ -120,6 +120,14 @@ def test_dot_product_attention_equals_jaxs(causal, masked):
     )
 
 
+def test_attention_in_bfloat16_is_close():
+    q, k, v = (draw(6, 2, 4, seed=seed) for seed in range(3))
+    half = attention.dot_product(*(x.astype("bfloat16") for x in (q, k, v)), causal=True)
+    assert half.dtype == jnp.bfloat16
+    wide = attention.dot_product(q, k, v, causal=True)
+    np.testing.assert_allclose(half.astype("float32"), wide, atol=0.03)
+
+
 def test_attention_is_that_of_its_heads():
     weights = attention.init(jax.random.key(1), 8)
     x = draw(5, 8)

@@ -55,12 +55,29 @@ def image_weights(key):
 def image_loss(weights, tokens, key):
     """The loss of a small convolutional network on the tokens as pixels."""
     x = tokens[:-1].astype(jnp.float32).reshape(12, 12, 1)
-    for layer, scale in zip(weights["convs"], weights["norms"], strict=True):
-        x = jax.nn.relu(norm.group_norm(conv.fwd(x, layer), scale, 4))
-        x = conv.max_pool(x)
+    pools = (conv.max_pool, conv.average_pool)
+    for layer, scale, pool in zip(weights["convs"], weights["norms"], pools, strict=True):
+        x = pool(jax.nn.relu(norm.group_norm(conv.fwd(x, layer), scale, 4)))
     x = dropout.fwd(x.ravel(), key, 0.1)
     logits = linear.fwd(x, weights["head"])
     return losses.sparse_categorical_crossentropy_from_logits(logits, tokens[-1])
+
+
+def table_weights(key):
+    keys = jax.random.split(key, 3)
+    return [linear.init(keys[0], 144, 32), linear.init(keys[1], 32, 2), norm.init(32)]
+
+
+def table_loss(weights, tokens, key):
+    """The loss of a small network that predicts a number and whether something holds."""
+    x = tokens[:-1].astype(jnp.float32) * (1 / 32)
+    hidden, head, scale = weights
+    x = dropout.fwd(norm.layer_norm(linear.fwd(x, hidden, activation.gelu), scale), key, 0.1)
+    number, holds = linear.fwd(x, head)
+    target = tokens[-1].astype(jnp.float32) * (1 / 32)
+    return losses.mean_squared_error(number, target) + losses.binary_crossentropy_from_logits(
+        holds, jnp.round(target)
+    )
 
 
 def train(init, loss, devices):
@@ -100,7 +117,8 @@ def train(init, loss, devices):
 
 
 @pytest.mark.parametrize(
-    ("init", "loss"), [(token_weights, token_loss), (image_weights, image_loss)]
+    ("init", "loss"),
+    [(token_weights, token_loss), (image_weights, image_loss), (table_weights, table_loss)],
 )
 def test_bits_do_not_depend_on_the_number_of_devices(init, loss):
     one, *others = (jax.tree.leaves(train(init, loss, devices)) for devices in (1, 2, 4))

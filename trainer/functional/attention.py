@@ -123,7 +123,8 @@ def dot_product(
     # Scale the queries: they are fewer numbers than the scores.
     scores = jnp.einsum("qhd,khd->hqk", query * query.shape[-1] ** -0.5, key, precision=precision)
     # In bfloat16, the sum over many keys would lose the small ones.
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    if scores.dtype.itemsize < 4:
+        scores = scores.astype(jnp.float32)
     visible = None
     if causal:
         visible = jnp.tril(jnp.ones(shape, jnp.bool_))

@@ -86,7 +86,7 @@ def _mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 def _wide(x: jax.Array) -> jax.Array:
     """Cast to float32 or wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def _scaled(x: jax.Array, dtype: jax.typing.DTypeLike, weights: Weights) -> jax.Array:
