@@ -11,8 +11,8 @@ PACKAGE = ROOT / "trainer"
 
 # Lowest first: a module imports from its own package and from those before it.
 ORDER = (
-    *("functional", "models", "job", "config", "data", "tracking", "tasks", "checkpoint"),
-    *("parallel", "distributed", "dashboard", "train", "commands"),
+    *("functional", "models", "job", "config", "optimizers", "data", "tracking", "tasks"),
+    *("checkpoint", "parallel", "distributed", "dashboard", "train", "commands"),
     *("export", "sweep", "doctor", "selftest", "submit"),
 )
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

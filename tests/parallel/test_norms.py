@@ -10,9 +10,7 @@ from trainer.parallel import mesh as meshes
 from trainer.parallel import norms, step
 from trainer.tasks import mlp
 
-TASK = mlp.make(
-    mlp.Objective("softmax_crossentropy", 10, 100.0, 50.0), (12,), [6], "he_normal"
-)
+TASK = mlp.make(mlp.Objective("softmax_crossentropy", 10, 100.0, 50.0), (12,), [6], "he_normal")
 UPDATE = step.Update(stochastic_gradient_descent(0.0, nesterov=False))
 
 

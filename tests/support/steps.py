@@ -64,9 +64,12 @@ def place_inputs(mesh, data, steps, lrs, stop=0):
     part = jax.tree.map(lambda x: x[steps.start : steps.stop], data)
     votes = np.full((len(steps), mesh.size), stop, np.uint8)
     numbers = np.array(steps, np.int32)
+    values = (lrs[steps.start : steps.stop], numbers)
+    if data.index is not None:  # of a task that draws random numbers
+        values += (np.zeros(len(steps), np.uint32),)
     return step.DispatchInputs(
         *meshes.place(meshes.batched(mesh), (part, votes)),
-        *meshes.place(meshes.replicated(mesh), (lrs[steps.start : steps.stop], numbers)),
+        *meshes.place(meshes.replicated(mesh), values),
     )
 
 
