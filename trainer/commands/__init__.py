@@ -11,6 +11,9 @@ COMMANDS = {
     "sweep": "trainer.sweep.command",
     "verify": "trainer.commands.verify",
     "doctor": "trainer.doctor.command",
+    "local": "trainer.commands.local",
     "submit": "trainer.submit.command",
     "selftest": "trainer.selftest.command",
+    "dashboard": "trainer.commands.dashboard",
+    "new": "trainer.new.command",
 }
