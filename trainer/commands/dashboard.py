@@ -50,7 +50,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     if not folder.is_dir():
         raise ConfigError(f"FOLDER={folder} is not a folder", "name the folder of your runs")
     if importlib.util.find_spec("tensorboard") is None:
-        raise UnavailableError("TensorBoard is not installed", resources.extra("offline"))
+        raise UnavailableError("TensorBoard is not installed", resources.how_to_install("offline"))
     port = args.port if args.port is not None else _free_port()
     user, host = getpass.getuser(), socket.gethostname()
     reach = f"ssh -N -L {port}:127.0.0.1:{port} {user}@{host}, then the same address"
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     print(f"from another machine: {reach}", file=sys.stderr, flush=True)
     words = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     words += ["--reload_interval", "5", "--samples_per_plugin", "images=50,text=50", *own]
-    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *words])
+    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *words])  # noqa: S606
 
 
 def _default() -> Path:

@@ -74,7 +74,7 @@ class Job:
         self.unread = False  # nobody reads what is printed any more
         self.children: list[subprocess.Popen[str]] = []
         for number in PASSED_ON:
-            signal.signal(number, self.pass_on)
+            signal.signal(number, self._pass_on)
 
     def run(self, program: list[str], arguments: list[str], shares: list[str | None]) -> int:
         """Start all, wait for all, and return the run's exit code: of the first that failed."""
@@ -96,7 +96,7 @@ class Job:
                 processes.start([*program, *own], env=environ, text=True, errors="replace", **pipes)
             )
         if self.stop is not None:  # it came before all were started
-            self.send(self.stop)
+            self._send(self.stop)
         readers = [
             threading.Thread(target=self.copy, args=(index, pipe, out), daemon=True)
             for index, child in enumerate(self.children)
@@ -127,7 +127,7 @@ class Job:
             failed.extend(index for index, code in codes if code and index not in failed)
             if not ending and (failed or self.unread):
                 ending.append(time.monotonic())
-                self.send(signal.SIGTERM)  # they save, and say who was lost
+                self._send(signal.SIGTERM)  # they save, and say who was lost
             if ending and time.monotonic() - ending[0] > GRACE:
                 processes.end(self.children)
 
@@ -154,11 +154,11 @@ class Job:
                 self.unread = True
                 os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
-    def pass_on(self, number: int, _frame: object) -> None:
+    def _pass_on(self, number: int, _frame: object) -> None:
         self.stop = PASSED_ON[signal.Signals(number)]
-        self.send(self.stop)
+        self._send(self.stop)
 
-    def send(self, number: signal.Signals) -> None:
+    def _send(self, number: signal.Signals) -> None:
         for child in self.children:
             child.send_signal(number)  # does nothing if it has ended
 

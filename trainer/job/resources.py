@@ -15,7 +15,7 @@ def is_checkout() -> bool:
     return not (_PACKAGE / "conf").is_dir()
 
 
-def extra(name: str) -> str:
+def how_to_install(name: str) -> str:
     """Return the hint for a package that is missing: how to install an extra of pyproject.toml."""
     where = f"'.[{name}]' in the checkout" if is_checkout() else f"'exact-trainer[{name}]'"
     return f"install the extra `{name}`: pip install {where}"

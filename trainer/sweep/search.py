@@ -40,7 +40,7 @@ def main(plan: Plan, stop: StopRequest) -> int:
         import optuna
     except ModuleNotFoundError:
         message = f"{SEARCH}: Optuna is not installed"
-        raise ConfigError(message, resources.extra("optuna")) from None
+        raise ConfigError(message, resources.how_to_install("optuna")) from None
     optuna.logging.set_verbosity(logging.ERROR)
     return train_all(plan, _proposals(plan, settings), settings.n_trials, stop)
 
