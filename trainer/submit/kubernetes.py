@@ -122,8 +122,8 @@ def _add_files(job: Job, container: Any) -> None:
         files.append(name)
     if files:
         Terminal().warn(
-            f"the image must contain {', '.join(files)}: in a Dockerfile, FROM the trainer's image, "
-            "COPY this folder to /project and set WORKDIR /project"
+            f"the image must contain {', '.join(files)}: build one from the trainer's, with this "
+            "folder copied to /project and WORKDIR /project"
         )
 
 
