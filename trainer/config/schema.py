@@ -6,6 +6,7 @@ The dataclasses have no defaults: every value stands once, in conf/. Nothing her
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -15,8 +16,10 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from trainer.job import resources
 from trainer.job.errors import ConfigError
 
+CONFIG_DIR = "TRAINER_CONFIG_DIR"  # --config-dir, for this process and for its children
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 
 
@@ -262,7 +265,11 @@ ConfigStore.instance().store(name="schema", node=Config)  # conf/config.yaml ref
 
 
 def config_dir() -> Path:
-    """Return the folder conf/: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+    """Return the folder of every option with its default."""
+    return resources.home() / "conf"
+
+
+def config_dirs() -> list[Path]:
+    """Return the folders that Hydra searches for a file: --config-dir, if given, comes first."""
+    own = os.environ.get(CONFIG_DIR)
+    return [*([Path(own)] if own else []), config_dir()]

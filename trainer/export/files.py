@@ -12,6 +12,7 @@ from trainer.checkpoint import checksums, load_model
 from trainer.checkpoint.load_model import Outputs, Trained
 from trainer.data.dataset import Split
 from trainer.export import bundle, card, programs, standalone
+from trainer.job import resources
 from trainer.job.errors import TrainerError
 from trainer.tasks.assess import assess
 
@@ -62,7 +63,7 @@ def write(folder: Path, trained: Trained, test: tuple[str, Split] | None) -> lis
         outputs = evaluator.run(None, {"images": images[:CHECKED_IMAGES]})
         results.append(_compare(ONNX, outputs, live, ONNX_TOLERANCE, kind))
     else:
-        hint = "install the extra `onnx`: pip install '.[onnx]' in the checkout"
+        hint = resources.how_to_install("onnx")
         results.append(f"{ONNX} was left out: {hint}")
     tested = assess(live.logits, test[1].labels, trained.objective) if test else None
     if tested:
