@@ -46,7 +46,7 @@ def opened(tmp_path):
     return opener
 
 
-def tested(accuracy):
+def results(accuracy):
     return None if accuracy is None else {"accuracy": accuracy}
 
 
@@ -89,18 +89,18 @@ def test_nothing_is_compressed(opened):
 def test_the_last_and_the_best_are_kept_also_after_a_restart(opened):
     with opened(keep_last=2, keep_best=1) as checkpoints:
         for step, accuracy in ((1, 0.7), (2, 0.9), (3, 0.8), (4, None), (5, 0.6)):
-            checkpoints.save(step, make_state(step), {}, tested(accuracy))
+            checkpoints.save(step, make_state(step), {}, results(accuracy))
     assert checkpoints.steps == [2, 4, 5]
     with opened(keep_last=2, keep_best=1) as checkpoints:
         checkpoints.restore(make_state())
-        checkpoints.save(6, make_state(6), {}, tested(0.5))
+        checkpoints.save(6, make_state(6), {}, results(0.5))
     assert checkpoints.steps == [2, 5, 6]
 
 
 def test_all_of_the_best_are_kept_while_few_are_known(opened):
     with opened(keep_last=1, keep_best=3) as checkpoints:
         for step, accuracy in ((1, 0.7), (2, 0.9), (3, None), (4, None)):
-            checkpoints.save(step, make_state(step), {}, tested(accuracy))
+            checkpoints.save(step, make_state(step), {}, results(accuracy))
     assert checkpoints.steps == [1, 2, 4]
 
 
@@ -212,7 +212,7 @@ def test_a_checkpoint_is_on_disk_before_it_counts_and_before_an_older_one_goes(o
 
 def test_a_step_that_has_a_checkpoint_is_not_saved_again(opened):
     with opened() as checkpoints:
-        checkpoints.save(1, make_state(1), {}, tested(0.9))
+        checkpoints.save(1, make_state(1), {}, results(0.9))
         checkpoints.save(1, make_state(1), {}, None)
     with opened() as checkpoints:
         assert checkpoints.restore(make_state()).record["test_accuracy"] == 0.9
