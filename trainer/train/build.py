@@ -1,6 +1,5 @@
 """Everything before the first step, in order: data, programs, state, files, stream."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 from trainer.checkpoint import checksums
 from trainer.checkpoint.store import Best, Checkpoints
 from trainer.config.fingerprint import differences, fingerprint
-from trainer.config.schema import Config
+from trainer.config.schema import Config, as_json
 from trainer.dashboard.dashboard import Dashboard
 from trainer.data import load as data_sets
 from trainer.data.dataset import Dataset, size
@@ -147,7 +146,7 @@ class Run:
             )
             goodput = process.directory / "goodput.json"
             ledger = Ledger(goodput, timer, self.steps_done, tracker.reached)
-            options, root = dataclasses.asdict(config), config.data.root
+            options, root = as_json(config), config.data.root
             kept = {  # in every checkpoint, beside the arrays
                 "meaning": identity,
                 **programs.record,
