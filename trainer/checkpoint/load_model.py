@@ -36,6 +36,19 @@ class Trained(NamedTuple):
         about: Mapping[str, Any] = self.record["meaning"]["data set"]
         return about
 
+    def predict(self, examples: Any) -> Arrays:
+        """Return what the model gives for examples, by name: arrays (N, ...).
+
+        The examples are a dict of arrays (N, ...), of the fields that the model reads; if it reads
+        one, that array may be given alone.
+
+        Raises:
+            DataError: a field is missing, or has another shape or dtype.
+        """
+        if not isinstance(examples, Mapping) and len(self.task.inputs) == 1:
+            examples = {self.task.inputs[0]: examples}
+        return predict(self, examples)
+
 
 def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
     """Load the newest intact checkpoint of a run, or that of a step; nothing is written or renamed.

@@ -13,4 +13,5 @@ COMMANDS = {
     "doctor": "trainer.doctor.command",
     "submit": "trainer.submit.command",
     "selftest": "trainer.selftest.command",
+    "laws": "trainer.selftest.laws",
 }

@@ -124,8 +124,7 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
             part.options = user_module.options(f"{section}.options", module, kind, part.options)
             if part.options:
                 OmegaConf.update(typed, f"{section}.options", dataclasses.asdict(part.options))
-            name, text = user_module.source(module)
-            record[name] = text
+            record[user_module.file_name(module)] = user_module.source(module)
     record["config.yaml"] = OmegaConf.to_yaml(typed)
     record["overrides.yaml"] = OmegaConf.to_yaml(hydra_config.overrides.task)
     experiment = hydra_config.runtime.choices.get("experiment")

@@ -52,7 +52,8 @@ def differences(
     """Return a line for each option that is not the same in `place` and in this configuration."""
     lines = []
     for path in {**before, **now}:
-        was, is_ = before.get(path), now.get(path)
+        was, is_ = (options.get(path) for options in (before, now))
+        was, is_ = (None if value == {} else value for value in (was, is_))
         if isinstance(was, dict) and isinstance(is_, dict):
             lines += [f"{path}.{line}" for line in differences(was, is_, place)]
         elif was != is_:

@@ -144,7 +144,11 @@ class ModelConfig(Section):
         _check_module("model", self)
         for name in MLP_OPTIONS:
             value, is_mlp = getattr(self, name), self.name == "mlp"
-            rule = "it needs a value" if is_mlp else "only model=mlp has it: leave it out"
+            rule = (
+                "it needs a value"
+                if is_mlp
+                else "only model=mlp has it: leave it out, or null where an experiment has it"
+            )
             _check((value is not None) == is_mlp, f"model.{name}", value, rule)
 
 

@@ -9,13 +9,13 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -25,13 +25,22 @@ from trainer.config.types import rule_of
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, TrainerError
 
+_given: dict[str, Any] = {}  # name -> an object that takes the place of a module
+
+
+def give(group: str, module: Any) -> str:
+    """Return a name by which `load` finds an object with the functions of a user's module."""
+    name = f"given:{group}:{getattr(module, '__name__', type(module).__name__)}"
+    _given[name] = module
+    return name
+
 
 def is_file(name: str) -> bool:
     """Return whether a name in the configuration means a file, not a dotted module name."""
     return name.endswith(".py") or "/" in name
 
 
-def load(option: str, name: str, fallback: Path | None = None) -> ModuleType:
+def load(option: str, name: str, fallback: Path | None = None) -> Any:
     """Import the file or the module that an option names.
 
     Args:
@@ -42,6 +51,8 @@ def load(option: str, name: str, fallback: Path | None = None) -> ModuleType:
     Raises:
         ConfigError: it does not exist, or importing it fails; names the user's line.
     """
+    if name in _given:
+        return _given[name]
     if (here := str(Path.cwd())) not in sys.path:  # python -m searches it, but not `trainer`
         sys.path.append(here)
     if not is_file(name):
@@ -108,7 +119,7 @@ def _is_users(filename: str) -> bool:
     return "site-packages" not in path.parts and not path.is_relative_to(Path(os.__file__).parent)
 
 
-def options(option: str, module: ModuleType, name: str, given: Mapping[str, Any]) -> Any:
+def options(option: str, module: Any, name: str, given: Mapping[str, Any]) -> Any:
     """Return the options of a user's module: its dataclass with the given values; {} without one.
 
     Args:
@@ -121,7 +132,7 @@ def options(option: str, module: ModuleType, name: str, given: Mapping[str, Any]
         ConfigError: an option is misspelt, missing or of the wrong type.
     """
     kind = getattr(module, name, None)
-    file = Path(str(module.__file__)).name
+    file = file_name(module)
     if kind is None and not given:
         return {}
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
@@ -146,7 +157,18 @@ def options(option: str, module: ModuleType, name: str, given: Mapping[str, Any]
         raise ConfigError(f"{option}.{key}={value}", rule) from None
 
 
-def source(module: ModuleType) -> tuple[str, str]:
-    """Return the name and the contents of the file that a module was loaded from."""
-    path = Path(str(module.__file__))
-    return path.name, path.read_text("utf-8", "replace")
+def file_name(module: Any) -> str:
+    """Return what to call a user's module in messages."""
+    file = getattr(module, "__file__", None) or getattr(module, "__name__", type(module).__name__)
+    return Path(str(file)).name
+
+
+def source(module: Any) -> str:
+    """Return the contents of the file of a user's module; without one, those of its functions."""
+    if file := getattr(module, "__file__", None):
+        return Path(file).read_text("utf-8", "replace")
+    texts = []
+    for value in vars(module).values():
+        with suppress(OSError, TypeError):  # no function, or typed into an interpreter
+            texts.append(inspect.getsource(value))
+    return "\n".join(texts)

@@ -63,10 +63,9 @@ def connect(
         return
     ip, port = meet(topology, cluster.startup_timeout_seconds, poll)
     address = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
-    if any(name.lower() in ("http_proxy", "https_proxy", "grpc_proxy") for name in os.environ):
-        # Connect to process 0 directly: gRPC would ask a proxy, and hang.
-        direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-        os.environ["no_grpc_proxy"] = f"{direct},{ip}" if direct else ip  # noqa: SIM112 - its name
+    # Connect to process 0 directly: gRPC would ask a proxy, and hang.
+    direct = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), ip)
+    os.environ["no_grpc_proxy"] = ",".join(filter(None, direct))  # noqa: SIM112 - gRPC's name
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     limit = min(60, cluster.startup_timeout_seconds)  # all are there already

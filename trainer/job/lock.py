@@ -32,14 +32,10 @@ def hold(
     The kernel drops the lock when the process ends, however it ends, so a dead job blocks nobody.
     A job on a host that was cut off keeps it until it ends or the file system releases the lock.
 
-    Args:
-        directory: an existing directory.
-        name: of the lock file in it.
-        what: how the error calls the directory.
-        shared: share the lock with other shared holders.
-        job: identifies all attempts of a job that its scheduler restarts; else empty.
-        give_up: gets a message while an earlier attempt of this job holds the lock; returns whether
-            to stop waiting.
+    `name` is that of the lock file, `what` is how the errors call the directory. With `shared`,
+    other shared holders may have the lock too. `job` identifies all attempts of a job that its
+    scheduler restarts: while an earlier one holds the lock, `give_up` gets a message, and returns
+    whether to stop waiting.
 
     Raises:
         ConfigError: another job holds it (named), or the file system has no locks.
@@ -58,8 +54,7 @@ def hold(
             if not shared:
                 since = time.strftime("%Y-%m-%d %H:%M:%S %z")
                 me = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "job": job}
-                file.write(json.dumps(me))
-                file.flush()
+                os.write(file.fileno(), json.dumps(me).encode())  # unbuffered: the disk may be full
         yield
 
 

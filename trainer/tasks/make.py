@@ -101,4 +101,4 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
 
 
 def _digest(own: Any) -> str:
-    return hashlib.sha256(Path(own.__file__).read_bytes()).hexdigest()
+    return hashlib.sha256(user_module.source(own).encode()).hexdigest()

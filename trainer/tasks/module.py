@@ -5,8 +5,6 @@ Every mistake becomes a ConfigError that names the file and the line, before a d
 
 import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -22,7 +20,7 @@ RESERVED = ("loss", "lr", "examples_per_second")  # names in the log that are no
 KEY = jax.ShapeDtypeStruct((2,), "uint32")
 
 
-def make(module: ModuleType, options: Any, example: Mapping[str, Any]) -> Task:
+def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
     """Return the task that a user's module defines.
 
     Args:
@@ -111,9 +109,9 @@ def _used(fwd: Callable[..., Any], example: Example, weights: Weights) -> tuple[
 class _Checked:
     """The functions of a user's module."""
 
-    def __init__(self, module: ModuleType) -> None:
+    def __init__(self, module: Any) -> None:
         self._module = module
-        self._name = Path(str(module.__file__)).name
+        self._name = user_module.file_name(module)
 
     def error(self, function: str, problem: str, hint: str = "") -> ConfigError:
         """Return an error that names the file and the line of a function."""

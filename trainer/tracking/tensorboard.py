@@ -63,7 +63,15 @@ class Tracker(AbstractContextManager["Tracker"]):
             self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
             self.reached = self._metrics.reached  # last step that an earlier start logged
             _purge(folder, self._first_step)
-            self._events: Any = _event_file(folder, self._first_step)
+            # TensorBoard reads the files in the order of their names: the name has nanoseconds.
+            seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+            name = f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}"
+            self._events: Any = RecordWriter(str(folder / name))
+            self._events.write(_event(file_version="brain.Event:2"))
+            # A TensorBoard that has read the earlier files drops what it has from this step on.
+            start = SessionLog(status=SessionLog.START)
+            self._events.write(_event(step=self._first_step, session_log=start))
+            self._events.flush()
         self._flushed = time.monotonic()
 
     def scalars(self, split: str, step: int, values: Mapping[str, float]) -> bool:
@@ -85,7 +93,7 @@ class Tracker(AbstractContextManager["Tracker"]):
 
     def summary(self, step: int, content: Any) -> None:
         """Write a Summary (see summaries.py) to TensorBoard alone, after `step` steps."""
-        data = Event(step=step, wall_time=time.time(), summary=content).SerializeToString()
+        data = _event(step=step, summary=content)
         self._with_events(lambda events: events.write(data))
         if time.monotonic() >= self._flushed + _FLUSH_SECONDS:
             self._flush_events()
@@ -135,20 +143,9 @@ class Tracker(AbstractContextManager["Tracker"]):
                 self._warn(f"metrics.jsonl misses points from here, training continues: {error}")
 
 
-def _event_file(folder: Path, first_step: int) -> Any:
-    """Return a new event file.
-
-    TensorBoard reads the files in the order of their names, so the name has nanoseconds. One that
-    has read the earlier files drops what it has from `first_step` on.
-    """
-    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-    name = f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}"
-    file = RecordWriter(str(folder / name))
-    start = {"step": first_step, "session_log": SessionLog(status=SessionLog.START)}
-    for fields in ({"file_version": "brain.Event:2"}, start):
-        file.write(Event(wall_time=time.time(), **fields).SerializeToString())
-    file.flush()
-    return file
+def _event(**fields: Any) -> bytes:
+    data: bytes = Event(wall_time=time.time(), **fields).SerializeToString()
+    return data
 
 
 def _purge(folder: Path, first_step: int) -> None:

@@ -1,7 +1,5 @@
 """What a person sees: one progress bar on a terminal, plain lines everywhere else."""
 
-from __future__ import annotations
-
 import atexit
 import math
 import os
@@ -10,15 +8,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-if TYPE_CHECKING:  # rich takes a while to import, and only drawing needs it
-    from rich.console import Console
-    from rich.progress import Progress
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 _BAR_SECONDS = 0.1  # between two drawings of a bar
 _LINE_SECONDS = 10.0  # between two progress lines
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Become silent; rich would end the process."""
+        self.quiet = True
 
 
 class Terminal:
@@ -29,9 +32,12 @@ class Terminal:
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
         """Write to `stream` or standard error; if `quiet`, only warnings, errors, the table."""
-        self._stream: TextIO | None = sys.stderr if stream is None else stream
+        stream = stream or sys.stderr  # None: there is no standard error
+        usable = stream is not None and not stream.closed
+        dumb, ci = os.environ.get("TERM") == "dumb", os.environ.get("CI", "")
+        self._draws = usable and stream.isatty() and not dumb and ci in ("", "0", "false")
+        self._console = _Console(file=stream, force_terminal=self._draws, quiet=not usable)
         self._quiet = quiet
-        self._draws = _is_terminal(self._stream)
         self._bar: Progress | None = None
         self._shown: dict[str, Any] = {}  # what the bar shows once it is drawn
         self._next = 0.0  # monotonic seconds: no drawing and no progress line before
@@ -144,13 +150,7 @@ class Terminal:
 
     def _line(self, text: str, label: str = "", style: str = "") -> None:
         with self._writing():
-            if self._draws:
-                from rich.text import Text
-
-                self._console.print(Text.assemble((label, style), text), soft_wrap=True)
-            elif self._stream is not None:
-                self._stream.write(f"{label}{text}\n")
-                self._stream.flush()
+            self._console.print(Text.assemble((label, style), text), soft_wrap=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -158,18 +158,10 @@ class Terminal:
         try:
             yield
         except (OSError, ValueError):
-            self._stream, self._draws = None, False
+            self._console.quiet, self._draws = True, False
             self.close()
 
-    @cached_property
-    def _console(self) -> Console:
-        from rich.console import Console
-
-        return Console(file=self._stream, force_terminal=True)
-
     def _new_bar(self) -> Progress:
-        from rich.progress import BarColumn, Progress, TextColumn
-
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(None),
@@ -178,7 +170,7 @@ class Terminal:
             auto_refresh=False,  # no thread
             expand=True,
             redirect_stdout=False,  # it may be a file
-            redirect_stderr=self._stream is sys.stderr,
+            redirect_stderr=self._console.file is sys.stderr,
         )
         bar.add_task("", status="")
         atexit.register(self.close)  # a bar hides the cursor: always bring it back
@@ -188,9 +180,3 @@ class Terminal:
 def metric_text(name: str, value: float) -> str:
     """Return the value of a metric for people: the accuracy in percent."""
     return f"{value:6.2%}" if name == "accuracy" else f"{value:6.4f}"
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    if stream is None or stream.closed or os.environ.get("TERM") == "dumb":
-        return False
-    return os.environ.get("CI", "") in ("", "0", "false") and stream.isatty()

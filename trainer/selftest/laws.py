@@ -1,0 +1,302 @@
+"""`python -m trainer laws`: check on the user's task what the trainer promises of every training.
+
+In one process, on four simulated devices of the CPU, in about a minute. `selftest` goes further: it
+kills whole runs, in several processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trainer.commands import arguments as command_line
+from trainer.config.compose import Job, compose_each
+from trainer.job.errors import EXIT_COMPLETED, EXIT_INTERNAL, TrainerError, first_line
+from trainer.job.files import to_json
+from trainer.job.signals import StopRequest
+from trainer.job.stdout import show, table
+from trainer.tracking.terminal import Terminal
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import Dataset
+    from trainer.parallel.step import TrainState
+
+DESCRIPTION = """\
+Checks the laws of training on a task, a few steps of it on four simulated devices of the CPU:
+
+  devices      a step on 2 and on 4 devices is the step on one, but for rounding
+  dispatches   K steps in one dispatch are K dispatches of one step, bit for bit
+  resume       6 steps are 3 steps, a checkpoint, and 3 steps from what was restored, bit for bit
+  evaluation   every example of the test split counts once, whatever the batch size and the devices
+  all-reduce   a step on several devices has one all-reduce
+  shards       with parallel.virtual_shards, all bits are the same on 1, 2 and 4 devices. This is
+               promised for models built from trainer.functional; others may break it
+"""
+EPILOG = """\
+exit codes:
+  0   all laws hold; or only `shards` does not, and the job does not use virtual shards
+  65  bad data
+  70  a law does not hold
+  75  asked to stop
+  78  an option or the user's module is wrong
+
+examples:
+  python -m trainer laws +experiment=mlp
+  python -m trainer laws model=module model.module=digits_cnn.py optim=adamw
+"""
+DEVICES, SHARDS, BATCH, STEPS = 4, 4, 16, 6
+SHORT = 3  # examples that the last batch lacks
+TESTED = 50  # test examples
+CLOSE = 1e-6  # of a step on other devices, relative to weights above 1
+FLAGS = f"--xla_force_host_platform_device_count={DEVICES} --xla_cpu_multi_thread_eigen=false"
+
+
+class Finding(NamedTuple):
+    """Whether a law holds."""
+
+    law: str
+    holds: bool
+    detail: str
+
+
+def main(arguments: Sequence[str], stop: StopRequest) -> int:
+    """Check the laws on the task of a job; print which hold."""
+    usage = "[--json] [+experiment=NAME] [OPTION=VALUE ...]"
+    parser = command_line.parser("laws", DESCRIPTION, EPILOG, usage)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command_line.add_overrides(parser)
+    args = command_line.parse(parser, arguments, overrides=True)
+    # Before jax starts its devices, which a user's module may do when it is imported.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    (job,) = compose_each([args.overrides])
+    terminal, findings = Terminal(), list[Finding]()
+    laws = Laws(job, terminal, stop)
+    for number, (name, check) in enumerate(laws.all().items()):
+        stop.check("before all laws were checked")
+        terminal.work(name, number, len(laws.all()), "checking")
+        findings.append(_check(name, check))
+    terminal.close()
+    failed = [finding for finding in findings if not finding.holds]
+    if args.json:
+        show(to_json({"laws": [finding._asdict() for finding in findings]}, indent=2))
+    else:
+        rows = [(f.law, "holds" if f.holds else "DOES NOT HOLD", f.detail) for f in findings]
+        show("\n".join(table(rows, (0, 1, 2))))
+    promised = job.config.parallel.virtual_shards is not None
+    broken = [finding for finding in failed if promised or finding.law != "shards"]
+    return EXIT_INTERNAL if broken else EXIT_COMPLETED
+
+
+def _check(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, check())
+    except AssertionError as broken:
+        return Finding(name, False, first_line(broken))
+    except TrainerError:
+        raise
+    except Exception as error:  # of the user's functions, on these devices
+        return Finding(name, False, first_line(error, kind=True))
+
+
+class Laws:
+    """The laws, each a function that returns a detail or raises AssertionError with one."""
+
+    def __init__(self, job: Job, terminal: Terminal, stop: StopRequest) -> None:
+        """Load the data and keep some examples of it."""
+        from trainer.data import load as data_sets
+        from trainer.distributed.connect import configure
+
+        configure(job.config.run, None)
+        self._config = dataclasses.replace(
+            job.config,
+            train=dataclasses.replace(
+                job.config.train, global_batch_size=BATCH, steps_per_dispatch=1, epochs=1
+            ),
+        )
+
+        def poll() -> None:
+            stop.check("during the download of the data set")
+
+        whole = data_sets.load(
+            job.config.data, progress=terminal.download, poll=poll, warn=terminal.warn
+        )
+        train = {name: array[: STEPS * BATCH - SHORT] for name, array in whole.train.items()}
+        test = {name: array[:TESTED] for name, array in whole.test.items()}
+        self._dataset: Dataset = whole._replace(train=train, test=test)
+
+    def all(self) -> dict[str, Callable[[], str]]:
+        """Return the laws by name, the cheapest first."""
+        return {
+            "dispatches": self.dispatches,
+            "devices": self.devices,
+            "resume": self.resume,
+            "evaluation": self.evaluation,
+            "all-reduce": self.all_reduce,
+            "shards": self.shards,
+        }
+
+    def dispatches(self) -> str:
+        """K steps in one dispatch are K dispatches of one step, bit for bit."""
+        for devices in (1, DEVICES):
+            one, all_ = (self._train(devices, k) for k in (1, STEPS))
+            _assert_equal(one, all_, f"K={STEPS} and K=1 on {devices} devices")
+        return f"K=1 and K={STEPS} have the same bits on 1 and {DEVICES} devices"
+
+    def devices(self) -> str:
+        """One step on N devices is one step on one device."""
+        worst, state = 0.0, None
+        for first in range(0, STEPS, 2):
+            one = self._train(1, 1, 1, state=state, first=first)
+            for devices in (2, DEVICES):
+                other = self._train(devices, 1, 1, state=state, first=first)
+                worst = max(worst, _difference(one.weights, other.weights))
+            state = self._train(1, 1, 2, state=state, first=first)
+        assert worst <= CLOSE, f"the weights differ by {worst:.1e} after one step: at most {CLOSE}"
+        return f"the weights differ by at most {worst:.1e} after one step"
+
+    def resume(self) -> str:
+        """A checkpoint in the middle changes nothing."""
+        from trainer.checkpoint.store import Best, Checkpoints
+
+        unbroken, half = self._train(1, 1), STEPS // 2
+        with tempfile.TemporaryDirectory(prefix="trainer-laws-") as folder:
+            warnings: list[str] = []
+            best = Best("loss", largest=False)
+            checkpoints = Checkpoints(
+                Path(folder), keep_last=1, keep_best=0, best=best, warn=warnings.append
+            )
+            with checkpoints:
+                state = self._train(1, 1, half)
+                checkpoints.save(half, state, {})
+                restored = checkpoints.restore(state)
+        assert restored is not None, f"the checkpoint was not restored: {warnings}"
+        resumed = self._train(1, 1, half, state=restored.state, first=half)
+        _assert_equal(unbroken, resumed, "the interrupted and the unbroken training")
+        return f"{half} steps, a checkpoint and {STEPS - half} steps are {STEPS} steps"
+
+    def evaluation(self) -> str:
+        """Every test example counts once."""
+        state, results = self._train(1, 1, 1), []
+        for devices, batch in ((1, TESTED), (1, 7), (DEVICES, 16)):
+            result = self._evaluate(devices, batch, state)
+            count = len(next(iter(self._dataset.test.values())))
+            assert result.examples == count, f"{result.examples} examples counted, not {count}"
+            results.append(result.means)
+        for means in results[1:]:
+            for name, value in means.items():
+                off = abs(value - results[0][name]) / max(1.0, abs(value))
+                assert off <= 1e-5, f"{name} differs by {off:.1e} with another batch size"
+        return f"the same means for three batch sizes and 1 and {DEVICES} devices"
+
+    def all_reduce(self) -> str:
+        """A step on several devices has one all-reduce."""
+        program, state, inputs, _ = self._program(DEVICES, 1, None, None, 0)
+        text = program.lower(state, inputs).compile().as_text()
+        count = text.count(" all-reduce(") + text.count(" all-reduce-start(")
+        assert count == 1, f"the compiled step has {count}"
+        return "the compiled step has one"
+
+    def shards(self) -> str:
+        """With virtual shards, the number of devices changes no bit."""
+        one = self._train(1, 1, shards=SHARDS)
+        for devices, k in ((2, 1), (DEVICES, STEPS)):
+            other = self._train(devices, k, shards=SHARDS)
+            _assert_equal(
+                one, other, f"parallel.virtual_shards={SHARDS} on 1 and {devices} devices"
+            )
+        return f"parallel.virtual_shards={SHARDS}: the same bits on 1, 2 and {DEVICES} devices"
+
+    def _program(
+        self, devices: int, k: int, shards: int | None, state: TrainState | None, first: int
+    ) -> tuple[Any, Any, Any, Any]:
+        """Return a step's program, a state, and the inputs of a dispatch and of those after it."""
+        import jax
+        import numpy as np
+
+        from trainer.data.stream import Plan, Superbatches
+        from trainer.parallel import mesh as meshes
+        from trainer.parallel.step import init_state
+        from trainer.train import build, feed
+
+        parallel = dataclasses.replace(self._config.parallel, virtual_shards=shards)
+        config, mesh = (
+            dataclasses.replace(self._config, parallel=parallel),
+            meshes.make_mesh(devices),
+        )
+        made = build.make_programs(config, self._dataset, mesh)
+        seed = config.run.seed
+        source = Superbatches(
+            self._dataset.train,
+            plan=Plan(made.plan.steps_per_epoch, k, made.plan.total_steps),
+            global_batch_size=BATCH,
+            rows=slice(0, BATCH),
+            seed=seed,
+            first_step=0,
+            with_index=made.task.is_random,
+        )
+        if state is None:
+            placed = init_state(made.task, made.optimizer, jax.random.PRNGKey(seed), mesh)
+        else:
+            placed = meshes.place(meshes.replicated(mesh), jax.tree.map(np.asarray, state))
+
+        def inputs(step: int) -> Any:
+            sent = feed.send(mesh, made.schedule, source[step // k], step, seed)
+            return feed.inputs(mesh, sent)
+
+        return made.train_step, placed, inputs(first), inputs
+
+    def _train(
+        self,
+        devices: int,
+        k: int,
+        steps: int = STEPS,
+        *,
+        shards: int | None = None,
+        state: TrainState | None = None,
+        first: int = 0,
+    ) -> TrainState:
+        """Do some steps, K a dispatch; return the state on the host."""
+        import jax
+
+        program, placed, _, inputs = self._program(devices, k, shards, state, first)
+        for step in range(first, first + steps, k):
+            placed, _ = program(placed, inputs(step))
+        result: TrainState = jax.device_get(placed)
+        return result
+
+    def _evaluate(self, devices: int, batch: int, state: TrainState) -> Any:
+        from trainer.parallel import mesh as meshes
+        from trainer.parallel.evaluation import Evaluator
+        from trainer.train import build
+
+        mesh = meshes.make_mesh(devices)
+        made = build.make_programs(self._config, self._dataset, mesh)
+        names = made.task.metric_names
+        evaluate = Evaluator(made.eval_step, names, self._dataset.test, mesh, batch)
+        return evaluate(meshes.place(meshes.replicated(mesh), state.weights))
+
+
+def _assert_equal(one: Any, other: Any, what: str) -> None:
+    from trainer.tasks.task import named_leaves
+
+    theirs = named_leaves(other)
+    wrong = [
+        name for name, leaf in named_leaves(one).items() if leaf.tobytes() != theirs[name].tobytes()
+    ]
+    assert not wrong, f"{what} differ in {len(wrong)} arrays, such as {wrong[0]}"
+
+
+def _difference(one: Any, other: Any) -> float:
+    """Return the largest difference between two pytrees, relative to what is above 1."""
+    import jax
+    import numpy as np
+
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(
+        float(np.max(np.abs(a.astype(np.float64) - b) / np.maximum(1, np.abs(b)))) for a, b in pairs
+    )
