@@ -5,14 +5,17 @@ Every mistake becomes a ConfigError that names the file and the line, before a d
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trainer.config import user_module
-from trainer.job.errors import ConfigError
-from trainer.tasks import classification
+from trainer.data.dataset import Examples
+from trainer.job.errors import ConfigError, DataError
+from trainer.tasks import classification, digit_pictures
 from trainer.tasks.task import Example, Key, Named, Output, Task, Weights, named_leaves
 
 OPTION = "model.module"
@@ -26,7 +29,7 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
     Args:
         module: defines init(key, example, options), fwd(example, weights, options) or
             fwd(example, weights, options, key), and perhaps loss(output, example),
-            metrics(output, example) and outputs(output).
+            metrics(output, example), outputs(output), and read(path) -> fields (N, ...).
         options: an instance of its dataclass Options, or an empty dict.
         example: field -> shape and dtype of ONE example.
 
@@ -71,16 +74,18 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
         return jnp.asarray(loss(apply(example, weights), example), jnp.float32)
 
     checked.shapes("loss", jax.grad(total), weights, spec)
+    inputs = _used(apply, spec, weights)
     return Task(
         init=init_weights,
         fwd=apply,
         loss=loss,
         metrics=metrics,
         metric_names=names,
-        inputs=_used(apply, spec, weights),
+        inputs=inputs,
         example=spec,
         outputs=outputs,
         prediction=classification.prediction if own_loss is None else None,
+        read=checked.reader(digit_pictures.is_image(spec, inputs)),
         is_random=has_key,
     )
 
@@ -141,6 +146,25 @@ class _Checked:
         if found is not default and (len(required) not in counts or len(own) != len(required)):
             raise self.error(name, f"takes ({', '.join(own)})", f"let it take {wanted}")
         return found
+
+    def reader(self, is_image: bool) -> Callable[[Path], Examples] | None:
+        """Return its `read`, whose errors become DataError; of images alone there is a default."""
+        if not hasattr(self._module, "read"):
+            return digit_pictures.read if is_image else None
+        own = self.function("read", "path")
+
+        def read(path: Path) -> Examples:
+            try:
+                with user_module.readable(OPTION, f"{self._name}, read()"):
+                    given = own(path)
+                    if not isinstance(given, dict):
+                        hint = "return a dict of arrays (N, ...)"
+                        raise self.error("read", f"returned {type(given).__name__}", hint)
+                    return {name: np.asarray(array) for name, array in given.items()}
+            except ConfigError as error:
+                raise DataError(f"{path}: {error}") from None
+
+        return read
 
     def shapes(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return the shapes of what a function returns; nothing is computed."""

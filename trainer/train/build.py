@@ -146,14 +146,15 @@ class Run:
             )
             goodput = process.directory / "goodput.json"
             ledger = Ledger(goodput, timer, self.steps_done, tracker.reached)
-            options, root = as_json(config), config.data.root
+            options = as_json(config)
             kept = {  # in every checkpoint, beside the arrays
                 "meaning": identity,
                 **programs.record,
                 "config": options,
                 "config_sha256": checksums.of_json(options),
                 # For readers in another folder, from where a relative path leads elsewhere.
-                "data_root": None if root is None else str(Path(root).expanduser().absolute()),
+                "data_root": _absolute(config.data.root),
+                "data_module": _absolute(config.data.module),
                 "versions": facts["versions"],
             }
             writer = Writer(
@@ -322,6 +323,10 @@ def best_of(option: str | None, task: Task) -> Best:
         hint = f"use one of {', '.join(names)}"
         raise ConfigError(f"checkpoint.best={option}: the task has no such metric", hint)
     return Best(metric, direction == "max")
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 def _on_chief(process: ProcessContext, work: Callable[[], T]) -> T | None:
