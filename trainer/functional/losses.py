@@ -35,3 +35,76 @@ def categorical_crossentropy_from_logits(logits: jax.Array, targets: jax.Array) 
     """
     _check(logits, targets)
     return -jnp.sum(targets * jax.nn.log_softmax(logits))
+
+
+def sparse_categorical_crossentropy_from_logits(
+    logits: jax.Array, target: jax.Array, label_smoothing: float = 0.0
+) -> jax.Array:
+    """Return -log_softmax(logits)[target], stable for logits of any size.
+
+    Args:
+        logits: (classes,) of a floating dtype.
+        target: (), the number of the class, of any integer dtype; NaN comes of one that is not in
+            [0, classes), so that training stops.
+        label_smoothing: in [0, 1]: this share of the target is spread evenly over all classes.
+
+    Returns:
+        a scalar of the logits' dtype.
+
+    Raises:
+        TypeError: at trace time, if ranks or dtypes are others.
+    """
+    if logits.ndim != 1 or target.ndim != 0:
+        raise TypeError(
+            "the loss takes logits of shape (classes,) and a target of shape (), got shapes "
+            f"{logits.shape} and {target.shape}: use jax.vmap for several targets"
+        )
+    if not jnp.issubdtype(target.dtype, jnp.integer):
+        raise TypeError(f"the loss takes an integer target, got {target.dtype}")
+    _check_floating(logits)
+    classes = jnp.arange(len(logits), dtype=jnp.int32)
+    hit = classes == jnp.broadcast_to(target.astype(jnp.int32), classes.shape)
+    # Not logits[target]: its gradient is a scatter, which CPUs do one by one. This one is a
+    # comparison, which XLA computes together with what follows.
+    chosen = jnp.where(jnp.any(hit), jnp.sum(jnp.where(hit, logits, 0)), jnp.nan)
+    loss = jax.nn.logsumexp(logits) - (1 - label_smoothing) * chosen
+    # Without the condition, a logit of -inf, a class that is ruled out, would make every loss NaN.
+    if label_smoothing:
+        loss = loss - label_smoothing / len(logits) * jnp.sum(logits)
+    return loss
+
+
+def mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return mean((predictions - targets) ** 2) over all elements of one example.
+
+    Takes arrays of any one shape and one floating dtype, gives a scalar of it.
+
+    Raises:
+        TypeError: at trace time, if shapes or dtypes differ or are not floating.
+    """
+    _check(predictions, targets)
+    _check_floating(predictions)
+    return jnp.mean(jnp.square(predictions - targets))
+
+
+def binary_crossentropy_from_logits(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return mean(-t * log(sigmoid(x)) - (1 - t) * log(1 - sigmoid(x))), stable for any logits x.
+
+    Takes logits and targets t in [0, 1], of any one shape and one floating dtype; gives a scalar of
+    it, the mean over all elements of one example.
+
+    Raises:
+        TypeError: at trace time, if shapes or dtypes differ or are not floating.
+    """
+    _check(logits, targets)
+    _check_floating(logits)
+    # log(1 - sigmoid(x)) is log_sigmoid(-x).
+    positive, negative = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    return -jnp.mean(targets * positive + (1 - targets) * negative)
+
+
+def _check_floating(array: jax.Array) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"the loss takes floating-point numbers, got {array.dtype}: cast explicitly"
+        )
