@@ -11,15 +11,9 @@ PACKAGE = ROOT / "trainer"
 
 # Lowest first: a module imports from its own package and from those before it.
 ORDER = (
-<<<<<<< HEAD
     *("functional", "models", "job", "config", "data", "optimizers", "tracking", "tasks"),
     *("checkpoint", "parallel", "distributed", "dashboard", "train", "commands"),
     *("export", "sweep", "doctor", "selftest", "submit", "api"),
-=======
-    *("functional", "models", "job", "config", "optimizers", "data", "tracking", "tasks"),
-    *("checkpoint", "parallel", "distributed", "dashboard", "train", "commands"),
-    *("export", "sweep", "doctor", "selftest", "submit"),
->>>>>>> h-r
 )
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 FLAT = {Path("__init__.py"), Path("__main__.py")}
