@@ -44,20 +44,16 @@ def token_loss(weights, tokens, key):
 
 
 def image_weights(key):
-    keys = jax.random.split(key, 3)
-    return {
-        "convs": [conv.init(keys[0], 1, 8), conv.init(keys[1], 8, 8)],
-        "norms": [norm.init(8), norm.init(8)],
-        "head": linear.init(keys[2], 72, 32),
-    }
+    keys = jax.random.split(key)
+    head = linear.init(keys[1], 72, 32)
+    return {"conv": conv.init(keys[0], 1, 8), "norm": norm.init(8), "head": head}
 
 
 def image_loss(weights, tokens, key):
     """The loss of a small convolutional network on the tokens as pixels."""
     x = tokens[:-1].astype(jnp.float32).reshape(12, 12, 1)
-    pools = (conv.max_pool, conv.average_pool)
-    for layer, scale, pool in zip(weights["convs"], weights["norms"], pools, strict=True):
-        x = pool(jax.nn.relu(norm.group_norm(conv.fwd(x, layer), scale, 4)))
+    x = norm.group_norm(conv.fwd(x, weights["conv"], jax.nn.relu), weights["norm"], 4)
+    x = conv.average_pool(conv.max_pool(x))
     x = dropout.fwd(x.ravel(), key, 0.1)
     logits = linear.fwd(x, weights["head"])
     return losses.sparse_categorical_crossentropy_from_logits(logits, tokens[-1])
@@ -80,7 +76,7 @@ def table_loss(weights, tokens, key):
     )
 
 
-def train(init, loss, devices):
+def train(weights, keys, loss, devices):
     """Train with virtual shards, as trainer/parallel/step.py does them."""
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     local = SHARDS // devices
@@ -112,8 +108,7 @@ def train(init, loss, devices):
         steps = jax.shard_map(steps, mesh=mesh, in_specs=(whole, rows), out_specs=whole)
     length = 13 if loss is token_loss else 145
     tokens = np.random.default_rng(1).integers(0, 32, (STEPS, ROWS, length), np.uint16)
-    keys = jax.random.split(jax.random.key(2), (STEPS, ROWS))
-    return jax.device_get(jax.jit(steps)(init(jax.random.key(0)), (tokens, keys)))
+    return jax.device_get(jax.jit(steps)(weights, (tokens, keys)))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +116,9 @@ def train(init, loss, devices):
     [(token_weights, token_loss), (image_weights, image_loss), (table_weights, table_loss)],
 )
 def test_bits_do_not_depend_on_the_number_of_devices(init, loss):
-    one, *others = (jax.tree.leaves(train(init, loss, devices)) for devices in (1, 2, 4))
+    weights = jax.device_get(jax.jit(init)(jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(2), (STEPS, ROWS))
+    one, *others = (jax.tree.leaves(train(weights, keys, loss, n)) for n in (1, 2, 4))
     assert all(np.isfinite(x).all() for x in one)
     for other in others:
         assert [x.tobytes() for x in one] == [x.tobytes() for x in other]
