@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markdown import Markdown
 
 from benchmarks import figures, plot
 from benchmarks.bench import FAILED, Bench, Settings
@@ -54,7 +55,7 @@ def main() -> int:
                 bench.section = f"{name} ({number} of {len(options.sections)})"
                 section = import_module(f"benchmarks.sections.{name}").measure(bench)
                 write_json(file, figures.to_json(section))
-            figures.show(json.loads(file.read_text()), console)
+            console.print(Markdown(figures.markdown(json.loads(file.read_text()))))
     # All sections in the folder, those of earlier calls too.
     files = {name: out / f"{name}.json" for name in SECTIONS}
     sections = {name: json.loads(f.read_text()) for name, f in files.items() if f.exists()}

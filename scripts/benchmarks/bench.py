@@ -64,21 +64,13 @@ class Bench:
         """Print a line, as it is."""
         self._console.print(text, markup=False, highlight=False)
 
-    def worker(
-        self,
-        name: str,
-        *,
-        layout: Layout = ONE,
-        only_cores: list[int] | None = None,
-        **arguments: Any,
-    ) -> Result:
+    def worker(self, name: str, *, layout: Layout = ONE, **arguments: Any) -> Result:
         """Call MODULE.FUNCTION of benchmarks.workers in a process of its own, or in several.
 
         Args:
             name: of the function.
             layout: how many processes, and simulated devices in each; the first one's answer is
                 returned, with those of the others in "each".
-            only_cores: of the processor, that it may use; None: all.
             arguments: of the function, JSON.
 
         Raises:
@@ -86,10 +78,6 @@ class Bench:
         """
         python = self._torch_python if name.startswith("torch") else sys.executable
         command = [python, "-m", "benchmarks.workers", name, json.dumps(arguments)]
-        if only_cores is not None:
-            if not shutil.which("taskset"):
-                return {"left_out": "needs the program taskset"}
-            command = ["taskset", "--cpu-list", ",".join(map(str, only_cores)), *command]
         ended = measured.run(command, environments(layout))
         answers = [find_answer(one.output) for one in ended]
         if answers[0] is None:

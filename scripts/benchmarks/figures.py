@@ -1,13 +1,10 @@
-"""The figures of a section, one value a round; as JSON, as a table on the terminal, as Markdown."""
+"""The figures of a section, one value a round; as JSON, and as a table in Markdown."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
-
-from rich.console import Console
-from rich.table import Table
 
 Result = dict[str, Any]  # JSON; {"left_out": reason} where a measurement was not possible
 
@@ -32,7 +29,6 @@ class Section(NamedTuple):
     title: str
     lines: list[Line]
     remarks: Sequence[str] = ()  # sentences that follow the table
-    facts: Mapping[str, Any] = {}  # JSON: for the plot and for the model of scaling
 
 
 def line(
@@ -60,8 +56,7 @@ def pairs(one: Sequence[Result], other: Sequence[Result]) -> Iterator[tuple[Resu
 def ratios(name: str, above: Line, below: Line) -> Line:
     """Divide two lines round by round: neighbours in time ran on an equally busy machine."""
     both = zip(above.values, below.values, strict=False)
-    left_out = above.left_out or below.left_out
-    return Line(name, "round by round", "x", [a / b for a, b in both], left_out)
+    return Line(name, "round by round", "x", [a / b for a, b in both])
 
 
 def to_json(section: Section) -> Result:
@@ -82,39 +77,20 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 0.1 else f"{value:.2g}"
 
 
-def cells(line: Result) -> tuple[str, str, str]:
-    """Return the median, the unit and the spread of a line, as JSON."""
-    if not line["values"]:
-        return "-", line["unit"], "left out"
-    spread = f"{figure(line['min'])} to {figure(line['max'])}" if len(line["values"]) > 1 else ""
-    return figure(line["median"]), line["unit"], spread
-
-
-def show(section: Result, console: Console) -> None:
-    """Print the table and remarks of a section, as JSON."""
-    table = Table(title=section["title"], title_justify="left", title_style="bold")
-    table.add_column("what", overflow="fold")
-    table.add_column("includes", overflow="fold", style="dim")
-    table.add_column("median", justify="right", no_wrap=True)
-    table.add_column("unit", no_wrap=True)
-    table.add_column("spread", justify="right", no_wrap=True)
-    for one in section["lines"]:
-        table.add_row(one["name"], one["includes"], *cells(one))
-    console.print(table)
-    for text in (*(f"left out: {reason}" for reason in left_out(section)), *section["remarks"], ""):
-        console.print(text, markup=False, highlight=False)
+def cells(line: Result) -> list[str]:
+    """Return a line, as JSON, as a row of a table."""
+    median, spread = "-", "left out"
+    if line["values"]:
+        median = figure(line["median"])
+        spread = f"{figure(line['min'])} to {figure(line['max'])}" if line["values"][1:] else ""
+    return [line["name"], line["includes"], median, line["unit"], spread]
 
 
 def markdown(section: Result) -> str:
     """Return a section, as JSON, as Markdown, ready for docs/benchmarks.md."""
-    rows = [("what", "includes", "median", "unit", "spread"), ("---", "---", "---:", "---", "---:")]
-    rows += [(one["name"], one["includes"], *cells(one)) for one in section["lines"]]
-    parts = [f"## {section['title']}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
-    if reasons := left_out(section):
-        parts.append("\n".join(["Left out:", *(f"- {reason}" for reason in reasons)]))
-    return "\n\n".join([*parts, *section["remarks"]]) + "\n"
-
-
-def left_out(section: Result) -> list[str]:
-    """Return the lines of a section, as JSON, that have no values, with the reasons."""
-    return [f"{one['name']}: {one['left_out']}" for one in section["lines"] if not one["values"]]
+    rows = [["what", "includes", "median", "unit", "spread"], ["---", "---", "---:", "---", "---:"]]
+    rows += [cells(one) for one in section["lines"]]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    reasons = [f"- {one['name']}: {one['left_out']}" for one in section["lines"] if one["left_out"]]
+    left_out = ["\n".join(["Left out:", "", *reasons])] if reasons else []
+    return "\n\n".join([f"## {section['title']}", table, *left_out, *section["remarks"]]) + "\n"

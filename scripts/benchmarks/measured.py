@@ -81,9 +81,9 @@ def run(
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the peak of a process's resident memory; 0 where the system does not tell.
+    """Return the peak of a process's resident memory; 0 where it cannot be read.
 
-    wait4() would tell it at the end, but counts the memory of the parent before the exec, too.
+    wait4() reports it at the end, but counts the memory of the parent before the exec, too.
     """
     with suppress(OSError):  # it has just ended, or there is no /proc
         status = Path(f"/proc/{pid}/status").read_text()

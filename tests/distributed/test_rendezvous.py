@@ -168,20 +168,18 @@ def test_a_port_that_stays_used_is_named():
     port = free_port()
     with (
         socket.create_server(("127.0.0.1", port)),
-        pytest.raises(ConfigError, match=rf"port {port}.*cluster\.coordinator_port"),
+        pytest.raises(ConfigError, match=rf"{port}.*cluster\.coordinator_port"),
     ):
         rendezvous.meet(topology(0, 2, port), 0.1, lambda: False)
 
 
 def test_an_address_of_another_host_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"at 192\.0\.2\.1, port .*: Cannot assign .*: start it on"
-    ):
+    with pytest.raises(ConfigError, match=r"at 192\.0\.2\.1 \(Cannot assign .*start process 0 on"):
         rendezvous.meet(topology(0, 2, free_port(), host="192.0.2.1"), 0.1, lambda: False)
 
 
 def test_a_name_that_does_not_resolve_for_process_0_is_worth_another_try():
-    with pytest.raises(PeerLost, match=r"its own name nobody\.invalid .*look at the name service"):
+    with pytest.raises(PeerLost, match=r"listen at nobody\.invalid .*look at the name service"):
         rendezvous.meet(topology(0, 2, free_port(), host="nobody.invalid"), 0.1, lambda: False)
 
 

@@ -237,12 +237,14 @@ WRONG = [
         {**KUBEFLOW, "JAX_COORDINATOR_ADDRESS": "host"},
         "JAX_COORDINATOR_ADDRESS=host: use HOST:PORT",
     ),
+    ({**KUBEFLOW, "JAX_COORDINATOR_ADDRESS": "host:8²"}, "host:8²: use HOST:PORT"),
+    ({**KUBEFLOW, "JAX_PROCESS_ID": "²"}, "JAX_PROCESS_ID=²: use a whole number"),
+    ({**KUBEFLOW, "JAX_PROCESS_ID": "-1"}, "JAX_PROCESS_ID=-1: use a whole number"),
     (without(POD, "JAX_NUM_PROCESSES"), "JAX_NUM_PROCESSES missing"),
     (without(POD, "JAX_COORDINATOR_ADDRESS"), "JAX_COORDINATOR_ADDRESS missing"),
     ({**POD, "JOB_COMPLETION_INDEX": "4"}, "JOB_COMPLETION_INDEX=4"),
     (BATCH_SCRIPT, "start it with srun"),
     ({**BATCH_SCRIPT, "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "2"}, "start it with srun"),
-    ({**STEP, **KUBEFLOW}, "SLURM started 2 tasks"),
     (without(STEP, "SLURM_PROCID"), "SLURM_PROCID=None"),
     (without(STEP, "SLURM_LOCALID"), "SLURM_LOCALID=None"),
     ({**STEP, "SLURM_STEP_NUM_TASKS": "3"}, "contradict each other"),
@@ -254,7 +256,7 @@ WRONG = [
     *(
         ({**environ, **GPUS, "CUDA_VISIBLE_DEVICES": shown}, f"CUDA_VISIBLE_DEVICES={shown} {rest}")
         for environ, shown, rest in (
-            (TWO_ON_ONE, "", "shows 0 to this task: expected its 4, or all 8: leave CUDA"),
+            (TWO_ON_ONE, "", "shows 0 to this task: expected its 4: leave CUDA"),
             (TWO_ON_ONE, "-1", "shows 0"),
             (TWO_ON_ONE, "NoDevFiles", "shows 0"),
             (TWO_ON_ONE, "0", "shows 1"),
@@ -293,3 +295,15 @@ def test_a_kind_without_its_variables_is_refused(kind):
 )
 def test_lists_of_nodes(text, nodes):
     assert slurm.expand(text) == nodes
+
+
+@pytest.mark.parametrize("text", ["n[1-", "n[a-b]", "n[1-2", "n[]", "n[²]", "n[1-2-3]"])
+def test_lists_that_cannot_be_read_are_refused(text):
+    with pytest.raises(ConfigError, match=r"use a list of nodes such as n\[1-2,05\],login"):
+        slurm.expand(text)
+
+
+@pytest.mark.parametrize("text", ["n[1-999999999]", "a[1-999]b[1-999]"])
+def test_lists_of_too_many_nodes_are_refused(text):
+    with pytest.raises(ConfigError, match=r"has more than 65,536 nodes"):
+        slurm.expand(text)

@@ -49,15 +49,6 @@ def wait_until_it_says(process, text):
     raise AssertionError(lines)
 
 
-def test_a_turn_that_does_not_come_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_TURN_SECONDS", 0.1)
-    refused = pytest.raises(TimeoutError, match="another process has held turn")
-    with lock.turn(tmp_path / "turn"), refused, lock.turn(tmp_path / "turn"):
-        pass
-    with lock.turn(tmp_path / "turn"):
-        pass
-
-
 def test_who_holds_it_is_not_told_of_those_that_share_it(tmp_path):
     with lock.hold(tmp_path):
         pass

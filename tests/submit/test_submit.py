@@ -113,10 +113,7 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
         (("slurm", "cluster=kubernetes"), "cluster=kubernetes: slurm will start 1"),
         (("k8s", "cluster=slurm"), "cluster=slurm: k8s will start 1"),
         (("slurm", *EIGHT, "cluster.gpus_per_process=3"), "each process will have 8 GPUs"),
-        (
-            ("slurm", "cluster.num_processes=2"),
-            "cluster.num_processes=2: slurm numbers the",
-        ),
+        (("slurm", "cluster.num_processes=2"), "cluster.num_processes=2: slurm will start 1"),
         (("slurm", "cluster.gpus_per_process=1"), "each process will have 0 GPUs"),
         (("slurm", *EIGHT, "--tasks-per-node", "3"), "--tasks-per-node=3 does not divide"),
         (("slurm", *EIGHT, "--tasks-per-node", "8", "parallel.devices=2"), "use at most 1"),
@@ -340,7 +337,6 @@ def test_a_missing_scheduler_is_told(monkeypatch, tmp_path):
     with pytest.raises(UnavailableError, match="sbatch: No such file") as error:
         submit.main(["slurm", "+experiment=smoke"], StopRequest())
     assert error.value.exit_code == 69
-    assert "--dry-run" in str(error.value)
 
 
 def test_a_cluster_that_does_not_answer_is_told(monkeypatch, tmp_path):
@@ -363,6 +359,5 @@ def test_a_cluster_that_does_not_answer_is_told(monkeypatch, tmp_path):
 
 def test_kubectl_is_needed_to_show_manifests_too(monkeypatch):
     monkeypatch.setattr("trainer.submit.kubernetes.kubectl", lambda: "/nowhere/kubectl")
-    with pytest.raises(UnavailableError, match="/nowhere/kubectl: No such file") as error:
+    with pytest.raises(UnavailableError, match="/nowhere/kubectl: No such file"):
         submit.main(["k8s", "--dry-run", "+experiment=smoke"], StopRequest())
-    assert "--dry-run" not in str(error.value)

@@ -92,9 +92,9 @@ def test_git_that_is_missing_or_hangs_is_no_failure(tmp_path, monkeypatch):
     def hang(*_, **options):
         raise subprocess.TimeoutExpired("git", options["timeout"])
 
-    monkeypatch.setattr(subprocess, "check_output", hang)
+    monkeypatch.setattr(subprocess, "run", hang)
     assert environment._git(tmp_path) is None
 
 
 def test_a_package_that_is_missing_has_no_version():
-    assert environment._version("no-such-package-of-ours") is None
+    assert environment.versions(["no-such-package-of-ours"]) == {"no-such-package-of-ours": None}

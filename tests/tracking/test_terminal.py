@@ -420,18 +420,3 @@ def test_prints_to_standard_error_stand_above_the_bar_and_to_standard_output_go_
     screen.close()
     assert out == "result\n"
     assert "from a library" in lines
-
-
-def test_rich_is_imported_only_to_draw():
-    code = (
-        f"import io, sys\n{START.replace('Terminal()', 'Terminal(io.StringIO())')}"
-        "t.warn('x'); t.summary([('a', 'b')]); t.close()\n"
-        "Terminal()\n"
-        "print('rich' in sys.modules, end=' ')\n"
-        "Terminal().note('x')\n"
-        "print('rich' in sys.modules)"
-    )
-    process, screen = in_a_terminal(code)
-    out, _ = process.communicate(timeout=60)
-    screen.close()
-    assert out == "False True\n"

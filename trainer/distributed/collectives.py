@@ -38,32 +38,26 @@ def share(make: Callable[[], Json]) -> list[Json]:
         TrainerError: on every process, if `make` raised it on any: the first in their order.
     """
     error: TrainerError | None = None
-    value: Json = None
+    own: Json = {}
     try:
-        value = make()
+        own = {"value": make()}
     except TrainerError as raised:
         error = raised
-        error.everywhere = True
-    if jax.process_count() == 1:
-        if error is not None:
-            raise error
-        return [value]
-    own = {"value": value}
-    if error is not None:
-        own = {"kind": error.name(), "message": error.message, "hint": error.hint}
+        own = error.packed()
     results = _gather(own)
     for index, result in enumerate(results):
         if "kind" in result:
             if error is None or index != jax.process_index():
-                kind = TrainerError.named(result["kind"])
-                error = kind(f"process {index}: {result['message']}", result["hint"])
-                error.everywhere = True
+                error = TrainerError.unpacked(result, sender=f"process {index}: ")
+            error.everywhere = True
             raise error
     return [result["value"] for result in results]
 
 
 def _gather(value: Json) -> list[Json]:
     """Return the values of all processes."""
+    if jax.process_count() == 1:
+        return [value]
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     # Two collectives, because all have to send the same number of bytes in the second.
     lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32)).ravel()

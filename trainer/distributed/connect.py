@@ -10,7 +10,7 @@ from trainer.distributed.collectives import is_peer_loss
 from trainer.distributed.rendezvous import meet
 from trainer.distributed.topology import Topology
 from trainer.job.directory import expanded
-from trainer.job.errors import ConfigError, PeerLost
+from trainer.job.errors import ConfigError, PeerLost, writing
 from trainer.job.exit import time_limit
 
 INSTALL_HINT = (
@@ -24,6 +24,7 @@ def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
 
     Raises:
         ConfigError: the folder of compiled programs cannot be made, or JAX_DISABLE_JIT is set.
+        SaveError: the storage of that folder is full or read-only.
     """
     # Whatever the JAX_* variables say: the weights follow from the configuration and its seed.
     jax.config.update("jax_threefry_partitionable", not run.legacy_prng)
@@ -31,15 +32,9 @@ def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
     if jax.config.values["jax_disable_jit"]:
         raise ConfigError("JAX_DISABLE_JIT is set: the trainer's programs are compiled: unset it")
     if compilation_cache_dir is not None:
-        option = "train.compilation_cache_dir"
-        folder = expanded(compilation_cache_dir, option).absolute()
-        try:
+        folder = expanded(compilation_cache_dir, "train.compilation_cache_dir").absolute()
+        with writing(folder, "set train.compilation_cache_dir to another folder, or to null"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # jax trusts the programs in it
-        except OSError as error:
-            raise ConfigError(
-                f"train.compilation_cache_dir={compilation_cache_dir}: {error.strerror}",
-                "choose another folder, or null for none",
-            ) from None
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -51,13 +46,10 @@ def connect(
     poll: Callable[[], object],
     on_lost: Callable[[str], object],
 ) -> None:
-    """Connect jax to the other processes, once all are there; a single process does nothing.
+    """Connect jax to the other processes, once all are there; a single process has none.
 
-    Args:
-        topology: of this process.
-        cluster: the time-outs.
-        poll: called while waiting; may raise, to end the wait.
-        on_lost: ends this process; gets a message, in another thread.
+    `poll` is called while waiting and may raise, to end the wait. `on_lost` gets a message in
+    another thread, and ends this process.
 
     Raises:
         PeerLost: a process did not come in time; names it.
@@ -71,7 +63,9 @@ def connect(
         return
     ip, port = meet(topology, cluster.startup_timeout_seconds, poll)
     address = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
-    _bypass_proxies(ip)
+    # Connect to process 0 directly: gRPC would ask a proxy, and hang.
+    direct = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), ip)
+    os.environ["no_grpc_proxy"] = ",".join(filter(None, direct))  # noqa: SIM112 - gRPC's name
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     limit = min(60, cluster.startup_timeout_seconds)  # all are there already
@@ -90,22 +84,12 @@ def connect(
         )
 
 
-def _bypass_proxies(ip: str) -> None:
-    """Connect to process 0 directly: gRPC would ask a proxy, and hang."""
-    if any(name.lower() in ("http_proxy", "https_proxy", "grpc_proxy") for name in os.environ):
-        known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-        os.environ["no_grpc_proxy"] = f"{known},{ip}" if known else ip  # noqa: SIM112 - gRPC's name
-
-
 def start_devices(
     topology: Topology, cluster: ClusterConfig, on_lost: Callable[[str], object]
 ) -> None:
     """Make jax start the devices of all processes, which wait for each other here.
 
-    Args:
-        topology: of this process.
-        cluster: the time-outs.
-        on_lost: as in `connect`.
+    `on_lost` is called as in `connect`.
 
     Raises:
         ConfigError: JAX_PLATFORMS names devices that do not work here.
@@ -132,12 +116,10 @@ def check_gpus(topology: Topology) -> None:
     Raises:
         ConfigError: it sees another number.
     """
-    gpus = [device for device in jax.local_devices() if device.platform != "cpu"]
-    if topology.gpus is not None and len(gpus) != topology.gpus:
-        variables = ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS")
-        seen = ", ".join(f"{name}={os.environ.get(name)}" for name in variables)
-        raise ConfigError(
-            f"{topology.gpus} GPUs expected ({topology.gpus_evidence}), but jax sees {len(gpus)} "
-            f"({seen})",
-            INSTALL_HINT,
+    gpus = sum(device.platform != "cpu" for device in jax.local_devices())
+    if topology.gpus not in (None, gpus):
+        seen = ", ".join(
+            f"{name}={os.environ.get(name)}" for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS")
         )
+        message = f"{topology.gpus} GPUs expected ({topology.gpus_evidence}), but jax sees {gpus}"
+        raise ConfigError(f"{message} ({seen})", INSTALL_HINT)

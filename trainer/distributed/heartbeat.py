@@ -36,11 +36,9 @@ class Heartbeat:
     """
 
     def __init__(self, timeout_seconds: float, on_lost: Callable[[str], None]) -> None:
-        """Configure the heartbeat.
+        """Call `on_lost` after `timeout_seconds` of silence of another process.
 
-        Args:
-            timeout_seconds: of silence, after which a process counts as lost.
-            on_lost: ends this process; gets a message, in another thread. May be replaced.
+        It gets a message in another thread, and ends this process. It may be replaced later.
         """
         self.on_lost = on_lost
         self._timeout = timeout_seconds
@@ -48,7 +46,7 @@ class Heartbeat:
         self._rank: int = distributed.global_state.process_id or 0
         self._count: int = distributed.global_state.num_processes or 1
         # Rank -> last beat, and when process 0 first saw it.
-        self._beats = {rank: ("", time.monotonic()) for rank in range(1, self._count)}
+        self._beats = {rank: ("", time.monotonic()) for rank in range(self._count)}
         self._host = "process 0"
         self._on_abort: Any = None  # kept alive: C has its address
         self._closed = threading.Event()
@@ -133,7 +131,7 @@ class Heartbeat:
         """As process 0, return who is lost, if anybody is, and announce it to the others."""
         now = time.monotonic()
         for rank, beat in self._read_beats().items():
-            if rank not in self._beats or self._beats[rank][0] != beat:
+            if self._beats[rank][0] != beat:
                 self._beats[rank] = (beat, now)
         lost = [rank for rank, (_, seen) in self._beats.items() if now - seen > self._timeout]
         if not lost:

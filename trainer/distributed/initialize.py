@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,14 +41,9 @@ class ProcessContext(NamedTuple):
 def initialize(
     config: Config, experiment: str, topology: Topology, stop: StopRequest, stack: ExitStack
 ) -> tuple[ProcessContext, Heartbeat]:
-    """Join the other processes, and claim the run directory for this job.
+    """Join the other processes, and claim the run directory of this experiment for this job.
 
-    Args:
-        config: every option.
-        experiment: its name, part of the run directory's.
-        topology: of this process.
-        stop: whether this process was asked to stop.
-        stack: releases the directory and ends the heartbeat.
+    Closing `stack` releases the directory and ends the heartbeat.
 
     Raises:
         ConfigError: an option does not fit the devices, the processes contradict each other, or
@@ -62,8 +57,7 @@ def initialize(
     poll = partial(stop.check, "while waiting for the other processes")
     connect(topology, config.cluster, poll, on_lost)
     stop.install()  # jax may have replaced the signal handlers
-    heartbeat = Heartbeat(config.cluster.heartbeat_timeout_seconds, on_lost)
-    stack.enter_context(heartbeat)
+    heartbeat = stack.enter_context(Heartbeat(config.cluster.heartbeat_timeout_seconds, on_lost))
     start_devices(topology, config.cluster, on_lost)
     is_chief = topology.process_id == 0
 
@@ -71,7 +65,7 @@ def initialize(
         check_gpus(topology)
         options = dataclasses.asdict(config)
         del options["cluster"]["process_id"], options["run"]["quiet"]
-        code = environment.source("**/*.py") if topology.num_processes > 1 else ""
+        code = environment.source() if topology.num_processes > 1 else ""
         return checksums.of_json(options), f"{code}, jax {jax.__version__}"
 
     def lay_out() -> tuple[Mesh, slice]:
@@ -114,14 +108,13 @@ def check_same(of_processes: Sequence[tuple[str, str]]) -> None:
     Raises:
         ConfigError: one differs from process 0; names it.
     """
-    (options, code), *others = of_processes
-    for index, (other_options, other_code) in enumerate(others, start=1):
-        if other_options != options:
+    for index, (options, code) in enumerate(of_processes):
+        if options != of_processes[0][0]:
             raise ConfigError(
                 f"process {index} was started with other options than process 0",
                 "start all with the same command line",
             )
-        if other_code != code:
+        if code != of_processes[0][1]:
             raise ConfigError(
                 f"process {index} runs other code than process 0",
                 "give all hosts the same versions of the trainer and of jax",
@@ -134,14 +127,11 @@ def _stop_waiting(config: Config, stop: StopRequest) -> Callable[[str], bool]:
     It gets a message about that attempt, and shows it once. It raises Preempted when asked to stop.
     """
     seconds = config.cluster.startup_timeout_seconds
-    end, shown = time.monotonic() + seconds, False
+    end = time.monotonic() + seconds
+    show_once = cache(Terminal(quiet=config.run.quiet).note)
 
     def give_up(message: str) -> bool:
-        nonlocal shown
-        if not shown:
-            option = f"cluster.startup_timeout_seconds={seconds}"
-            Terminal(quiet=config.run.quiet).note(f"{message}: waiting for its end, {option}")
-            shown = True
+        show_once(f"{message}: waiting for its end, cluster.startup_timeout_seconds={seconds}")
         stop.check("while waiting for the end of an earlier attempt")
         return time.monotonic() > end
 

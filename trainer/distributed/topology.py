@@ -19,7 +19,7 @@ class Topology(NamedTuple):
     kind: str  # single, explicit, slurm or kubernetes
     num_processes: int
     process_id: int
-    host: str | None  # of process 0; None for a single process
+    host: str | None  # of process 0; None where nothing names it
     ports: tuple[int, ...]  # where the processes meet: the first of them that is free on the host
     evidence: str  # the options or variables that say so, for messages
     # The same in all processes of a run, and compared when they meet. In SLURM it is unique to a
@@ -41,7 +41,7 @@ def resolve(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:
         ConfigError: what they say is incomplete or contradicts itself.
     """
     topology = _detect(cluster, environ)
-    if cluster.coordinator_port is not None and topology.ports:
+    if cluster.coordinator_port is not None:
         topology = topology._replace(ports=(cluster.coordinator_port,))
     if cluster.gpus_per_process is not None:
         evidence = f"cluster.gpus_per_process={cluster.gpus_per_process}"
@@ -63,12 +63,17 @@ def _detect(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:
     variables = {name: environ.get(name) for name in VARIABLES}
     is_pod = environ.get(INDEX) and not variables["JAX_PROCESS_ID"]
     if kind == "auto" and any(variables.values()) and not is_pod:
-        return _in_slurm_step(_explicit(variables, "the variables JAX_*"), environ)
+        topology = _explicit(variables, "the variables JAX_*")
+        task = slurm.read(environ) if slurm.STEP in environ else None
+        if task is None or task["num_processes"] == 1:
+            return topology
+        # JAX_* only says which process this is: SLURM knows its GPUs.
+        gpus = ("local_device_ids", "gpus", "gpus_evidence")
+        return topology._replace(**{name: task[name] for name in gpus if name in task})
     if kind == "kubernetes" or (kind == "auto" and environ.get(INDEX)):
         return _kubernetes(environ)
-    step = slurm.read(environ)
-    if step is not None:
-        return _slurm(step)
+    if (task := slurm.read(environ)) is not None:
+        return Topology(**task)
     if kind == "slurm":
         raise ConfigError("cluster=slurm: SLURM_JOB_ID is not set", "start it with srun")
     return Topology("single", 1, 0, None, (), "no cluster variables")
@@ -80,26 +85,17 @@ def _explicit(given: Mapping[str, str | int | None], source: str) -> Topology:
         raise ConfigError(
             f"{', '.join(missing)} missing", f"{source} go together: {', '.join(given)}"
         )
-    (address_name, address), (number_name, number), (id_name, process_id) = given.items()
-    count, index = _whole(number_name, number), _whole(id_name, process_id)
-    if not 0 <= index < count:
+    address_name, number_name, id_name = given
+    count, index = slurm.whole(given, number_name), slurm.whole(given, id_name)
+    if index >= count:
         raise ConfigError(f"{id_name}={index}", f"with {number_name}={count} use 0 to {count - 1}")
-    host, port = _address(address_name, str(address))
-    return Topology("explicit", count, index, host, (port,), source, attempt=f"at {address}")
-
-
-def _in_slurm_step(topology: Topology, environ: Mapping[str, str]) -> Topology:
-    """Add the GPUs of the SLURM task, if this is one: the variables JAX_* only say its rank."""
-    step = slurm.read(environ) if slurm.STEP in environ else None
-    if step is None or step.tasks == 1:
-        return topology
-    if step.tasks != topology.num_processes:
-        raise ConfigError(
-            f"JAX_NUM_PROCESSES={topology.num_processes}, but SLURM started {step.tasks} tasks "
-            "(SLURM_STEP_NUM_TASKS)",
-            "unset the variables JAX_*, or make the two agree",
-        )
-    return _with_gpus(topology, step)
+    address = str(given[address_name])
+    match = re.fullmatch(r"\[?(.+?)\]?:(\d{1,5})", address, re.ASCII)  # [...]: an IPv6 address
+    if not match or not 0 < int(match[2]) < 2**16:
+        hint = "use HOST:PORT of process 0, like node1:8476"
+        raise ConfigError(f"{address_name}={address}", hint)
+    ports = (int(match[2]),)
+    return Topology("explicit", count, index, match[1], ports, source, attempt=f"at {address}")
 
 
 def _kubernetes(environ: Mapping[str, str]) -> Topology:
@@ -115,40 +111,3 @@ def _kubernetes(environ: Mapping[str, str]) -> Topology:
         job=f"the Kubernetes job of {topology.host}",
         hosts=tuple(f"{name[1]}{i}{name[2] or ''}" for i in range(count)) if name else (),
     )
-
-
-def _slurm(step: slurm.Step) -> Topology:
-    several = step.tasks > 1
-    topology = Topology(
-        "slurm" if several else "single",
-        step.tasks,
-        step.task,
-        step.hosts[0] if several else None,
-        step.ports() if several else (),
-        f"SLURM_JOB_ID={step.job_id}, SLURM_PROCID={step.task} of {step.tasks}",
-        attempt=step.attempt,
-        job=f"SLURM job {step.job_id}",
-        hosts=step.hosts,
-    )
-    return _with_gpus(topology, step)
-
-
-def _with_gpus(topology: Topology, step: slurm.Step) -> Topology:
-    return topology._replace(
-        local_device_ids=step.local_device_ids, gpus=step.gpus, gpus_evidence=step.gpus_evidence
-    )
-
-
-def _address(name: str, address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")  # of an IPv6 address
-    if not (host and colon and port.isdigit() and 0 < int(port) < 2**16):
-        raise ConfigError(f"{name}={address}", "use HOST:PORT of process 0, like node1:8476")
-    return host, int(port)
-
-
-def _whole(name: str, value: str | int | None) -> int:
-    try:
-        return int(str(value))
-    except ValueError:
-        raise ConfigError(f"{name}={value}", "use a whole number") from None

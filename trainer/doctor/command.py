@@ -1,7 +1,6 @@
 """`python -m trainer doctor`: check everything a job needs, before the job is submitted."""
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -46,14 +45,11 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     jobs = compose(args.overrides)
     if len(jobs) != 1:
         raise ConfigError("doctor checks one job: leave out lists of values such as a=1,2")
-    config = jobs[0].config
-    data = dataclasses.replace(config.data, download=config.data.download and args.download)
-    downloadable = config.data.download and not args.download
     from trainer.doctor.examination import Examination  # and jax, once the configuration is good
 
     claim_stdout()
-    config = dataclasses.replace(config, data=data)
-    return Examination(config, downloadable, stop, partial(_show, as_json=args.json)).run()
+    show_findings = partial(_show, as_json=args.json)
+    return Examination(jobs[0].config, args.download, stop, show_findings).run()
 
 
 def _parser() -> argparse.ArgumentParser:

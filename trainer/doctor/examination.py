@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NoReturn
 
@@ -37,19 +38,18 @@ class Examination:
     def __init__(
         self,
         config: Config,  # of the job
-        downloadable: bool,  # the job will download missing data when it starts
+        download: bool,  # missing data, where the job would do so when it starts
         stop: StopRequest,
         show: Callable[[Sequence[Finding]], None],
     ) -> None:
-        self._config, self._downloadable, self._stop, self._show = config, downloadable, stop, show
+        self._config, self._download, self._stop, self._show = config, download, stop, show
         self._findings: list[Finding] = []
-        self._topology: Topology | None = None
-        self._count = 1  # of processes
-        self._in_step = True  # the other processes do the next collective as well
-        self._exiting = threading.Lock()
-        self._dataset: Dataset | None = None
-        self._mesh: Mesh
+        self._topology: Topology
         self._heartbeat: Heartbeat
+        self._can_share = False  # collectives need the devices of all processes
+        self._mesh: Mesh
+        self._dataset: Dataset | None = None
+        self._exiting = threading.Lock()
 
     def run(self) -> int:
         """Do all checks; return the exit code."""
@@ -57,74 +57,69 @@ class Examination:
         option = "run.dir" if config.run.dir is not None else "run.root"
         root = expanded(config.run.dir or config.run.root, option).absolute()
         self._look("versions", host.versions)
-        self._look("topology", self._resolve)
-        topology = self._topology
-        if topology is not None:
-            self._look("host name", partial(host.own_name, topology))
-        self._look("proxies", host.proxies)
+        known = self._look("topology", self._resolve) is None
+        if known:
+            self._look("host name", lambda: host.own_name(self._topology))
         self._look("compilation cache", partial(host.compilation_cache, config))
         self._look("free space", partial(host.free_space, root))
-        if topology is None or self._look("meeting", partial(self._meet, topology)):
+        if not known or self._look("meeting", self._meet) is not None:
             self._show(self._findings)
             return exit_code(self._findings)
-        chief = topology.process_id == 0
-        lost = partial(self._give_up, "end")
-        with Heartbeat(config.cluster.heartbeat_timeout_seconds, lost) as self._heartbeat:
-            self._try("devices", partial(self._start_devices, topology))
+        is_chief = self._topology.process_id == 0
+        seconds = config.cluster.heartbeat_timeout_seconds
+        with Heartbeat(seconds, partial(self._exit, "end")) as self._heartbeat:
+            self._try("devices", self._start_devices)
             has_mesh = self._try("mesh", self._make_mesh)
             divides = has_mesh and self._try("batch", lambda: cluster.batch(config, self._mesh))
-            self._try("run directory", partial(cluster.run_directory, root, chief))
+            self._try("run directory", partial(cluster.run_directory, root, is_chief))
             self._try("data", self._load)
             self._try("clocks", cluster.clocks)
             if has_mesh:
                 self._try("all-reduce", lambda: cluster.all_reduce(self._mesh))
             if divides:
                 self._try("one step", self._do_one_step)
-            findings: list[Finding] = []
-            self._try("end", partial(self._gather, findings))
-            if chief:
-                self._show(findings)
-            return exit_code(findings)
+            self._try("end", self._gather)
+            if is_chief:
+                self._show(self._findings)
+            return exit_code(self._findings)
 
     def _resolve(self) -> str:
         self._topology = topology = resolve(self._config.cluster, os.environ)
-        self._count = topology.num_processes
         process = f"process {topology.process_id} of {topology.num_processes}"
         return f"{process} ({topology.kind}): {topology.evidence}"
 
-    def _meet(self, topology: Topology) -> str:
+    def _meet(self) -> str:
+        topology = self._topology
         poll = partial(self._stop.check, "while waiting for the other processes")
-        connect(topology, self._config.cluster, poll, partial(self._give_up, "meeting"))
+        connect(topology, self._config.cluster, poll, partial(self._exit, "meeting"))
         self._stop.install()
         if topology.num_processes == 1:
             return "one process: nobody to meet"
         return f"{topology.num_processes} processes at {topology.host}"
 
-    def _start_devices(self, topology: Topology) -> str:
-        self._in_step = False  # collectives need the devices of all processes
-        start_devices(topology, self._config.cluster, partial(self._give_up, "devices"))
-        self._in_step = True
-        return cluster.seen(topology)
+    def _start_devices(self) -> str:
+        start_devices(self._topology, self._config.cluster, partial(self._exit, "devices"))
+        self._can_share = True
+        return cluster.seen(self._topology)
 
     def _make_mesh(self) -> str:
         self._mesh = together(lambda: make_mesh(self._config.parallel.devices))
         return f"{self._mesh.size} devices along the axis {AXIS}"
 
     def _load(self) -> str:
+        data, quiet = self._config.data, Terminal(quiet=True)
         try:
-            quiet = Terminal(quiet=True)
-            dataset = mnist.load(
-                self._config.data,
+            self._dataset = dataset = mnist.load(
+                replace(data, download=data.download and self._download),
                 progress=quiet.download,
                 poll=partial(self._stop.check, "during the download of the data set"),
                 warn=quiet.warn,
             )
         except Missing:
-            if not self._downloadable:
+            if self._download or not data.download:
                 raise
             hint = "run doctor with --download, on one host of a shared data.cache_dir"
             raise Concern("files are missing: the first start downloads them", hint) from None
-        self._dataset = dataset
         counts = f"{len(dataset.train.labels):,} + {len(dataset.test.labels):,} images"
         return f"{dataset.name}: {counts}, sha256 {dataset.sha256[:16]}"
 
@@ -132,10 +127,10 @@ class Examination:
         everywhere = all(share(lambda: self._dataset is not None))
         return cluster.one_step(self._config, self._dataset if everywhere else None, self._mesh)
 
-    def _gather(self, findings: list[Finding]) -> str:
-        of_processes = share(self._findings.copy)
-        findings += merge([Finding(*finding) for finding in own] for own in of_processes)
-        return "all processes have reported"
+    def _gather(self) -> str:
+        of_processes = share(lambda: self._findings)
+        self._findings = merge([Finding(*finding) for finding in own] for own in of_processes)
+        return "all checks are done"
 
     def _look(self, check: str, look: Callable[[], str]) -> Exception | None:
         """Do a check, and add its finding; return the error if it failed."""
@@ -153,21 +148,21 @@ class Examination:
         """
         seconds = self._config.cluster.hang_timeout_seconds
         message = f"no end within cluster.hang_timeout_seconds={seconds:g}"
-        with time_limit(seconds, lambda: self._give_up(check, message)):
+        with time_limit(seconds, lambda: self._exit(check, message)):
             error = self._look(check, look)
-        # After a TrainerError all continue: all have it, or their next collective tells them.
-        known = isinstance(error, TrainerError) and not isinstance(error, PeerLost)
-        if error is None or self._count == 1 or (known and self._in_step):
+        if error is None or self._topology.num_processes == 1:
             return error is None
+        # After a TrainerError all continue: all have it, or their next collective tells them.
+        if self._can_share and isinstance(error, TrainerError) and not isinstance(error, PeerLost):
+            return False
         if is_peer_loss(error):
-            self._give_up("end", f"lost {self._heartbeat.find_lost()}")
+            self._exit("end", f"lost {self._heartbeat.find_lost()}")
         self._exit()
 
-    def _give_up(self, check: str, message: str) -> NoReturn:
-        """Exit, from any thread, because other processes do not answer."""
-        self._findings.append(Finding(check, FAILURE, message, "look at the logs of all processes"))
-        self._exit()
-
-    def _exit(self) -> NoReturn:
+    def _exit(self, check: str = "", message: str = "") -> NoReturn:
+        """Exit, from any thread; a message says that other processes do not answer."""
+        if message:
+            hint = "look at the logs of all processes"
+            self._findings.append(Finding(check, FAILURE, message, hint))
         self._exiting.acquire()  # and never release: several threads may come here
         hard_exit(exit_code(self._findings), lambda: self._show(self._findings))

@@ -1,6 +1,5 @@
 """The run directory: one per job, found again by its name; the names of the files in it."""
 
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -34,8 +33,7 @@ def steps(directory: Path) -> list[int]:
         OSError: the folder cannot be read.
     """
     try:
-        with os.scandir(directory) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
+        names = [path.name for path in directory.iterdir() if path.is_dir()]
     except FileNotFoundError:
         return []
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
@@ -46,10 +44,8 @@ def expanded(path: Path | str, option: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise ConfigError(
-            f"{option}={path}: there is no such home directory",
-            "write the folder out, or set HOME",
-        ) from None
+        message = f"{option}={path}: there is no such home directory"
+        raise ConfigError(message, "write the folder out, or set HOME") from None
 
 
 def choose(root: str, experiment: str, name: str | None, folder: str | None) -> Path:
@@ -76,28 +72,15 @@ def choose(root: str, experiment: str, name: str | None, folder: str | None) -> 
 def create(directory: Path) -> None:
     """Make the run directory if it is missing; errors as in `make`, or ConfigError for a sweep."""
     make(directory)
-    with writing(directory):
-        if (directory / SWEEP).exists():
-            raise ConfigError(
-                f"{directory} is the folder of a sweep, not a run directory",
-                "choose another with run.name=NAME",
-            )
+    if (directory / SWEEP).exists():
+        message = f"{directory} is the folder of a sweep, not a run directory"
+        raise ConfigError(message, "choose another with run.name=NAME")
 
 
 def make(folder: Path) -> None:
     """Make a folder and its parents if they are missing; raises as `writing` does."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-
-
-def refuse_run(folder: Path) -> None:
-    """Raise ConfigError if a sweep would go into the directory of a single run."""
-    with writing(folder):
-        if is_run(folder):
-            raise ConfigError(
-                f"-m: {folder} is the directory of a single run, not of a sweep",
-                "choose another folder with run.name=NAME",
-            )
 
 
 def describe(directory: Path, record: Mapping[str, str], environment: Mapping[str, object]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,16 +29,17 @@ class TrainerError(Exception):
         super().__init__(f"{message}{separator}{hint}" if hint else message)
         self.message, self.hint = message, hint
 
-    @classmethod
-    def name(cls) -> str:
-        """Return the name of the class below TrainerError, to send to other processes."""
-        return next((kind.__name__ for kind in cls.__mro__ if TrainerError in kind.__bases__), "")
+    def packed(self) -> dict[str, str]:
+        """Return what another process needs to raise this error too: see unpacked()."""
+        classes = (c.__name__ for c in type(self).__mro__ if TrainerError in c.__bases__)
+        return {"kind": next(classes, ""), "message": self.message, "hint": self.hint}
 
     @classmethod
-    def named(cls, name: str) -> type[TrainerError]:
-        """Return the class with this name; TrainerError where there is none."""
+    def unpacked(cls, packed: Mapping[str, str], sender: str = "") -> TrainerError:
+        """Return the error that another process has packed; its message begins with `sender`."""
         kinds = {kind.__name__: kind for kind in cls.__subclasses__()}
-        return kinds.get(name, TrainerError)
+        kind = kinds.get(packed["kind"], TrainerError)
+        return kind(sender + packed["message"], packed["hint"])
 
 
 class ConfigError(TrainerError):

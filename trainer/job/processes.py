@@ -51,11 +51,18 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
     It has a session of its own, so Ctrl-C reaches it only through this process.
     """
+    parent, libc = os.getpid(), ctypes.CDLL(None)
+
+    def prepare() -> None:  # runs in the child, between fork and exec
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # the parent has died already
+            os._exit(EXIT_INTERNAL)
+
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=_die_with_parent(),
+        preexec_fn=prepare,
         **options,
     )
 
@@ -88,14 +95,3 @@ def end(children: Sequence[subprocess.Popen[Any]]) -> None:
                 os.killpg(child.pid, signal.SIGKILL)
     for child in children:
         child.wait()
-
-
-def _die_with_parent() -> Callable[[], None]:
-    parent, libc = os.getpid(), ctypes.CDLL(None)
-
-    def prepare() -> None:  # runs in the child, between fork and exec
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # the parent has died already
-            os._exit(EXIT_INTERNAL)
-
-    return prepare

@@ -39,8 +39,7 @@ def environment(
     env = processes.environment(environ, layout.processes, process_id, address)
     flags = [f for f in env.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICE_COUNT)]
     flags.append(f"{_DEVICE_COUNT}={layout.devices}")
-    if one_thread:
-        flags.append("--xla_cpu_multi_thread_eigen=false")
+    flags += ["--xla_cpu_multi_thread_eigen=false"] if one_thread else []
     env["XLA_FLAGS"] = " ".join(flags)
     if layout.processes > 1:  # no two share a GPU
         first, last = process_id * layout.devices, (process_id + 1) * layout.devices
@@ -59,11 +58,11 @@ def started(
     `logs` has a file for the output of each process; `one_thread` is that of `environment`.
     """
     address, children = processes.free_address(), []
-    command = [*PROGRAM, *overrides]
     try:
-        for process_id, path in enumerate(logs):
-            env = environment(os.environ, layout, process_id, address, one_thread)
+        for index, path in enumerate(logs):
+            env = environment(os.environ, layout, index, address, one_thread)
             with path.open("wb") as log:
+                command = [*PROGRAM, *overrides]
                 children.append(processes.start(command, env=env, stdout=log, stderr=log))
         yield children
     finally:

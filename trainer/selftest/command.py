@@ -14,13 +14,7 @@ from typing import Any
 
 from trainer.commands import arguments as command_line
 from trainer.job.directory import expanded
-from trainer.job.errors import (
-    EXIT_COMPLETED,
-    EXIT_INTERNAL,
-    ConfigError,
-    TrainerError,
-    writing,
-)
+from trainer.job.errors import EXIT_COMPLETED, EXIT_INTERNAL, ConfigError, TrainerError, writing
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import show
@@ -67,18 +61,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser, number = command_line.parser("selftest", DESCRIPTION, EPILOG), command_line.at_least(1)
     add, names = parser.add_argument, ",".join(SIGNALS)
     add("--kills", type=number, default=20, metavar="N", help="interruptions in all (default: 20)")
-    add("--processes", type=number, metavar="P", help="processes of the job (default: 1)")
-    add("--devices", type=number, metavar="D", help="devices per process (default: 1)")
+    add("--processes", type=number, default=1, metavar="P", help="of the job (default: 1)")
+    add("--devices", type=number, default=1, metavar="D", help="per process (default: 1)")
     drawn = f"what to send, drawn at random (default: {names})"
     add("--signals", type=_signals, metavar="NAME,...", default=names, help=drawn)
     add("--seed", type=int, default=0, metavar="S", help="of the random draws (default: 0)")
     add("--dir", metavar="DIR", help="an empty or new folder to work in (default: a temporary one)")
     add("--keep", action="store_true", help="do not empty the folder at the end")
-    drawn = "draw PROCESSESxDEVICES at each start; needs --virtual-shards"
+    drawn = "draw PROCESSESxDEVICES at each start but the first; needs --virtual-shards"
     add("--layouts", type=_layouts, metavar="PxD,...", help=drawn)
     add("--virtual-shards", type=number, metavar="V", help="parallel.virtual_shards=V")
-    flipped = "flip a bit of a checkpoint every N starts"
-    add("--flip-every", type=number, metavar="N", help=flipped)
+    add("--flip-every", type=number, metavar="N", help="flip a bit of a checkpoint every N starts")
     add("--json", action="store_true", help="print the result as JSON")
     options = "of the job; a +experiment=NAME among them replaces the short job"
     add("overrides", nargs="*", metavar="OPTION=VALUE", help=options)
@@ -91,9 +84,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if args.layouts and not args.virtual_shards:
         message = "--layouts needs --virtual-shards: else the bits depend on the number of devices"
         raise ConfigError(message, "add --virtual-shards V")
-    if args.layouts and (args.processes or args.devices):
-        raise ConfigError("--layouts: the unbroken run is on 1x1", "omit --processes and --devices")
-    args.reference = Layout(args.processes or 1, args.devices or 1)
+    args.reference = Layout(args.processes, args.devices)
     args.layouts = args.layouts or [args.reference]
     if args.virtual_shards:
         args.overrides.append(f"parallel.virtual_shards={args.virtual_shards}")
@@ -130,21 +121,20 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         raise
     finally:
         terminal.close()
-    kept = args.keep or not result["proven"]
-    if kept:
+    proven = result["proven"]
+    if args.keep or not proven:
         result["kept_in"] = str(folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        if args.dir:
+            folder.mkdir(exist_ok=True)
     if args.json:
         show(to_json(result, indent=2))
     else:
         verdict = "proven: every run ended with the bits and the log of the unbroken one"
-        verdict = verdict if result["proven"] else "NOT EQUAL"
+        verdict = verdict if proven else "NOT EQUAL"
         Terminal(sys.stdout).summary([*rows(result), ("verdict", verdict)])
-    if not kept:
-        for path in folder.iterdir():
-            shutil.rmtree(path, ignore_errors=True)
-        if args.dir is None:
-            folder.rmdir()
-    return EXIT_COMPLETED if result["proven"] else EXIT_INTERNAL
+    return EXIT_COMPLETED if proven else EXIT_INTERNAL
 
 
 def rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:

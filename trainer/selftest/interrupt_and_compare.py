@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import random
-import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from signal import SIGABRT, SIGKILL, Signals
+from subprocess import Popen
+from typing import Any, NamedTuple
 
 from trainer.config.compose import quoted
 from trainer.job import processes
-from trainer.job.errors import EXIT_COMPLETED, EXIT_RETRY, Preempted, TrainerError
+from trainer.job.errors import EXIT_COMPLETED, EXIT_INTERNAL, EXIT_RETRY, TrainerError
 from trainer.job.signals import StopRequest
 from trainer.selftest import inspect
 from trainer.selftest.children import Layout, handles_signals, started
@@ -23,30 +23,34 @@ from trainer.tracking.terminal import Terminal
 PEER_SECONDS = 20.0  # from the loss of a process to the end of the others
 MEET_SECONDS = 40.0  # the same before they have met: jax waits for its start-up timeout twice
 END_SECONDS = 60.0  # from a signal that asks to stop to the end
-RUN_SECONDS = 1800.0  # a whole start
-PATIENCE = 3  # interruptions without progress; the next ones come later and later
 PEER_OPTIONS = ("cluster.heartbeat_timeout_seconds=4", "cluster.startup_timeout_seconds=10")
-COUNTS = ("interruptions", "chains", "restarts", "redone", "redone_at_most", "flipped", "set_aside")
+COUNTS = ("chains", "restarts", "flipped", "set_aside")
 
 
-class Broken(TrainerError):
-    """Something that must hold does not; the message says what."""
+class Interruption(NamedTuple):
+    """A signal for one start, drawn before it, so that a seed means the same on any machine."""
+
+    signal: Signals
+    victims: list[int]  # the processes that get it
+    seconds: float  # after the start
 
 
-def allowed_codes(number: signal.Signals, *, hit: bool, clean: bool) -> set[int]:
-    """Return the exit codes that a process may end with after a signal. Pure.
+def allowed_codes(hit: Interruption | None, index: int, clean: bool) -> set[int]:
+    """Return the exit codes that process `index` may end with after a signal, or without one. Pure.
 
-    `hit`: the signal was sent to this process, and not only to others. `clean`: all to which it was
-    sent could handle it, which is never the case for SIGKILL.
+    `clean`: all to which it was sent could handle it, which is never the case for SIGKILL.
     """
-    codes = {EXIT_COMPLETED}  # it may just have finished
-    if clean:
-        return codes | {EXIT_RETRY}
-    if not hit:  # jax ends a process by SIGABRT itself where our heartbeat does not watch yet
-        return codes | {EXIT_RETRY, -signal.SIGABRT}
-    if number is signal.SIGKILL:
-        return codes | {-number}
-    return codes | {EXIT_RETRY, -number, 1}  # before Python handles signals, or after
+    if not hit:
+        return {EXIT_COMPLETED}
+    victim = index in hit.victims
+    if victim and hit.signal is SIGKILL:
+        return {EXIT_COMPLETED, -SIGKILL}  # it may just have finished
+    codes = {EXIT_COMPLETED, EXIT_RETRY}
+    if not clean and victim:
+        codes |= {-hit.signal, 1}  # before Python handles signals, or after
+    elif not clean:
+        codes |= {-SIGABRT}  # jax ends a process itself where our heartbeat does not watch yet
+    return codes
 
 
 class Proof:
@@ -57,13 +61,12 @@ class Proof:
     ) -> None:
         """Prepare; `args` are those of the command line, checked."""
         self.args, self.folder = args, folder
-        self.counts = dict.fromkeys(COUNTS, 0)
-        self.by_signal, self.by_phase = Counter[str](), Counter[str]()  # interruptions
-        self.by_layout = Counter[str]()  # starts
+        self.counts, self.by_layout = dict.fromkeys(COUNTS, 0), Counter[str]()  # of starts
+        # Of each interruption: its signal, the last step logged, and that of the checkpoint left.
+        self.interruptions: list[tuple[str, int, int]] = []
         self._stop, self._terminal = stop, terminal
         self._rng = random.Random(args.seed)  # noqa: S311  (not for secrets)
-        self._seconds = 0.0  # of the latest start that ran from the beginning to the end
-        self._idle = 0  # interruptions in a row without progress
+        self._seconds = 0.0  # of a whole start with compiled programs
         self._flipped: int | None = None  # step of a flipped checkpoint that no start has met yet
         (folder / "logs").mkdir()
 
@@ -78,23 +81,30 @@ class Proof:
         """
         began, unbroken = time.monotonic(), self.folder / "unbroken"
         self._terminal.note(f"unbroken run on {self.args.reference} in {self.folder}")
-        self._one_start(unbroken, self.args.reference, interrupt=False)
-        self._terminal.note(f"unbroken run: {self._seconds:.1f} s")
-        expected = runs.last_summary(unbroken)
-        self._seconds -= expected["seconds"]["compile"]  # later starts have the programs cached
+        self._start(unbroken, self.args.reference)
+        seconds, expected = time.monotonic() - began, runs.last_summary(unbroken)
+        self._terminal.note(f"unbroken run: {seconds:.1f} s")
+        self._seconds = seconds - expected["seconds"]["compile"]  # all later starts have them
         if len(inspect.committed(unbroken)) < 2:
-            raise Broken("the unbroken run has fewer than 2 checkpoints: lower checkpoint.*")
+            raise TrainerError("the unbroken run has fewer than 2 checkpoints: lower checkpoint.*")
         problems: list[str] = []
-        while not problems and self.counts["interruptions"] < self.args.kills:
+        while not problems and len(self.interruptions) < self.args.kills:
             broken = self._chain()
             problems = [f"{broken.name}: {line}" for line in inspect.differences(unbroken, broken)]
             verdict = "NOT equal" if problems else "equal"
             self._terminal.note(f"{broken.name} is completed and {verdict}")
+        redone = [max(0, reached - after) for _, reached, after in self.interruptions]
+        phases = ("training" if reached else "start-up" for _, reached, _ in self.interruptions)
         return {
             "proven": not problems,
             "differences": problems,
+            "interruptions": len(redone),
             **self.counts,
-            **{name: getattr(self, name) for name in ("by_signal", "by_phase", "by_layout")},
+            "redone": sum(redone),
+            "redone_at_most": max(redone, default=0),
+            "by_signal": Counter(name for name, _, _ in self.interruptions),
+            "by_phase": Counter(phases),
+            "by_layout": self.by_layout,
             "wall_seconds": round(time.monotonic() - began, 1),
             "weights_sha256_unbroken": expected["weights_sha256"],
             "weights_sha256_interrupted": runs.last_summary(broken).get("weights_sha256"),
@@ -105,31 +115,32 @@ class Proof:
         args, counts = self.args, self.counts
         counts["chains"] += 1
         run = self.folder / f"broken-{counts['chains']}"
-        self._idle, self._flipped, since_flip = 0, None, 0
-        while True:
-            layout, interrupt = self._rng.choice(args.layouts), counts["interruptions"] < args.kills
-            if self._one_start(run, layout, interrupt):
-                break
-            counts["restarts"] += 1
-            since_flip += 1
-            if args.flip_every and since_flip >= args.flip_every and self._flip(run):
-                since_flip = 0
+        self._flipped, completed = None, False
+        while not completed:
+            layout = self._rng.choice(args.layouts)
+            interrupt = len(self.interruptions) < args.kills
+            completed = self._start(run, layout, self._draw(layout) if interrupt else None)
+            counts["restarts"] += not completed
+            if args.flip_every and not completed and counts["restarts"] % args.flip_every == 0:
+                self._flip(run)
         if args.flip_every and not counts["flipped"] and self._flip(run):
-            self._one_start(run, layout, interrupt=False)  # no restart had two checkpoints
+            self._start(run, layout)  # no restart had two checkpoints
         return run
 
-    def _one_start(self, run: Path, layout: Layout, interrupt: bool) -> bool:
-        """Start the job, interrupt it or not, check its end; return whether it completed."""
-        rng, counts = self._rng, self.counts
-        if interrupt:  # all is drawn first, so that a seed means the same on any machine
-            number, moment, everyone = rng.choice(self.args.signals), rng.random(), rng.random()
-            victim = rng.randrange(layout.processes)
-            victims = list(range(layout.processes)) if everyone < 0.5 else [victim]
-            # Where start-up alone takes longer than the unbroken run did, only later instants help.
-            seconds = moment * 1.1 * self._seconds * 1.5 ** max(0, self._idle - PATIENCE)
+    def _draw(self, layout: Layout) -> Interruption:
+        number, moment = self._rng.choice(self.args.signals), self._rng.random()
+        everyone, victim = self._rng.random() < 0.5, self._rng.randrange(layout.processes)
+        victims = list(range(layout.processes)) if everyone else [victim]
+        return Interruption(number, victims, moment * 1.1 * self._seconds)
+
+    def _start(self, run: Path, layout: Layout, hit: Interruption | None = None) -> bool:
+        """Start the job, interrupt it if it runs that long, and check all that must hold then.
+
+        Returns whether it completed.
+        """
         self.by_layout[str(layout)] += 1
-        prefix = self.folder / "logs" / f"{run.name}-start-{self.by_layout.total()}"
-        logs = [Path(f"{prefix}-{index}.txt") for index in range(layout.processes)]
+        prefix = f"{run.name}-start-{self.by_layout.total()}"
+        logs = [self.folder / "logs" / f"{prefix}-{i}.txt" for i in range(layout.processes)]
         overrides = [
             *self.args.overrides,
             *(PEER_OPTIONS if layout.processes > 1 else ()),
@@ -137,63 +148,53 @@ class Proof:
             f"run.dir={quoted(run)}",
             f"train.compilation_cache_dir={quoted(self.folder / 'cache')}",
         ]
-        one_thread = max(each.devices for each in self.args.layouts) > 1
-        what = "without a signal"
+        layouts = [self.args.reference, *self.args.layouts]
+        one_thread = max(each.devices for each in layouts) > 1
+        clean, what = True, "without a signal"
 
-        def broken(problem: str, index: int = 0) -> Broken:
-            lines = logs[index].read_text("utf-8", "replace").splitlines()[-12:]
-            output = "".join(f"\n  | {line}" for line in lines)
-            return Broken(f"{run.name} on {layout}, {what}: {problem}{output}\nsee {logs[index]}")
+        def check(holds: bool, problem: str, index: int = 0, code: int = EXIT_INTERNAL) -> None:
+            if not holds:
+                output = "\n".join(logs[index].read_text("utf-8", "replace").splitlines()[-12:])
+                where = f"{run.name} on {layout}, {what}"
+                error = TrainerError(f"{where}: {problem}\n{output}\nsee {logs[index]}")
+                error.exit_code = code
+                raise error
 
         expected = before = self._intact(run)
-        began, began_at = time.monotonic(), time.time()
+        began = time.time()
         with started(overrides, layout, logs, one_thread) as children:
-            hit = not self._wait(run, children, seconds if interrupt else RUN_SECONDS)
-            if hit and not interrupt:
-                raise broken(f"did not complete in {RUN_SECONDS:g} s")
+            if self._wait(run, children, hit and hit.seconds):
+                hit = None  # it ended before
             if hit:
-                before, trains = self._intact(run), inspect.step_reached(run, began_at)
-                whom = f" to {victims} of {layout}" if layout != (1, 1) else ""
-                what = f"{number.name}{whom} after {time.monotonic() - began:.2f} s"
-                clean = number is not signal.SIGKILL
-                for index in victims:
-                    clean &= handles_signals(children[index].pid)
-                    children[index].send_signal(number)
+                before, trains = self._intact(run), inspect.step_reached(run, began)
+                whom = f" to {hit.victims} of {layout}" if layout != (1, 1) else ""
+                what = f"{hit.signal.name}{whom} after {hit.seconds:.2f} s"
+                clean = hit.signal is not SIGKILL
+                for child in (children[index] for index in hit.victims):
+                    clean &= handles_signals(child.pid)
+                    child.send_signal(hit.signal)
                 limit = END_SECONDS if clean else PEER_SECONDS if trains else MEET_SECONDS
-                if not self._wait(run, children, limit):
-                    raise broken(f"did not end within {limit:g} s")
-        ended, codes = time.monotonic(), [child.returncode for child in children]
-        for index, code in enumerate(codes):
-            allowed = allowed_codes(number, hit=index in victims, clean=clean) if hit else {0}
-            if code not in allowed:
-                error = broken(f"ended with {code}, not with one of {sorted(allowed)}", index)
-                error.exit_code = code if not hit and code > 1 else error.exit_code
-                raise error
-        reached = inspect.step_reached(run, began_at)
+                check(self._wait(run, children, limit), f"did not end within {limit:g} s")
+        for index, code in enumerate(child.returncode for child in children):
+            allowed = allowed_codes(hit, index, clean)
+            own = EXIT_INTERNAL if hit or code <= 1 else code
+            problem = f"ended with {code}, not with one of {sorted(allowed)}"
+            check(code in allowed, problem, index, own)
+        reached = inspect.step_reached(run, began)
         resumed = inspect.resumed_from(logs[0].read_text("utf-8", "replace"))
         if resumed is not None or reached is not None:  # else it did not get that far
-            if resumed != expected:
-                raise broken(f"resumed from {resumed}, not from {expected}")
-            counts["set_aside"] += self._flipped is not None
+            check(resumed == expected, f"resumed from {resumed}, not from {expected}")
+            self.counts["set_aside"] += self._flipped is not None
             self._flipped = None
         after = self._intact(run)
-        if (after or 0) < (before or 0):
-            raise broken(f"had checkpoint {before} and now has {after}")
-        if not hit and expected is None:
-            self._seconds = ended - began
+        check((after or 0) >= (before or 0), f"had checkpoint {before} and now has {after}")
         if hit:
-            redone = max(0, (reached or 0) - (after or 0))
-            counts["interruptions"] += 1
-            counts["redone"] += redone
-            counts["redone_at_most"] = max(counts["redone_at_most"], redone)
-            self.by_signal[number.name] += 1
-            self.by_phase["training" if reached else "start-up"] += 1
-            self._idle = 0 if (after or 0) > (expected or 0) else self._idle + 1
+            self.interruptions.append((hit.signal.name, reached or 0, after or 0))
+            number = f"{len(self.interruptions)}/{self.args.kills}"
             where = f"at step {reached}" if reached else "in start-up"
             then = f"resumes from {after}" if after else "starts over"
-            number_of = f"{counts['interruptions']}/{self.args.kills}"
-            self._terminal.note(f"kill {number_of}: {what} {where}: {then}")
-        return not any(codes)
+            self._terminal.note(f"kill {number}: {what} {where}: {then}")
+        return not any(child.returncode for child in children)
 
     def _intact(self, run: Path) -> int | None:
         """Return the step of the newest committed checkpoint that was not flipped."""
@@ -209,13 +210,12 @@ class Proof:
         self.counts["flipped"] += 1
         return True
 
-    def _wait(self, run: Path, children: list[subprocess.Popen[bytes]], seconds: float) -> bool:
+    def _wait(self, run: Path, children: list[Popen[bytes]], seconds: float | None) -> bool:
         """Wait until all have ended, at most so long; return whether they have."""
-        began, done, kills = time.monotonic(), self.counts["interruptions"], self.args.kills
+        began, done, kills = time.monotonic(), len(self.interruptions), self.args.kills
 
         def look() -> None:
-            if self._stop():
-                raise Preempted(f"{self._stop.signal_name} received: the children are ended")
+            self._stop.check("the children are ended")
             status = f"{done}/{kills} interruptions, this start {time.monotonic() - began:.0f} s"
             self._terminal.work(run.name, done, kills, status)
 

@@ -104,13 +104,12 @@ def _check_job(job: Job, args: argparse.Namespace) -> None:
     scheduler, processes = args.scheduler, args.nodes * args.tasks_per_node
     gpus = args.gpus_per_node // args.tasks_per_node  # of each process
     kinds = ("auto", KINDS[scheduler], *(("single",) if processes == 1 else ()))
+    given = [f"cluster.{n}={v}" for n in topology.OPTIONS if (v := getattr(cluster, n)) is not None]
     if cluster.kind not in kinds:
-        message = f"cluster={cluster.kind}: {scheduler} will start {processes} processes"
+        given = [f"cluster={cluster.kind}"]
+    if given:
+        message = f"{given[0]}: {scheduler} will start {processes} processes and number them"
         raise ConfigError(message, "leave it out")
-    for name in topology.OPTIONS:
-        if (value := getattr(cluster, name)) is not None:
-            message = f"cluster.{name}={value}: {scheduler} numbers the processes"
-            raise ConfigError(message, "leave it out")
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if scheduler == "slurm" and gpus and platforms.partition(",")[0] == "cpu":
         message = f"JAX_PLATFORMS={platforms}: the job would inherit it and not use its GPUs"

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import posixpath
 import re
 import shutil
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 
 from trainer.config.compose import Job, compose_each
+from trainer.job.directory import choose
 from trainer.job.errors import ConfigError
 from trainer.job.stdout import show
 from trainer.submit.programs import run
@@ -95,30 +95,28 @@ def _fill_in(args: argparse.Namespace, spec: Any, pod: Any, container: Any) -> N
         kept = [re.sub("^(cluster.gpus_per_process)=.*", rf"\1={gpus}", word) for word in kept]
         limits = container["resources"]["limits"]
         total = int(limits["nvidia.com/gpu"])
+
+        def share(amount: re.Match[str]) -> str:
+            return str(-(-int(amount[0]) * gpus // total))  # rounded up
+
         shm = [v["emptyDir"] for v in pod["volumes"] if v["name"] == "shm"]
         for amounts in (limits, container["resources"]["requests"], *shm):
             for name in amounts.keys() & {*SHARED, "sizeLimit"}:
-                amounts[name] = _share(amounts[name], gpus, total)
+                amounts[name] = re.sub("^[0-9]+", share, str(amounts[name]))
     container["args"] = [*args.overrides, *kept]
-
-
-def _share(amount: str, gpus: int, total: int) -> str:
-    """Return the share of some of the GPUs in an amount such as 64Gi, rounded up."""
-    number, unit = re.fullmatch(r"(\d+)([A-Za-z]*)", str(amount)).groups()  # type: ignore[union-attr]
-    return f"{-(-int(number) * gpus // total)}{unit}"
 
 
 def _run_directory(job: Job, pod: Any, container: Any) -> tuple[str, str]:
     """Return the run directory in the pods, and the persistent volume claim that it is on."""
-    claim_of = {v["name"]: v.get("persistentVolumeClaim", {}) for v in pod["volumes"]}
-    mounted = [(m["mountPath"], claim_of[m["name"]]) for m in container["volumeMounts"]]
-    claims = {path: c["claimName"] for path, c in mounted if c and not c.get("readOnly")}
-    config = job.config.run
-    where = config.dir or posixpath.join(config.root, job.experiment, config.name or "")
-    where = posixpath.normpath(where)
-    for path, claim in claims.items():
-        if where.startswith(f"{path}/"):
-            return where, claim
-    option = f"run.root={config.root}" if config.dir is None else f"run.dir={config.dir}"
+    claims = {v["name"]: v.get("persistentVolumeClaim") for v in pod["volumes"]}
+    mounts = [mount for mount in container["volumeMounts"] if not mount.get("readOnly")]
+    kept = {m["mountPath"]: claims[m["name"]]["claimName"] for m in mounts if claims[m["name"]]}
+    given = job.config.run
+    where = choose(given.root, job.experiment, given.name or "", given.dir)
+    where = Path(os.path.normpath(where))  # without ".."
+    for path, claim in kept.items():
+        if where.is_relative_to(path) and where != Path(path):
+            return str(where), claim
+    option = f"run.root={given.root}" if given.dir is None else f"run.dir={given.dir}"
     message = f"{option}: no volume keeps this folder when the pods end"
-    raise ConfigError(message, f"use a folder below {' or '.join(claims)}")
+    raise ConfigError(message, f"use a folder below {' or '.join(kept)}")

@@ -16,8 +16,6 @@ def run(command: Sequence[str], given: str = "") -> str:
         done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     except OSError as error:
         hint = "run this where the scheduler's programs are installed"
-        if command[0] == "sbatch":  # nothing is needed to show its command
-            hint += ", or add --dry-run to see what would be submitted"
         raise UnavailableError(f"{command[0]}: {error.strerror}", hint) from None
     if done.returncode:
         output = (done.stderr or done.stdout).strip()

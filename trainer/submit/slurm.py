@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import re
 import shlex
 from pathlib import Path
 
 from trainer.config.compose import Job
-from trainer.job.directory import expanded
+from trainer.job.directory import choose
 from trainer.job.errors import ConfigError
 from trainer.job.stdout import show
 from trainer.submit.programs import run
@@ -43,34 +44,25 @@ def submit(args: argparse.Namespace, checkout: Path, job: Job, sweep: Plan | Non
         show(shlex.join(words))
         return
     number = run(words).strip().partition(";")[0]  # NUMBER[;CLUSTER]
-    log = _log(args, number)
+    log = f"tail -F {_log(args, number)}"
     if sweep:
-        show(
-            f"submitted      SLURM job array {number}, {len(sweep.trials)} tasks\n"
-            f"sweep          {sweep.folder}\n"
-            f"follow         python -m trainer sweep {shlex.quote(str(sweep.folder))}\n"
-            f"a task         tail -F {log}\n"
-            f"state          squeue --jobs={number}\n"
-            f"cancel         scancel {number}"
-        )
-        return
-    config = job.config.run
-    where = config.dir or Path(config.root) / job.experiment / (config.name or number)
-    show(
-        f"submitted      SLURM job {number}\n"
-        f"run            {expanded(where, 'run.dir').absolute()}\n"
-        f"follow         tail -F {log}\n"
-        f"state          squeue --jobs={number}\n"
-        f"save, requeue  scancel --signal=TERM {number}\n"
-        f"cancel         scancel {number}"
-    )
+        name, where = f"job array {number}, {len(sweep.trials)} tasks", str(sweep.folder)
+        follow = f"python -m trainer sweep {shlex.quote(where)}"
+        rows = {"sweep": where, "follow": follow, "a task": log}
+    else:
+        name, config = f"job {number}", job.config.run
+        where = str(choose(config.root, job.experiment, config.name or number, config.dir))
+        rows = {"run": where, "follow": log}
+    rows = {"submitted": f"SLURM {name}", **rows, "state": f"squeue --jobs={number}"}
+    rows["save, requeue"] = f"scancel --signal=TERM {number}"
+    rows["cancel"] = f"scancel {number}"
+    show("\n".join(f"{name:15}{text}" for name, text in rows.items()))
 
 
 def _log(args: argparse.Namespace, number: str) -> str:
     """Return the output file of the job, or of the first task of an array, quoted for a shell."""
     given = dict(option.partition("=")[::2] for option in args.scheduler_option)
     pattern = given.get("--output", "slurm-%A_%a.out" if args.multirun else "slurm-%j.out")
-    name = given.get("--job-name", args.name or "trainer")
-    for letter, value in (("j", number), ("A", number), ("a", "0"), ("x", name)):
-        pattern = pattern.replace(f"%{letter}", value)
-    return shlex.quote(pattern)
+    values = {"j": number, "A": number, "a": "0"}
+    values["x"] = given.get("--job-name", args.name or "trainer")
+    return shlex.quote(re.sub("%([jAax])", lambda match: values[match[1]], pattern))

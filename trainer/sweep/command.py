@@ -70,11 +70,11 @@ def multirun(arguments: Sequence[str], stop: StopRequest) -> int:
         Preempted: asked to stop; the trial at work has saved.
     """
     options = parser("-m", TRAIN, TRAIN_NOTES)
-    options.add_argument("-m", "--multirun", action="store_true", help="train a sweep")
-    options.add_argument("--members", action="store_true", help="list the trials, from 0")
-    options.add_argument("--member", metavar="I", type=int, help="train trial I in this process")
-    job = "as `python -m trainer --help` lists them"
-    options.add_argument("overrides", metavar="OPTION=VALUE", nargs="*", help=job)
+    add, job = options.add_argument, "as `python -m trainer --help` lists them"
+    add("-m", "--multirun", action="store_true", help="train a sweep")
+    add("--members", action="store_true", help="list the trials, from 0")
+    add("--member", metavar="I", type=int, help="train trial I in this process")
+    add("overrides", metavar="OPTION=VALUE", nargs="*", help=job)
     args = parse(options, arguments, intermixed=True)
     plan = make(args.overrides)
     if plan.search:

@@ -98,8 +98,8 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
     elif status == "unknown":
         status = "waiting" if info.newest_checkpoint is None else "interrupted"
     summary = runs.last_summary(run) if status == "completed" else {}
-    losses = [point.get("loss") for point in runs.points(run) if point["split"] == "eval"]
-    loss = summary.get("test_loss", losses[-1] if losses else None)
+    last = {point["split"]: point for point in runs.points(run)}
+    loss = summary.get("test_loss", last.get("eval", {}).get("loss"))
     goodput = runs.read_or_empty(run / "goodput.json")
     return Result(
         name=name,
@@ -122,8 +122,8 @@ def rank(results: Sequence[Result]) -> list[tuple[int | None, Result]]:
     """Sort by accuracy, then loss, best first; completed trials first, and only these ranked."""
 
     def key(result: Result) -> tuple[int, float, float]:
-        loss = math.nan if result.test_loss is None else result.test_loss  # the worst of all
-        loss = math.inf if math.isnan(loss) else loss
+        loss = math.inf if result.test_loss is None else result.test_loss
+        loss = math.inf if math.isnan(loss) else loss  # the worst of all
         return _ORDER.index(result.status), -(result.test_accuracy or 0.0), loss
 
     ordered = enumerate(sorted(results, key=key), 1)

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,8 @@ from trainer.sweep.folder import Trial
 from trainer.sweep.plan import Plan
 from trainer.sweep.report import formatted, show_results
 from trainer.tracking.terminal import Terminal
+
+_LOOK_SECONDS = 0.05  # between looks at the output of a trial
 
 
 def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest) -> int:
@@ -80,42 +81,40 @@ def _train(
     process dies, the kernel kills the child. `look` is called with the last line of its output.
     """
     run = folder / trial.name
+    output, ending = run / sweep_folder.OUTPUT, run / sweep_folder.ENDING
     directory.create(run)
-    with writing(folder), (run / sweep_folder.OUTPUT).open("ab") as log:
-        ending = {"begun": time.time(), "exit_code": None, "error": None}
-        write_json(run / sweep_folder.ENDING, ending)
-        size = log.tell()
+    with writing(folder), output.open("ab") as log:
+        ending.unlink(missing_ok=True)  # of an earlier start
+        begin, asked = log.tell(), False
         command = [sys.executable, "-m", "trainer", *trial.overrides]
         child = processes.start(command, stdout=log, stderr=subprocess.STDOUT)
-        stopped = False
-
-        def lines() -> list[str]:
-            with (run / sweep_folder.OUTPUT).open("rb") as output:
-                output.seek(max(size, log.seek(0, os.SEEK_END) - 8192))
-                text = output.read().decode(errors="replace")
-            return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-
-        def watch() -> None:
-            nonlocal stopped
-            if stop() and not stopped:
-                stopped = True
-                child.send_signal(signal.SIGTERM)
-            look((lines() or ["starting"])[-1])
-
         try:
-            processes.wait([child], look=watch, poll=0.05)
+            while not processes.wait([child], _LOOK_SECONDS):
+                if stop() and not asked:
+                    asked = True
+                    child.send_signal(signal.SIGTERM)
+                look((_last_lines(output, begin) or ["starting"])[-1])
         finally:
             processes.end([child])
         code, error = child.returncode, None
         if code < 0:
             error = f"killed by {signal.Signals(-code).name}"
-            early = stopped and code == -signal.SIGTERM  # before it handled signals
+            early = asked and code == -signal.SIGTERM  # before it handled signals
             code = EXIT_RETRY if early else EXIT_INTERNAL
         elif code:
-            errors = [line for line in lines() if line.startswith("error: ")] or lines()
-            error = errors[-1].removeprefix("error: ") if errors else f"exit code {code}"
-        write_json(run / sweep_folder.ENDING, {**ending, "exit_code": code, "error": error})
+            lines = _last_lines(output, begin) or [f"exit code {code}"]
+            errors = [line for line in lines if line.startswith("error: ")] or lines
+            error = errors[-1].removeprefix("error: ")
+        write_json(ending, {"exit_code": code, "error": error})
     return code, error
+
+
+def _last_lines(path: Path, begin: int) -> list[str]:
+    """Return the last lines of a file, but none from before byte `begin`; no empty ones."""
+    with path.open("rb") as file:
+        file.seek(max(begin, file.seek(0, os.SEEK_END) - 8192))
+        text = file.read().decode(errors="replace")
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
 def train_one(plan: Plan, index: int, stop: StopRequest) -> int:

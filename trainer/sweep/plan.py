@@ -19,7 +19,7 @@ from trainer.config import schema
 from trainer.config.compose import Job, compose_each, literal, quoted, readable_errors
 from trainer.config.fingerprint import FINGERPRINT, differences, select
 from trainer.job import directory
-from trainer.job.errors import ConfigError
+from trainer.job.errors import ConfigError, writing
 from trainer.sweep import folder as sweep_folder
 from trainer.sweep.folder import SEED, Trial
 
@@ -79,10 +79,9 @@ def make(overrides: Sequence[str]) -> Plan:
             shared[key] = text
     search = SEARCH in settings
     known = (SEARCH, "hydra.sweeper.", "+hydra.sweeper.") if search else "hydra.mode=MULTIRUN"
-    for text in settings:
-        if not text.startswith(known):
-            hint = f"run.name and run.dir place the sweep, and {SEARCH} searches with Optuna"
-            raise ConfigError(f"{text}: Hydra's own launchers and sweepers are not used", hint)
+    if unknown := [text for text in settings if not text.startswith(known)]:
+        hint = f"run.name and run.dir place the sweep, and {SEARCH} searches with Optuna"
+        raise ConfigError(f"{unknown[0]}: Hydra's own launchers and sweepers are not used", hint)
     if not swept:
         raise ConfigError("-m: no option has several values: give one some: optim.lr=0.02,0.05")
     values = {key: _values(override, search) for key, override in swept.items()}
@@ -95,13 +94,14 @@ def make(overrides: Sequence[str]) -> Plan:
     run, experiment = job.config.run, "several" if "+experiment" in swept else job.experiment
     name = run.name or f"sweep-{_digest(*sorted([*fixed, *lines]))}"
     folder = directory.choose(run.root, experiment, name, run.dir)
-    directory.refuse_run(folder)
+    with writing(folder):
+        if directory.is_run(folder):
+            message = f"-m: {folder} is the directory of a single run, not of a sweep"
+            raise ConfigError(message, "choose another folder with run.name=NAME")
     plan = Plan(folder, [*shared.values()], fixed, swept, settings if search else [], [], [])
     _check_folder(plan)
-    for combination in itertools.product(*values.values()):
-        plan.trials.append(plan.trial(dict(zip(swept, combination, strict=True))))
-    if len({trial.name for trial in plan.trials}) < len(plan.trials):
-        raise ConfigError(f"-m {' '.join(lines)}: a value comes twice: give each value once")
+    combinations = dict.fromkeys(itertools.product(*values.values()))  # each one once
+    plan.trials.extend(plan.trial(dict(zip(swept, own, strict=True))) for own in combinations)
     plan.jobs.extend(compose_each([trial.overrides for trial in plan.trials]))
     return plan
 
@@ -111,8 +111,6 @@ def _values(override: Override, search: bool) -> list[str]:
     text, key, sweep = override.input_line, override.get_key_element(), override.value()
     if _is_in(key, (*_PLACES, *_IRRELEVANT)):
         raise ConfigError(f"{text}: {key} is the same in all trials: give it one value")
-    if getattr(sweep, "shuffle", False):
-        raise ConfigError(f"{text}: trials have a fixed order: leave out the shuffling")
     if override.is_interval_sweep():
         if not search:
             raise ConfigError(f"{text}: list the values, or search with {SEARCH}")

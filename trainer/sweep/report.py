@@ -12,6 +12,13 @@ from trainer.sweep import folder as sweep_folder
 from trainer.sweep.folder import SEED, Group, Result, groups, rank
 
 TABLE, PLOT = "sweep.csv", "sweep.png"
+_FIGURES = {  # of the printed table: heading -> field of a Result, format
+    "test accuracy": ("test_accuracy", "{:.2%}"),
+    "test loss": ("test_loss", "{:.4f}"),
+    "steps": ("steps", "{:,}"),
+    "images/s": ("examples_per_second", "{:,.0f}"),
+    "time": ("seconds", "{:.1f} s"),
+}
 _WIDEST = 60  # characters of an error in the printed table; sweep.csv has all of it
 
 
@@ -21,12 +28,11 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
     try:
         with lock.turn(folder / sweep_folder.TURN):
             results, text = sweep_folder.results(folder), io.StringIO()
-            header = ["rank", "member", *results[0].values, *Result._fields[2:]]
-            writer = csv.DictWriter(text, header, lineterminator="\n", extrasaction="ignore")
-            writer.writeheader()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(["rank", "member", *results[0].values, *Result._fields[2:]])
             for place, result in rank(results):
-                row = {**result.values, **result._asdict(), "rank": place, "member": result.name}
-                writer.writerow(row)
+                values = [result.values.get(key) for key in results[0].values]
+                writer.writerow([place, result.name, *values, *result[2:]])
             write_text(folder / TABLE, text.getvalue())
             if by_values := groups(results):
                 write_bytes(folder / PLOT, draw(by_values))
@@ -38,26 +44,19 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
 def tables(results: Sequence[Result]) -> str:
     """Return the ranked table for people, and the one over the seeds if they are swept."""
     swept, by_values = list(results[0].values), groups(results)
-    header = ["rank", *swept, "status", "test accuracy", "test loss", "steps", "images/s", "time"]
-    rows = [[*header, ""]]
+    rows = [["rank", *swept, "status", *_FIGURES, ""]]
     for place, result in rank(results):
-        row = [
-            formatted(place, "{}"),
-            *(printable(result.values.get(k, "-")) for k in swept),
-            result.status,
-        ]
-        row += [formatted(result.test_accuracy, "{:.2%}"), formatted(result.test_loss, "{:.4f}")]
-        row += [formatted(result.steps, "{:,}"), formatted(result.examples_per_second, "{:,.0f}")]
+        values = [printable(result.values.get(key, "-")) for key in swept]
+        figures = [formatted(getattr(result, name), form) for name, form in _FIGURES.values()]
         error = printable(result.error or "")[:_WIDEST] if result.status == "failed" else ""
-        rows.append([*row, formatted(result.seconds, "{:.1f} s"), error])
-    lines = list(table(rows, {*range(1, len(swept) + 2), len(header)}))
+        rows.append([formatted(place, "{}"), *values, result.status, *figures, error])
+    lines = list(table(rows, {*range(1, len(swept) + 2), len(rows[0]) - 1}))
     if by_values and SEED in swept:
         others = list(by_values[0].values)
         rows = [[*others, "seeds", "mean accuracy", "spread", "lowest", "highest"]]
         for group in by_values:
-            figures = [group.mean, group.spread, group.lowest, group.highest]
-            values = [printable(value) for value in group.values.values()]
-            rows.append([*values, str(group.seeds), *(formatted(n, "{:.2%}") for n in figures)])
+            figures = [formatted(number, "{:.2%}") for number in group[2:6]]
+            rows.append([*map(printable, group.values.values()), str(group.seeds), *figures])
         lines += ["", *table(rows, range(len(others)))]
     return "\n".join(lines)
 

@@ -50,12 +50,12 @@ def _proposals(plan: Plan, settings: DictConfig) -> Iterator[Trial]:
 
     space = {key: _distribution(override) for key, override in plan.swept.items()}
     study, names = optuna.create_study(direction="maximize"), set[str]()
-    known = list(sweep_folder.read_plan(plan.folder)[1].values())
+    _, known = sweep_folder.read_plan(plan.folder)
+    for values in known.values():  # the trials of earlier starts come first
+        study.enqueue_trial(dict(values))
     for number in range(_TRIES * settings.n_trials):
         if len(names) == settings.n_trials:
             return
-        for values in known[number : number + 1]:  # the trials of earlier starts come first
-            study.enqueue_trial(dict(values))
         # A new sampler each time: its proposal depends on the results so far and on nothing else.
         seed = int(SeedSequence((settings.sampler.seed, number)).generate_state(1)[0])
         with readable_errors():

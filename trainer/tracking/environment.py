@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,7 +40,7 @@ def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [redact(argument) for argument in sys.orig_argv],
         "git": _git(Path(__file__).resolve().parents[2]),
-        "versions": {**versions(_PACKAGES), "trainer's source": source("**/*.py")[:16]},
+        "versions": {**versions(_PACKAGES), "trainer's source": source()[:16]},
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "cpu": {
@@ -63,13 +64,12 @@ def redact(text: str) -> str:
     return _LOGIN.sub("://***@", _SECRET.sub(r"\1***", text))
 
 
-def source(*patterns: str) -> str:
-    """Return the SHA-256 of the files that match patterns relative to the package."""
+def source() -> str:
+    """Return the SHA-256 of the Python files of the package."""
     package = Path(__file__).resolve().parents[1]
     contents = hashlib.sha256()
-    for path in sorted(path for pattern in patterns for path in package.glob(pattern)):
-        if path.is_file():
-            contents.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    for path in sorted(package.rglob("*.py")):
+        contents.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
     return contents.hexdigest()
 
 
@@ -77,14 +77,11 @@ def versions(packages: Sequence[str]) -> dict[str, str | None]:
     """Return the installed version of each package, and of python; None: not installed."""
     # A checkout does not install the trainer itself.
     known = {"python": platform.python_version(), "trainer": trainer.__version__}
-    return {package: known.get(package) or _version(package) for package in packages}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    installed: dict[str, str | None] = dict.fromkeys(packages)
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            installed[package] = known.get(package) or version(package)
+    return installed
 
 
 def _git(checkout: Path) -> dict[str, Any] | None:
@@ -99,12 +96,10 @@ def _git(checkout: Path) -> dict[str, Any] | None:
         return {"revision": revision, "dirty": built != revision} if built else None
 
     def git(*arguments: str) -> str:
-        command = ["git", "--no-optional-locks", *arguments]
-        return subprocess.check_output(
-            command, cwd=checkout, stderr=subprocess.DEVNULL, text=True, timeout=5
-        ).strip()
+        command = ["git", "--no-optional-locks", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, check=True, text=True, timeout=5).stdout
 
-    try:
-        return {"revision": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain") != ""}
-    except (OSError, subprocess.SubprocessError):
-        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        revision = git("rev-parse", "HEAD").strip()
+        return {"revision": revision, "dirty": git("status", "--porcelain") != ""}
+    return None

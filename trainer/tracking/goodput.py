@@ -77,15 +77,13 @@ class StepTimes:
         compute: handing steps to the devices and waiting for their results; data_wait: for batches;
         rest: evaluations, saving, logging, compiling. Their sum is the time by the clock.
         """
-        now = self._read()
-        wall, compute, wait = (b - a for a, b in zip(self._last, now, strict=True))
-        self._last = now
-        parts = {"compute": compute, "data_wait": wait, "rest": max(0.0, wall - compute - wait)}
-        return {name: seconds * 1000 / steps for name, seconds in parts.items()}
+        last, self._last = self._last, self._read()
+        return {name: 1000 * (now - last[name]) / steps for name, now in self._last.items()}
 
-    def _read(self) -> tuple[float, float, float]:
-        seconds = self._timer.seconds
-        return time.perf_counter(), seconds["step"], seconds["data_wait"]
+    def _read(self) -> dict[str, float]:
+        """Return the seconds since the start of the process."""
+        compute, wait = self._timer.seconds["step"], self._timer.seconds["data_wait"]
+        return {"compute": compute, "data_wait": wait, "rest": self._timer.elapsed - compute - wait}
 
 
 WRITE_SECONDS = 1.0  # between two writes: what a start that is killed loses of its account
@@ -103,22 +101,16 @@ class Ledger:
         that they logged, maybe after their last write here.
         """
         self._path, self._timer = path, timer
-        self._before: dict[str, Any] = {
-            "starts": 0,
-            "seconds": dict.fromkeys(PHASES, 0.0),
-            "lost_steps": 0,
-            "lost_seconds": 0.0,
-            "reached_step": 0,
-            "seconds_per_step": 0.0,
-        }
+        before: dict[str, Any] = {"starts": 0, "seconds": dict.fromkeys(PHASES, 0.0)}
+        before |= {"lost_steps": 0, "lost_seconds": 0.0, "reached_step": 0, "seconds_per_step": 0.0}
         with suppress(OSError, ValueError):
-            self._before |= json.loads(path.read_bytes())
-        before = self._before
-        unwritten = max(0, logged_step - before["reached_step"])
-        before["seconds"]["step"] += unwritten * before["seconds_per_step"]
-        lost = max(0, before["reached_step"] + unwritten - resume_step)
+            before |= json.loads(path.read_bytes())
+        reached = max(before["reached_step"], logged_step)
+        lost, pace = max(0, reached - resume_step), before["seconds_per_step"]
+        before["seconds"]["step"] += (reached - before["reached_step"]) * pace
         before["lost_steps"] += lost
-        before["lost_seconds"] += lost * before["seconds_per_step"]
+        before["lost_seconds"] += lost * pace
+        self._before = before
         self._first_step = self._step = resume_step
         self._written = 0.0
         self.write(resume_step, now=True)
@@ -143,11 +135,9 @@ class Ledger:
         seconds = {name: before["seconds"][name] + spent[name] for name in PHASES}
         steps = self._step - self._first_step
         useful = seconds["step"] - before["lost_seconds"]
-        return {
+        return before | {
             "starts": before["starts"] + 1,
             "seconds": seconds,
-            "lost_steps": before["lost_steps"],
-            "lost_seconds": before["lost_seconds"],
             "reached_step": self._step,
             "seconds_per_step": spent["step"] / steps if steps else before["seconds_per_step"],
             "goodput": useful / max(sum(seconds.values()), 1e-9),

@@ -27,29 +27,26 @@ class Profile(AbstractContextManager["Profile"]):
 
         A run that resumes behind FIRST records the rest.
         """
-        if self._steps is not None and not self._running:
-            first, last = self._steps
-            if steps.stop >= first and steps.start < last:
-                options = jax.profiler.ProfileOptions()
-                options.python_tracer_level = 0  # it slows the host down several times
-                jax.profiler.start_trace(self._directory, profiler_options=options)
-                self._running = True
+        if self._steps is None or self._running:
+            return
+        first, last = self._steps
+        if steps.stop >= first and steps.start < last:
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # it slows the host down several times
+            jax.profiler.start_trace(self._directory, profiler_options=options)
+            self._running = True
 
     def steps_done(self, steps: int) -> None:
         """Write the profile once LAST is done; this takes a second."""
-        if self._steps is not None and steps >= self._steps[1]:
-            self._write()
+        if self._running and self._steps is not None and steps >= self._steps[1]:
+            self.__exit__()
 
     def __exit__(self, *_: object) -> None:
         """Write what was recorded, if anything."""
-        self._write()
-
-    def _write(self) -> None:
         if self._running:
             self._running, self._steps = False, None
             try:
                 jax.profiler.stop_trace()
             except (OSError, RuntimeError) as error:  # the latter is jaxlib's, of a full disk
-                self._warn(
-                    f"the profile cannot be written, training continues: {first_line(error)}"
-                )
+                reason = first_line(error)
+                self._warn(f"the profile cannot be written, training continues: {reason}")

@@ -36,56 +36,49 @@ def describe(directory: Path) -> RunInfo:
     last = {point["split"]: point for point in logged}
     train, evaluation = last.get("train", {}), last.get("eval", {})
     checkpoints: list[int] = []
-    modified = None
+    modified = 0.0
     with suppress(OSError):
         checkpoints = run_layout.steps(directory / run_layout.CHECKPOINTS)
         modified = directory.stat().st_mtime  # changes with every file that is replaced
     running = lock.held(directory)
     summary = {} if running else last_summary(directory)
-    status, note = summary.get("status", "unknown"), summary.get("error")
+    known = {name: value for name, value in summary.items() if value is not None}
+    status, note = known.get("status", "unknown"), known.get("error")
     updated = end_time(summary) or (logged[-1]["time"] if logged else modified)
     if running:
-        status, updated = "running", max(updated or 0.0, modified or 0.0)
+        status, updated = "running", max(updated, modified)
     elif not summary:
         note = "it ended without a summary: killed, or just created"
-        if (directory / "summary.json").exists() and not written:
-            note = "summary.json cannot be read"
     return RunInfo(
         directory,
         status,
         note.splitlines()[0] if note else None,
         written.get("experiment"),
         (written.get("dataset") or {}).get("name"),
-        summary.get("steps", train.get("step")),
-        summary.get("epochs"),
-        _first(summary.get("test_accuracy"), evaluation.get("accuracy")),
-        _first(summary.get("examples_per_second"), train.get("examples_per_second")),
+        known.get("steps", train.get("step")),
+        known.get("epochs"),
+        known.get("test_accuracy", evaluation.get("accuracy")),
+        known.get("examples_per_second", train.get("examples_per_second")),
         checkpoints[-1] if checkpoints else None,
         bool(checkpoints) and status not in ("running", "completed"),
-        updated,
+        updated or None,
     )
 
 
-def last_summary(directory: Path, since: float = 0.0) -> dict[str, Any]:
+def last_summary(directory: Path) -> dict[str, Any]:
     """Return summary.json if the last start of the run wrote it; otherwise an empty dictionary.
 
     A start that is killed writes no summary and leaves the one of an earlier start. It is outdated
-    if environment.json, which each start writes before it trains, is newer, if goodput.json counts
-    more starts, or if the caller knows that the last start began later.
-
-    Args:
-        directory: the run directory.
-        since: when the last start began, in unix seconds, if the caller knows.
+    if environment.json, which each start writes before it trains, is newer, or if goodput.json
+    counts more starts.
     """
     summary, environment, goodput = (
         read_or_empty(directory / f"{name}.json") for name in ("summary", "environment", "goodput")
     )
-    begun = since
-    if "started" in environment:
-        begun = max(begun, datetime.fromisoformat(environment["started"]).timestamp())
+    begun = datetime.fromisoformat(environment.get("started", "1970-01-01T00:00:00+00:00"))
     starts = (summary.get("goodput") or {}).get("starts", math.inf)
     later = goodput.get("starts", 0) > starts
-    return {} if later or (end_time(summary) or 0.0) < begun else summary
+    return {} if later or (end_time(summary) or 0.0) < begun.timestamp() else summary
 
 
 def read_or_empty(path: Path) -> dict[str, Any]:
@@ -109,7 +102,3 @@ def end_time(summary: dict[str, Any]) -> float | None:
     """Return when the start that wrote a summary ended, in unix seconds."""
     started = summary.get("started")
     return None if started is None else float(started + (summary.get("wall_seconds") or 0.0))
-
-
-def _first(*values: float | None) -> float | None:
-    return next((value for value in values if value is not None), None)

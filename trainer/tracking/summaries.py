@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from textwrap import indent
 from typing import Any
 
@@ -52,17 +52,13 @@ def write_start(
     yaml: str,
     environment: Mapping[str, Any],
 ) -> None:
-    """Describe a start of a run; the configuration only if it has changed.
+    """Describe a start of a run: its hyperparameters, options (`yaml`) and environment.
 
-    Args:
-        tracker: writes it.
-        config: every option; `yaml` is its text.
-        before: the options in the restored checkpoint; None: the run is new.
-        yaml: of the configuration.
-        environment: as in environment.json.
+    `before` has the options in the restored checkpoint, None if the run is new: the text is written
+    only if they have changed.
     """
-    tracker.replace("begun", hparams(hparams_of(config, len(environment["devices"]))), first=True)
-    tracker.replace("ended", None)
+    start = hparams(hparams_of(config, len(environment["devices"])))
+    tracker.summary(tb.THIS_START, start)
     if before is None:
         tracker.summary(0, layout())
     if before != json.loads(json.dumps(dataclasses.asdict(config))):
@@ -76,7 +72,7 @@ def write_end(tracker: Tracker, *, failed: bool) -> None:
     _, _, end = summary.hparams({}, {})
     content = tb.HParamsPluginData(version=0, session_end_info=tb.SessionEndInfo(status=status))
     end.value[0].metadata.plugin_data.content = content.SerializeToString()
-    tracker.replace("ended", end)
+    tracker.summary(tb.THIS_START, end)
 
 
 def image(tag: str, png: bytes) -> Any:
@@ -88,14 +84,13 @@ def image(tag: str, png: bytes) -> Any:
 
 def layout() -> Any:
     """Return the layout of the page Custom Scalars, which wants regular expressions."""
-
-    def multiline(tags: Sequence[str]) -> list[Any]:
-        return ["Multiline", [f"^{re.escape(tag)}$".replace(r"\*", ".*") for tag in tags]]
-
     return summary.custom_scalars(
         {
-            name: {title: multiline(tags) for title, tags in of.items()}
-            for name, of in CHARTS.items()
+            category: {
+                title: ["Multiline", [f"^{re.escape(t)}$".replace(r"\*", ".*") for t in tags]]
+                for title, tags in charts.items()
+            }
+            for category, charts in CHARTS.items()
         }
     )
 

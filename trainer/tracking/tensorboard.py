@@ -10,7 +10,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ finally:
         del sys.modules[_name]
 
 TENSORBOARD = "tensorboard"  # the folder of the event files in a run directory
+THIS_START = 2**63 - 1  # step of what describes one start of the run: the next start deletes it
 _FLUSH_SECONDS = 10.0  # how far TensorBoard lags behind at most; a flush waits for the disk
 _LENGTH = struct.Struct("<Q4x")  # before each event in a file, with its own checksum
 _CHECKSUM = 4  # bytes after it
@@ -56,17 +57,21 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._warn = warn
         self._warned_metrics = False
         self._first_step = 0 if resume_step is None else resume_step + 1
-        self._folder = folder = run_dir / TENSORBOARD
+        folder = run_dir / TENSORBOARD
         with writing(run_dir):
             folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
             self.reached = self._metrics.reached  # last step that an earlier start logged
             _purge(folder, self._first_step)
+            # TensorBoard reads the files in the order of their names: the name has nanoseconds.
+            seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+            name = f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}"
+            self._events: Any = RecordWriter(str(folder / name))
+            self._events.write(_event(file_version="brain.Event:2"))
             # A TensorBoard that has read the earlier files drops what it has from this step on.
             start = SessionLog(status=SessionLog.START)
-            self._events: Any = _event_file(
-                folder, time.time_ns(), step=self._first_step, session_log=start
-            )
+            self._events.write(_event(step=self._first_step, session_log=start))
+            self._events.flush()
         self._flushed = time.monotonic()
 
     def scalars(self, split: str, step: int, values: Mapping[str, float]) -> bool:
@@ -75,11 +80,9 @@ class Tracker(AbstractContextManager["Tracker"]):
         They become the curves `<split>/<name>` and one line of metrics.jsonl. Returns False, and
         writes nothing, if the resumed log already has this point.
         """
-        try:
+        with self._metrics_may_fail():
             if not self._metrics.append(split, step, values, time.time()):
                 return False
-        except OSError as error:
-            self._metrics_failed(error)
         self.curves(step, {f"{split}/{name}": value for name, value in values.items()})
         return True
 
@@ -90,51 +93,30 @@ class Tracker(AbstractContextManager["Tracker"]):
 
     def summary(self, step: int, content: Any) -> None:
         """Write a Summary (see summaries.py) to TensorBoard alone, after `step` steps."""
-        data = Event(step=step, wall_time=time.time(), summary=content).SerializeToString()
-
-        def write(events: Any) -> None:
-            events.write(data)
-            if time.monotonic() >= self._flushed + _FLUSH_SECONDS:
-                self._flushed = time.monotonic()
-                events.flush()
-
-        self._with_events(write)
+        data = _event(step=step, summary=content)
+        self._with_events(lambda events: events.write(data))
+        if time.monotonic() >= self._flushed + _FLUSH_SECONDS:
+            self._flush_events()
 
     def text(self, tag: str, markdown: str) -> None:
         """Show a text in TensorBoard, at the first step of this start of the run."""
         self.summary(self._first_step, summary.text(tag, markdown))
 
-    def replace(self, name: str, content: Any | None, *, first: bool = False) -> None:
-        """Write a Summary of which TensorBoard keeps the first value it reads; None only deletes.
-
-        It gets its own event file, instead of that of an earlier start, which a running TensorBoard
-        still shows. It must be the `first` file unless the run ends: TensorBoard's slower reader
-        leaves a growing file for good once there is a later one.
-        """
-
-        def write(_: Any) -> None:
-            for path in self._folder.glob(f"events.out.tfevents.*.{name}"):
-                path.unlink()
-            if content is not None:
-                time_ns = 0 if first else time.time_ns()
-                _event_file(self._folder, time_ns, f".{name}", summary=content).close()
-
-        self._with_events(write)
-
     def flush(self) -> None:
         """Wait until all points are on the disk; a checkpoint may then be written."""
-        try:
+        with self._metrics_may_fail():
             self._metrics.flush()
-        except OSError as error:
-            self._metrics_failed(error)
-        self._with_events(lambda events: events.flush())
-        self._flushed = time.monotonic()
+        self._flush_events()
 
     def __exit__(self, *_: object) -> None:
         """Flush and close both files."""
         self.flush()
         self._with_events(lambda events: events.close())
         self._metrics.close()
+
+    def _flush_events(self) -> None:
+        self._flushed = time.monotonic()
+        self._with_events(lambda events: events.flush())
 
     def _with_events(self, work: Callable[[Any], None]) -> None:
         """Call work(event file); if the disk refuses, give up the file."""
@@ -151,24 +133,19 @@ class Tracker(AbstractContextManager["Tracker"]):
         except ValueError:  # another thread has just given it up
             pass
 
-    def _metrics_failed(self, error: OSError) -> None:
-        if not self._warned_metrics:
-            self._warned_metrics = True
-            self._warn(f"metrics.jsonl misses points from here, training continues: {error}")
+    @contextmanager
+    def _metrics_may_fail(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._warned_metrics:
+                self._warned_metrics = True
+                self._warn(f"metrics.jsonl misses points from here, training continues: {error}")
 
 
-def _event_file(folder: Path, time_ns: int, suffix: str = "", **first: Any) -> Any:
-    """Return a new event file, named by a time, that holds a first event.
-
-    TensorBoard reads the files in the order of their names, so the name has nanoseconds.
-    """
-    seconds, nanoseconds = divmod(time_ns, 10**9)
-    name = f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}{suffix}"
-    file = RecordWriter(str(folder / name))
-    for fields in ({"file_version": "brain.Event:2"}, first):
-        file.write(Event(wall_time=time.time(), **fields).SerializeToString())
-    file.flush()
-    return file
+def _event(**fields: Any) -> bytes:
+    data: bytes = Event(wall_time=time.time(), **fields).SerializeToString()
+    return data
 
 
 def _purge(folder: Path, first_step: int) -> None:
@@ -179,20 +156,17 @@ def _purge(folder: Path, first_step: int) -> None:
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records = list(_records(path.read_bytes()))
         kept = [data for data, event in records if event.step < first_step or event.file_version]
-        if len(kept) == len(records):
-            continue
-        if len(kept) > 1:
-            write_bytes(path, b"".join(kept))
-        else:
+        if len(kept) <= 1 or path.suffix in (".begun", ".ended"):  # HParams of an older trainer
             path.unlink()
+        elif len(kept) < len(records):
+            write_bytes(path, b"".join(kept))
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, Event]]:
     """Yield every event, as it is stored and parsed, up to the first that is torn."""
     begin = 0
-    while begin + _LENGTH.size <= len(data):
+    while (start := begin + _LENGTH.size) <= len(data):
         (length,) = _LENGTH.unpack_from(data, begin)
-        start = begin + _LENGTH.size
         end = start + length + _CHECKSUM
         if end > len(data):
             return

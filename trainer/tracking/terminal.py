@@ -1,7 +1,5 @@
 """What a person sees: one progress bar on a terminal, plain lines everywhere else."""
 
-from __future__ import annotations
-
 import atexit
 import math
 import os
@@ -10,14 +8,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, TextIO
+from typing import Any, TextIO
 
-if TYPE_CHECKING:  # rich takes a while to import, and only drawing needs it
-    from rich.console import Console
-    from rich.progress import Progress
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 _BAR_SECONDS = 0.1  # between two drawings of a bar
 _LINE_SECONDS = 10.0  # between two progress lines
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Become silent; rich would end the process."""
+        self.quiet = True
 
 
 class Terminal:
@@ -28,12 +32,14 @@ class Terminal:
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
         """Write to `stream` or standard error; if `quiet`, only warnings, errors, the table."""
-        self._stream: TextIO | None = sys.stderr if stream is None else stream
+        stream = stream or sys.stderr  # None: there is no standard error
+        usable = stream is not None and not stream.closed
+        dumb, ci = os.environ.get("TERM") == "dumb", os.environ.get("CI", "")
+        self._draws = usable and stream.isatty() and not dumb and ci in ("", "0", "false")
+        self._console = _Console(file=stream, force_terminal=self._draws, quiet=not usable)
         self._quiet = quiet
-        self._draws = _is_terminal(self._stream)
-        self._console: Console | None = None
         self._bar: Progress | None = None
-        self._shown: tuple[str, int, int | None, str] = ("", 0, None, "")  # see _show()
+        self._shown: dict[str, Any] = {}  # what the bar shows once it is drawn
         self._next = 0.0  # monotonic seconds: no drawing and no progress line before
         self._training: tuple[int, int] | None = None  # total steps, steps per epoch
         self._first_update: tuple[float, int] | None = None  # monotonic seconds, step
@@ -56,8 +62,7 @@ class Terminal:
         self.close()
         self._training, self._first_update = (total_steps, steps_per_epoch), None
         self._next = time.monotonic() + (0 if self._draws else _LINE_SECONDS)
-        if self._draws:
-            self._show("compiling", initial_step, total_steps, "")
+        self._show("compiling", initial_step, total_steps, "")
 
     def update(self, step: int, loss: float, accuracy: float, examples_per_second: float) -> None:
         """Show the state after `step` steps, unless the last drawing or line was just before.
@@ -84,7 +89,7 @@ class Terminal:
 
         The training loss is NaN if this start of the run did no step of the epoch.
         """
-        total, per_epoch = self._training or (step, step // max(epoch, 1) or 1)
+        total, per_epoch = self._training or (step, max(step, 1))
         trained = "     -" if math.isnan(train_loss) else f"{train_loss:6.4f}"
         self.note(
             f"epoch {epoch:{len(str(-(-total // per_epoch)))}}  step {step:{len(str(total))}}  "
@@ -94,20 +99,20 @@ class Terminal:
 
     def download(self, filename: str, done: int, total: int | None) -> None:
         """Show how much of a file has arrived, in bytes; `total` is None while it is unknown."""
-        label, complete = f"downloading {filename}", done == total
-        if complete and self._bar is None:
-            return
         size = f"{done / 1e6:.1f}" + (f"/{total / 1e6:.1f} MB" if total else " MB")
-        self._show(label, done, total, size, always=complete or label != self._shown[0])
-        if complete:
+        if done != total or self._bar is not None:
+            self.work(f"downloading {filename}", done, total, size)
+        if done == total:
             self.close()
 
-    def work(self, label: str, done: int, total: int, status: str) -> None:
+    def work(self, label: str, done: int, total: int | None, status: str) -> None:
         """Show on a bar, which close() ends, that `done` parts of `total` are done.
 
         `label` is the name of the current part; its `status` is empty once it is done.
         """
-        self._show(label, done, total, status, always=not status or label != self._shown[0])
+        if not status or label != self._shown.get("description"):
+            self._next = 0.0
+        self._show(label, done, total, status)
 
     def summary(self, rows: Sequence[tuple[str, str]]) -> None:
         """Write the closing table of (name, value), also when quiet."""
@@ -118,38 +123,33 @@ class Terminal:
 
     def close(self) -> None:
         """Leave the bar on the screen as it is; may be called twice, and start() may follow."""
-        self._training = None
-        if self._bar is not None:
-            with self._writing():
-                self._draw(*self._shown)
-            self._close_bar()
-        self._shown = ("", 0, None, "")
+        bar, self._bar, self._training = self._bar, None, None
+        if bar is not None:
+            with suppress(OSError, ValueError):
+                bar.update(bar.task_ids[0], **self._shown)
+                bar.stop()  # draws it once more
+        self._shown = {}
 
-    def _show(
-        self, label: str, done: int, total: int | None, status: str, *, always: bool = False
-    ) -> None:
-        """Draw the bar or write a line, unless the last one was just before and not `always`."""
-        self._shown = (label, done, total, status)
+    def _show(self, label: str, done: int, total: int | None, status: str) -> None:
+        """Draw the bar or write a line, unless the last one was just before."""
+        self._shown = {"description": label, "completed": done, "total": total, "status": status}
         now = time.monotonic()
-        if self._quiet or not (always or now >= self._next):
+        if self._quiet or now < self._next:
             return
         if self._draws:
             self._next = now + _BAR_SECONDS
             with self._writing():
-                self._draw(*self._shown)
+                self._bar = bar = self._bar or self._new_bar()
+                bar.update(bar.task_ids[0], **self._shown)
+                bar.start()  # does nothing once it has started
+                bar.refresh()
         elif status:
             self._next = now + _LINE_SECONDS
             self._line(f"{label}: {status}")
 
     def _line(self, text: str, label: str = "", style: str = "") -> None:
         with self._writing():
-            if self._draws:
-                from rich.text import Text
-
-                self._rich().print(Text.assemble((label, style), text), soft_wrap=True)
-            elif self._stream is not None:
-                self._stream.write(f"{label}{text}\n")
-                self._stream.flush()
+            self._console.print(Text.assemble((label, style), text), soft_wrap=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -157,46 +157,20 @@ class Terminal:
         try:
             yield
         except (OSError, ValueError):
-            self._stream, self._draws = None, False
-            self._close_bar()
+            self._console.quiet, self._draws = True, False
+            self.close()
 
-    def _rich(self) -> Console:
-        if self._console is None:
-            from rich.console import Console
-
-            self._console = Console(file=self._stream, force_terminal=True)
-        return self._console
-
-    def _draw(self, label: str, done: int, total: int | None, status: str) -> None:
-        if self._bar is None:
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(None),
-                TextColumn("{task.fields[status]}", markup=False),
-                console=self._rich(),
-                auto_refresh=False,  # no thread
-                expand=True,
-                redirect_stdout=False,  # it may be a file
-                redirect_stderr=self._stream is sys.stderr,
-            )
-            self._bar.add_task("", status="")
-            atexit.register(self._close_bar)  # a bar hides the cursor: always bring it back
-        task = self._bar.task_ids[0]
-        self._bar.update(task, description=label, completed=done, total=total, status=status)
-        self._bar.start()  # does nothing once it has started
-        self._bar.refresh()
-
-    def _close_bar(self) -> None:
-        bar, self._bar = self._bar, None
-        if bar is not None:
-            atexit.unregister(self._close_bar)
-            with suppress(OSError, ValueError):
-                bar.stop()
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    if stream is None or stream.closed or os.environ.get("TERM") == "dumb":
-        return False
-    return os.environ.get("CI", "") in ("", "0", "false") and stream.isatty()
+    def _new_bar(self) -> Progress:
+        bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(None),
+            TextColumn("{task.fields[status]}", markup=False),
+            console=self._console,
+            auto_refresh=False,  # no thread
+            expand=True,
+            redirect_stdout=False,  # it may be a file
+            redirect_stderr=self._console.file is sys.stderr,
+        )
+        bar.add_task("", status="")
+        atexit.register(self.close)  # a bar hides the cursor: always bring it back
+        return bar

@@ -72,7 +72,7 @@ def measure(bench: Bench) -> Section:
             scale=100,
         ),
     ]
-    return Section(TITLE, lines, (), {"evaluation_arithmetic": ideal})
+    return Section(TITLE, lines)
 
 
 def _profiled(bench: Bench) -> Result:

@@ -100,50 +100,37 @@ def measure(bench: Bench) -> Section:
     def roof(name: str, includes: str, unit: str, value: str) -> Line:
         return line(name, includes, unit, results[ROOFS], value, scale=1e-9)
 
-    everything = "stream, shuffling, metrics, TensorBoard, guard, a checkpoint every epoch"
-    trainer = seconds(TRAINER, f"training time: {everything}", TRAINER, "epoch_seconds")
+    includes = (
+        "training time: stream, shuffling, metrics, TensorBoard, guard, a checkpoint an epoch"
+    )
+    trainer = seconds(TRAINER, includes, TRAINER, "epoch_seconds")
+    includes = (
+        "all of that and an evaluation every epoch; from the end of the first to that of the last"
+    )
+    wall = seconds("the same, wall clock", includes, TRAINER, "everything_seconds")
     rivals = [
         seconds(name, includes, name, "seconds_per_step", steps)
         for name, includes in INCLUDES.items()
     ]
-    operations = Net(tuple(sizes)).flops(BATCH_SIZE)
-    peak = roof(
+    includes = "each of the eight in a program of its own, added"
+    name = "the step's matrix products alone"
+    products = seconds(name, includes, ROOFS, "products_seconds", steps)
+
+    name, includes = (
         f"{precision} matrix product 2048 x 2048",
-        "jax, the same process as the three below",
-        "GFLOP/s",
-        "matrix_flops",
+        "jax, in the process of the roofs below",
     )
-    reached = Line(
-        "the trainer's matrix products",
-        f"{operations / 1e6:.0f} MFLOP a step by training time",
-        "GFLOP/s",
-        [operations * steps / value / 1e9 for value in trainer.values],
-    )
+    peak = roof(name, includes, "GFLOP/s", "matrix_flops")
+    operations = Net(tuple(sizes)).flops(BATCH_SIZE)
+    includes = f"{operations / 1e6:.0f} MFLOP a step by training time"
+    rates = [operations * steps / value / 1e9 for value in trainer.values]
+    reached = Line("the trainer's matrix products", includes, "GFLOP/s", rates)
     lines = [
-        trainer,
-        seconds(
-            "the same, wall clock",
-            "all of that and an evaluation every epoch; from the end of the first epoch to the end "
-            "of the last",
-            TRAINER,
-            "everything_seconds",
-        ),
-        *rivals,
-        seconds(
-            "the step's matrix products alone",
-            "each of the eight in a program of its own, added",
-            ROOFS,
-            "products_seconds",
-            steps,
-        ),
-        peak,
+        *(trainer, wall, *rivals, products, peak),
         roof("the step's matrix products", "the rate of the eight", "GFLOP/s", "products_flops"),
         reached,
         roof("memory bandwidth", "x + y / 2 over 256 MiB each, by jax", "GB/s", "bytes_per_second"),
         *(ratios(f"{rival.name} : trainer", rival, trainer) for rival in rivals),
         ratios("the trainer's rate : matrix product", reached, peak),
     ]
-    facts = {"batch_size": BATCH_SIZE, "flops": operations}
-    return Section(
-        TITLE, lines, (), {**facts, "roofs": results[ROOFS], "program": results[PROGRAM]}
-    )
+    return Section(TITLE, lines)

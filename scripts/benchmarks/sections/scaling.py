@@ -19,7 +19,9 @@ TITLE = "Scaling"
 BATCH_SIZE = 64
 IMAGES, TESTS = 12_800, 1_000  # enough for 200 steps at batch 64
 STEPS = 200
-SHORT = 1_000  # floats: gloo adds up a single one in a fifth of the time, but sends no gradients so
+# Floats of an all-reduce; the last are those of a step. Not fewer than 1,000: gloo adds up a single
+# one in a fifth of the time, but sends no gradients so.
+SHORT, LONG = 1_000, scaling.MLP.message // scaling.FLOAT
 COMPILED = [2, 4, 8, 512]  # simulated devices that a step is compiled for
 
 
@@ -27,19 +29,21 @@ def measure(bench: Bench) -> Section:
     """Run layouts in turn; measure the constants of the model; predict what was measured."""
     most = 2 if bench.quick else 8
     there = most if bench.on_cpu else min(most, bench.machine["device_count"])
-    layouts = [Layout(1, n) for n in (1, 2, 4, 8) if n <= there]
-    layouts += [Layout(n, 1) for n in (2, 4) if n <= there]
+    several = [Layout(n, 1) for n in (2, 4) if n <= there]
+    layouts = [Layout(1, n) for n in (1, 2, 4, 8) if n <= there] + several
     folder = write_idx(bench)
     jobs: dict[str, Any] = {}
     for layout in layouts:
         total = layout.processes * layout.devices
         for size in dict.fromkeys((BATCH_SIZE, BATCH_SIZE * total)):
-            jobs[name_of(layout, size)] = partial(run, bench, folder, layout, size)
+            name = f"{name_of(layout)}, batch {size}"
+            jobs[name] = partial(run, bench, folder, layout, size)
     includes = "waiting for data and stepping, by the run's timers"
     lines = [
         line(name, includes, "ms a step", results, "step_seconds", scale=1e3)
         for name, results in bench.interleave(jobs, bench.fewer_rounds).items()
     ]
+
     flags = Layout(1, max(COMPILED))
     compile_all = partial(bench.worker, "program.traffic", layout=flags, devices=COMPILED)
     sent = bench.once("compiled", compile_all)
@@ -50,26 +54,24 @@ def measure(bench: Bench) -> Section:
             ("bytes", lambda r, n=n: r["counts"][str(n)]["bytes"]),
         ):
             lines.append(line(f"{what} a step, {n} devices", includes, "", [sent], value))
-    facts: dict[str, Any] = {"compiled": sent.get("counts")}
-    if not bench.on_cpu and bench.machine["device_count"] > 1:
-        sizes = [1, scaling.MLP.message // scaling.FLOAT]
-        job = partial(bench.worker, "parts.all_reduce", sizes=sizes, repeats=50)
-        facts["all_reduce_of_all_devices"] = [bench.once("all-reduce", job)]
-    if bench.on_cpu and sent.get("counts"):
-        measured = constants(bench, sum(sent["counts"]["2"]["arrays"]))
-        if "left_out" in measured:
-            lines.append(line("predicted", "", "ms a step", [measured], ""))
-        else:
-            facts |= measured
-            lines += predictions(bench, facts, [one for one in layouts if one.processes > 1])
-    return Section(TITLE, lines, (), facts)
+
+    sizes = [SHORT, 30_000, LONG]
+    reduce = partial(bench.worker, "parts.all_reduce", sizes=sizes, repeats=10)
+    sums = [bench.once("all-reduce", partial(reduce, layout=layout)) for layout in several]
+    for layout, result in zip(several, sums, strict=True):
+        for i, size in enumerate(sizes):
+            name = f"all-reduce alone, {size:,} floats, {name_of(layout)}"
+            lines.append(line(name, "", "ms", [result], lambda r, i=i: 1e3 * r["seconds"][i]))
+    if bench.on_cpu:
+        lines += predictions(bench, several, sums[0])
+    return Section(TITLE, lines)
 
 
-def name_of(layout: Layout, batch_size: int) -> str:
-    """Return the name of a layout's line."""
+def name_of(layout: Layout) -> str:
+    """Return a layout in words."""
     if layout.processes > 1:
-        return f"{layout.processes} processes, batch {batch_size}"
-    return f"{layout.devices} device{'s' * (layout.devices > 1)}, batch {batch_size}"
+        return f"{layout.processes} processes"
+    return f"{layout.devices} device{'s' * (layout.devices > 1)}"
 
 
 def run(bench: Bench, folder: Path, layout: Layout, batch_size: int) -> Result:
@@ -89,52 +91,38 @@ def run(bench: Bench, folder: Path, layout: Layout, batch_size: int) -> Result:
     return {**result, "step_seconds": waited / summary["steps"]}
 
 
-def constants(bench: Bench, floats: int) -> Result:
-    """Measure what the model needs: a process's step on its share of the cores, and messages."""
+def predictions(bench: Bench, layouts: list[Layout], of_two: Result) -> list[Line]:
+    """Predict the steps of several processes on this machine's cores.
+
+    From the step of one process on one core, and the seconds of an all-reduce between two.
+    """
+    if "left_out" in of_two:
+        return [line("predicted", "", "ms a step", [of_two], "")]
+    short, _, long = of_two["seconds"]
+    # By the model's own formula of a ring, solved for its constants at p = 2.
+    bandwidth = (LONG - SHORT) * scaling.FLOAT / max(long - short, 1e-9)
+    link = scaling.Link(short / 2, bandwidth)
     steps = {"arrays": bench.arrays, "k": 16, "dispatches": 8, "overrides": bench.overrides}
     core = partial(bench.worker, "program.speed", only_cores=bench.cores[:1], **steps)
-    one_core = {
-        str(size): bench.once(str(size), partial(core, batch_size=size))
-        for size in (BATCH_SIZE, BATCH_SIZE // 2, BATCH_SIZE // 4)
+    sizes = [(p, size) for p, _ in layouts for size in (BATCH_SIZE, BATCH_SIZE * p)]
+    alone = {
+        local: bench.once(f"one core, batch {local}", partial(core, batch_size=local))
+        for local in sorted({size // p for p, size in sizes})
     }
-    messages = [SHORT, 30_000, floats]
-    reduce = partial(bench.worker, "parts.all_reduce", sizes=messages, repeats=10)
-    sums = {
-        str(p): bench.once(str(p), partial(reduce, layout=Layout(p, 1)))
-        for p in ((2,) if bench.quick else (2, 4))
-    }
-    if "left_out" in sums["2"]:
-        return sums["2"]
-    seconds = {p: result["seconds"] for p, result in sums.items() if "seconds" in result}
-    short, long = seconds["2"][0], seconds["2"][-1]
-    return {
-        "one_core": one_core,
-        "messages": messages,
-        "all_reduce_seconds": seconds,
-        # By the model's own formula of a ring, solved for its constants at p = 2.
-        "latency": short / 2,
-        "bandwidth": (floats - SHORT) * scaling.FLOAT / max(long - short, 1e-9),
-    }
-
-
-def predictions(bench: Bench, facts: Result, layouts: list[Layout]) -> list[Line]:
-    """Predict the steps of several processes on this machine's cores."""
-    link = scaling.Link(facts["latency"], facts["bandwidth"])
-    message = facts["messages"][-1] * scaling.FLOAT
     lines = []
-    for p in (layout.processes for layout in layouts):
+    for p, size in sizes:
+        name, result = f"{p} processes, batch {size}", alone[size // p]
+        if "left_out" in result:
+            lines.append(line(f"predicted: {name}", "", "ms a step", [result], ""))
+            continue
         turns = max(1.0, p / len(bench.cores))  # processes that share a core take turns
-        for size in (BATCH_SIZE, BATCH_SIZE * p):
-            alone = facts["one_core"].get(str(size // p), {})
-            if "seconds_per_step" not in alone:
-                continue
-            slowest = scaling.straggle(alone["jitter_seconds"], p)
-            computing = alone["seconds_per_step"] * turns + slowest
-            for way, formula in (("ring", scaling.ring), ("tree", scaling.tree)):
-                reducing = formula(message, p, link) * turns
-                name = f"predicted ({way}): {name_of(Layout(p, 1), size)}"
-                parts = f"{computing * 1e3:.1f} computing, {reducing * 1e3:.1f} all-reduce"
-                lines.append(Line(name, parts, "ms a step", [1e3 * (computing + reducing)]))
+        slowest = scaling.straggle(result["jitter_seconds"], p)
+        computing = result["seconds_per_step"] * turns + slowest
+        for way, formula in (("ring", scaling.ring), ("tree", scaling.tree)):
+            reducing = formula(scaling.MLP.message, p, link) * turns
+            parts = f"{computing * 1e3:.1f} computing, {reducing * 1e3:.1f} all-reduce"
+            values = [1e3 * (computing + reducing)]
+            lines.append(Line(f"predicted ({way}): {name}", parts, "ms a step", values))
     return lines
 
 

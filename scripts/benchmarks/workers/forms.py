@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import own
+from benchmarks.workers import program
 from trainer.parallel import compiler, step
 
 AS_IT_IS = "as it is"
@@ -59,20 +59,20 @@ def measure(dispatches: int, **arguments: Any) -> dict[str, Any]:
 
     The arguments are those of program.speed. Variants that the compiler refuses are in "refused".
     """
-    program = own.program(**arguments)
-    optim = program.config.optim
+    config, mesh, programs, state, feed = program.prepare(**arguments)
+    optim = config.optim
     optimizer = step.Optimizer(optim.momentum, optim.nesterov, False)
 
     def lowered(variant: Variant) -> Any:
         jitted = step.make_train_step(
-            program.made.objective._replace(precision=variant.precision),
+            programs.objective._replace(precision=variant.precision),
             optimizer,
-            program.mesh,
+            mesh,
             "shard_map",
             options=variant.form,
             xla_options=variant.options,
         )
-        return jitted.lower(program.state, program.feed)
+        return jitted.lower(state, feed)
 
     traced = {name: lowered(one) for name, one in variants(jax.devices()[0].platform).items()}
     seconds, refused = {}, {}
@@ -87,6 +87,6 @@ def measure(dispatches: int, **arguments: Any) -> dict[str, Any]:
                 raise
             refused[name] = str(error).splitlines()[0]
             continue
-        times = own.seconds_per_step(compiled, copy(program.state), program.feed, dispatches)
+        times = program.seconds_per_step(compiled, copy(state), feed, dispatches)
         seconds[name] = float(np.median(times))
     return {"seconds_per_step": seconds, "refused": refused}

@@ -2,44 +2,125 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import numpy.typing as npt
+from jax.sharding import Mesh
 
-from benchmarks import hlo, own
+from benchmarks import hlo
+from trainer.config.compose import compose
+from trainer.config.schema import Config
+from trainer.data.dataset import Dataset, Split, Superbatch
+from trainer.parallel import mesh as meshes
+from trainer.parallel import step
+from trainer.train import build
+from trainer.train.feed import inputs, send
+
+NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 
-def speed(dispatches: int, **arguments: Any) -> dict[str, Any]:
+class Program(NamedTuple):
+    """A training step on one device, and what it needs."""
+
+    config: Config
+    mesh: Mesh
+    programs: build.Programs
+    state: step.TrainState  # before the first step
+    feed: step.DispatchInputs  # of one dispatch
+
+
+def configuration(*overrides: str) -> Config:
+    """Return the options of `+experiment=mlp` with some of another value."""
+    return compose(["+experiment=mlp", *overrides])[0].config
+
+
+def prepare(arrays: str, batch_size: int, k: int, overrides: list[str]) -> Program:
+    """Build the trainer's step, with the data of one dispatch of K steps on the device.
+
+    `arrays` is the folder to which the worker `parts.machine` has written the data set.
+    """
+    shape = f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
+    config = configuration(*overrides, *shape)
+    files = [np.load(Path(arrays) / f"{name}.npy", mmap_mode="r") for name in NAMES]
+    train, test = Split(*files[:2]), Split(*files[2:])
+    dataset = Dataset("arrays", train, test, "", (1, train.images.shape[1]))
+    mesh = meshes.make_mesh(1)
+    programs = build.make_programs(config, dataset, mesh)
+    # K full batches in file order, from the start again where the set is too small.
+    index = np.arange(k * batch_size).reshape(k, batch_size) % len(train.labels)
+    batch = Superbatch(train.images[index], train.labels[index], np.ones(index.shape, np.uint8))
+    lrs = np.full(k, 0.01, np.float32)
+    feed = jax.block_until_ready(inputs(mesh, send(mesh, lambda _: lrs, batch, 0), False))
+    state = step.init_state(programs.init_weights, jax.random.key(0), mesh)
+    return Program(config, mesh, programs, state, feed)
+
+
+def seconds_per_step(
+    train_step: step.TrainStep, state: step.TrainState, feed: step.DispatchInputs, dispatches: int
+) -> npt.NDArray[np.float64]:
+    """Run dispatches, each started while the one before is running, as the loop does.
+
+    The state, before the first step, is donated; all dispatches take the batches of `feed`. Returns
+    the seconds of a step in each of the dispatches but an untimed first one.
+    """
+    k = len(feed.lrs)
+    numbers = [
+        jax.device_put(np.arange(i * k, (i + 1) * k, dtype=np.int32), feed.steps.sharding)
+        for i in range(dispatches + 1)
+    ]
+    ends: list[float] = []
+
+    def end(reduced: step.StepMetrics) -> None:
+        assert jax.device_get(reduced).finite.all()
+        ends.append(time.perf_counter())
+
+    pending: step.StepMetrics | None = None
+    for steps in numbers:
+        state, reduced = train_step(state, feed._replace(steps=steps))
+        if pending is not None:
+            end(pending)
+        pending = reduced
+    end(reduced)
+    assert int(state.step) == k * (dispatches + 1)  # the guard for non-finite steps skipped none
+    return np.diff(ends) / k
+
+
+def speed(dispatches: int, only_cores: list[int] | None = None, **arguments: Any) -> dict[str, Any]:
     """Run dispatches one after the other, with the data on the device: no stream, no metrics.
 
+    `only_cores` are those of the processor that it may use (default: all); the other arguments are
+    those of prepare.
     Returns seconds_per_step, the median over the dispatches, and jitter_seconds: how much the time
     of a single step would have to vary to make dispatches vary as they do.
     """
-    program = own.program(**arguments)
-    seconds = own.seconds_per_step(program.made.train_step, program.state, program.feed, dispatches)
+    if only_cores:
+        os.sched_setaffinity(0, only_cores)  # before jax starts its threads
+    _, _, programs, state, feed = prepare(**arguments)
+    seconds = seconds_per_step(programs.train_step, state, feed, dispatches)
     return {
         "seconds_per_step": float(np.median(seconds)),
-        "jitter_seconds": float(np.std(seconds) * np.sqrt(len(program.feed.lrs))),
+        "jitter_seconds": float(np.std(seconds) * np.sqrt(len(feed.lrs))),
     }
 
 
 def memory(**arguments: Any) -> dict[str, Any]:
-    """Compile and run a dispatch; return bytes. The arguments are those of own.program.
+    """Compile and run a dispatch; return bytes. The arguments are those of prepare.
 
-    Returns arguments, outputs, aliased (outputs that lie in the place of arguments) and temporary,
-    as the compiler planned them; peak, as the device counted it (None where it does not count).
+    Returns arguments and temporary, as the compiler planned them, and peak, as the device counted
+    it (None where it does not count).
     """
-    program = own.program(**arguments)
-    compiled = program.made.train_step.lower(program.state, program.feed).compile()
+    _, _, programs, state, feed = prepare(**arguments)
+    compiled = programs.train_step.lower(state, feed).compile()
     planned = compiled.memory_analysis()
-    jax.block_until_ready(compiled(program.state, program.feed))
+    jax.block_until_ready(compiled(state, feed))
     statistics = jax.devices()[0].memory_stats() or {}
     return {
         "arguments": planned.argument_size_in_bytes,
-        "outputs": planned.output_size_in_bytes,
-        "aliased": planned.alias_size_in_bytes,
         "temporary": planned.temp_size_in_bytes,
         "peak": statistics.get("peak_bytes_in_use"),
     }
@@ -53,15 +134,34 @@ def traffic(devices: list[int]) -> dict[str, Any]:
     jax.config.update("jax_platforms", "cpu")  # also on a machine with GPUs
     counts = {}
     for number in devices:
-        made, state, feed = own.abstract(number, 64 * number)
-        began = time.perf_counter()
-        lowered = made.train_step.lower(state, feed)
-        traced = time.perf_counter()
-        compiled = lowered.compile()
-        counts[str(number)] = {
-            **hlo.traffic(compiled.as_text())._asdict(),
-            "weights": sum(x.size for x in jax.tree.leaves(state.weights)),
-            "trace_seconds": traced - began,
-            "compile_seconds": time.perf_counter() - traced,
-        }
+        train_step, state, feed = _abstract(number, 64 * number)
+        sent = hlo.traffic(train_step.lower(state, feed).compile().as_text())
+        weights = sum(x.size for x in jax.tree.leaves(state.weights))
+        counts[str(number)] = {**sent._asdict(), "weights": weights}
     return {"counts": counts}
+
+
+def _abstract(devices: int, batch_size: int) -> tuple[step.TrainStep, Any, Any]:
+    """Return the step for some devices, and the shapes of a state and a feed of two steps.
+
+    For MNIST's shape; to compile ahead of time what is never run.
+    """
+    k, pixels = 2, 784
+    config = configuration(f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}")
+    zero = np.uint8(0)
+    split = Split(np.broadcast_to(zero, (60_000, pixels)), np.broadcast_to(zero, 60_000))
+    mesh = meshes.make_mesh(devices)
+    programs = build.make_programs(config, Dataset("empty", split, split, "", (1, pixels)), mesh)
+    rows, whole = meshes.batched(mesh), meshes.replicated(mesh)
+
+    def array(dtype: Any, *dims: int, sharding: Any = rows) -> Any:
+        return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
+
+    state = jax.tree.map(
+        lambda x: array(x.dtype, *x.shape, sharding=whole),
+        jax.eval_shape(lambda key: step.new_state(programs.init_weights, key), jax.random.key(0)),
+    )
+    images, labels = array(np.uint8, k, batch_size, pixels), array(np.uint8, k, batch_size)
+    lrs, steps = array(np.float32, k, sharding=whole), array(np.int32, k, sharding=whole)
+    batch, stop = Superbatch(images, labels, labels), array(np.uint8, k, devices)
+    return programs.train_step, state, step.DispatchInputs(batch, stop, lrs, steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,47 +30,37 @@ def seconds_of(call: Callable[[], Any]) -> float:
     return float(np.median(times))
 
 
-class Product(NamedTuple):
-    """A matrix product of the step: shapes, and the dim of each side that is summed over."""
+def products(batch_size: int, sizes: list[int]) -> list[tuple[str, dict[str, int]]]:
+    """Return the matrix products of a step: subscripts for einsum, and the size of each dim.
 
-    left: tuple[int, int]
-    right: tuple[int, int]
-    dims: tuple[int, int]
-
-    @property
-    def flops(self) -> int:
-        """Operations."""
-        rows, columns = self.left[1 - self.dims[0]], self.right[1 - self.dims[1]]
-        return 2 * rows * columns * self.left[self.dims[0]]
-
-    def seconds(self) -> float:
-        """Time one product, among many in one program."""
-        left = jax.random.normal(jax.random.key(0), (COPIES, *self.left))
-        right = jax.random.normal(jax.random.key(1), self.right)
-        dims = (((self.dims[0],), (self.dims[1],)), ((), ()))
-
-        @jax.jit
-        def multiply_all(left: jax.Array, right: jax.Array) -> jax.Array:
-            first = jnp.zeros_like(lax.dot_general(left[0], right, dims))
-            body = lambda _, x: (lax.dot_general(x, right, dims), None)  # noqa: E731
-            return lax.scan(body, first, left)[0]
-
-        return seconds_of(lambda: multiply_all(left, right)) / COPIES
-
-
-def products(batch_size: int, sizes: list[int]) -> dict[str, Product]:
-    """Return the matrix products of a step, the last kernel transposed as the step keeps it."""
-    named = {}
-    for number, (a, b) in enumerate(itertools.pairwise(sizes), 1):
-        inputs, outputs = (batch_size, a), (batch_size, b)
+    The dims are b (batch), i (inputs of a layer), o (outputs). The last kernel is transposed, as
+    the step keeps it.
+    """
+    of_step = []
+    for number, (inputs, outputs) in enumerate(itertools.pairwise(sizes), 1):
+        size = {"b": batch_size, "i": inputs, "o": outputs}
         last = number == len(sizes) - 1
-        kernel, features = ((b, a), 1) if last else ((a, b), 0)
-        named[f"layer {number} forward"] = Product(inputs, kernel, (1, features))
-        pair = (outputs, inputs) if last else (inputs, outputs)
-        named[f"layer {number} kernel gradient"] = Product(*pair, (0, 0))
-        if number > 1:
-            named[f"layer {number} input gradient"] = Product(outputs, kernel, (1, 1 - features))
-    return named
+        kernel = "oi" if last else "io"
+        of_step.append((f"bi,{kernel}->bo", size))  # forward
+        of_step.append(("bo,bi->oi" if last else "bi,bo->io", size))  # gradient of the kernel
+        if number > 1:  # the images need no gradient
+            of_step.append((f"bo,{kernel}->bi", size))
+    return of_step
+
+
+def product_seconds(subscripts: str, size: dict[str, int]) -> float:
+    """Time one product, among many in one program."""
+    left, right = ([size[dim] for dim in dims] for dims in subscripts.split("->")[0].split(","))
+    lefts = jax.random.normal(jax.random.key(0), (COPIES, *left))
+    other = jax.random.normal(jax.random.key(1), right)
+
+    @jax.jit
+    def multiply_all(lefts: jax.Array, other: jax.Array) -> jax.Array:
+        first = jnp.zeros_like(jnp.einsum(subscripts, lefts[0], other))
+        body = lambda _, x: (jnp.einsum(subscripts, x, other), None)  # noqa: E731
+        return lax.scan(body, first, lefts)[0]
+
+    return seconds_of(lambda: multiply_all(lefts, other)) / COPIES
 
 
 def measure(batch_size: int, sizes: list[int], precision: str) -> dict[str, Any]:
@@ -78,15 +68,14 @@ def measure(batch_size: int, sizes: list[int], precision: str) -> dict[str, Any]
     jax.config.update("jax_default_matmul_precision", JAX_PRECISION[precision])
     big = jax.random.normal(jax.random.key(0), (SIDE, SIDE))
     square = jax.jit(lambda a: a @ a)
-    all_products = products(batch_size, sizes)
-    each = {name: product.seconds() for name, product in all_products.items()}
-    operations = sum(product.flops for product in all_products.values())
+    of_step = products(batch_size, sizes)
+    seconds = sum(product_seconds(*product) for product in of_step)
+    operations = sum(2 * size["b"] * size["i"] * size["o"] for _, size in of_step)
     long, other = jnp.zeros(64 << 20, jnp.float32), jnp.ones(64 << 20, jnp.float32)
     triad = jax.jit(lambda x, y: x + 0.5 * y)
     return {
         "matrix_flops": 2 * SIDE**3 / seconds_of(lambda: square(big)),
         "bytes_per_second": 3 * long.nbytes / seconds_of(lambda: triad(long, other)),
-        "products_seconds": sum(each.values()),
-        "products_flops": operations / sum(each.values()),
-        "each_product_seconds": each,
+        "products_seconds": seconds,
+        "products_flops": operations / seconds,
     }

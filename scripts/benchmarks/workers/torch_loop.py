@@ -71,9 +71,4 @@ def measure(variant: str, **arguments: Any) -> dict[str, Any]:
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise LeftOut(f"torch.compile does not work here: {reason}") from None
-    return {
-        "seconds_per_step": job.seconds_per_step(step, batches(), lambda loss: loss.item()),
-        "version": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-    }
+    return {"seconds_per_step": job.seconds_per_step(step, batches(), lambda loss: loss.item())}
