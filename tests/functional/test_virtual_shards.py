@@ -27,17 +27,16 @@ def token_weights(key):
 
 def token_loss(weights, tokens, key):
     """The loss of a causal transformer of one layer, which shares its table with its output."""
-    keys = jax.random.split(key)
     first, second, last = weights["norms"]
     x = embed.fwd(tokens[:-1], weights["embed"])
     seen = attention.fwd(norm.layer_norm(x, first), weights["attention"], 2, causal=True)
-    x = x + dropout.fwd(seen, keys[0], 0.1)
+    x = x + dropout.fwd(seen, key, 0.1)
 
     def mlp(x):
         up, down = weights["mlp"]
         return linear.fwd(linear.fwd(x, up, activation.gelu), down)
 
-    x = x + dropout.fwd(jax.vmap(mlp)(norm.layer_norm(x, second)), keys[1], 0.1)
+    x = x + jax.vmap(mlp)(norm.layer_norm(x, second))
     logits = jnp.dot(norm.rms_norm(x, last), weights["embed"].table.T)
     of_one = losses.sparse_categorical_crossentropy_from_logits
     return jnp.mean(jax.vmap(lambda x, token: of_one(x, token, 0.1))(logits, tokens[1:]))
@@ -53,14 +52,12 @@ def image_loss(weights, tokens, key):
     """The loss of a small convolutional network on the tokens as pixels."""
     x = tokens[:-1].astype(jnp.float32).reshape(12, 12, 1)
     x = norm.group_norm(conv.fwd(x, weights["conv"], jax.nn.relu), weights["norm"], 4)
-    x = conv.average_pool(conv.max_pool(x))
-    x = dropout.fwd(x.ravel(), key, 0.1)
-    logits = linear.fwd(x, weights["head"])
+    logits = linear.fwd(conv.average_pool(conv.max_pool(x)).ravel(), weights["head"])
     return losses.sparse_categorical_crossentropy_from_logits(logits, tokens[-1])
 
 
 def table_weights(key):
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key)
     return [linear.init(keys[0], 144, 32), linear.init(keys[1], 32, 2), norm.init(32)]
 
 
@@ -68,7 +65,7 @@ def table_loss(weights, tokens, key):
     """The loss of a small network that predicts a number and whether something holds."""
     x = tokens[:-1].astype(jnp.float32) * (1 / 32)
     hidden, head, scale = weights
-    x = dropout.fwd(norm.layer_norm(linear.fwd(x, hidden, activation.gelu), scale), key, 0.1)
+    x = norm.layer_norm(linear.fwd(x, hidden, activation.gelu), scale)
     number, holds = linear.fwd(x, head)
     target = tokens[-1].astype(jnp.float32) * (1 / 32)
     return losses.mean_squared_error(number, target) + losses.binary_crossentropy_from_logits(
