@@ -19,12 +19,12 @@ class Options:
 
 def init(key, example, options):
     pixels = example["image"].shape[0] * example["image"].shape[1]
-    scale = jnp.full((), 0.05)
+    scale = jnp.ones(())
     return {"scale": scale, "layers": [
         {"kernel": jax.random.normal(key, (pixels // 16, 10)) * 0.05, "bias": jnp.zeros(10)}]}
 
 def fwd(example, weights, options):
-    pixels = jnp.asarray(example["image"]).astype(jnp.float32) * weights["scale"]
+    pixels = jnp.asarray(example["image"]).astype(jnp.float32) / 255 * weights["scale"]
     pooled = pixels.reshape(7, 4, 7, 4).mean(axis=(1, 3)).reshape(-1)
     layer = weights["layers"][0]
     return pooled @ layer["kernel"] + layer["bias"]
@@ -66,7 +66,7 @@ def read(path):
     given = json.loads(path.read_text())
     return {name: np.array(given[name]) for name in ("rooms", "areas")}
 """
-# A model of tokens in bfloat16: integer inputs, outputs of rank 2 and whole numbers.
+# A model of tokens: integer inputs, outputs of rank 2, in bfloat16, and whole numbers.
 TOKENS = """
 import jax
 import jax.numpy as jnp
@@ -79,10 +79,10 @@ def load(options):
     return Dataset("counting", {"tokens": tokens[:60]}, {"tokens": tokens[60:]})
 
 def init(key, example, options):
-    return {"embed": (jax.random.normal(key, (20, 20)) * 0.1).astype(jnp.bfloat16)}
+    return {"embed": jax.random.normal(key, (20, 20)) * 0.1}
 
 def fwd(example, weights, options):
-    return weights["embed"][example["tokens"]]
+    return weights["embed"].astype(jnp.bfloat16)[example["tokens"]]
 
 def _loss(output, example):
     logits = jax.nn.log_softmax(output[:-1].astype(jnp.float32))
