@@ -19,19 +19,15 @@ from trainer.functional import activation, attention, dropout, embed, linear, lo
 
 
 @dataclass
-class DataOptions:
-    """data.options.*."""
-
-    size: int = 2_000_000  # bytes of text, of which the last tenth is the test split
-    length: int = 128  # bytes of a window
+class DataOptions:  # data.options.*
+    size: int = 500_000  # bytes of text, of which the last tenth is the test split
+    length: int = 64  # bytes of a window
 
 
 @dataclass
-class Options:
-    """model.options.*."""
-
-    layers: int = 3
-    features: int = 128
+class Options:  # model.options.*
+    layers: int = 2
+    features: int = 64
     heads: int = 4
     dropout: float = 0.1
 
@@ -49,24 +45,23 @@ def load(options):
 
 def init(key, example, options):
     """Return the weights: a dict; `layers` is a list with one of each layer."""
-    (length,), features = example["bytes"].shape, options.features
-    keys = iter(jax.random.split(key, 3 + 3 * options.layers))
-    layers = [
-        {
-            "attention": attention.init(next(keys), features),
-            "attention_norm": norm.init(features),
-            "wide": linear.init(next(keys), features, 4 * features),
-            "narrow": linear.init(next(keys), 4 * features, features),
-            "norm": norm.init(features),
+    width, keys = options.features, iter(jax.random.split(key, 3 + 3 * options.layers))
+
+    def layer():
+        return {
+            "attention_norm": norm.init(width),
+            "attention": attention.init(next(keys), width),
+            "norm": norm.init(width),
+            "wide": linear.init(next(keys), width, 4 * width),
+            "narrow": linear.init(next(keys), 4 * width, width),
         }
-        for _ in range(options.layers)
-    ]
+
     return {
-        "bytes": embed.init(next(keys), 256, features),
-        "positions": embed.init(next(keys), length, features),
-        "layers": layers,
-        "norm": norm.init(features),
-        "logits": linear.init(next(keys), features, 256),
+        "bytes": embed.init(next(keys), 256, width),
+        "positions": embed.init(next(keys), *example["bytes"].shape, width),
+        "layers": [layer() for _ in range(options.layers)],
+        "norm": norm.init(width),
+        "logits": linear.init(next(keys), width, 256),
     }
 
 
