@@ -11,13 +11,14 @@ from importlib import import_module
 from typing import Any
 
 from trainer.commands import COMMANDS
-from trainer.job.errors import EXIT_COMPLETED, EXIT_INTERNAL, TrainerError
+from trainer.job.directory import expanded
+from trainer.job.errors import EXIT_COMPLETED, EXIT_INTERNAL, ConfigError, TrainerError
 from trainer.job.signals import StopRequest
 
 
 def main() -> None:
     """Run the command of the command line and exit with a documented code."""
-    for name in ("TRAINER_CACHE_DIR", "TRAINER_RUN_ROOT"):
+    for name in ("TRAINER_CACHE_DIR", "TRAINER_CONFIG_DIR", "TRAINER_RUN_ROOT"):
         if not os.environ.get(name, "unset"):  # empty, as templates leave it; it would mean /
             del os.environ[name]
     os.environ["MPLBACKEND"] = "agg"  # a notebook's value names a module that may be missing
@@ -27,14 +28,13 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.excepthook = _without_echoes(sys.excepthook)
     sys.unraisablehook = _without_echoes(sys.unraisablehook)
-    command, arguments = "train", sys.argv[1:]
-    if arguments and arguments[0] in COMMANDS:
-        command, *arguments = arguments
-    function = "main"
-    if command == "train" and _asks_for_sweep(arguments):
-        command, function = "sweep", "multirun"
-    message = ""
+    command, function, message = "train", "main", ""
     try:
+        arguments = _without_config_dir(sys.argv[1:])
+        if arguments and arguments[0] in COMMANDS:
+            command, *arguments = arguments
+        if command == "train" and _asks_for_sweep(arguments):
+            command, function = "sweep", "multirun"
         code = getattr(import_module(COMMANDS[command]), function)(arguments, stop)
     except SystemExit as ended:  # argparse has printed the help text
         code = EXIT_INTERNAL if ended.code else EXIT_COMPLETED
@@ -45,6 +45,34 @@ def main() -> None:
     stop.ignore()
     _flush(message)
     sys.exit(code)
+
+
+def _without_config_dir(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without --config-dir DIR.
+
+    It becomes an absolute path in the environment, for this process and for those that it starts.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    others, words = list[str](), iter(arguments)
+    option, folder = "TRAINER_CONFIG_DIR", os.environ.get("TRAINER_CONFIG_DIR")
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--config-dir":
+            option, folder = name, value if equals else next(words, "")
+        else:
+            others.append(word)
+    if folder is not None:
+        path = expanded(folder, option).absolute()
+        if not folder or not path.is_dir():
+            hint = "name the folder that holds experiment/, model/ and the like"
+            raise ConfigError(f"{option}={folder} is not a folder", hint)
+        if (path / "config.yaml").exists():
+            message = f"{option}={folder}: its config.yaml would replace that of the trainer"
+            raise ConfigError(message, "give it another name, or make it an experiment")
+        os.environ["TRAINER_CONFIG_DIR"] = str(path)
+    return others
 
 
 def _asks_for_sweep(arguments: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from support.compare import check_value_and_gradients, draw
 
 from trainer.functional import conv
 
@@ -21,29 +22,10 @@ each_shape = pytest.mark.parametrize(("shape", "window", "strides"), SHAPES)
 each_padding = pytest.mark.parametrize("padding", ["SAME", "VALID"])
 
 
-def image(shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape)
-
-
-def check_value_and_gradients(ours, theirs, *arguments):
-    """Compare two functions of one image, vmapped over three, and the gradients of each."""
-
-    def results(function):
-        value, pull = jax.vjp(jax.jit(function), *arguments)
-        return value, pull(image(value.shape, 9))
-
-    for a, b in zip(*map(jax.tree.leaves, (results(ours), results(theirs))), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, atol=2e-5)
-
-
 @each_shape
 @each_padding
 def test_convolution_equals_xlas(shape, window, strides, padding):
-    weights = conv.init(
-        jax.random.key(1), shape[2], 4, window, bias_initializer=jax.nn.initializers.normal()
-    )
-    images = image((3, *shape))
+    arguments = draw(3, *shape), draw(*window, shape[2], 4), draw(4)
 
     def ours(x, kernel, bias):
         weights = conv.Weights(kernel, bias)
@@ -54,13 +36,13 @@ def test_convolution_equals_xlas(shape, window, strides, padding):
         y = lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
         return jnp.tanh(y + bias[None, None, None])
 
-    check_value_and_gradients(ours, theirs, images, *weights)
+    check_value_and_gradients(ours, theirs, *arguments, atol=2e-5)
 
 
 @each_shape
 @each_padding
 def test_max_pool_equals_xlas(shape, window, strides, padding):
-    images = jnp.round(image((3, *shape)))  # many equal elements: the gradient goes to the first
+    images = jnp.round(draw(3, *shape))  # many equal elements: the gradient goes to the first
 
     def theirs(x):
         sizes = (1, *window, 1), (1, *strides, 1)
@@ -77,9 +59,7 @@ def test_average_pool_counts_only_what_is_inside(shape, window, strides, padding
         return lax.reduce_window(x, 0.0, lax.add, (1, *window, 1), (1, *strides, 1), padding)
 
     ours = jax.vmap(lambda x: conv.average_pool(x, window, strides, padding))
-    check_value_and_gradients(
-        ours, lambda x: total(x) / total(jnp.ones_like(x)), image((3, *shape))
-    )
+    check_value_and_gradients(ours, lambda x: total(x) / total(jnp.ones_like(x)), draw(3, *shape))
 
 
 def test_max_pool_keeps_nan():
@@ -91,9 +71,13 @@ def test_max_pool_keeps_nan():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays(dtype):
-    x = image((4, 4, 2)).astype(dtype)
-    y = conv.fwd(x, conv.init(jax.random.key(0), 2, 3, dtype=dtype), jax.nn.relu)
-    assert y.dtype == conv.max_pool(y).dtype == conv.average_pool(y).dtype == dtype
+    x = jax.ShapeDtypeStruct((4, 4, 2), dtype)
+    weights = conv.Weights(
+        jax.ShapeDtypeStruct((3, 3, 2, 3), dtype), jax.ShapeDtypeStruct((3,), dtype)
+    )
+    y = jax.eval_shape(lambda *x: conv.fwd(*x, jax.nn.relu), x, weights)
+    assert {jax.eval_shape(f, y).dtype for f in (conv.max_pool, conv.average_pool)} == {y.dtype}
+    assert y.dtype == dtype
 
 
 def training_step(weights, images):
@@ -105,8 +89,8 @@ def training_step(weights, images):
 
 
 def test_a_scanned_training_step_on_a_cpu_is_large_matrix_products():
-    weights = conv.init(jax.random.key(0), 3, 8)
-    inputs = image((5, 16, 10, 10, 3))
+    weights = conv.Weights(draw(3, 3, 3, 8), draw(8))
+    inputs = draw(5, 16, 10, 10, 3)
     program = jax.jit(lambda *x: lax.scan(training_step, *x)[0]).lower(weights, inputs).as_text()
     assert "stablehlo.convolution" not in program
     products = re.findall(r"dot_general.*-> tensor<(.*)xf32>", program)
@@ -114,7 +98,7 @@ def test_a_scanned_training_step_on_a_cpu_is_large_matrix_products():
 
 
 def test_an_export_has_each_platforms_own_convolution():
-    weights = conv.init(jax.random.key(0), 3, 8)
+    weights = conv.Weights(draw(3, 3, 3, 8), draw(8))
     argument = jax.ShapeDtypeStruct((10, 10, 3), jnp.float32)
     function = jax.jit(lambda x: conv.fwd(x, weights))
     operations = ("stablehlo.convolution(", "stablehlo.dot_general ")
@@ -125,7 +109,7 @@ def test_an_export_has_each_platforms_own_convolution():
     ):
         program = jax.export.export(function, platforms=platforms)(argument)
         assert [name in program.mlir_module() for name in operations] == has
-    x = image((10, 10, 3))
+    x = draw(10, 10, 3)
     np.testing.assert_allclose(program.call(x), conv.fwd(x, weights), atol=1e-6)
 
 
@@ -143,4 +127,4 @@ def test_an_export_has_each_platforms_own_convolution():
 )
 def test_what_is_refused(call, error, message):
     with pytest.raises(error, match=message):
-        call(image((4, 4, 3)), conv.init(jax.random.key(0), 3, 2))
+        call(draw(4, 4, 3), conv.Weights(draw(3, 3, 3, 2), draw(2)))

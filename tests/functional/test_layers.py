@@ -4,22 +4,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.compare import check_value_and_gradients, draw
 
-from trainer.functional import activation, attention, dropout, embed, norm
-
-
-def draw(*shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape)
+from trainer.functional import activation, attention, conv, dropout, embed, linear, norm
 
 
-def check_value_and_gradients(ours, theirs, *arguments):
-    def results(function):
-        value, pull = jax.vjp(jax.jit(function), *arguments)
-        return value, pull(draw(*value.shape, seed=9))
+def test_weights_have_the_shapes_and_dtype_asked_for():
+    key = jax.random.key(0)
+    weights = [
+        conv.init(key, 2, 3, (5, 4), dtype="bfloat16"),
+        embed.init(key, 7, 3, dtype="bfloat16"),
+        attention.init(key, 6, dtype="bfloat16"),
+        norm.init(3, dtype="bfloat16"),
+    ]
+    shapes = [(5, 4, 2, 3), (3,), (7, 3), (6, 18), (18,), (6, 6), (6,), (3,), (3,)]
+    assert [x.shape for x in jax.tree.leaves(weights)] == shapes
+    assert {x.dtype for x in jax.tree.leaves(weights)} == {jnp.dtype("bfloat16")}
 
-    for a, b in zip(*map(jax.tree.leaves, (results(ours), results(theirs))), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, atol=1e-5)
+
+def test_attention_draws_each_kernel_with_a_key_of_its_own():
+    key, normal = jax.random.key(3), jax.nn.initializers.normal()
+    qkv, output = attention.init(key, 4, normal)
+    kernels = [linear.init(part, 4, 4, normal).kernel for part in jax.random.split(key, 4)]
+    np.testing.assert_array_equal(jnp.hstack([qkv.kernel, output.kernel]), jnp.hstack(kernels))
 
 
 def test_softmax_and_gelu_equal_jaxs():

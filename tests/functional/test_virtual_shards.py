@@ -27,44 +27,37 @@ def token_weights(key):
 
 def token_loss(weights, tokens, key):
     """The loss of a causal transformer of one layer, which shares its table with its output."""
-    keys = jax.random.split(key)
     first, second, last = weights["norms"]
     x = embed.fwd(tokens[:-1], weights["embed"])
     seen = attention.fwd(norm.layer_norm(x, first), weights["attention"], 2, causal=True)
-    x = x + dropout.fwd(seen, keys[0], 0.1)
+    x = x + dropout.fwd(seen, key, 0.1)
 
     def mlp(x):
         up, down = weights["mlp"]
         return linear.fwd(linear.fwd(x, up, activation.gelu), down)
 
-    x = x + dropout.fwd(jax.vmap(mlp)(norm.layer_norm(x, second)), keys[1], 0.1)
+    x = x + jax.vmap(mlp)(norm.layer_norm(x, second))
     logits = jnp.dot(norm.rms_norm(x, last), weights["embed"].table.T)
     of_one = losses.sparse_categorical_crossentropy_from_logits
     return jnp.mean(jax.vmap(lambda x, token: of_one(x, token, 0.1))(logits, tokens[1:]))
 
 
 def image_weights(key):
-    keys = jax.random.split(key, 3)
-    return {
-        "convs": [conv.init(keys[0], 1, 8), conv.init(keys[1], 8, 8)],
-        "norms": [norm.init(8), norm.init(8)],
-        "head": linear.init(keys[2], 72, 32),
-    }
+    keys = jax.random.split(key)
+    head = linear.init(keys[1], 72, 32)
+    return {"conv": conv.init(keys[0], 1, 8), "norm": norm.init(8), "head": head}
 
 
 def image_loss(weights, tokens, key):
     """The loss of a small convolutional network on the tokens as pixels."""
     x = tokens[:-1].astype(jnp.float32).reshape(12, 12, 1)
-    pools = (conv.max_pool, conv.average_pool)
-    for layer, scale, pool in zip(weights["convs"], weights["norms"], pools, strict=True):
-        x = pool(jax.nn.relu(norm.group_norm(conv.fwd(x, layer), scale, 4)))
-    x = dropout.fwd(x.ravel(), key, 0.1)
-    logits = linear.fwd(x, weights["head"])
+    x = norm.group_norm(conv.fwd(x, weights["conv"], jax.nn.relu), weights["norm"], 4)
+    logits = linear.fwd(conv.average_pool(conv.max_pool(x)).ravel(), weights["head"])
     return losses.sparse_categorical_crossentropy_from_logits(logits, tokens[-1])
 
 
 def table_weights(key):
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key)
     return [linear.init(keys[0], 144, 32), linear.init(keys[1], 32, 2), norm.init(32)]
 
 
@@ -72,7 +65,7 @@ def table_loss(weights, tokens, key):
     """The loss of a small network that predicts a number and whether something holds."""
     x = tokens[:-1].astype(jnp.float32) * (1 / 32)
     hidden, head, scale = weights
-    x = dropout.fwd(norm.layer_norm(linear.fwd(x, hidden, activation.gelu), scale), key, 0.1)
+    x = norm.layer_norm(linear.fwd(x, hidden, activation.gelu), scale)
     number, holds = linear.fwd(x, head)
     target = tokens[-1].astype(jnp.float32) * (1 / 32)
     return losses.mean_squared_error(number, target) + losses.binary_crossentropy_from_logits(
@@ -80,7 +73,7 @@ def table_loss(weights, tokens, key):
     )
 
 
-def train(init, loss, devices):
+def train(weights, keys, loss, devices):
     """Train with virtual shards, as trainer/parallel/step.py does them."""
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     local = SHARDS // devices
@@ -112,8 +105,7 @@ def train(init, loss, devices):
         steps = jax.shard_map(steps, mesh=mesh, in_specs=(whole, rows), out_specs=whole)
     length = 13 if loss is token_loss else 145
     tokens = np.random.default_rng(1).integers(0, 32, (STEPS, ROWS, length), np.uint16)
-    keys = jax.random.split(jax.random.key(2), (STEPS, ROWS))
-    return jax.device_get(jax.jit(steps)(init(jax.random.key(0)), (tokens, keys)))
+    return jax.device_get(jax.jit(steps)(weights, (tokens, keys)))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +113,9 @@ def train(init, loss, devices):
     [(token_weights, token_loss), (image_weights, image_loss), (table_weights, table_loss)],
 )
 def test_bits_do_not_depend_on_the_number_of_devices(init, loss):
-    one, *others = (jax.tree.leaves(train(init, loss, devices)) for devices in (1, 2, 4))
+    weights = jax.device_get(jax.jit(init)(jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(2), (STEPS, ROWS))
+    one, *others = (jax.tree.leaves(train(weights, keys, loss, n)) for n in (1, 2, 4))
     assert all(np.isfinite(x).all() for x in one)
     for other in others:
         assert [x.tobytes() for x in one] == [x.tobytes() for x in other]

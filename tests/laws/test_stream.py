@@ -33,10 +33,9 @@ def steps_of(source):
     """Return per step the indices of the examples loaded, None where the batch is short."""
     steps = []
     for batch in iterate(source):
-        fields = (batch.examples["image"], batch.examples["label"], batch.mask)
-        for images, labels, mask in zip(*fields, strict=True):
-            index = images.copy().view(">u4").ravel().astype(int)
-            assert (labels == index % 10).all()
+        for step, mask in enumerate(batch.mask):
+            index = batch.examples["image"][step].copy().view(">u4").ravel().astype(int)
+            assert (batch.examples["label"][step] == index % 10).all()
             steps.append([i if m else None for i, m in zip(index, mask, strict=True)])
     return steps
 

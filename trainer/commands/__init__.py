@@ -4,6 +4,7 @@
 # with a code that --help lists. After --help it may raise SystemExit(0), as argparse does.
 COMMANDS = {
     "train": "trainer.commands.train",
+    "new": "trainer.new.command",
     "runs": "trainer.commands.runs",
     "evaluate": "trainer.commands.evaluate",
     "predict": "trainer.commands.predict",
@@ -11,7 +12,9 @@ COMMANDS = {
     "sweep": "trainer.sweep.command",
     "verify": "trainer.commands.verify",
     "doctor": "trainer.doctor.command",
+    "local": "trainer.commands.local",
     "submit": "trainer.submit.command",
     "selftest": "trainer.selftest.command",
     "laws": "trainer.selftest.laws",
+    "dashboard": "trainer.commands.dashboard",
 }

@@ -8,18 +8,22 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
 import hydra
 from hydra import initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import user_module
-from trainer.config.schema import Config, config_dir
+from trainer.config.schema import Config, config_dir, config_dirs
 from trainer.config.types import rule_of
 from trainer.job.errors import ConfigError, TrainerError
 from trainer.job.stdout import show
@@ -32,6 +36,17 @@ _OPTIONS = re.compile(r"(?:model|data|optim)\.options\.")  # keys that the schem
 USER_OPTIONS = {"model": "Options", "data": "DataOptions"}  # section -> dataclass in a module
 # Values that Hydra's grammar has to read: empty, null, quoted, an interpolation, a list, a sweep.
 _GRAMMAR = re.compile(r"null|['\"\[].*|.*\$\{.*|.*,.*|", re.DOTALL)
+
+
+class _ConfigDir(SearchPathPlugin):  # type: ignore[misc]
+    """Lets Hydra find the files of --config-dir, before those of the same name in conf/."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in config_dirs()[:-1]:
+            search_path.prepend("trainer", f"file://{folder}", anchor="main")
+
+
+Plugins.instance().register(_ConfigDir)
 
 
 class Job(NamedTuple):
@@ -164,10 +179,10 @@ def _unknown_option(name: str) -> str:
 
 
 def _unknown_choice(group: str, name: str) -> str:
-    folder = config_dir() / group
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    folders = [str(folder / group) for folder in config_dirs() if (folder / group).is_dir()]
+    names = sorted({path.stem for folder in folders for path in Path(folder).glob("*.yaml")})
     hint = _nearest(name, names) or f"use one of {', '.join(names)}"
-    return f"{group}={name}: there is no such file in {folder}: {hint}"
+    return f"{group}={name}: there is no such file in {' or '.join(folders)}: {hint}"
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -6,17 +6,21 @@ The dataclasses have no defaults: every value stands once, in conf/. Nothing her
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from trainer.job import resources
 from trainer.job.errors import ConfigError
 
+CONFIG_DIR = "TRAINER_CONFIG_DIR"  # --config-dir, for this process and for its children
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 
 
@@ -261,8 +265,27 @@ class Config:
 ConfigStore.instance().store(name="schema", node=Config)  # conf/config.yaml refers to it
 
 
+def as_json(config: Config) -> dict[str, Any]:
+    """Return all options as JSON: of a user's own, an Enum by its name, a path as text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if isinstance(value, Enum):
+            return value.name
+        return value if isinstance(value, bool | int | float | None) else str(value)
+
+    return {section: plain(options) for section, options in asdict(config).items()}
+
+
 def config_dir() -> Path:
-    """Return the folder conf/: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+    """Return the folder of every option with its default."""
+    return resources.home() / "conf"
+
+
+def config_dirs() -> list[Path]:
+    """Return the folders that Hydra searches for a file: --config-dir, if given, comes first."""
+    own = os.environ.get(CONFIG_DIR)
+    return [*([Path(own)] if own else []), config_dir()]

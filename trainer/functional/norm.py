@@ -7,6 +7,8 @@ computed first, one for each group of elements, and multiplied in.
 Statistics are float32 at least: in bfloat16 a mean of 1,000 numbers has two digits.
 """
 
+import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -47,9 +49,7 @@ def rms_norm(x: jax.Array, weights: Weights, epsilon: float = 1e-6) -> jax.Array
         TypeError: at trace time, if the last axis or the dtype of x is not that of the weights.
     """
     _check("rms_norm", x, weights)
-    wide = _wide(x)
-    factor = lax.rsqrt(_mean(wide * wide, (-1,)) + epsilon)
-    return _scaled(wide * factor, x.dtype, weights)
+    return _scaled(_normalised(_wide(x), (-1,), epsilon, centre=False), x.dtype, weights)
 
 
 def group_norm(x: jax.Array, weights: Weights, groups: int, epsilon: float = 1e-5) -> jax.Array:
@@ -69,19 +69,16 @@ def group_norm(x: jax.Array, weights: Weights, groups: int, epsilon: float = 1e-
     return _scaled(_normalised(grouped, (0, 2), epsilon).reshape(x.shape), x.dtype, weights)
 
 
-def _normalised(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    """Bring x to mean 0 and variance 1 over those axes."""
-    # Two passes. mean(x ** 2) - mean(x) ** 2 would lose all digits where the mean is large.
-    centred = x - _mean(x, axes)
-    return centred * lax.rsqrt(_mean(centred * centred, axes) + epsilon)
-
-
-def _mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Return the mean over those axes, which are kept with size 1."""
-    count = 1
-    for axis in axes:
-        count *= x.shape[axis]
-    return jnp.sum(x, axis=axes, keepdims=True) * (1 / count)
+def _normalised(
+    x: jax.Array, axes: tuple[int, ...], epsilon: float, centre: bool = True
+) -> jax.Array:
+    """Bring x to mean 0, if `centre`, and mean square 1 over those axes."""
+    count = math.prod(x.shape[axis] for axis in axes)
+    total = partial(jnp.sum, axis=axes, keepdims=True)
+    # Two passes: mean(x ** 2) - mean(x) ** 2 would lose all digits where the mean is large.
+    if centre:
+        x = x - total(x) * (1 / count)
+    return x * lax.rsqrt(total(x * x) * (1 / count) + epsilon)
 
 
 def _wide(x: jax.Array) -> jax.Array:

@@ -1,7 +1,4 @@
-"""Child processes on this host: their variables; starting, watching and ending them.
-
-Needs the standard library only: scripts/local runs it with any Python.
-"""
+"""Child processes on this host: their variables; starting, watching and ending them."""
 
 import ctypes
 import math

@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from trainer.commands import arguments as command_line
 from trainer.config.compose import Job, compose_each
@@ -56,20 +55,16 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     jobs = sweep.jobs if sweep else compose_each([args.overrides])
     for job in jobs:
         _check_job(job, args)
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / slurm.SCRIPT).is_file():
-        message = f"{checkout} has no {slurm.SCRIPT}: the installed package has no scripts"
-        raise ConfigError(message, "submit from a checkout of the trainer")
     if args.scheduler == "k8s":
-        kubernetes.submit(args, checkout / "scripts" / "k8s")
+        kubernetes.submit(args, jobs[0])
         return EXIT_COMPLETED
-    slurm.check_environment(checkout)
+    slurm.check_environment()
     for root in {job.config.data.root for job in jobs} - {None}:
         if not expanded(str(root), "data.root").is_dir():
             Terminal().warn(
                 f"data.root={root} does not exist here: make sure it exists on the compute nodes"
             )
-    slurm.submit(args, checkout, jobs[0], sweep)
+    slurm.submit(args, jobs[0], sweep)
     return EXIT_COMPLETED
 
 

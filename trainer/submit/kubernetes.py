@@ -13,10 +13,13 @@ from typing import Any
 import yaml
 
 from trainer.config.compose import Job, compose_each
+from trainer.config.schema import CONFIG_DIR
+from trainer.job import resources
 from trainer.job.directory import choose
 from trainer.job.errors import ConfigError
 from trainer.job.stdout import show
 from trainer.submit.programs import run
+from trainer.tracking.terminal import Terminal
 
 PLACEHOLDER = "registry.example.com/"  # the image in the overlays, which users replace
 IMAGE = re.compile(  # [HOST[:PORT]/]PATH[:TAG][@DIGEST]
@@ -30,9 +33,9 @@ def kubectl() -> str:
     return shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
 
 
-def submit(args: argparse.Namespace, folder: Path) -> None:
-    """Submit a job with the manifests of scripts/k8s, `folder`; with --dry-run, show them."""
-    objects = _manifests(args, folder)
+def submit(args: argparse.Namespace, job: Job) -> None:
+    """Submit a job with the manifests of scripts/k8s; with --dry-run, show them."""
+    objects = _manifests(args, resources.home() / "scripts" / "k8s")
     (manifest,) = (item for item in objects if item["kind"] == "Job")
     name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
     pod = manifest["spec"]["template"]["spec"]
@@ -41,8 +44,9 @@ def submit(args: argparse.Namespace, folder: Path) -> None:
     if container["image"].startswith(PLACEHOLDER):
         hint = "give your own image, as pushed to a registry, or write it into scripts/k8s/overlays"
         raise ConfigError(f"--image: {container['image']} is a placeholder", hint)
-    (job,) = compose_each([[word.replace("$(JOB_NAME)", name) for word in container["args"]]])
-    where, claim = _run_directory(job, pod, container)
+    (pods,) = compose_each([[word.replace("$(JOB_NAME)", name) for word in container["args"]]])
+    where, claim = _run_directory(pods, pod, container)
+    _add_files(job, container)
     text = yaml.safe_dump_all(objects, sort_keys=False)
     if args.dry_run:
         show(text.rstrip("\n"))
@@ -104,6 +108,23 @@ def _fill_in(args: argparse.Namespace, spec: Any, pod: Any, container: Any) -> N
             for name in amounts.keys() & {*SHARED, "sizeLimit"}:
                 amounts[name] = re.sub("^[0-9]+", share, str(amounts[name]))
     container["args"] = [*args.overrides, *kept]
+
+
+def _add_files(job: Job, container: Any) -> None:
+    """Pass --config-dir on; warn of files of the user, which the image has to contain."""
+    files = [part.module for part in (job.config.model, job.config.data) if part.module]
+    files = list(dict.fromkeys(files))
+    if given := os.environ.get(CONFIG_DIR):
+        folder = Path(given)
+        here = Path.cwd()
+        name = str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+        container["args"].insert(0, f"--config-dir={name}")
+        files.append(name)
+    if files:
+        Terminal().warn(
+            f"the image must contain {', '.join(files)}: build one from the trainer's, with this "
+            "folder copied to /project and WORKDIR /project"
+        )
 
 
 def _run_directory(job: Job, pod: Any, container: Any) -> tuple[str, str]:

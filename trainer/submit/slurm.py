@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 
 from trainer.config.compose import Job
+from trainer.config.schema import CONFIG_DIR
+from trainer.job import resources
 from trainer.job.directory import choose
 from trainer.job.errors import ConfigError
 from trainer.job.stdout import show
@@ -16,19 +18,20 @@ from trainer.sweep.plan import Plan
 SCRIPT = Path("scripts", "slurm", "train.sbatch")
 
 
-def check_environment(checkout: Path) -> None:
+def check_environment() -> None:
     """Raise ConfigError unless there is a Python environment, for the batch script to use."""
-    given = os.environ.get("TRAINER_VENV")
-    venv = checkout / (given or ".venv")
+    given, home = os.environ.get("TRAINER_VENV"), resources.home()
+    # An installed package is in ENVIRONMENT/lib/python3.N/site-packages.
+    venv = home / (given or (".venv" if resources.is_checkout() else home.parents[3]))
     if not os.access(venv / "bin" / "python", os.X_OK):
         raise ConfigError(
             f"TRAINER_VENV={given}: {venv} is not an environment",
-            "make one with `scripts/_venv accelerator` on a file system that all nodes share, or "
-            "name another",
+            "make one on a file system that all nodes share (scripts/_venv accelerator), or name "
+            "another",
         )
 
 
-def submit(args: argparse.Namespace, checkout: Path, job: Job, sweep: Plan | None) -> None:
+def submit(args: argparse.Namespace, job: Job, sweep: Plan | None) -> None:
     """Submit a job, or a sweep as a job array; with --dry-run, show the command."""
     words = ["sbatch", "--parsable", f"--nodes={args.nodes}"]
     words += [f"--gpus-per-node={args.gpus_per_node}"] if args.gpus_per_node else []
@@ -38,7 +41,9 @@ def submit(args: argparse.Namespace, checkout: Path, job: Job, sweep: Plan | Non
     if sweep:
         limit = f"%{args.at_once}" if args.at_once else ""
         words += [f"--array=0-{len(sweep.trials) - 1}{limit}", "--output=slurm-%A_%a.out"]
-    words += [*args.scheduler_option, str(checkout / SCRIPT)]
+    words += [*args.scheduler_option, str(resources.home() / SCRIPT)]
+    if folder := os.environ.get(CONFIG_DIR):  # not every site hands its environment to jobs
+        words.append(f"--config-dir={folder}")
     words += ["-m", *args.overrides] if sweep else args.overrides
     if args.dry_run:
         show(shlex.join(words))

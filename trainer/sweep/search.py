@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from trainer.config import schema
 from trainer.config.compose import readable_errors
+from trainer.job import resources
 from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 from trainer.sweep import folder as sweep_folder
@@ -38,8 +39,8 @@ def main(plan: Plan, stop: StopRequest) -> int:
     try:
         import optuna
     except ModuleNotFoundError:
-        hint = "install the extra `optuna`: pip install '.[optuna]' in the checkout"
-        raise ConfigError(f"{SEARCH}: Optuna is not installed", hint) from None
+        message = f"{SEARCH}: Optuna is not installed"
+        raise ConfigError(message, resources.how_to_install("optuna")) from None
     optuna.logging.set_verbosity(logging.ERROR)
     return train_all(plan, _proposals(plan, settings), settings.n_trials, stop)
 

@@ -38,8 +38,8 @@ def from_flax(build: Callable[..., Any]) -> Functions:
         _, weights, _, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
         if kinds := {type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest)}:
             raise TypeError(
-                f"the module has {', '.join(sorted(kinds))}, neither nnx.Param nor random numbers: "
-                "use nnx.GroupNorm or nnx.LayerNorm instead of nnx.BatchNorm"
+                f"{type(module).__name__} has {', '.join(sorted(kinds))}, neither nnx.Param nor "
+                "random numbers: use nnx.GroupNorm or nnx.LayerNorm instead of nnx.BatchNorm"
             )
         return nnx.to_pure_dict(weights)
 

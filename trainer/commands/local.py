@@ -1,0 +1,188 @@
+"""`python -m trainer local N ...`: train in several processes on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from trainer.commands import COMMANDS
+from trainer.distributed.slurm import visible_gpus
+from trainer.job import processes, resources
+from trainer.job.errors import EXIT_COMPLETED, ConfigError
+from trainer.job.signals import StopRequest
+from trainer.job.stdout import show
+
+HELP = """\
+python -m trainer local N [COMMAND] [OPTION=VALUE ...]
+
+Trains in N processes on this machine; its GPUs, where there are some, are divided among them.
+
+  python -m trainer local 2 +experiment=mlp train.epochs=3
+  python -m trainer local 2 doctor +experiment=mlp
+
+The options are those of `python -m trainer`; a command may stand before them. Each line begins with
+the number of its process. When a process fails, the others save and end, its last lines are shown,
+and the exit code is that of the process. Signals are passed on: the run saves and ends with 75. The
+same happens when the terminal, or the reader of a pipe, goes away.
+"""
+GRACE = 40  # seconds to save and to find out who was lost: cluster.heartbeat_timeout_seconds=20
+COLORS = (36, 33, 35, 32, 34, 31)
+PASSED_ON = {
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGUSR1: signal.SIGUSR1,
+    signal.SIGHUP: signal.SIGTERM,  # the trainer does not know it
+}
+
+
+def main(arguments: Sequence[str], stop: StopRequest) -> int:
+    """Start the processes, wait for all, and return the exit code of the first that failed.
+
+    Raises:
+        ConfigError: the number of processes is none, or does not divide the GPUs.
+    """
+    if {"-h", "--help"} & {*arguments[:1]}:
+        show(HELP.rstrip())
+        return EXIT_COMPLETED
+    count, *others = arguments or [""]
+    if not count.isdecimal() or int(count) < 1:
+        hint = "the number of processes comes first: python -m trainer local 2 +experiment=mlp"
+        raise ConfigError(f"local {count}", hint)
+    shares = shares_of_gpus(int(count), dict(os.environ))
+    job = Job(len(shares))
+    if stop():  # a signal came before the job could handle it
+        job.stop = signal.SIGTERM
+    return job.run([sys.executable, "-m", "trainer"], others, shares)
+
+
+class Job:
+    """The processes of one run."""
+
+    def __init__(self, count: int) -> None:
+        self.width = len(str(count - 1))
+        self.last = [deque[str](maxlen=15) for _ in range(count)]
+        self.writing = threading.Lock()
+        self.stop: signal.Signals | None = None  # the signal that came
+        self.unread = False  # nobody reads what is printed any more
+        self.children: list[subprocess.Popen[str]] = []
+        for number in PASSED_ON:
+            signal.signal(number, self._pass_on)
+
+    def run(self, program: list[str], arguments: list[str], shares: list[str | None]) -> int:
+        """Start all, wait for all, and return the run's exit code: of the first that failed."""
+        address = processes.free_address()
+        paths = os.environ.get("PYTHONPATH")
+        if resources.is_checkout():  # it may be the current folder, which PYTHONSAFEPATH hides
+            paths = os.pathsep.join(filter(None, [str(resources.home()), paths]))
+        for index, share in enumerate(shares):
+            environ = processes.environment(os.environ, len(shares), index, address)
+            # PYTHONSAFEPATH: not another package `trainer` of the current folder.
+            environ |= {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+            environ |= {"PYTHONPATH": paths} if paths else {}
+            own = arguments
+            if share is not None:
+                environ["CUDA_VISIBLE_DEVICES"] = share
+                own = expecting(len(share.split(",")), arguments)
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            self.children.append(
+                processes.start([*program, *own], env=environ, text=True, errors="replace", **pipes)
+            )
+        if self.stop is not None:  # it came before all were started
+            self._send(self.stop)
+        readers = [
+            threading.Thread(target=self.copy, args=(index, pipe, out), daemon=True)
+            for index, child in enumerate(self.children)
+            for pipe, out in ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
+        ]
+        for reader in readers:
+            reader.start()
+        failed = self.wait()
+        for reader in readers:
+            reader.join()
+        if failed is None:
+            return 0
+        codes = [child.returncode for child in self.children]
+        code = codes[failed]
+        ended = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+        lines = "".join(f"    {line}" for line in self.last[failed])
+        self.write(f"local: process {failed} ended {ended}\n{lines}", sys.stdout)
+        self.write(f"local: exit codes by process: {codes}\n", sys.stderr)
+        return code if code > 0 else 128 - code
+
+    def wait(self) -> int | None:
+        """Wait until all have ended; return the first that failed, None if all completed."""
+        failed: list[int] = []  # in the order of their ends
+        ending: list[float] = []  # when the others got SIGTERM
+
+        def look() -> None:
+            codes = enumerate(child.returncode for child in self.children)
+            failed.extend(index for index, code in codes if code and index not in failed)
+            if not ending and (failed or self.unread):
+                ending.append(time.monotonic())
+                self._send(signal.SIGTERM)  # they save, and say who was lost
+            if ending and time.monotonic() - ending[0] > GRACE:
+                processes.end(self.children)
+
+        processes.wait(self.children, None, look, poll=0.05)
+        look()
+        return failed[0] if failed else None
+
+    def copy(self, index: int, pipe: IO[str], out: IO[str]) -> None:
+        """Print the lines of a process, each behind its number."""
+        label = f"[{index:>{self.width}}]"
+        if out.isatty():
+            label = f"\x1b[{COLORS[index % len(COLORS)]}m{label}\x1b[0m"
+        for line in pipe:
+            self.last[index].append(line)
+            self.write(f"{label} {line}", out)
+
+    def write(self, text: str, out: IO[str]) -> None:
+        """Print; if nobody reads it, print nowhere: a full pipe would stop its writer."""
+        with self.writing:
+            try:
+                out.write(text)
+                out.flush()
+            except OSError:
+                self.unread = True
+                os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        self.stop = PASSED_ON[signal.Signals(number)]
+        self._send(self.stop)
+
+    def _send(self, number: signal.Signals) -> None:
+        for child in self.children:
+            child.send_signal(number)  # does nothing if it has ended
+
+
+def expecting(gpus: int, arguments: list[str]) -> list[str]:
+    """Add an option that refuses to train with fewer GPUs, or on the CPU."""
+    place = 1 if arguments and arguments[0] in COMMANDS else 0
+    return [*arguments[:place], f"cluster.gpus_per_process={gpus}", *arguments[place:]]
+
+
+def shares_of_gpus(count: int, environ: dict[str, str]) -> list[str | None]:
+    """Return the CUDA_VISIBLE_DEVICES of each process; None where there is no GPU to share.
+
+    Raises:
+        ConfigError: the GPUs cannot be divided equally.
+    """
+    shown = visible_gpus(environ)
+    if shown is None:
+        numbers = sorted(int(p.name[6:]) for p in Path("/dev").glob("nvidia[0-9]*"))
+        shown = tuple(map(str, numbers))
+    if not shown or environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        return [None] * count
+    each, rest = divmod(len(shown), count)
+    if rest:
+        hint = f"use a divisor of {len(shown)}, or JAX_PLATFORMS=cpu"
+        raise ConfigError(f"{count} processes do not divide over {len(shown)} GPUs", hint)
+    return [",".join(shown[i * each : (i + 1) * each]) for i in range(count)]
