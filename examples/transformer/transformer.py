@@ -20,7 +20,7 @@ from trainer.functional import activation, attention, dropout, embed, linear, lo
 
 @dataclass
 class DataOptions:  # data.options.*
-    size: int = 500_000  # bytes of text, of which the last tenth is the test split
+    size: int = 1_000_000  # bytes to train on; a tenth as many to test on
     length: int = 64  # bytes of a window
 
 
@@ -33,14 +33,19 @@ class Options:  # model.options.*
 
 
 def load(options):
-    """Return windows of the text: `bytes` and `next`, uint8 (N, length)."""
+    """Return a Dataset; every tenth file is kept for the test."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    text = np.frombuffer(b"".join(file.read_bytes() for file in files)[: options.size], np.uint8)
-    count = (len(text) - 1) // options.length
-    read, wanted = (text[i:][: count * options.length].reshape(count, -1) for i in (0, 1))
-    train, test = slice(0, count - count // 10), slice(count - count // 10, count)
-    splits = ({"bytes": read[part], "next": wanted[part]} for part in (train, test))
+    train, test = [file for i, file in enumerate(files) if i % 10], files[::10]
+    splits = (windows(train, options.size, options), windows(test, options.size // 10, options))
     return Dataset("python-library", *splits)
+
+
+def windows(files, size, options):
+    """Return windows of the first `size` bytes: `bytes` and `next`, uint8 (N, length)."""
+    text = np.frombuffer(b"".join(file.read_bytes() for file in files)[:size], np.uint8)
+    count = (len(text) - 1) // options.length
+    here, after = (text[i:][: count * options.length].reshape(count, -1) for i in (0, 1))
+    return {"bytes": here, "next": after}
 
 
 def init(key, example, options):

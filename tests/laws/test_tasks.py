@@ -30,7 +30,7 @@ OPTIONS = {
     "tabular": {"width": 8},
     "flax_module": {},
 }
-DATA_OPTIONS = {"transformer": {"size": 2000, "length": 8}}
+DATA_OPTIONS = {"transformer": {"size": 1200, "length": 8}}
 OPTIMIZERS = {
     "sgd": stochastic_gradient_descent(0.9, nesterov=True),
     "adamw": from_optax(optax.adamw, {"weight_decay": 0.01}),
