@@ -15,9 +15,7 @@ from trainer.functional import conv, dropout, linear, norm
 
 
 @dataclass
-class Options:
-    """model.options.*."""
-
+class Options:  # model.options.*
     channels: int = 32  # of the first convolution; the second has twice as many
     features: int = 128  # of the hidden layer
     classes: int = 10

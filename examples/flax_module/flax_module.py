@@ -10,14 +10,12 @@ from trainer.tasks import adapters
 
 
 class Digits(nnx.Module):
-    """Called with one example, a dict of arrays."""
-
     def __init__(self, pixels, rngs):
         self.hidden = nnx.Linear(pixels, 256, rngs=rngs)
         self.dropout = nnx.Dropout(0.3, rngs=rngs)
         self.logits = nnx.Linear(256, 10, rngs=rngs)
 
-    def __call__(self, example):
+    def __call__(self, example):  # ONE example, a dict of arrays
         x = example["image"].reshape(-1).astype(jnp.float32) / 255
         return self.logits(self.dropout(nnx.relu(self.hidden(x))))
 

@@ -17,9 +17,7 @@ from trainer.functional import dropout, linear, losses
 
 
 @dataclass
-class Options:
-    """model.options.*."""
-
+class Options:  # model.options.*
     width: int = 64  # of the hidden layer
     dropout: float = 0.2
     mean: float = 152.0  # of the targets; a plain network gives numbers around 0,

@@ -1,13 +1,10 @@
 """A causal transformer that predicts the next byte of a text: the sources of Python's library.
 
-    python -m trainer --config-dir examples/transformer +experiment=transformer
-
 The model and its data in one file. An example is a window of the text, and the window one byte on.
 """
 
 import sysconfig
 from dataclasses import dataclass
-from math import log
 from pathlib import Path
 
 import jax
@@ -19,54 +16,51 @@ from trainer.functional import activation, attention, dropout, embed, linear, lo
 
 
 @dataclass
-class DataOptions:
-    """data.options.*."""
-
-    size: int = 2_000_000  # bytes of text, of which the last tenth is the test split
-    length: int = 128  # bytes of a window
+class DataOptions:  # data.options.*
+    size: int = 1_000_000  # bytes to train on; a tenth as many to test on
+    length: int = 64  # bytes of a window
 
 
 @dataclass
-class Options:
-    """model.options.*."""
-
-    layers: int = 3
-    features: int = 128
+class Options:  # model.options.*
+    layers: int = 2
+    features: int = 64
     heads: int = 4
     dropout: float = 0.1
 
 
 def load(options):
-    """Return windows of the text: `bytes` and `next`, uint8 (N, length)."""
+    """Return windows `bytes` and `next`, uint8 (N, length); those of the test are of other files."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    text = np.frombuffer(b"".join(file.read_bytes() for file in files)[: options.size], np.uint8)
-    count = (len(text) - 1) // options.length
-    read, wanted = (text[i:][: count * options.length].reshape(count, -1) for i in (0, 1))
-    train, test = slice(0, count - count // 10), slice(count - count // 10, count)
-    splits = ({"bytes": read[part], "next": wanted[part]} for part in (train, test))
-    return Dataset("python-library", *splits)
+
+    def windows(files, size):
+        text = np.frombuffer(b"".join(file.read_bytes() for file in files)[:size], np.uint8)
+        whole = (len(text) - 1) // options.length * options.length
+        here, after = (text[i : i + whole].reshape(-1, options.length) for i in (0, 1))
+        return {"bytes": here, "next": after}
+
+    train, test = [file for i, file in enumerate(files) if i % 10], files[::10]
+    return Dataset("library", windows(train, options.size), windows(test, options.size // 10))
 
 
 def init(key, example, options):
-    """Return the weights: a dict; `layers` is a list with one of each layer."""
-    (length,), features = example["bytes"].shape, options.features
-    keys = iter(jax.random.split(key, 3 + 3 * options.layers))
-    layers = [
-        {
-            "attention": attention.init(next(keys), features),
-            "attention_norm": norm.init(features),
-            "wide": linear.init(next(keys), features, 4 * features),
-            "narrow": linear.init(next(keys), 4 * features, features),
-            "norm": norm.init(features),
+    width, keys = options.features, iter(jax.random.split(key, 3 + 3 * options.layers))
+
+    def layer():
+        return {
+            "attention_norm": norm.init(width),
+            "attention": attention.init(next(keys), width),
+            "norm": norm.init(width),
+            "wide": linear.init(next(keys), width, 4 * width),
+            "narrow": linear.init(next(keys), 4 * width, width),
         }
-        for _ in range(options.layers)
-    ]
+
     return {
-        "bytes": embed.init(next(keys), 256, features),
-        "positions": embed.init(next(keys), length, features),
-        "layers": layers,
-        "norm": norm.init(features),
-        "logits": linear.init(next(keys), features, 256),
+        "bytes": embed.init(next(keys), 256, width),
+        "positions": embed.init(next(keys), *example["bytes"].shape, width),
+        "layers": [layer() for _ in range(options.layers)],
+        "norm": norm.init(width),
+        "logits": linear.init(next(keys), width, 256),
     }
 
 
@@ -78,23 +72,19 @@ def fwd(example, weights, options, key):
         y = norm.layer_norm(x, layer["attention_norm"])
         y = attention.fwd(y, layer["attention"], options.heads, causal=True)
         x = x + dropout.fwd(y, keys[0], options.dropout)
-        y = norm.layer_norm(x, layer["norm"])
-        y = each(each(y, layer["wide"], activation.gelu), layer["narrow"])
-        x = x + dropout.fwd(y, keys[1], options.dropout)
+        y = each(norm.layer_norm(x, layer["norm"]), layer["wide"], activation.gelu)
+        x = x + dropout.fwd(each(y, layer["narrow"]), keys[1], options.dropout)
     return each(norm.layer_norm(x, weights["norm"]), weights["logits"])
 
 
-def each(x, weights, activation_fn=None):
-    """Apply a linear layer at each position."""
+def each(x, weights, activation_fn=None):  # a linear layer at each position
     return jax.vmap(lambda x: linear.fwd(x, weights, activation_fn))(x)
 
 
 def loss(logits, example):
-    """Return the mean cross-entropy of a byte."""
     wanted = jnp.asarray(example["next"])
     return jnp.mean(jax.vmap(losses.sparse_categorical_crossentropy_from_logits)(logits, wanted))
 
 
 def metrics(logits, example):
-    """Return the same in bits."""
-    return {"bits_per_byte": loss(logits, example) * (1 / log(2))}
+    return {"bits_per_byte": loss(logits, example) * float(1 / np.log(2))}

@@ -30,14 +30,14 @@ OPTIONS = {
     "tabular": {"width": 8},
     "flax_module": {},
 }
-DATA_OPTIONS = {"transformer": {"size": 2000, "length": 8}}
+DATA_OPTIONS = {"transformer": {"size": 1200, "length": 8}}
 OPTIMIZERS = {
-    "sgd": (stochastic_gradient_descent(0.9, nesterov=True), 0.01),
-    "adamw": (from_optax(optax.adamw, {"weight_decay": 0.01}), 0.001),
+    "sgd": stochastic_gradient_descent(0.9, nesterov=True),
+    "adamw": from_optax(optax.adamw, {"weight_decay": 0.01}),
 }
 CASES = [
     *[(name, "adamw") for name in ("mlp", *OPTIONS)],
-    *[(name, "sgd") for name in ("cnn", "transformer")],  # the MLP's are in the file beside
+    *[(name, "sgd") for name in ("tabular", "flax_module")],  # the MLP's are in the file beside
 ]
 
 
@@ -91,23 +91,30 @@ def subject(name) -> Subject:
 @functools.cache
 def program(name, optimizer, devices, virtual_shards=None):
     mesh = meshes.make_mesh(devices)
-    update = step.Update(OPTIMIZERS[optimizer][0])
+    update = step.Update(OPTIMIZERS[optimizer])
     return mesh, step.make_train_step(subject(name).task, update, mesh, "shard_map", virtual_shards)
 
 
 @functools.cache
-def first_state(name, optimizer):
+def first_weights(name):
     with jax.transfer_guard("allow"):
-        key, mesh = jax.random.PRNGKey(1), meshes.make_mesh(1)
-        state = step.init_state(subject(name).task, OPTIMIZERS[optimizer][0], key, mesh)
-        return jax.device_get(state)
+        return jax.device_get(jax.jit(subject(name).task.init)(jax.random.PRNGKey(1)))
+
+
+@functools.cache
+def first_state(name, optimizer):
+    weights = first_weights(name)
+    with jax.transfer_guard("allow"):
+        optim_state = jax.device_get(OPTIMIZERS[optimizer].init(weights))
+    return step.TrainState(weights, optim_state, np.zeros((), np.int32))
 
 
 def run(case, devices, k=1, steps=range(STEPS), state=None, virtual_shards=None):
     """Do some steps, K a dispatch; return the state and the metrics, on the host."""
     mesh, train_step = program(*case, devices, virtual_shards)
     state = place(mesh, first_state(*case) if state is None else state)
-    lrs, seen = np.full(STEPS, OPTIMIZERS[case[1]][1], np.float32), []
+    lr = 1e-6 if case == ("tabular", "sgd") else 1e-3  # its errors are squares of about 100
+    lrs, seen = np.full(STEPS, lr, np.float32), []
     for lo in range(steps.start, steps.stop, k):
         inputs = place_inputs(mesh, subject(case[0]).batches, range(lo, lo + k), lrs)
         state, metrics = train_step(state, inputs)
@@ -124,7 +131,7 @@ def six_steps(case):
     return states
 
 
-pytestmark = pytest.mark.parametrize("case", CASES, ids="-".join)
+cases = pytest.mark.parametrize("case", CASES, ids="-".join)
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +140,7 @@ def no_implicit_transfers():
         yield
 
 
+@cases
 @pytest.mark.parametrize("devices", [2, 4])
 def test_one_step_on_n_devices_is_one_step_on_one_from_any_state_of_a_training(case, devices):
     states = six_steps(case)
@@ -152,10 +160,12 @@ def test_one_step_on_n_devices_is_one_step_on_one_from_any_state_of_a_training(c
         )
 
 
+@cases
 def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(case):
     assert_equal(run(case, 4, k=6), run(case, 4, k=1))
 
 
+@cases
 def test_six_steps_are_three_and_three_from_the_host(case):
     states = six_steps(case)  # each was on the host
     state, _ = run(case, 1, k=3, steps=range(3))
@@ -166,12 +176,14 @@ def test_six_steps_are_three_and_three_from_the_host(case):
     assert all(jax.tree.leaves(changed))
 
 
+@cases
 def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(case):
     expected = run(case, 1, virtual_shards=4)
     for devices in (2, 4):
         assert_equal(run(case, devices, virtual_shards=4), expected)
 
 
+@cases
 def test_a_step_holds_exactly_one_all_reduce(case):
     mesh, train_step = program(*case, 4)
     batches, lrs = subject(case[0]).batches, np.ones(STEPS, np.float32)
@@ -182,17 +194,20 @@ def test_a_step_holds_exactly_one_all_reduce(case):
         assert f" {other}(" not in text
 
 
-def test_an_evaluation_counts_every_example_once(case):
-    if case[1] != "adamw":
-        pytest.skip("an evaluation does not depend on the optimizer")
-    task, dataset, _ = subject(case[0])
-    mesh, weights = meshes.make_mesh(2), first_state(*case).weights
+@pytest.mark.parametrize("name", ["mlp", *OPTIONS])
+def test_an_evaluation_counts_every_example_once(name):
+    task, dataset, _ = subject(name)
+    mesh, weights = meshes.make_mesh(2), first_weights(name)
     eval_step = evaluation.make_eval_step(task, mesh)
     evaluator = evaluation.Evaluator(eval_step, task.metric_names, dataset.test, mesh, 7)
     result = evaluator(place(mesh, weights))
     with jax.transfer_guard("allow"):
-        outputs = apply(task, weights, dataset.test)
-        each = losses_and_metrics(task, outputs, dataset.test)
+
+        @jax.jit
+        def all_at_once(weights, examples):
+            return losses_and_metrics(task, apply(task, weights, examples), examples)
+
+        each = jax.device_get(all_at_once(weights, dataset.test))
     size = len(next(iter(dataset.test.values())))
     assert result.examples == size == len(each[0])
     assert list(result.means) == ["loss", *task.metric_names]
