@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,8 +90,9 @@ class Bench:
         layout: Layout = ONE,
         look: Callable[[Path], object] = lambda directory: None,
         read: Callable[[Path], Result] = lambda directory: {},
+        experiment: Sequence[str] = ("+experiment=mlp",),
     ) -> Result:
-        """Run `python -m trainer +experiment=mlp OVERRIDES`, as its users do.
+        """Run `python -m trainer EXPERIMENT OVERRIDES`, as its users do.
 
         `look` is called with the run directory while it runs. Returns summary (summary.json),
         points (of metrics.jsonl), began (unix seconds), wall (seconds of the command), peak_bytes
@@ -101,13 +102,11 @@ class Bench:
             measured.Failed: it did not end well.
         """
         directory = self.scratch / f"run-{next(self._numbers)}"
-        replaced = {name_of(override) for override in overrides}
-        command = [sys.executable, "-m", "trainer", "+experiment=mlp", "run.quiet=true"]
-        command += [override for override in self.overrides if name_of(override) not in replaced]
+        command = [sys.executable, "-m", "trainer", *experiment, "run.quiet=true"]
         command += [f"run.dir={directory}", f"train.compilation_cache_dir={self.xla_cache}"]
         if not self.on_cpu and layout.processes == 1:
             command.append(f"parallel.devices={layout.devices}")  # of those that are there
-        command += overrides
+        command += self.merged(overrides)
         try:
             ended = measured.run(command, environments(layout), lambda: look(directory))
             return {
@@ -120,6 +119,12 @@ class Bench:
             }
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+    def merged(self, overrides: Sequence[str]) -> list[str]:
+        """Return these options of the trainer after those of the command line that they leave."""
+        replaced = {name_of(override) for override in overrides}
+        kept = [override for override in self.overrides if name_of(override) not in replaced]
+        return [*kept, *overrides]
 
     def warm_up(self) -> None:
         """Fill the compilation cache with the programs of the default options, once."""

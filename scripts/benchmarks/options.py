@@ -44,6 +44,7 @@ examples:
 """
 SECTIONS = {
     "rivals": "training speed beside PyTorch, the notebook's loop and Flax; the machine's limits",
+    "examples": "training speed of the examples beside PyTorch and a plain Flax + Optax loop",
     "batch": "training speed by batch size, and by optimizer steps per dispatch",
     "data": "the data path alone",
     "startup": "from the command to the first step, with and without compiled programs",

@@ -15,8 +15,10 @@ import pytest
 from support.harm import files_of_at_most, flip_a_bit, largest_file
 
 from trainer.checkpoint import checksums
-from trainer.checkpoint.store import Checkpoints
+from trainer.checkpoint.store import Best, Checkpoints
 from trainer.job.errors import DataError, ReadError
+
+BEST = Best("accuracy", largest=True)
 
 
 def make_state(seed=0):
@@ -31,13 +33,21 @@ def make_state(seed=0):
 def opened(tmp_path):
     warnings = []
 
-    def opener(keep_last=3, keep_best=0):
+    def opener(keep_last=3, keep_best=0, best=BEST):
         return Checkpoints(
-            tmp_path / "checkpoints", keep_last=keep_last, keep_best=keep_best, warn=warnings.append
+            tmp_path / "checkpoints",
+            keep_last=keep_last,
+            keep_best=keep_best,
+            best=best,
+            warn=warnings.append,
         )
 
     opener.warnings, opener.folder = warnings, tmp_path / "checkpoints"
     return opener
+
+
+def results(accuracy):
+    return None if accuracy is None else {"accuracy": accuracy}
 
 
 def assert_equal(a, b):
@@ -53,7 +63,7 @@ def test_nothing_saved_nothing_restored(opened):
 def test_the_newest_comes_back_with_its_record(opened):
     with opened() as checkpoints:
         for step in (5, 10):
-            checkpoints.save(step, make_state(step), {"note": [0.1 + 0.2]}, accuracy=0.5)
+            checkpoints.save(step, make_state(step), {"note": [0.1 + 0.2]}, {"accuracy": 0.5})
     with opened() as checkpoints:
         restored = checkpoints.restore(make_state())
     assert restored.step == 10
@@ -79,18 +89,18 @@ def test_nothing_is_compressed(opened):
 def test_the_last_and_the_best_are_kept_also_after_a_restart(opened):
     with opened(keep_last=2, keep_best=1) as checkpoints:
         for step, accuracy in ((1, 0.7), (2, 0.9), (3, 0.8), (4, None), (5, 0.6)):
-            checkpoints.save(step, make_state(step), {}, accuracy)
+            checkpoints.save(step, make_state(step), {}, results(accuracy))
     assert checkpoints.steps == [2, 4, 5]
     with opened(keep_last=2, keep_best=1) as checkpoints:
         checkpoints.restore(make_state())
-        checkpoints.save(6, make_state(6), {}, 0.5)
+        checkpoints.save(6, make_state(6), {}, results(0.5))
     assert checkpoints.steps == [2, 5, 6]
 
 
 def test_all_of_the_best_are_kept_while_few_are_known(opened):
     with opened(keep_last=1, keep_best=3) as checkpoints:
         for step, accuracy in ((1, 0.7), (2, 0.9), (3, None), (4, None)):
-            checkpoints.save(step, make_state(step), {}, accuracy)
+            checkpoints.save(step, make_state(step), {}, results(accuracy))
     assert checkpoints.steps == [1, 2, 4]
 
 
@@ -135,9 +145,10 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(opened, damag
 SAVES = """
 import itertools, pathlib, sys
 import numpy as np
-from trainer.checkpoint.store import Checkpoints
+from trainer.checkpoint.store import Best, Checkpoints
 
-with Checkpoints(pathlib.Path(sys.argv[1]), keep_last=2, keep_best=0, warn=print) as checkpoints:
+folder, best = pathlib.Path(sys.argv[1]), Best("loss", largest=False)
+with Checkpoints(folder, keep_last=2, keep_best=0, best=best, warn=print) as checkpoints:
     for step in itertools.count(max(checkpoints.steps, default=0) + 1):
         checkpoints.save(step, {"x": np.full(1000, step)}, {})
 """
@@ -201,7 +212,7 @@ def test_a_checkpoint_is_on_disk_before_it_counts_and_before_an_older_one_goes(o
 
 def test_a_step_that_has_a_checkpoint_is_not_saved_again(opened):
     with opened() as checkpoints:
-        checkpoints.save(1, make_state(1), {}, 0.9)
+        checkpoints.save(1, make_state(1), {}, results(0.9))
         checkpoints.save(1, make_state(1), {}, None)
     with opened() as checkpoints:
         assert checkpoints.restore(make_state()).record["test_accuracy"] == 0.9
@@ -294,10 +305,11 @@ def test_what_the_storage_does_not_give_is_not_called_damaged(opened, refuse, nu
 def test_another_shape_or_dtype_is_not_cast_silently(opened):
     with opened() as checkpoints:
         half, turned = np.zeros((300, 50), np.float16), np.zeros((50, 300), np.float32)
-        for kernel, message in ((half, "array kernel"), (turned, "other shapes")):
+        for kernel, needed in ((half, "float16[300, 50]"), (turned, "float32[50, 300]")):
             checkpoints.save(1, make_state(1), {})
             with pytest.raises(DataError):
                 checkpoints.restore({**make_state(), "kernel": kernel})
+            message = f"array kernel is float32[300, 50], but {needed} is needed"
             assert message in opened.warnings.pop()
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from trainer.checkpoint import files as saved
 from trainer.checkpoint.checksums import Damaged, of_json
-from trainer.checkpoint.store import Checkpoints
+from trainer.checkpoint.store import Best, Checkpoints
 
 FLIPS = 400
+KEEP = {"keep_last": 3, "keep_best": 0, "best": Best("accuracy", largest=True)}
 
 
 def make_state(step):
@@ -35,9 +36,9 @@ def same(a, b):
 def pristine(tmp_path_factory):
     """A folder with the checkpoints of steps 1 and 2."""
     folder = tmp_path_factory.mktemp("pristine")
-    with Checkpoints(folder, keep_last=3, keep_best=0, warn=print) as checkpoints:
+    with Checkpoints(folder, **KEEP, warn=print) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, make_state(step), {"note": step}, 1e-05)
+            checkpoints.save(step, make_state(step), {"note": step}, {"accuracy": 1e-05})
     return folder
 
 
@@ -47,7 +48,7 @@ def set_aside_after(pristine, tmp_path):
     warnings = []
     folder = tmp_path / "checkpoints"
     shutil.copytree(pristine, folder)
-    checkpoints = Checkpoints(folder, keep_last=3, keep_best=0, warn=warnings.append)
+    checkpoints = Checkpoints(folder, **KEEP, warn=warnings.append)
 
     def restore(damage, message="file "):
         for path in folder.glob("bad-*"):
@@ -147,8 +148,8 @@ def test_other_arrays_than_those_saved_are_noticed_also_where_the_files_are_as_w
     set_aside_after, tmp_path
 ):
     """As if a bit had flipped in memory, before the files got their digests."""
-    with Checkpoints(tmp_path / "other", keep_last=3, keep_best=0, warn=print) as other:
-        other.save(2, make_state(3), {"note": 2}, 1e-05)
+    with Checkpoints(tmp_path / "other", **KEEP, warn=print) as other:
+        other.save(2, make_state(3), {"note": 2}, {"accuracy": 1e-05})
 
     def swap(folder):
         sealed = json.loads((folder / saved.RECORD_FILE).read_text())

@@ -60,7 +60,7 @@ def test_the_table_has_the_newest_first(smoke_run, tmp_path, capsys):
     edit(tmp_path / "smoke/old/summary.json", status="failed", error="\x1b[2Jno disk\nmore")
     assert runs.main([str(tmp_path)], StopRequest()) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["run", "status", "accuracy", "images/s", "steps", "age", "resumable"]
+    assert header.split() == ["run", "status", "result", "examples/s", "steps", "age", "resumable"]
     assert [row.split()[0] for row in rows] == ["smoke/young", "smoke/old", "smoke/older"]
     accuracy = json.loads((smoke_run / "summary.json").read_text())["test_accuracy"]
     assert rows[0].split()[1:3] == ["completed", f"{accuracy:.2%}"]

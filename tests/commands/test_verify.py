@@ -9,11 +9,11 @@ from support.harm import flip_a_bit, largest_file
 from support.trained_runs import everything
 
 from trainer.checkpoint import files as saved
-from trainer.checkpoint.store import Checkpoints
+from trainer.checkpoint.store import Best, Checkpoints
 from trainer.commands import verify
-from trainer.functional import sgd
 from trainer.job.errors import EXIT_CONFIG, EXIT_DATA, EXIT_SAVE, TrainerError
 from trainer.job.signals import StopRequest
+from trainer.optimizers import sgd
 from trainer.parallel.step import TrainState
 
 
@@ -27,9 +27,10 @@ def make_state(seed):
 def pristine(tmp_path_factory):
     """A run with the checkpoints 9, 10 and 100; 9 was not evaluated."""
     run = tmp_path_factory.mktemp("pristine") / "run"
-    with Checkpoints(run / "checkpoints", keep_last=3, keep_best=0, warn=print) as checkpoints:
-        for step, accuracy in ((9, None), (10, 0.9), (100, 0.98765)):
-            checkpoints.save(step, make_state(step), {"meaning": {"seed": 1}}, accuracy)
+    folder, best = run / "checkpoints", Best("accuracy", largest=True)
+    with Checkpoints(folder, keep_last=3, keep_best=0, best=best, warn=print) as checkpoints:
+        for step, tested in ((9, None), (10, {"accuracy": 0.9}), (100, {"accuracy": 0.98765})):
+            checkpoints.save(step, make_state(step), {"meaning": {"seed": 1}}, tested)
     return run
 
 
@@ -62,7 +63,7 @@ def test_an_intact_run(called, run):
     code, out, _ = called(run)
     assert code == 0
     header, *rows = out.splitlines()
-    assert header.split() == ["step", "result", "test", "accuracy", "MB", "saved", "at"]
+    assert header.split() == ["step", "result", "on", "the", "test", "split", "MB", "saved", "at"]
     assert [row.split()[:4] for row in rows] == [
         ["9", "ok", "-", megabytes(run, 9)],
         ["10", "ok", "90.00%", megabytes(run, 10)],
@@ -133,7 +134,8 @@ def test_json(called, run):
     assert report["set_aside"] == ["bad-9.0"]
     assert report["unfinished"] == []
     damaged, intact = report["checkpoints"]
-    assert set(intact) == {"step", "ok", "damage", "test_accuracy", "bytes", "saved_at"}
+    tested = {"test_accuracy", "test_loss"}
+    assert set(intact) == {"step", "ok", "damage", *tested, "bytes", "saved_at"}
     assert (intact["step"], intact["ok"], intact["damage"]) == (100, True, None)
     assert intact["test_accuracy"] == 0.98765
     assert (damaged["step"], damaged["ok"]) == (10, False)

@@ -24,7 +24,7 @@ from trainer.tracking import metrics as metrics_log
 RUNS = ("finished", "resumed")
 EPOCHS, STEPS = 3, 63  # STEPS an epoch
 SAVED = STEPS  # the checkpoint that the resumed run resumes from
-DONE_AGAIN = {"train/loss", "eval/loss", "pictures/filters", "weights/layer/0/kernel"}
+DONE_AGAIN = {"train/loss", "eval/loss", "pictures/filters", "weights/0/kernel"}
 SMOKE = ("+experiment=smoke", "train.log_every_steps=21")
 OPTIONS = {
     "finished": ("optim.lr=0.02", "train.epochs=2", "model.hidden_sizes=[32,16]"),
@@ -80,7 +80,7 @@ def is_there(address):
     run = "resumed/tensorboard"
     ends = {
         "scalars/scalars": "eval/loss",
-        "histograms/histograms": "weights/layer/1/bias",
+        "histograms/histograms": "weights/1/bias",
         "images/images": "pictures/filters",  # the last picture, and TensorBoard shows them last
     }
     steps = [_steps(get(address, route, run=run, tag=tag)) for route, tag in ends.items()]
@@ -156,7 +156,7 @@ def test_curves_are_those_of_the_log_each_point_once(folder, any_board, run, spl
 def test_what_comes_with_an_evaluation_is_there_once_for_each(any_board, run):
     one = {"run": f"{run}/tensorboard"}
     for kind in ("weight_norm", "gradient_norm"):
-        norms = get(any_board, "scalars/scalars", tag=f"{kind}/layer/0/kernel", **one)
+        norms = get(any_board, "scalars/scalars", tag=f"{kind}/0/kernel", **one)
         assert _steps(norms) == expected_steps(run)
         assert all(value > 0 for _, _, value in norms)
     drawn = expected_steps(run) if run == "resumed" else [2 * STEPS]
@@ -164,7 +164,7 @@ def test_what_comes_with_an_evaluation_is_there_once_for_each(any_board, run):
         assert (
             _steps(get(any_board, "images/images", tag=f"pictures/{tag}", sample=0, **one)) == drawn
         )
-    histograms = get(any_board, "histograms/histograms", tag="weights/layer/0/kernel", **one)
+    histograms = get(any_board, "histograms/histograms", tag="weights/0/kernel", **one)
     assert _steps(histograms) == drawn
     assert _steps(get(any_board, "images/images", tag="pictures/inputs", sample=0, **one)) == [0]
 

@@ -8,7 +8,7 @@ from PIL import Image
 from support.trained_runs import train_here
 
 from trainer.dashboard import dashboard
-from trainer.data.dataset import Dataset, Split
+from trainer.data.dataset import Dataset
 from trainer.functional import linear
 from trainer.parallel.evaluation import Evaluation
 from trainer.tasks import confusion
@@ -19,8 +19,12 @@ LABELS = np.repeat(np.arange(5, dtype=np.uint8), 10)
 
 @pytest.fixture
 def dataset():
-    split = Split(RNG.integers(0, 256, (50, 6 * 9), np.uint8), LABELS)
-    return Dataset("idx", split, split, "", (6, 9))
+    split = {"image": RNG.integers(0, 256, (50, 6, 9), np.uint8), "label": LABELS}
+    return Dataset("idx", split, split)
+
+
+def filters(weights):
+    return weights[0].kernel.T.reshape(-1, 6, 9)
 
 
 def drawn(contents):
@@ -38,22 +42,36 @@ def test_inputs_are_drawn(dataset):
 
 
 def test_an_evaluation_is_drawn_and_what_is_not_finite_is_left_out(dataset):
-    outcome = Evaluation(1.0, 1.0, 50, LABELS.astype(np.int32), RNG.random(50).astype(np.float32))
-    counts = confusion.count(LABELS, outcome.predictions, 5)
+    predictions = {"class": LABELS.astype(np.int32), "confidence": RNG.random(50)}
+    result = Evaluation({"loss": 1.0, "accuracy": 1.0}, 50, predictions)
+    counts = confusion.of_predictions(dataset.test, predictions)
     layers = [
-        linear.Weights(RNG.standard_normal((54, 40)), np.zeros(40)),
+        linear.Weights(RNG.standard_normal((54, 40), np.float32), np.zeros(40, np.float32)),
         linear.Weights(RNG.standard_normal((40, 5)), np.array([0, 1, 2, 3, np.nan])),
     ]
-    values = drawn(dashboard.draw_evaluation(7, dataset, outcome, counts, layers))
+
+    def draw(filters=filters):
+        contents = dashboard.draw_evaluation(7, dataset.test, result, counts, layers, filters)
+        return drawn(contents)
+
+    values = draw()
     names = ("confusion_counts", "confusion_normalized", "most_wrong")
-    always = {*(f"pictures/{name}" for name in names), "weights/layer/0/bias"}
-    always |= {"weights/layer/1/kernel"}
-    assert set(values) == always | {"pictures/filters", "weights/layer/0/kernel"}
-    histogram = values["weights/layer/0/kernel"].histo
+    always = {*(f"pictures/{name}" for name in names), "weights/0/bias"}
+    always |= {"weights/1/kernel"}
+    assert set(values) == always | {"pictures/filters", "weights/0/kernel"}
+    histogram = values["weights/0/kernel"].histo
     assert sum(histogram.bucket) == histogram.num == 54 * 40
     assert histogram.min == layers[0].kernel.min()
     layers[0].kernel[0, 0] = np.inf
-    assert set(drawn(dashboard.draw_evaluation(7, dataset, outcome, counts, layers))) == always
+    assert set(draw()) == set(draw(filters=None)) == always
+
+
+def test_a_task_without_images_and_classes_has_histograms():
+    split = {"x": RNG.random((5, 2)), "y": RNG.random(5)}
+    assert dashboard.draw_inputs(Dataset("numbers", split, split)) == []
+    result, weights = Evaluation({"loss": 1.0}, 5, {}), {"w": np.ones((2, 3))}
+    contents = dashboard.draw_evaluation(7, split, result, None, weights, None)
+    assert set(drawn(contents)) == {"weights/w"}
 
 
 def test_a_drawing_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):

@@ -101,11 +101,11 @@ def mirror(tmp_path, monkeypatch):
 def check_small(dataset, name="mnist"):
     assert dataset.name == name
     assert dataset.sha256 == hashlib.sha256("".join(DIGESTS.values()).encode()).hexdigest()
-    assert dataset.train.images.shape == (30, 16)
-    assert dataset.test.images.shape == (10, 16)
-    assert dataset.train.images.tobytes() == SMALL[TRAIN_IMAGES][16:]
-    assert dataset.test.labels.tobytes() == SMALL[TEST_LABELS][8:]
-    for array in (*dataset.train, *dataset.test):
+    assert dataset.train["image"].shape == (30, 4, 4)
+    assert dataset.test["image"].shape == (10, 4, 4)
+    assert dataset.train["image"].tobytes() == SMALL[TRAIN_IMAGES][16:]
+    assert dataset.test["label"].tobytes() == SMALL[TEST_LABELS][8:]
+    for array in (*dataset.train.values(), *dataset.test.values()):
         assert array.dtype == np.uint8
         assert array.flags.c_contiguous
         assert not array.flags.writeable
@@ -136,7 +136,7 @@ def test_mnist_must_have_its_digests_and_idx_need_not(load, tmp_path):
     expected = DIGESTS[TEST_LABELS]
     with pytest.raises(DataError, match=f"{TEST_LABELS}.gz: .*{result}, expected {expected}.*=idx"):
         load(root=root)
-    assert load("idx", root=root).test.labels.max() == 0
+    assert load("idx", root=root).test["label"].max() == 0
 
 
 @pytest.mark.parametrize("fallback", [False, True])
@@ -259,11 +259,11 @@ def test_the_packaged_digits_are_balanced_mixed_and_apart(load):
     dataset = load("mnist_5k", sha256={})
     assert dataset.sha256 == load("mnist_5k", sha256={}).sha256
     for split, size in ((dataset.train, 4000), (dataset.test, 1000)):
-        assert split.images.shape == (size, 784)
-        assert split.images.flags.c_contiguous
-        assert not split.images.flags.writeable
-        np.testing.assert_array_equal(split.labels, np.arange(size) % 10)
-    train, test = ({image.tobytes() for image in split.images} for split in dataset[1:3])
+        assert split["image"].shape == (size, 28, 28)
+        assert split["image"].flags.c_contiguous
+        assert not split["image"].flags.writeable
+        np.testing.assert_array_equal(split["label"], np.arange(size) % 10)
+    train, test = ({image.tobytes() for image in split["image"]} for split in dataset[1:3])
     assert len(train) == 4000
     assert not train & test
 
@@ -288,16 +288,16 @@ def test_all_data_sets_have_the_same_options_in_the_same_order():
 
 
 def check_statistics(config, split):
-    np.testing.assert_allclose(config["pixel_mean"], split.images.mean(), atol=1e-6)
-    np.testing.assert_allclose(config["pixel_std"], split.images.std(), atol=1e-6)
+    np.testing.assert_allclose(config["pixel_mean"], split["image"].mean(), atol=1e-6)
+    np.testing.assert_allclose(config["pixel_std"], split["image"].std(), atol=1e-6)
 
 
 def test_mnist_is_mnist(load, mnist_dir):
     config = configuration("mnist")
     dataset = load(root=mnist_dir, sha256=config["sha256"])
-    assert dataset.train.images.shape == (60_000, 784)
-    assert dataset.test.images.shape == (10_000, 784)
-    assert dataset.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert dataset.train["image"].shape == (60_000, 28, 28)
+    assert dataset.test["image"].shape == (10_000, 28, 28)
+    assert dataset.train["label"][:5].tolist() == [5, 0, 4, 1, 9]
     check_statistics(config, dataset.train)
 
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trainer.functional import linear, losses, schedules, sgd
-from trainer.functional import sgd as update
+from trainer.functional import linear, losses
+from trainer.optimizers import schedules, sgd
+from trainer.optimizers import sgd as update
 
 
 def test_linear_fwd_is_an_affine_map_then_the_activation():

@@ -4,20 +4,25 @@ import jax
 import numpy as np
 import pytest
 
-from trainer.data.dataset import Split
-from trainer.models import mlp
 from trainer.parallel import evaluation
 from trainer.parallel import mesh as meshes
-from trainer.tasks.classification import Objective
+from trainer.tasks import mlp
 
-OBJECTIVE = Objective("softmax_crossentropy", 10, 100.0, 50.0)
+OBJECTIVE = mlp.Objective("softmax_crossentropy", 10, 100.0, 50.0)
+TASK = mlp.make(OBJECTIVE, (4, 3), [8], "he_normal")
 
 
 def make_split(size):
     rng = np.random.default_rng(size)
-    return Split(
-        rng.integers(0, 256, (size, 12), np.uint8), rng.integers(0, 10, size).astype(np.uint8)
-    )
+    return {
+        "image": rng.integers(0, 256, (size, 4, 3), np.uint8),
+        "label": rng.integers(0, 10, size).astype(np.uint8),
+    }
+
+
+def evaluator(task, split, mesh, batch_size, shards=None):
+    program = evaluation.make_eval_step(task, mesh, shards)
+    return evaluation.Evaluator(program, task.metric_names, split, mesh, batch_size, shards)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
@@ -25,44 +30,43 @@ def make_split(size):
 def test_every_example_counts_once(devices, batch_size, monkeypatch):
     monkeypatch.setattr(evaluation, "BYTES_PER_DISPATCH", 12 * 64)  # several dispatches
     split = make_split(101)
-    weights = jax.device_get(mlp.init(jax.random.PRNGKey(0), 12, [8], 10, "he_normal"))
-    logits = (split.images.astype(np.float64) - 100) / 50
+    weights = jax.device_get(TASK.init(jax.random.PRNGKey(0)))
+    logits = (split["image"].reshape(101, 12).astype(np.float64) - 100) / 50
     for kernel, bias in weights[:-1]:
         logits = np.maximum(logits @ kernel.astype(np.float64) + bias, 0)
     logits = logits @ weights[-1].kernel.astype(np.float64) + weights[-1].bias
-    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(101), split.labels]
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(101), split["label"]]
 
     mesh = meshes.make_mesh(devices)
     placed = meshes.place(meshes.replicated(mesh), weights)
     with jax.transfer_guard("disallow"):
-        program = evaluation.make_eval_step(OBJECTIVE, mesh)
-        means = evaluation.Evaluator(program, split, mesh, batch_size)(placed)
-    assert means.examples == 101
-    assert means.accuracy == (logits.argmax(axis=1) == split.labels).mean()
-    np.testing.assert_allclose(means.loss, losses.mean(), rtol=1e-5)
-    np.testing.assert_array_equal(means.predictions, logits.argmax(axis=1))
+        result = evaluator(TASK, split, mesh, batch_size)(placed)
+    assert result.examples == 101
+    assert result.means["accuracy"] == (logits.argmax(axis=1) == split["label"]).mean()
+    np.testing.assert_allclose(result.loss, losses.mean(), rtol=1e-5)
+    np.testing.assert_array_equal(result.predictions["class"], logits.argmax(axis=1))
     best = np.exp(logits).max(axis=1) / np.exp(logits).sum(axis=1)
-    np.testing.assert_allclose(means.confidences, best, rtol=1e-4)
+    np.testing.assert_allclose(result.predictions["confidence"], best, rtol=1e-4)
 
 
 def test_a_split_that_fits_is_sent_once():
     split, mesh = make_split(101), meshes.make_mesh(2)
-    weights = mlp.init(jax.random.PRNGKey(0), 12, [8], 10, "he_normal")
+    weights = TASK.init(jax.random.PRNGKey(0))
     placed = meshes.place(meshes.replicated(mesh), jax.device_get(weights))
-    evaluator = evaluation.Evaluator(evaluation.make_eval_step(OBJECTIVE, mesh), split, mesh, 64)
-    first = evaluator(placed)
+    evaluate = evaluator(TASK, split, mesh, 64)
+    first = evaluate(placed)
     with jax.transfer_guard_host_to_device("disallow_explicit"):
-        again = evaluator(placed)
+        again = evaluate(placed)
     jax.tree.map(np.testing.assert_array_equal, first, again)
 
 
 def test_with_virtual_shards_the_loss_has_the_same_bits_on_all_devices():
     split = make_split(1001)
-    weights = jax.device_get(mlp.init(jax.random.PRNGKey(0), 12, [64], 10, "he_normal"))
-    result = set()
+    task = mlp.make(OBJECTIVE, (4, 3), [64], "he_normal")
+    weights = jax.device_get(task.init(jax.random.PRNGKey(0)))
+    results = set()
     for devices in (1, 2, 4, 8):
         mesh = meshes.make_mesh(devices)
         placed = meshes.place(meshes.replicated(mesh), weights)
-        program = evaluation.make_eval_step(OBJECTIVE, mesh, 8)
-        result.add(evaluation.Evaluator(program, split, mesh, 100, 8)(placed).loss)
-    assert len(result) == 1
+        results.add(evaluator(task, split, mesh, 100, 8)(placed).loss)
+    assert len(results) == 1

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.dataset import Split
+from trainer.data.dataset import Examples
 from trainer.data.stream import Plan, Superbatches, iterate, permutation
 
 
-def numbered(size: int) -> Split:
+def numbered(size: int) -> Examples:
     """Images that carry their own index in four bytes."""
     images = np.arange(size, dtype=">u4").view(np.uint8).reshape(size, 4)
-    return Split(images, (np.arange(size) % 10).astype(np.uint8))
+    return {"image": images, "label": (np.arange(size) % 10).astype(np.uint8)}
 
 
 def make(size=50, batch=8, k=3, epochs=2, rows=None, seed=0, first_step=0) -> Superbatches:
@@ -33,9 +33,9 @@ def steps_of(source):
     """Return per step the indices of the examples loaded, None where the batch is short."""
     steps = []
     for batch in iterate(source):
-        for images, labels, mask in zip(*batch, strict=True):
-            index = images.copy().view(">u4").ravel().astype(int)
-            assert (labels == index % 10).all()
+        for step, mask in enumerate(batch.mask):
+            index = batch.examples["image"][step].copy().view(">u4").ravel().astype(int)
+            assert (batch.examples["label"][step] == index % 10).all()
             steps.append([i if m else None for i, m in zip(index, mask, strict=True)])
     return steps
 

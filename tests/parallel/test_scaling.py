@@ -23,13 +23,11 @@ import scaling_model as scaling
 from benchmarks import hlo, workers
 from scaling_model import COUNTS, GPUS, MLP, NETS
 
-from trainer.data.dataset import Split
 from trainer.data.stream import Plan, Superbatches
 from trainer.parallel.mesh import AXIS, make_mesh
-from trainer.tasks.classification import Sums
 
 WEIGHTS = 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
-METRICS = len(Sums._fields) + 2  # the bound on the gradients, and the votes to stop
+METRICS = 3 + 2  # loss, accuracy, examples; the bound on the gradients, and the votes to stop
 
 
 @pytest.mark.slow
@@ -91,7 +89,7 @@ def test_the_host_work_of_a_process_does_not_grow_with_their_number(shuffle):
     """A process gathers as many rows, and allocates as much, among 512 as alone."""
     local, k, examples = 4, 8, 40_000
     images = np.zeros((examples, 16), np.uint8)
-    split = Split(images, np.zeros(examples, np.uint8))
+    split = {"image": images, "label": np.zeros(examples, np.uint8)}
     allocated = {}
     for processes in (1, 8, 512):
         batch = local * processes
@@ -108,7 +106,7 @@ def test_the_host_work_of_a_process_does_not_grow_with_their_number(shuffle):
         superbatch = source[1]
         allocated[processes] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert superbatch.images.shape == (k, local, 16)
+        assert superbatch.examples["image"].shape == (k, local, 16)
         assert superbatch.mask.all()
     assert max(allocated.values()) < 1.1 * min(allocated.values()), allocated
 

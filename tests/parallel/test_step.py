@@ -9,6 +9,7 @@ from support.steps import (
     assert_equal,
     batches,
     first_state,
+    make_task,
     place,
     place_inputs,
     programs,
@@ -16,13 +17,13 @@ from support.steps import (
 )
 
 from trainer.data.dataset import Superbatch
-from trainer.functional import sgd
-from trainer.models import mlp
+from trainer.optimizers import sgd
+from trainer.optimizers.optimizer import stochastic_gradient_descent
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.parallel.compiler import CPU_STEP, GPU_STEP
 from trainer.parallel.mesh import make_mesh
-from trainer.tasks.classification import Objective
+from trainer.tasks.mlp import Objective
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def test_any_stop_vote_is_seen_by_all():
 
 def test_a_short_batch_weighs_by_its_examples():
     _, metrics = train(1, 6)
-    assert metrics.sums.examples.tolist() == [16] * 5 + [13]
+    assert metrics.sums[:, -1].tolist() == [16] * 5 + [13]
 
 
 def exploding(bad):
@@ -88,7 +89,7 @@ def test_an_update_that_is_not_finite_can_be_skipped(options):
     for k in (1, 6):
         state, metrics = train(1, k, 6, skip=True, lrs=exploding(3)[:6], options=options)
         assert metrics.finite.tolist() == [True] * 3 + [False] * 3
-        assert metrics.sums.examples.tolist() == [16] * 3 + [0] * 3
+        assert metrics.sums[:, -1].tolist() == [16] * 3 + [0] * 3
         assert state.step == 6
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
@@ -121,21 +122,22 @@ def notebook_step_in_numpy(weights, velocities, images, labels, lr, momentum):
 
 
 def test_a_notebook_step_agrees_with_numpy_in_float64():
+    task = make_task(Objective("clipped_crossentropy", 10, 0.0, 1.0), "glorot_uniform")
     with jax.transfer_guard("allow"):
-        weights = mlp.init(jax.random.PRNGKey(24), PIXELS, [24, 12], 10, "glorot_uniform")
+        weights = task.init(jax.random.PRNGKey(24))
         velocities = jax.tree.map(lambda w: np.asarray(w) * np.float32(0.01), weights)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 3, (1, BATCH, PIXELS), np.uint8)
     labels = rng.integers(0, 10, (1, BATCH)).astype(np.uint8)
     mesh = make_mesh(2)
-    objective = Objective("clipped_crossentropy", 10, 0.0, 1.0)
-    program = step.make_train_step(objective, step.Optimizer(0.6, False, False), mesh, "shard_map")
+    update = step.Update(stochastic_gradient_descent(0.6, nesterov=False))
+    program = step.make_train_step(task, update, mesh, "shard_map")
     host = jax.device_get(weights)
     state = meshes.place(
         meshes.replicated(mesh),
         step.TrainState(host, sgd.State(velocities), np.zeros((), np.int32)),
     )
-    batch = Superbatch(images, labels, np.ones_like(labels))
+    batch = Superbatch({"image": images, "label": labels}, np.ones_like(labels))
     inputs = place_inputs(mesh, batch, range(1), np.full(1, 0.01, np.float32))
     state, metrics = program(state, inputs)
 
@@ -146,7 +148,7 @@ def test_a_notebook_step_agrees_with_numpy_in_float64():
         to64(host), to64(velocities), images[0], labels[0], 0.01, 0.6
     )
     state, metrics = jax.device_get((state, metrics))
-    np.testing.assert_allclose(metrics.sums.loss[0] / BATCH, loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics.sums[0, 0] / BATCH, loss, rtol=1e-5)
     for got, want in (
         (state.weights, expected),
         (state.optim_state.velocities, expected_velocities),

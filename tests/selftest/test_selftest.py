@@ -67,6 +67,8 @@ def test_help_and_bad_options_on_the_command_line(trainer, tmp_path):
 
 def test_an_experiment_of_the_user_replaces_the_short_job():
     assert command.parse(["optim.lr=0.1"]).overrides == [*command.JOB, "optim.lr=0.1"]
+    own = ["model=module", "model.module=a.py", "data=mnist", "train.epochs=3"]
+    assert command.parse(own).overrides == [*command.JOB[3:], *own]
     assert command.parse(["+experiment=mlp"]).overrides == ["+experiment=mlp"]
 
 

@@ -6,19 +6,19 @@ import jax
 import numpy as np
 
 from trainer.data.dataset import Superbatch
-from trainer.models import mlp
+from trainer.optimizers.optimizer import stochastic_gradient_descent
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.parallel.compiler import CPU_STEP
-from trainer.tasks.classification import Objective
+from trainer.tasks import mlp
 
-OBJECTIVE = Objective("softmax_crossentropy", 10, 33.3, 78.6)
-OPTIMIZER = step.Optimizer(momentum=0.9, nesterov=True, skip_nonfinite=False)
+OBJECTIVE = mlp.Objective("softmax_crossentropy", 10, 33.3, 78.6)
+UPDATE = step.Update(stochastic_gradient_descent(0.9, nesterov=True))
 PIXELS, BATCH = 20, 16
 
 
-def init_weights(key):
-    return mlp.init(key, PIXELS, [24, 12], 10, "he_normal")
+def make_task(objective=OBJECTIVE, initializer="he_normal"):
+    return mlp.make(objective, (PIXELS,), [24, 12], initializer)
 
 
 def batches(steps, batch=BATCH, short=3) -> Superbatch:
@@ -26,11 +26,9 @@ def batches(steps, batch=BATCH, short=3) -> Superbatch:
     rng = np.random.default_rng(5)
     mask = np.ones((steps, batch), np.uint8)
     mask[-1, batch - short :] = 0
-    return Superbatch(
-        rng.integers(0, 256, (steps, batch, PIXELS), np.uint8),
-        rng.integers(0, 10, (steps, batch)).astype(np.uint8),
-        mask,
-    )
+    images = rng.integers(0, 256, (steps, batch, PIXELS), np.uint8)
+    labels = rng.integers(0, 10, (steps, batch)).astype(np.uint8)
+    return Superbatch({"image": images, "label": labels}, mask)
 
 
 @functools.cache
@@ -44,16 +42,16 @@ def programs(
 ):
     """The mesh and the training step, compiled once for all tests."""
     mesh = meshes.make_mesh(devices)
-    optimizer = OPTIMIZER._replace(skip_nonfinite=skip)
-    objective = OBJECTIVE._replace(loss=loss)
-    return mesh, step.make_train_step(objective, optimizer, mesh, method, virtual_shards, options)
+    update = UPDATE._replace(skip_nonfinite=skip)
+    task = make_task(OBJECTIVE._replace(loss=loss))
+    return mesh, step.make_train_step(task, update, mesh, method, virtual_shards, options)
 
 
 @functools.cache
 def first_state():
     with jax.transfer_guard("allow"):
         key, mesh = jax.random.PRNGKey(1), meshes.make_mesh(1)
-        return jax.device_get(step.init_state(init_weights, key, mesh))
+        return jax.device_get(step.init_state(make_task(), UPDATE.optimizer, key, mesh))
 
 
 def place(mesh, state):
@@ -66,9 +64,12 @@ def place_inputs(mesh, data, steps, lrs, stop=0):
     part = jax.tree.map(lambda x: x[steps.start : steps.stop], data)
     votes = np.full((len(steps), mesh.size), stop, np.uint8)
     numbers = np.array(steps, np.int32)
+    values = (lrs[steps.start : steps.stop], numbers)
+    if data.index is not None:  # of a task that draws random numbers
+        values += (np.zeros(len(steps), np.uint32),)
     return step.DispatchInputs(
         *meshes.place(meshes.batched(mesh), (part, votes)),
-        *meshes.place(meshes.replicated(mesh), (lrs[steps.start : steps.stop], numbers)),
+        *meshes.place(meshes.replicated(mesh), values),
     )
 
 

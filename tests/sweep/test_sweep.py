@@ -65,16 +65,15 @@ def test_the_names_of_a_usual_sweep():
     assert PLAN.trial({"data.root": "\udcff"}).name == "data.root=%FF"  # a byte that is no UTF-8
 
 
-accuracies = st.floats(0, 1)
 made_results = st.lists(
     st.builds(
-        lambda lr, seed, status, accuracy, loss: Result(
-            f"{lr},{seed}", {"optim.lr": lr, "run.seed": seed}, status, accuracy, loss
+        lambda lr, seed, status, score, loss: Result(
+            f"{lr},{seed}", {"optim.lr": lr, "run.seed": seed}, status, test_loss=loss, score=score
         ),
         st.sampled_from(["0.1", "0.2"]),
         st.sampled_from("0123"),
         st.sampled_from(sweep_folder._ORDER),
-        accuracies,
+        st.floats(0, 1),
         st.floats(0, 10) | st.just(float("nan")),
     ),
     max_size=12,
@@ -85,7 +84,7 @@ made_results = st.lists(
 def test_completed_trials_come_first_and_best_first(results):
     ranked = sweep_folder.rank(results)
     assert sorted(id(result) for _, result in ranked) == sorted(map(id, results))
-    completed = [r.test_accuracy for place, r in ranked if place is not None]
+    completed = [r.score for place, r in ranked if place is not None]
     assert completed == sorted(completed, reverse=True)
     assert [place for place, _ in ranked[: len(completed)]] == [*range(1, len(completed) + 1)]
     assert all((r.status == "completed") == (place is not None) for place, r in ranked)
@@ -93,9 +92,9 @@ def test_completed_trials_come_first_and_best_first(results):
 
 def test_a_loss_that_is_not_a_number_is_the_worst():
     losses = [float("nan"), 0.2, float("inf"), None, 0.1]
-    results = [Result(str(loss), {}, "completed", 0.5, loss) for loss in losses]
+    results = [Result(str(x), {}, "completed", test_loss=x, score=0.5) for x in losses]
     assert [r.test_loss for _, r in sweep_folder.rank(results)][:2] == [0.1, 0.2]
-    better = Result("better", {}, "completed", 0.6, float("nan"))
+    better = Result("better", {}, "completed", test_loss=math.nan, score=0.6)
     assert sweep_folder.rank([*results, better])[0] == (1, better)
 
 
@@ -103,7 +102,7 @@ def test_a_loss_that_is_not_a_number_is_the_worst():
 def test_a_group_is_the_completed_trials_that_differ_only_in_the_seed(results):
     for group in sweep_folder.groups(results):
         own = [
-            r.test_accuracy
+            r.score
             for r in results
             if r.status == "completed" and r.values["optim.lr"] == group.values["optim.lr"]
         ]
@@ -374,6 +373,38 @@ def test_a_trial_shows_no_figures_of_an_earlier_start(starts, figures, tmp_path)
     assert (result.seconds, result.starts) == (75.0, starts)
 
 
+def test_a_task_without_an_accuracy_is_ranked_by_its_loss(tmp_path, capsys):
+    made = make("optim.lr=0.1,0.2,0.3", "run.seed=0,1", f"run.dir={tmp_path}")
+    sweep_folder.add(tmp_path, made.fixed, made.trials)
+    # The first has not been tested, so it does not know by what it is ranked.
+    for trial, loss in zip(made.trials[1:], (2.0, 1.5, 0.5, "NaN", 0.25), strict=True):
+        finish(trial, None)
+        tested = {"test_loss": loss, "best": "loss:min"}
+        write(tmp_path / trial.name / "summary.json", status="completed", started=1.0, **tested)
+    ranked = [(r.name, r.score) for _, r in sweep_folder.rank(sweep_folder.results(tmp_path))]
+    assert [score for _, score in ranked[:4]] == [0.25, 0.5, 1.5, 2.0]
+    assert math.isnan(ranked[4][1])  # the worst of those that completed
+    assert ranked[5] == (made.trials[0].name, None)
+    assert command.main([str(tmp_path)], StopRequest()) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].split() == ["rank", "optim.lr", "run.seed", "status", "test", "loss",
+                              "steps", "examples/s", "time"]  # fmt: skip
+    assert out[1].split()[:5] == ["1", "0.3", "1", "completed", "0.2500"]
+    assert out[8].split() == ["optim.lr", "seeds", "mean", "loss", "spread", "lowest", "highest"]
+    assert [line.split()[:4] for line in out[9:12]] == [
+        ["0.2", "2", "1.0000", "0.7071"],
+        ["0.1", "1", "2.0000", "-"],
+        ["0.3", "2", "nan", "nan"],
+    ]
+    assert (tmp_path / "sweep.png").exists()
+
+
+def test_a_metric_of_the_task_is_ranked_in_the_direction_of_checkpoint_best():
+    for best, order in (("f1:max", [0.9, 0.5, 0.1]), ("errors:min", [0.1, 0.5, 0.9])):
+        results = [Result(str(x), {}, "completed", best=best, score=x) for x in (0.5, 0.9, 0.1)]
+        assert [r.score for _, r in sweep_folder.rank(results)] == order
+
+
 @pytest.mark.parametrize("content", [None, "[]", '{"members": {'])
 def test_a_folder_without_a_sweep_is_named(content, tmp_path):
     if content is not None:
@@ -395,7 +426,7 @@ def test_the_table_the_csv_and_the_json_say_the_same(tmp_path, capsys):
     assert command.main([str(tmp_path)], StopRequest()) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].split() == ["rank", "optim.lr", "run.seed", "status", "test", "accuracy",
-                              "test", "loss", "steps", "images/s", "time"]  # fmt: skip
+                              "test", "loss", "steps", "examples/s", "time"]  # fmt: skip
     assert [line.split()[:5] for line in out[1:4]] == [
         ["1", "0.2", "0", "completed", "90.00%"],
         ["2", "0.1", "1", "completed", "60.00%"],
@@ -432,8 +463,8 @@ def test_the_table_the_csv_and_the_json_say_the_same(tmp_path, capsys):
 def test_the_plot_is_drawn(count, tmp_path, monkeypatch):
     rng = random.Random(0)
     values = [{"optim.lr": str(n), "run.seed": str(seed)} for n in range(count) for seed in (0, 1)]
-    results = [Result(str(v), v, "completed", rng.uniform(0.8, 0.9)) for v in values]
-    (tmp_path / "plot.png").write_bytes(report.draw(sweep_folder.groups(results)))
+    results = [Result(str(v), v, "completed", score=rng.uniform(0.8, 0.9)) for v in values]
+    (tmp_path / "plot.png").write_bytes(report.draw(sweep_folder.groups(results), "accuracy"))
     with Image.open(tmp_path / "plot.png") as drawn:
         assert drawn.format == "PNG"
         assert drawn.height >= 25 * count

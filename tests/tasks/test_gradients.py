@@ -1,13 +1,17 @@
 """The gradients of a batch are those of its loss, and their bound holds whatever the numbers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from trainer.data.dataset import Superbatch
-from trainer.models import mlp
-from trainer.tasks.classification import LOSSES, Objective, batch_gradients
+from trainer.tasks import mlp
+from trainer.tasks.classification import LOSSES
+from trainer.tasks.mlp import Objective
+from trainer.tasks.task import batch_gradients
 
 OBJECTIVE = Objective("softmax_crossentropy", 10, 33.3, 78.6)
 NOTEBOOK = Objective("clipped_crossentropy", 10, 0.0, 1.0)
@@ -19,11 +23,16 @@ def batch(masked=3) -> Superbatch:
     mask = np.ones(ROWS, np.uint8)
     mask[ROWS - masked :] = 0
     images = rng.integers(0, 256, (ROWS, PIXELS), np.uint8)
-    return Superbatch(images, rng.integers(0, 10, ROWS).astype(np.uint8), mask)
+    labels = rng.integers(0, 10, ROWS).astype(np.uint8)
+    return Superbatch({"image": images, "label": labels}, mask)
+
+
+def make_task(objective):
+    return mlp.make(objective, (PIXELS,), [24, 12], "he_normal")
 
 
 def weights(scale=1.0):
-    drawn = mlp.init(jax.random.PRNGKey(3), PIXELS, [24, 12], 10, "he_normal")
+    drawn = make_task(OBJECTIVE).init(jax.random.PRNGKey(3))
     rng = np.random.default_rng(8)
     return [
         layer._replace(
@@ -36,17 +45,22 @@ def weights(scale=1.0):
 
 def plain_loss(weights, batch, objective):
     """The summed loss as one would write it down."""
-    x = (batch.images.astype(jnp.float32) - objective.pixel_mean) / objective.pixel_std
+    x = (batch.examples["image"].astype(jnp.float32) - objective.pixel_mean) / objective.pixel_std
     for kernel, bias in weights[:-1]:
         x = jnp.maximum(jnp.dot(x, kernel, precision="highest") + bias[None], 0)
     kernel, bias = weights[-1]
     logits = jnp.dot(x, kernel, precision="highest") + bias[None]
-    losses = jax.vmap(LOSSES[objective.loss])(logits, jax.nn.one_hot(batch.labels, 10))
+    targets = jax.nn.one_hot(batch.examples["label"], 10)
+    losses = jax.vmap(LOSSES[objective.loss])(logits, targets)
     return jnp.sum(losses * batch.mask.astype(jnp.float32))
 
 
 plain = jax.jit(jax.value_and_grad(plain_loss), static_argnums=2)
-gradients = jax.jit(batch_gradients, static_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def gradients(weights, batch, objective):
+    return batch_gradients(make_task(objective), weights, batch)
 
 
 def largest(tree):
@@ -59,7 +73,7 @@ def test_the_gradients_are_those_of_the_loss(objective):
     held = weights(0.1 if objective is OBJECTIVE else 1e-3)
     loss, expected = plain(held, batch(), objective)
     result = gradients(held, batch(), objective)
-    np.testing.assert_allclose(result.sums.loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(result.sums[0], loss, rtol=1e-5)
     assert largest(expected) > 1e-3
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest(expected)),
@@ -70,7 +84,7 @@ def test_the_gradients_are_those_of_the_loss(objective):
 
 def test_masked_rows_change_nothing():
     noisy = batch()
-    noisy.images[-3:], noisy.labels[-3:] = 255, 9
+    noisy.examples["image"][-3:], noisy.examples["label"][-3:] = 255, 9
     jax.tree.map(
         np.testing.assert_array_equal,
         gradients(weights(), noisy, OBJECTIVE)[::2],
@@ -94,7 +108,7 @@ def test_gradients_that_are_not_finite_are_found(value, leaf, rows):
     held = jax.tree.unflatten(structure, leaves)
     result = gradients(held, batch(ROWS - rows), OBJECTIVE)
     finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.gradients))
-    message = bool(np.isfinite(result.sums.loss) & np.isfinite(2 * float(result.bound)))
+    message = bool(np.isfinite(result.sums[0]) & np.isfinite(2 * float(result.bound)))
     assert finite or not message
     if abs(value) <= 1e10:
         assert message
@@ -106,11 +120,12 @@ def test_a_product_that_overflows_between_finite_numbers_is_found():
         layer.kernel[:] = value
         layer.bias[:] = 0
     held[-1].kernel[:, 0] *= -1
+    images = np.full((ROWS, PIXELS), 255, np.uint8)
     white = batch(masked=ROWS - 2)._replace(
-        images=np.full((ROWS, PIXELS), 255, np.uint8), labels=np.zeros(ROWS, np.uint8)
+        examples={"image": images, "label": np.zeros(ROWS, np.uint8)}
     )
     result = gradients(held, white, OBJECTIVE)
-    assert np.isfinite(result.sums.loss)
+    assert np.isfinite(result.sums[0])
     assert np.isfinite(result.gradients[0].bias).all()
     assert np.isinf(result.gradients[0].kernel).all()
     assert not np.isfinite(2 * float(result.bound))

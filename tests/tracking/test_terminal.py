@@ -1,4 +1,5 @@
 import io
+import math
 import os
 import pty
 import re
@@ -18,6 +19,8 @@ from trainer.tracking.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
+MEANS = {"loss": 1.0, "accuracy": 0.5}
+TESTED = {"loss": 0.0712, "accuracy": 0.9806}
 
 
 class Screen:
@@ -83,9 +86,9 @@ def play(terminal, clock, steps=400):
     terminal.start(steps, 0, steps // 2)
     for step in range(1, steps + 1):
         clock[0] += 1 / 16
-        terminal.update(step, 1 / step, 0.5, 51234.0)
+        terminal.update(step, {"loss": 1 / step, "accuracy": 0.5}, 51234.0)
         if step % (steps // 2) == 0:
-            terminal.evaluation(2 * step // steps, step, 0.0312, 0.0712, 0.9806, 0.123)
+            terminal.evaluation(2 * step // steps, step, 0.0312, TESTED, 0.123)
     terminal.warn("the disk is full")
     terminal.close()
     terminal.summary([("status", "completed"), ("test accuracy", "98.06%")])
@@ -118,7 +121,7 @@ def test_plain_lines_are_at_least_ten_seconds_apart_also_at_first(clock):
     terminal.start(10_000, 0, 100)
     for step in range(1, 1000):
         clock[0] += 0.099
-        terminal.update(step, 1.0, 0.5, 1.0)
+        terminal.update(step, MEANS, 1.0)
     assert len(stream.getvalue().splitlines()) == 9
 
 
@@ -149,9 +152,9 @@ def test_a_bar_fits_80_columns(screen, clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     terminal = Terminal(screen.stream)
     terminal.start(46_900, 0, 938)
-    terminal.update(45_000, 0.1234, 0.98, 51234.0)
+    terminal.update(45_000, {"loss": 0.1234, "accuracy": 0.98}, 51234.0)
     clock[0] += 1
-    terminal.update(46_000, 0.1234, 0.98, 51234.0)
+    terminal.update(46_000, {"loss": 0.1234, "accuracy": 0.98}, 51234.0)
     terminal.close()
     bars = [line for line in screen.lines() if "46000/46900" in line]
     assert bars
@@ -163,7 +166,7 @@ def test_a_bar_is_drawn_ten_times_a_second_at_most(screen, clock):
     terminal.start(10_000, 0, 100)
     for step in range(1, 1001):  # 10 s
         clock[0] += 0.01
-        terminal.update(step, 1.0, 0.5, 1.0)
+        terminal.update(step, MEANS, 1.0)
     terminal.close()
     assert 90 <= screen.text().count("/10000") <= 110
 
@@ -211,9 +214,9 @@ def test_a_resumed_run_estimates_from_what_it_does_itself(clock):
     terminal = Terminal(stream)
     terminal.start(1000, 900, 100)
     clock[0] += 60  # compiles
-    terminal.update(900, 1.0, 0.5, 1.0)
+    terminal.update(900, MEANS, 1.0)
     clock[0] += 20
-    terminal.update(920, 1.0, 0.5, 1.0)
+    terminal.update(920, MEANS, 1.0)
     first, second = stream.getvalue().splitlines()
     assert first.endswith("-:--:-- left")
     assert second.endswith("0:01:20 left")
@@ -224,24 +227,37 @@ def test_numbers_that_are_not_finite_are_shown(screen, clock):
         terminal = Terminal(stream)
         terminal.start(10, 0, 5)
         clock[0] += 20
-        terminal.update(1, float("nan"), float("nan"), float("inf"))
-        terminal.evaluation(1, 5, float("nan"), float("inf"), 0.0, 0.0)
+        terminal.update(1, dict.fromkeys(MEANS, math.nan), math.inf)
+        terminal.evaluation(1, 5, math.nan, {"loss": math.inf, "accuracy": math.nan}, 0.0)
         terminal.close()
 
 
 def test_an_epoch_of_which_nothing_was_trained_has_no_training_loss():
     stream = io.StringIO()
-    Terminal(stream).evaluation(1, 5, float("nan"), 0.0712, 0.9806, 0.1)
+    Terminal(stream).evaluation(1, 5, math.nan, TESTED, 0.1)
     assert "train loss      -  test loss 0.0712  test accuracy 98.06%" in stream.getvalue()
+
+
+def test_a_task_has_metrics_of_its_own(clock):
+    stream = io.StringIO()
+    terminal = Terminal(stream)
+    terminal.start(10, 0, 5)
+    clock[0] += 20
+    terminal.update(5, {"loss": 1.25, "error": 0.5}, 1.0)
+    terminal.evaluation(1, 5, 1.25, {"loss": 2.0, "error": 0.75}, 0.1)
+    assert stream.getvalue().splitlines() == [
+        "epoch 1/2: 5/10 loss 1.2500 error 0.5000 1 examples/s -:--:-- left",
+        "epoch 1  step  5  train loss 1.2500  test loss 2.0000  test error 0.7500  0.10 s",
+    ]
 
 
 def test_a_second_training_after_close(screen, clock):
     terminal = Terminal(screen.stream)
     for total in (10, 20):
         terminal.start(total, 0, 5)
-        terminal.update(total, 1.0, 0.5, 1.0)
+        terminal.update(total, MEANS, 1.0)
         terminal.close()
-        terminal.update(total, 1.0, 0.5, 1.0)  # draws nothing
+        terminal.update(total, MEANS, 1.0)  # draws nothing
     lines = screen.lines()
     assert any("20/20" in line for line in lines)
     assert any("10/10" in line for line in lines)
@@ -395,7 +411,7 @@ def test_ctrl_c_leaves_the_cursor_and_no_thread():
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # `pytest &` ignores it
         f"{START}"
         "print(threading.active_count(), flush=True)\n"
-        "for step in range(1, 10**9): t.update(step % 100, 1.0, 0.5, 1.0)"
+        "for step in range(1, 10**9): t.update(step % 100, {'loss': 1.0}, 1.0)"
     )
     assert process.stdout.readline() == "1\n"
     time.sleep(0.2)

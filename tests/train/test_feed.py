@@ -27,9 +27,9 @@ def feeder(read):
         for k in (2, 3, 1):
             read.append(k)
             image = np.full((k, 4, 7), len(read), np.uint8)
-            yield Superbatch(image, image[..., 0], np.ones((k, 4), np.uint8))
+            yield Superbatch({"image": image}, np.ones((k, 4), np.uint8))
 
-    return feed.Feeder(make_mesh(2), schedule, batches(), FIRST, PhaseTimer())
+    return feed.Feeder(make_mesh(2), schedule, batches(), FIRST, 0, PhaseTimer())
 
 
 def test_all_of_a_stream_comes_in_order_with_its_steps_and_rates(feeder):
@@ -39,7 +39,7 @@ def test_all_of_a_stream_comes_in_order_with_its_steps_and_rates(feeder):
         if ahead:
             feeder.send_ahead()
         numbers.append(dispatch.steps)
-        values.append(int(dispatch.batch.images[0, 0, 0]))
+        values.append(int(dispatch.batch.examples["image"][0, 0, 0]))
         steps = np.array(dispatch.steps)
         np.testing.assert_array_equal(dispatch.step_numbers, steps)
         np.testing.assert_array_equal(dispatch.lrs, schedule(steps))

@@ -14,7 +14,7 @@ from support.harm import files_of_at_most
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.checkpoint import checksums, files
-from trainer.checkpoint.store import Checkpoints
+from trainer.checkpoint.store import Best, Checkpoints
 from trainer.config.compose import compose
 from trainer.job.errors import SaveError
 from trainer.parallel.memory import room_for
@@ -34,7 +34,11 @@ def opened(tmp_path):
         warn = Terminal().warn
         with (
             Checkpoints(
-                tmp_path / "checkpoints", keep_last=keep_last, keep_best=1, warn=warn
+                tmp_path / "checkpoints",
+                keep_last=keep_last,
+                keep_best=1,
+                best=Best("loss", largest=False),
+                warn=warn,
             ) as checkpoints,
             Tracker(tmp_path, None, warn) as tracker,
             Writer(

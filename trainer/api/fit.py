@@ -114,9 +114,8 @@ def evaluate(run: str | Path, step: int | None = None, task: Any = None) -> dict
 
     Arguments and errors are those of `load`.
     """
-    from trainer.commands import evaluate as command
     from trainer.commands import test_data
 
     trained, terminal = load(run, step, task), Terminal()
     _, split = test_data.load(trained, None, terminal, StopRequest(), download=True)
-    return command.tested(trained, split).means
+    return test_data.evaluate(trained, split).means

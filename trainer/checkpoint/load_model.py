@@ -1,6 +1,7 @@
 """Load a trained model from a run directory, which another job may be writing to."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +11,11 @@ import numpy.typing as npt
 
 from trainer.checkpoint import files
 from trainer.checkpoint.checksums import Damaged, Record
-from trainer.data.dataset import Examples, bytes_of_one, size
+from trainer.data.dataset import Examples, size
 from trainer.job.directory import ASIDE, CHECKPOINTS
 from trainer.job.errors import DataError
 from trainer.tasks.make import from_record
-from trainer.tasks.task import Task, Weights, apply, named_leaves
-
-BYTES = 64 << 20  # of examples at once, which bounds the memory of the activations
+from trainer.tasks.task import Task, Weights, outputs_of_one
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -35,6 +34,19 @@ class Trained(NamedTuple):
         """Name, numbers of examples and SHA-256 of the data set that it was trained on."""
         about: Mapping[str, Any] = self.record["meaning"]["data set"]
         return about
+
+    @property
+    def outputs(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the outputs for ONE example, by path."""
+        example = {name: self.task.example[name] for name in self.task.inputs}
+        return jax.eval_shape(partial(outputs_of_one, self.task), self.weights, example)
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the model tells apart; None if it has no output `probabilities`."""
+        outputs = self.outputs
+        shape = (*outputs["probabilities"].shape,) if "probabilities" in outputs else ()
+        return int(shape[0]) if len(shape) == 1 and shape[0] > 1 else None
 
     def predict(self, examples: Any) -> Arrays:
         """Return what the model gives for examples, by name: arrays (N, ...).
@@ -113,48 +125,75 @@ def _steps(run: Path, step: int | None) -> list[int]:
     return [step]
 
 
-def predict(trained: Trained, examples: Examples) -> Arrays:
-    """Return what the model gives for examples, by name: arrays (N, ...).
+def predict(trained: Trained, examples: Mapping[str, Any]) -> Arrays:
+    """Return what the model gives for examples, by path: arrays (N, ...).
 
     Only the fields that the model reads are needed.
 
     Raises:
         DataError: a field is missing, or has another shape or dtype.
     """
-    examples = check_inputs(trained, examples)
-
-    def outputs(weights: Weights, examples: Any) -> Any:
-        return jax.vmap(trained.task.outputs)(apply(trained.task, weights, examples))
-
-    program = jax.jit(outputs)
-    weights, count = jax.device_put(trained.weights), size(examples)
-    rows = max(1, BYTES // max(1, bytes_of_one(examples)))
-    parts = []
-    for first in range(0, count, rows):
-        part = {name: array[first : first + rows] for name, array in examples.items()}
-        parts.append(named_leaves(jax.device_get(program(weights, jax.device_put(part)))))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    run, examples = program(trained), checked(trained, examples)
+    results = [run(part) for part in parts(trained, examples)]
+    return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
 
-def check_inputs(trained: Trained, examples: Mapping[str, Any]) -> Examples:
-    """Return the fields that the model reads; a flat image (N, pixels) gets its shape back.
+def program(trained: Trained) -> Callable[[Examples], Arrays]:
+    """Return the model, compiled: checked examples -> outputs by path, numpy."""
+
+    def run(weights: Weights, examples: Any) -> Any:
+        return jax.vmap(partial(outputs_of_one, trained.task, weights))(examples)
+
+    compiled, weights = jax.jit(run), jax.device_put(trained.weights)
+    return lambda examples: jax.device_get(compiled(weights, jax.device_put(examples)))
+
+
+def parts(trained: Trained, examples: Examples) -> Iterator[Examples]:
+    """Yield as many examples at once as the run evaluated, whose activations fit into memory."""
+    rows = trained.record["config"]["train"]["eval_batch_size"]
+    for first in range(0, size(examples), rows):
+        yield {name: array[first : first + rows] for name, array in examples.items()}
+
+
+def checked(
+    trained: Trained, examples: Mapping[str, Any], fields: Iterable[str] | None = None
+) -> Examples:
+    """Return fields of examples, by default those that the model reads, in its dtypes.
+
+    A flat image (N, pixels) gets its shape back.
 
     Raises:
         DataError: a field is missing, or has another shape or dtype.
     """
-    checked: Examples = {}
-    for name in trained.task.inputs:
+    fields = tuple(trained.task.inputs if fields is None else fields)
+    result: Examples = {}
+    for name in fields:
         spec = trained.task.example[name]
         if name not in examples:
-            raise DataError(f"the model reads {', '.join(trained.task.inputs)}: {name} is missing")
-        array = np.asarray(examples[name])
-        if array.shape[1:] == (int(np.prod(spec.shape)),):
-            array = array.reshape(len(array), *spec.shape)
-        if array.shape[1:] != spec.shape or array.dtype != spec.dtype:
-            given, right = (
-                f"{dtype} {' x '.join(map(str, shape)) or 'numbers'}"
-                for dtype, shape in ((array.dtype, array.shape[1:]), (spec.dtype, spec.shape))
+            raise DataError(f"the model reads {', '.join(fields)}: {name} is missing")
+        given = np.asarray(examples[name])
+        if given.ndim == 2 and given.shape[1] == np.prod(spec.shape):
+            given = given.reshape(len(given), *spec.shape)
+        array = _cast(given, spec.dtype)
+        if given.ndim == 0 or given.shape[1:] != spec.shape or array is None:
+            text, right = (
+                f"{dtype} {' x '.join(map(str, ('N', *shape)))}"
+                for dtype, shape in ((given.dtype, given.shape[1:]), (spec.dtype, spec.shape))
             )
-            raise DataError(f"{name}: {given}, but the model was trained on {right}")
-        checked[name] = array
-    return checked
+            raise DataError(f"{name} is {text}, but the model was trained on {right}")
+        result[name] = array
+    counts = {name: len(array) for name, array in result.items()}
+    if len({*counts.values()}) > 1 or not all(counts.values()):
+        raise DataError(f"the fields do not hold one number of examples: {counts}")
+    return result
+
+
+def _cast(array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any] | None:
+    """Return an array in a dtype that can hold its values, but for rounding; None if it cannot."""
+    if array.dtype == dtype:
+        return array
+    integers = array.dtype.kind in "iu" and dtype.kind in "iu"
+    if not (integers or np.can_cast(array.dtype, dtype, "same_kind")):
+        return None
+    cast = array.astype(dtype)
+    return cast if not integers or np.array_equal(cast, array) else None

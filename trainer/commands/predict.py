@@ -1,35 +1,43 @@
-"""`python -m trainer predict RUN FILE ...`: which digit is on a picture."""
+"""`python -m trainer predict RUN FILE ...`: what a model gives for the examples in files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.commands import arguments as command_line
-from trainer.data import idx
-from trainer.data.dataset import Bytes
-from trainer.job.errors import EXIT_COMPLETED, EXIT_DATA, DataError, Preempted
-from trainer.job.files import to_json
+from trainer.job.directory import expanded
+from trainer.job.errors import EXIT_COMPLETED, EXIT_DATA, DataError, Preempted, first_line, writing
+from trainer.job.files import to_json, write_bytes
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
 from trainer.tracking.terminal import Terminal
 
 if TYPE_CHECKING:
-    from trainer.checkpoint.load_model import Trained
+    from trainer.checkpoint.load_model import Arrays, Trained
+    from trainer.data.dataset import Examples
 
-Probabilities = npt.NDArray[np.float32]  # (classes,)
+Sources = Sequence[tuple[Path, int | None]]  # of each example: its file, and its place in it
 
+FEW = 8  # elements of an output that are shown
 DESCRIPTION = """\
-Prints which digit is on a picture, by the newest intact checkpoint of a run.
+Prints what a trained model gives for the examples in files, by the newest intact checkpoint of a
+run: of a classifier the classes, of other models their outputs.
 
-A picture is a PNG or JPEG file of one digit, of any size and colours, dark on light or light on
-dark, transparent or not. It is first converted to the form of MNIST's digits: bright on black,
-scaled to 20 x 20 pixels, centred by its mass in 28 x 28. An IDX file of images, plain or gzip, is
-used as it is. The picture should be lit evenly and show nothing but the digit.
+An .npz file holds an array (N, ...) for each field that the model reads, under its name, an .npy
+file that of the one field. Other files are read by the function `read` of the user's module.
+
+Models of grey images also read pictures: a PNG or JPEG file of one digit, of any size and colours,
+dark on light or light on dark, transparent or not. It is first converted to the form of MNIST's
+digits: bright on black, scaled to 20 x 20 pixels, centred by its mass in 28 x 28. An IDX file of
+images, plain or gzip, is used as it is. The picture should be lit evenly and show nothing but the
+digit.
 """
 EPILOG = """\
 exit codes:
@@ -43,91 +51,132 @@ examples:
   python -m trainer predict runs/mlp/first seven.png photos/*.jpg
   python -m trainer predict runs/mlp/first t10k-images-idx3-ubyte.gz
   python -m trainer predict runs/mlp/first seven.png --json | jq '.predictions[].probabilities'
+  python -m trainer predict runs/prices/first houses.npz --out prices.npz
 """
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
-    """Print what the model makes of each file, as a table or JSON; return the exit code.
+    """Print what the model gives for each file, as a table or JSON; return the exit code.
 
     Raises:
         ConfigError: an option is wrong, or there is no such run.
         DataError: the run has no intact checkpoint.
         Preempted: asked to stop.
+        SaveError: --out cannot be written.
     """
     parser = command_line.parser("predict", DESCRIPTION, EPILOG)
     command_line.add_run(parser)
-    parser.add_argument(
-        "files", metavar="FILE", type=Path, nargs="+", help="a PNG, JPEG or IDX file"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, with all probabilities")
+    help_ = "an .npz or .npy file, or one that the task reads: PNG, JPEG, IDX"
+    parser.add_argument("files", metavar="FILE", type=Path, nargs="+", help=help_)
+    parser.add_argument("--json", action="store_true", help="print JSON, with all outputs")
+    help_ = "write all outputs to this .npz file, as arrays (N, ...), instead of the table"
+    parser.add_argument("--out", metavar="FILE", type=Path, help=help_)
     args = command_line.parse(parser, arguments)
+    out = expanded(args.out, "--out") if args.out else None
     terminal = Terminal()
     trained = command_line.open_run(args.run, args.step, terminal.warn)
     from trainer.checkpoint import load_model
 
-    sources: list[tuple[Path, int | None]] = []  # of each image: its file, and its place in it
-    images: list[Bytes] = []
+    sources: list[tuple[Path, int | None]] = []
+    parts: list[Examples] = []
     errors: list[dict[str, str]] = []
     for file in args.files:
         try:
-            pictures, is_idx = _read(file, trained)
+            parts.append(_read(file, trained))
         except DataError as error:
             errors.append({"file": str(file), "error": str(error)})
             terminal.error(printable(str(error)))
         else:
-            sources += [(file, index if is_idx else None) for index in range(len(pictures))]
-            images.append(pictures.reshape(len(pictures), -1))
+            count = len(parts[-1][trained.task.inputs[0]])
+            sources += [(file, index if count > 1 else None) for index in range(count)]
         if stop():
             raise Preempted("asked to stop before all files were read")
-    probabilities: Sequence[Probabilities] = ()
-    if images:
-        probabilities = load_model.predict(trained, np.concatenate(images)).probabilities
+    outputs: Arrays = {}
+    if parts:
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        outputs = load_model.predict(trained, joined)
+    if out is not None and parts:
+        with writing(out, hint="name another file with --out FILE"):
+            write_bytes(out, _npz(sources, outputs))
     if args.json:
-        predictions = [
-            {
-                "file": str(file),
-                "index": index,
-                "class": int(np.argmax(values)),
-                "probabilities": [float(value) for value in values],
-            }
-            for (file, index), values in zip(sources, probabilities, strict=True)
-        ]
+        classifies = trained.classes is not None
+        predictions = list(_as_json(sources, outputs, classifies)) if parts else []
         report = {"run": str(trained.run), "step": trained.step}
         show(to_json({**report, "predictions": predictions, "errors": errors}, indent=2))
-    elif images:
-        rows = [_row(*pair) for pair in zip(sources, probabilities, strict=True)]
-        show("\n".join(table([("image", "digit", "probability", "next"), *rows], left=(0, 3))))
+    elif out is not None and parts:
+        show(f"outputs for {len(sources):,} examples in {printable(str(out))}")
+    elif parts:
+        names = ["file", *(printable(str(f) if i is None else f"{f}[{i}]") for f, i in sources)]
+        cells = _cells(outputs, trained.classes is not None)
+        rows = [(name, *row) for name, row in zip(names, cells, strict=True)]
+        show("\n".join(table(rows, left=(0, 3))))
     return EXIT_DATA if errors else EXIT_COMPLETED
 
 
-def _read(file: Path, trained: Trained) -> tuple[Bytes, bool]:
-    """Return the images in a file, uint8 (N, rows, cols), and whether it is an IDX file.
+def _read(file: Path, trained: Trained) -> Examples:
+    """Return the examples in a file: the fields that the model reads.
 
     Raises:
-        DataError: the file cannot be read, or its images do not fit the model.
+        DataError: the file cannot be read, or its examples do not fit the model.
     """
-    from trainer.checkpoint.load_model import check_shape
-    from trainer.tasks import digit_pictures
+    from trainer.checkpoint.load_model import checked
 
-    contents = idx.read(file)
-    is_idx = contents[:2] in (idx.GZIP_MAGIC, b"\0\0")
-    if is_idx:
-        images = idx.parse(contents, str(file), rank=3)
+    task, inputs = trained.task, ", ".join(trained.task.inputs)
+    if file.suffix not in (".npy", ".npz"):
+        if task.read is None:
+            hint = "give them in an .npz file, or write a function read(path) in the model's module"
+            raise DataError(f"{file}: the model reads arrays: {inputs}", hint)
+        given = task.read(file)
     else:
-        images = digit_pictures.read(file)[np.newaxis]
+        try:
+            loaded = np.load(file)
+            given = {task.inputs[0]: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise DataError(f"{file}: cannot be read ({reason})", "write it by numpy") from None
     try:
-        check_shape(trained, images.shape[1:])
+        return checked(trained, given)
     except DataError as error:
-        raise DataError(f"{file}: {error}", "give an IDX file of that size") from None
-    return images, is_idx
+        raise DataError(f"{file}: {error}") from None
 
 
-def _row(source: tuple[Path, int | None], probabilities: Probabilities) -> tuple[str, ...]:
-    file, index = source
-    first, second = np.argsort(-probabilities, kind="stable")[:2]
-    return (
-        printable(str(file) if index is None else f"{file}[{index}]"),
-        str(first),
-        f"{probabilities[first]:.2%}",
-        f"{second} ({probabilities[second]:.2%})",
-    )
+def _npz(sources: Sources, outputs: Arrays) -> bytes:
+    """Return an .npz file of the outputs, and the file and index that each example comes from."""
+    buffer = io.BytesIO()
+    # numpy's format knows no bfloat16 and the like: they become float32.
+    known = {n: a.astype(np.float32) if a.dtype.kind == "V" else a for n, a in outputs.items()}
+    files, index = [str(file) for file, _ in sources], [index or 0 for _, index in sources]
+    arrays: dict[str, Any] = {"files": np.array(files), "index": np.array(index), **known}
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _as_json(sources: Sources, outputs: Arrays, classifies: bool) -> Iterator[dict[str, Any]]:
+    for number, (file, index) in enumerate(sources):
+        values = {name: array[number].tolist() for name, array in outputs.items()}
+        result: dict[str, Any] = {"outputs": values}
+        if classifies:
+            probabilities = values["probabilities"]
+            result = {"class": int(np.argmax(probabilities)), "probabilities": probabilities}
+        yield {"file": str(file), "index": index, **result}
+
+
+def _cells(outputs: Arrays, classifies: bool) -> Iterator[tuple[str, ...]]:
+    """Yield the names of the columns, then those of each example."""
+    if not classifies:
+        yield tuple(outputs)
+        yield from zip(*([_short(x) for x in a] for a in outputs.values()), strict=True)
+        return
+    yield "class", "probability", "next"
+    for probabilities in outputs["probabilities"]:
+        first, second = np.argsort(-probabilities, kind="stable")[:2]
+        next_ = f"{second} ({probabilities[second]:.2%})"
+        yield str(first), f"{probabilities[first]:.2%}", next_
+
+
+def _short(value: npt.NDArray[Any]) -> str:
+    """Return an output for people: its values if there are few, else its dtype and shape."""
+    if value.size > FEW:
+        return f"{value.dtype} {' x '.join(map(str, value.shape))}"
+    values = value.reshape(-1).tolist()
+    return " ".join(f"{x:.5g}" if isinstance(x, float) else str(x) for x in values)

@@ -1,43 +1,61 @@
-"""The test images to judge a trained model by: those of its run, or a folder's."""
+"""The test examples to judge a trained model by, those of its run or a folder's; its results."""
 
 import dataclasses
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from trainer.checkpoint.load_model import Trained, check_shape
+from trainer.checkpoint.load_model import Trained, checked
+from trainer.config import user_module
 from trainer.config.schema import DataConfig
+from trainer.data import load as data_sets
 from trainer.data import mnist
-from trainer.data.dataset import Split
+from trainer.data.dataset import Examples
 from trainer.job.directory import expanded
-from trainer.job.errors import DataError
+from trainer.job.errors import ConfigError, DataError
 from trainer.job.signals import StopRequest
+from trainer.parallel import mesh as meshes
+from trainer.parallel.evaluation import Evaluation, Evaluator, make_eval_step
+from trainer.tasks import digit_pictures
 from trainer.tracking.terminal import Terminal
+
+
+def evaluate(trained: Trained, examples: Examples) -> Evaluation:
+    """Test a model on one device, as a run does."""
+    mesh, task = meshes.make_mesh(1), trained.task
+    batch_size = trained.record["config"]["train"]["eval_batch_size"]
+    step = make_eval_step(task, mesh)
+    evaluator = Evaluator(step, task.metric_names, examples, mesh, batch_size)
+    return evaluator(meshes.place(meshes.replicated(mesh), trained.weights))
 
 
 def load(
     trained: Trained, folder: Path | None, terminal: Terminal, stop: StopRequest, *, download: bool
-) -> tuple[str, Split]:
-    """Return the test split in `folder`, or that of the data set of the run, and its name.
+) -> tuple[str, Examples]:
+    """Return the name and the test split of the data set of the run, or of a folder.
 
     A folder holds IDX files named as MNIST's. MNIST may be downloaded if `download` and the options
     of the run allow it. A warning says if the data set is not the one that the run saw.
 
     Raises:
-        DataError: the images are missing or wrong.
+        ConfigError: the user's data module is wrong, or the model takes no folder of images.
+        DataError: the examples are missing or wrong.
         Preempted: asked to stop during a download.
     """
+    fields = trained.task.example
+    is_image = digit_pictures.is_image(fields, [name for name in fields if name != "label"])
     if folder is not None:
-        classes = trained.objective.num_classes
-        split, shape = mnist.load_test(folder, classes)
+        if not is_image:
+            hint = "leave it out: only models of one grey image and a label can be tested on others"
+            raise ConfigError(f"--data {folder}: the model reads {', '.join(fields)}", hint)
+        examples = mnist.load_test(folder, trained.classes or 256)
         try:
-            check_shape(trained, shape)
+            return str(folder), checked(trained, examples, fields)
         except DataError as error:
             raise DataError(f"--data {folder}: {error}: give images of that size") from None
-        return str(folder), split
-    seen = trained.record["meaning"]["data set"]
-    options = trained.record["config"]["data"]  # perhaps of a version that had fewer
-    data = DataConfig(**{f.name: options.get(f.name) for f in dataclasses.fields(DataConfig)})
+    seen = trained.dataset
+    data = _options(trained)
     # The run may have been started in another folder, or been moved with its data since.
     roots = [root for root in (trained.record.get("data_root"), data.root) if root]
     there = [root for root in roots if os.access(expanded(root, "data.root"), os.X_OK)]
@@ -47,17 +65,37 @@ def load(
         download=data.download and download,
         offline_fallback=False,
     )
-    if seen["name"] == "mnist_5k":  # perhaps because MNIST could not be had
+    if data.name == "mnist" and seen["name"] == "mnist_5k":  # perhaps MNIST could not be had
         data = dataclasses.replace(data, name="mnist_5k", root=None)
     try:
-        dataset = mnist.load(
+        dataset = data_sets.load(
             data,
             progress=terminal.download,
             poll=partial(stop.check, "during the download"),
             warn=terminal.warn,
         )
+        examples = checked(trained, dataset.test, fields)
     except DataError as error:
-        raise DataError(f"{error}\nOr name the folder of the test images: --data DIR") from None
+        hint = "\nOr name the folder of the test images: --data DIR" if is_image else ""
+        raise DataError(f"{error}{hint}") from None
     if dataset.sha256 != seen["sha256"]:
-        terminal.warn(f"{data.name} is not, bit by bit, the data set that the run was trained on")
-    return dataset.name, dataset.test
+        name = dataset.name if data.name == "module" else data.name
+        terminal.warn(f"{name} is not, bit by bit, the data set that the run was trained on")
+    return dataset.name, examples
+
+
+def _options(trained: Trained) -> DataConfig:
+    """Return the options data.* of the run, perhaps of a version that had fewer."""
+    given = trained.record["config"]["data"]
+    values: dict[str, Any] = {f.name: given.get(f.name) for f in dataclasses.fields(DataConfig)}
+    data = DataConfig(**values)
+    if data.module is None:
+        return data
+    name = data.module
+    if user_module.is_file(name):  # where it was, or else the copy that the run keeps
+        name = trained.record["data_module"]
+        copy = trained.run / ".hydra" / Path(name).name
+        name = str(copy) if copy.is_file() and not Path(name).is_file() else name
+    module = user_module.load("data.module", name)
+    options = user_module.options("data.options", module, "DataOptions", data.options)
+    return dataclasses.replace(data, module=name, options=options)

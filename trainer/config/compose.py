@@ -38,7 +38,7 @@ USER_OPTIONS = {"model": "Options", "data": "DataOptions"}  # section -> datacla
 _GRAMMAR = re.compile(r"null|['\"\[].*|.*\$\{.*|.*,.*|", re.DOTALL)
 
 
-class _ConfigDir(SearchPathPlugin):
+class _ConfigDir(SearchPathPlugin):  # type: ignore[misc]
     """Lets Hydra find the files of --config-dir, before those of the same name in conf/."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:

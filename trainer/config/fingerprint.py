@@ -1,11 +1,10 @@
 """The fingerprint of a configuration: the options that must not change when a run resumes."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.config.schema import Config
+from trainer.config.schema import Config, as_json
 
 # Single options and whole sections. With another value, the weights would be other weights.
 FINGERPRINT = (
@@ -24,7 +23,7 @@ FINGERPRINT = (
 
 def fingerprint(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return, as JSON, all that determines the weights of a run; `dataset` describes its data."""
-    options = select(dataclasses.asdict(config), FINGERPRINT)
+    options = select(as_json(config), FINGERPRINT)
     for section in ("model", "optim"):
         part = options[section]
         if part.get("module"):  # the file may be moved
@@ -52,7 +51,8 @@ def differences(
     """Return a line for each option that is not the same in `place` and in this configuration."""
     lines = []
     for path in {**before, **now}:
-        was, is_ = before.get(path), now.get(path)
+        was, is_ = (options.get(path) for options in (before, now))
+        was, is_ = (None if value == {} else value for value in (was, is_))
         if isinstance(was, dict) and isinstance(is_, dict):
             lines += [f"{path}.{line}" for line in differences(was, is_, place)]
         elif was != is_:

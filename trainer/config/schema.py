@@ -9,7 +9,8 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,11 @@ class ModelConfig(Section):
         _check_module("model", self)
         for name in MLP_OPTIONS:
             value, is_mlp = getattr(self, name), self.name == "mlp"
-            rule = "it needs a value" if is_mlp else "only model=mlp has it: leave it out"
+            rule = (
+                "it needs a value"
+                if is_mlp
+                else "only model=mlp has it: leave it out, or null where an experiment has it"
+            )
             _check((value is not None) == is_mlp, f"model.{name}", value, rule)
 
 
@@ -258,6 +263,21 @@ class Config:
 
 
 ConfigStore.instance().store(name="schema", node=Config)  # conf/config.yaml refers to it
+
+
+def as_json(config: Config) -> dict[str, Any]:
+    """Return all options as JSON: of a user's own, an Enum by its name, a path as text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if isinstance(value, Enum):
+            return value.name
+        return value if isinstance(value, bool | int | float | None) else str(value)
+
+    return {section: plain(options) for section, options in asdict(config).items()}
 
 
 def config_dir() -> Path:

@@ -7,6 +7,8 @@ _RULES = {  # part of OmegaConf's message -> the rule
     "not a valid bool": "use true or false",
     "not a ListConfig": "use a list, like [512,512]",
     "not Optional": "it needs a value",
+    "'None' for field": "it needs a value",
+    "Unexpected type": "use int, float, bool, str, an Enum, a dataclass, or lists of these",
 }
 
 

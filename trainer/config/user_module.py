@@ -57,10 +57,10 @@ def load(option: str, name: str, fallback: Path | None = None) -> Any:
         sys.path.append(here)
     if not is_file(name):
         try:
-            found = importlib.util.find_spec(name) is not None
+            spec = importlib.util.find_spec(name)
         except (ImportError, ValueError):
-            found = False
-        if not found:
+            spec = None
+        if spec is None or not spec.has_location:  # a folder of files has none
             hint = "give the file (my_model.py), or a dotted name that Python can import from here"
             raise ConfigError(f"{option}={name}: there is no such module", hint)
         with readable(option, name):
@@ -98,7 +98,7 @@ def readable(option: str, name: str) -> Iterator[None]:
         yield
     except TrainerError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # argparse ends the process
         own = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
         lines = [f"  {frame.filename}:{frame.lineno}: {frame.line}" for frame in own[-3:]]
         if isinstance(error, SyntaxError) and error.filename:
@@ -152,9 +152,9 @@ def options(option: str, module: Any, name: str, given: Mapping[str, Any]) -> An
             return OmegaConf.to_object(typed)
     except OmegaConfBaseException as error:
         key = str(error.full_key or "").removeprefix(".")
-        value = OmegaConf.select(OmegaConf.create(dict(given)), key) if key else None
+        value = OmegaConf.select(OmegaConf.create(dict(given)), key, default="") if key else ""
         rule = rule_of(str(error)) or str(error).partition("\n")[0]
-        raise ConfigError(f"{option}.{key}={value}", rule) from None
+        raise ConfigError(f"{option}.{key}" + ("" if value == "" else f"={value}"), rule) from None
 
 
 def file_name(module: Any) -> str:

@@ -1,6 +1,5 @@
 """Before the run: the processes connect, compare themselves, and claim the run directory."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from trainer.checkpoint import checksums
-from trainer.config.schema import Config
+from trainer.config.schema import Config, as_json
 from trainer.distributed.collectives import share, together
 from trainer.distributed.connect import check_gpus, configure, connect, start_devices
 from trainer.distributed.heartbeat import Heartbeat
@@ -63,7 +62,7 @@ def initialize(
 
     def describe() -> tuple[str, str]:
         check_gpus(topology)
-        options = dataclasses.asdict(config)
+        options = as_json(config)
         del options["cluster"]["process_id"], options["run"]["quiet"]
         code = environment.source() if topology.num_processes > 1 else ""
         return checksums.of_json(options), f"{code}, jax {jax.__version__}"

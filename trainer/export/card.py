@@ -6,36 +6,56 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import jax
+
 from trainer.checkpoint.load_model import Trained
-from trainer.tasks.assess import Assessment
+from trainer.parallel.evaluation import Evaluation
 from trainer.tracking import environment
+from trainer.tracking.terminal import metric_text
 
 PACKAGES = ("python", "trainer", "jax", "jaxlib", "numpy", "safetensors", "onnx")
 
 
 def text(
     trained: Trained,
-    images: str | None,
-    tested: Assessment | None,
+    data_name: str | None,
+    tested: Evaluation | None,
     index: Mapping[str, Any],
     digests: Mapping[str, str],
     checks: Sequence[str],
 ) -> str:
     """Return the card.
 
-    `images` names the test images, if there were any, and `tested` has the results on them. `index`
-    describes the export, as in model.json; `digests` are file name -> SHA-256; `checks` are the
-    comparisons with the live model, a sentence each.
+    `data_name` names the test examples, if there were any, and `tested` has the results on them.
+    `index` describes the export, as in model.json; `digests` are file name -> SHA-256; `checks` are
+    the comparisons with the live model, a sentence each.
     """
-    record, data = trained.record, trained.record["meaning"]["data set"]
-    sizes = [kernel.shape for kernel, _ in trained.weights]
+    record, data = trained.record, trained.dataset
+    names = ("loss", *trained.task.metric_names)
     metrics = []
     if tested is not None:
-        source = f"{images}, {tested.examples:,} test images, at the export"
-        metrics.append((source, f"{tested.accuracy:.2%}", f"{tested.loss:.4f}"))
-    if (accuracy := record.get("test_accuracy")) is not None:
-        source = f"{data['name']}, {data['test_examples']:,} test images, by the run"
-        metrics.append((source, f"{accuracy:.2%}", ""))
+        source = f"{data_name}, {tested.examples:,} test examples, at the export"
+        metrics.append((source, *(metric_text(n, tested.means[n]).strip() for n in names)))
+    by_run = {name: record.get(f"test_{name}") for name in names}
+    if any(value is not None for value in by_run.values()):
+        source = f"{data['name']}, {data['test_examples']:,} test examples, by the run"
+        texts = ("" if x is None else metric_text(n, float(x)).strip() for n, x in by_run.items())
+        metrics.append((source, *texts))
+    arrays = [
+        (f"{kind} `{name}`", spec["dtype"], " x ".join(map(str, ["N", *spec["shape"][1:]])))
+        for kind in ("input", "output")
+        for name, spec in index[f"{kind}s"].items()
+    ]
+    leaves = jax.tree.leaves(trained.weights)
+    use, always, ties = "The model maps the inputs below to the outputs below.", "", ""
+    if classes := trained.classes:
+        use = f"The model tells which of {classes} classes, 0 to {classes - 1}, an example is of."
+        always = (
+            f"- It always answers with one of its {classes} classes, also for an example of none "
+            "of them. A high probability is no proof: networks like this are often wrong and "
+            "confident.\n"
+        )
+        ties = ", which can change the answer where two classes are almost equally likely"
     versions = [
         (package, record["versions"].get(package) or "", version or "")
         for package, version in environment.versions(PACKAGES).items()
@@ -48,11 +68,13 @@ def text(
     return Template(Path(__file__).with_name("card.md").read_text()).substitute(
         name=index["run"],
         step=f"{trained.step:,}",
-        layers="-".join(map(str, [sizes[0][0], *(size[1] for size in sizes)])),
-        parameters=f"{sum(array.size for layer in trained.weights for array in layer):,}",
-        classes=trained.objective.num_classes,
-        last=trained.objective.num_classes - 1,
-        shape=" x ".join(map(str, trained.image_shape)),
+        kind=_kind(trained),
+        parameters=f"{sum(leaf.size for leaf in leaves):,}",
+        dtypes=", ".join(sorted({str(leaf.dtype) for leaf in leaves})),
+        use=use,
+        always=always,
+        ties=ties,
+        arrays=_table(("array", "dtype", "shape"), arrays),
         files=_table(("file", "SHA-256"), [(f"`{f}`", f"`{sha}`") for f, sha in digests.items()]),
         weights_sha256=index["weights_sha256"],
         checks="\n".join(f"- {check}" for check in checks),
@@ -60,11 +82,21 @@ def text(
         train_examples=f"{data['train_examples']:,}",
         test_examples=f"{data['test_examples']:,}",
         data_sha256=data["sha256"],
-        metrics=_table(("data", "accuracy", "loss"), metrics) if metrics else "None were measured.",
+        metrics=_table(("data", *names), metrics) if metrics else "None were measured.",
         configuration=json.dumps(record["meaning"], indent=2),
         revision=revision,
         versions=_table(("package", "trained with", "exported with"), versions),
     )
+
+
+def _kind(trained: Trained) -> str:
+    record = trained.record
+    if "objective" in record:
+        kernels = [layer.kernel.shape for layer in trained.weights]
+        layers = "-".join(map(str, [kernels[0][0], *(shape[1] for shape in kernels)]))
+        return f"A multilayer perceptron, {layers}"
+    name = Path(record["config"]["model"]["module"]).name
+    return f"The model of `{name}`, SHA-256 `{record['module_sha256']}`"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

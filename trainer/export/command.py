@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer.commands import arguments as command_line
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, DataError, Preempted, first_line
+from trainer.job.errors import EXIT_COMPLETED, ConfigError, DataError, Preempted, first_line
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import show, table
 from trainer.tracking.terminal import Terminal
@@ -20,8 +20,8 @@ Writes the newest intact checkpoint of a run to a folder of files that need no t
   model.json           inputs and outputs, and the SHA-256 of every file
   MODEL_CARD.md        data, metrics, configuration, digests, versions, use and limits
 
-The files take images of unsigned bytes; scaling the pixels is part of the model. Their outputs are
-compared with the live model before the folder appears, as a whole.
+The inputs are the fields of an example that the model reads; there is an ONNX file of the built-in
+MLP only. The outputs are compared with the live model before the folder appears, as a whole.
 """
 EPILOG = """\
 exit codes:
@@ -30,7 +30,8 @@ exit codes:
   70  an exported file does not agree with the model; nothing was put in place
   74  the storage is full or read-only, or does not let a checkpoint be read
   75  asked to stop; nothing was put in place
-  78  RUN is not a run directory, DIR holds something else, or an option is wrong
+  78  RUN is not a run directory, DIR holds something else, an option is wrong, or the user's model
+      has something in it that cannot be exported
 
 examples:
   python -m trainer export runs/mlp/first exported/digits
@@ -61,13 +62,13 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     terminal.note(f"checkpoint {trained.step} of {args.run} is intact")
     try:
         test = test_data.load(trained, args.data, terminal, stop, download=False)
-    except DataError as error:
+    except (ConfigError, DataError) as error:  # the user's data module may be gone
         if args.data is not None:
             raise
         test = None
         terminal.warn(
-            f"there are no test images ({first_line(error).rstrip(':')}): the files are compared "
-            "on noise, and the card gets no metrics; name the folder of test images with --data DIR"
+            f"there are no test examples ({first_line(error).rstrip(':')}): the files are compared "
+            "on random ones, and the card gets no metrics"
         )
     with bundle.replacing(target, replace=args.replace) as folder:
         results = files.write(folder, trained, test)

@@ -1,100 +1,172 @@
 """The files of an export, written and compared with the live model."""
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save
 
 from trainer.checkpoint import checksums, load_model
-from trainer.checkpoint.load_model import Outputs, Trained
-from trainer.data.dataset import Split
+from trainer.checkpoint.load_model import Arrays, Trained
+from trainer.commands import test_data
+from trainer.data.dataset import Examples, size
 from trainer.export import bundle, card, programs, standalone
 from trainer.job import resources
 from trainer.job.errors import TrainerError
-from trainer.tasks.assess import assess
+from trainer.tracking.terminal import metric_text
 
 PROGRAM, WEIGHTS, ONNX = "model.stablehlo", "weights.safetensors", "model.onnx"
-TOLERANCE = 1e-6  # relative to the largest logit of an image
+TOLERANCE = 1e-6  # of float32, relative to the largest output of an example
 ONNX_TOLERANCE = 1e-5  # another library multiplies the matrices
-CHECKED_IMAGES = 1000  # of noise, or for the reference implementation of ONNX, which is slow
+TIES = 1e-3  # of whole numbers: the share that may differ, such as the index of one of two maxima
+FEW = 1000  # examples: random ones, or for the reference implementation of ONNX, which is slow
 
 
-def write(folder: Path, trained: Trained, test: tuple[str, Split] | None) -> list[str]:
+def write(folder: Path, trained: Trained, test: tuple[str, Examples] | None) -> list[str]:
     """Write all files of an export into an empty folder, and compare them with the live model.
 
-    They are compared on the test images, which are given with their name, or on noise where there
-    are none. Returns the results, a sentence each.
+    They are compared on the test examples, which are given with the name of their data set, or on
+    random ones where there are none. Returns the results, a sentence each.
 
     Raises:
+        ConfigError: the user's model has something in it that cannot be exported.
         TrainerError: a file does not agree with the model.
     """
-    shape = trained.image_shape
-    output = {"dtype": "float32", "shape": ["batch", trained.objective.num_classes]}
+    inputs = {name: trained.task.example[name] for name in trained.task.inputs}
     index: dict[str, Any] = {  # of model.json
         "run": f"{trained.run.parent.name}/{trained.run.name}",
         "step": trained.step,
         "weights_sha256": checksums.of_weights(trained.weights),
         "platforms": programs.PLATFORMS,
-        "input": {"images": {"dtype": "uint8", "shape": ["batch", *shape]}},
-        "outputs": {"logits": output, "probabilities": output},
+        "inputs": _described(inputs),
+        "outputs": _described(trained.outputs),
     }
+    is_mlp = "objective" in trained.record
     (folder / PROGRAM).write_bytes(programs.stablehlo(trained))
     (folder / WEIGHTS).write_bytes(save(programs.named(trained.weights)))
     shutil.copyfile(standalone.__file__, folder / "predict.py")
     with suppress(ModuleNotFoundError):  # the package onnx is optional
-        (folder / ONNX).write_bytes(programs.onnx(trained))
+        if is_mlp:
+            (folder / ONNX).write_bytes(programs.onnx(trained))
     digests = bundle.write_index(folder, index)  # predict.py reads it
 
     if test is None:
-        images = np.random.default_rng(0).integers(0, 256, (CHECKED_IMAGES, *shape), np.uint8)
-        kind = "images of noise"
+        examples, kind = _random(inputs), "random examples"
     else:
-        images, kind = test[1].images.reshape(-1, *shape), f"test images of {test[0]}"
-    live = load_model.predict(trained, images)
-    outputs = standalone.load_model(folder)(images)
-    results = [_compare(PROGRAM, outputs, live, TOLERANCE, kind)]
+        examples, kind = load_model.checked(trained, test[1]), f"test examples of {test[0]}"
+    program = standalone.load_model(folder)
+    results = [_compare(PROGRAM, program, trained, examples, TOLERANCE, kind)]
     if ONNX in digests:
         from onnx.reference import ReferenceEvaluator
 
-        evaluator = ReferenceEvaluator(str(folder / ONNX))
-        outputs = evaluator.run(None, {"images": images[:CHECKED_IMAGES]})
-        results.append(_compare(ONNX, outputs, live, ONNX_TOLERANCE, kind))
-    else:
+        evaluator, names = ReferenceEvaluator(str(folder / ONNX)), list(trained.outputs)
+
+        def run(part: Examples) -> Arrays:
+            return dict(zip(names, evaluator.run(names, part), strict=True))
+
+        few = {name: array[:FEW] for name, array in examples.items()}
+        results.append(_compare(ONNX, run, trained, few, ONNX_TOLERANCE, kind))
+    elif is_mlp:
         hint = resources.how_to_install("onnx")
         results.append(f"{ONNX} was left out: {hint}")
-    tested = assess(live.logits, test[1].labels, trained.objective) if test else None
+    else:
+        results.append(f"{ONNX} was left out: there is no converter for this model")
+    tested = test_data.evaluate(trained, test[1]) if test else None
     if tested:
-        results.append(f"accuracy on {tested.examples:,} {kind}: {tested.accuracy:.2%}")
+        means = [f"{name} {metric_text(name, x).strip()}" for name, x in tested.means.items()]
+        results.append(f"on {tested.examples:,} {kind}: {', '.join(means)}")
     text = card.text(trained, test and test[0], tested, index, digests, results)
     (folder / "MODEL_CARD.md").write_text(text)
     bundle.write_index(folder, index)
     return results
 
 
-def _compare(file: str, outputs: Any, live: Outputs, tolerance: float, kind: str) -> str:
-    """Compare the outputs of a file for the first images with those of the live model.
+def _described(specs: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of model.json for shapes and dtypes of ONE example."""
+    return {
+        name: {"dtype": str(spec.dtype), "shape": ["batch", *spec.shape]}
+        for name, spec in specs.items()
+    }
 
-    Rounding moves a logit by a fraction of the largest logit of its image, and a probability by as
-    much as the logits. So differences are divided by that logit (or by 1, if that is larger).
+
+def _random(inputs: dict[str, Any]) -> Examples:
+    """Return examples by chance: normal numbers, the pixels of images, else whole numbers 0 or 1.
+
+    With those every token and class is a valid one.
+    """
+    chance, examples = np.random.default_rng(0), {}
+    for name, spec in inputs.items():
+        shape = (FEW, *spec.shape)
+        if jnp.issubdtype(spec.dtype, jnp.floating):
+            examples[name] = chance.standard_normal(shape).astype(spec.dtype)
+        else:
+            is_image = spec.dtype == np.uint8 and len(spec.shape) > 1
+            examples[name] = chance.integers(0, 256 if is_image else 2, shape).astype(spec.dtype)
+    return examples
+
+
+def _compare(
+    file: str,
+    run: Callable[[Examples], Any],
+    trained: Trained,
+    examples: Examples,
+    tolerance: float,
+    kind: str,
+) -> str:
+    """Compare the outputs of a file with those of the live model.
+
+    Returns the largest differences, in a sentence.
 
     Raises:
-        TrainerError: logits or probabilities, (N, classes), are not within `tolerance`.
+        TrainerError: outputs are not within `tolerance`, or more than a few whole numbers differ.
     """
-    count = len(outputs[0])
-    logits, probabilities = (
-        np.abs(np.asarray(output) - expected[:count])
-        for output, expected in zip(outputs, live, strict=True)
-    )
-    size = np.maximum(np.abs(live.logits[:count]).max(axis=-1, keepdims=True), 1)
-    message = (
-        f"on {count:,} {kind} the probabilities of {file} differ from the live model's by at most "
-        f"{probabilities.max():.2g}, its logits by {(logits / size).max():.2g} of their size"
-    )
-    if not all((off / size <= tolerance).all() for off in (logits, probabilities)):
-        raise TrainerError(
-            f"{message}: at most {tolerance:.0e} of that size is allowed; nothing was put in place"
-        )
+    live, count = load_model.program(trained), size(examples)
+    parts = load_model.parts(trained, examples)
+    differences = [_differences(run(part), live(part)) for part in parts]
+    worst = {name: float(np.max([one[name] for one in differences])) for name in trained.outputs}
+    text = ", ".join(f"{name} by at most {value:.2g}" for name, value in worst.items())
+    message = f"on {count:,} {kind} the outputs of {file} differ from the live model's: {text}"
+    dtypes = [x.dtype for x in (*jax.tree.leaves(trained.weights), *trained.outputs.values())]
+    coarsest = max(_eps(dtype) for dtype in dtypes)
+    limits = {True: max(tolerance, 8 * coarsest), False: TIES}
+    for name, output in trained.outputs.items():
+        limit = limits[jnp.issubdtype(output.dtype, jnp.floating)]
+        if not worst[name] <= limit:  # also where it is NaN
+            raise TrainerError(f"{message}; {limit:.0e} is allowed; nothing was put in place")
     return message
+
+
+def _eps(dtype: Any) -> float:
+    """Return the distance from 1 to the next number; 0 of whole numbers."""
+    is_float = jnp.issubdtype(dtype, jnp.floating)
+    return float(jnp.finfo(dtype).eps) if is_float else 0.0  # type: ignore[no-untyped-call]
+
+
+def _differences(outputs: Arrays, expected: Arrays) -> dict[str, float]:
+    """Return by how much outputs (N, ...) differ, each at the worst of its elements.
+
+    Rounding moves a logit by a fraction of the largest logit of its example, and a probability by
+    as much as the logits. So differences are divided by the largest output of the example (or by
+    1, if that is larger). Of whole numbers, it is the share that differs.
+    """
+    largest, rows = 1.0, size(expected)
+    exact = {n: a for n, a in expected.items() if not jnp.issubdtype(a.dtype, jnp.floating)}
+    floats = {
+        n: np.asarray(a, "f8").reshape(rows, -1) for n, a in expected.items() if n not in exact
+    }
+    for array in floats.values():
+        finite = np.where(np.isfinite(array), np.abs(array), 0)
+        largest = np.maximum(largest, finite.max(axis=1, keepdims=True, initial=1.0))
+    result = {name: np.mean(outputs[name] != array) for name, array in exact.items()}
+    for name, array in floats.items():
+        output = np.asarray(outputs[name], "f8").reshape(rows, -1)
+        same = (output == array) | (np.isnan(output) & np.isnan(array))  # also infinities
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(output - array) / largest
+        result[name] = np.max(difference, initial=0, where=~same)
+    return {name: float(value) for name, value in result.items()}

@@ -1,9 +1,12 @@
-"""Run this model with jax and flatbuffers: `python predict.py IMAGES.npy`, uint8 by numpy.save."""
+"""Run this model with jax and flatbuffers: `python predict.py FILE`, written by numpy.
+
+FILE.npz holds an array (N, ...) for each input in model.json, FILE.npy that of the only one.
+"""
 
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -11,9 +14,12 @@ from zipfile import BadZipFile
 import jax.export
 import numpy as np
 
+DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+DTYPES |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 
-def load_model(folder: Path) -> Callable[[Any], Any]:
-    """Return a function: uint8 images (N, rows, cols) -> float32 (logits, probabilities)."""
+
+def load_model(folder: Path) -> Callable[[Any], dict[str, Any]]:
+    """Return a function: arrays (N, ...) by name, or the only one -> outputs (N, ...) by name."""
     index = json.loads((folder / "model.json").read_text())
     code, data = ((folder / f).read_bytes() for f in ("model.stablehlo", "weights.safetensors"))
     for name, content in (("model.stablehlo", code), ("weights.safetensors", data)):
@@ -23,15 +29,21 @@ def load_model(folder: Path) -> Callable[[Any], Any]:
     weights = {}
     for name, array in json.loads(data[8:end]).items():
         first, last = (end + offset for offset in array["data_offsets"])
-        weights[name] = np.frombuffer(data[first:last], "<f4").reshape(array["shape"])
+        dtype = np.dtype(DTYPES[array["dtype"]])
+        weights[name] = np.frombuffer(data[first:last], dtype).reshape(array["shape"])
     program = jax.jit(jax.export.deserialize(bytearray(code)).call)
-    shape = tuple(index["input"]["images"]["shape"][1:])
 
-    def run(images: Any) -> Any:
-        kind, given = getattr(images, "dtype", type(images).__name__), np.shape(images)
-        if kind != np.uint8 or given[1:] != shape or not given[0]:
-            raise ValueError(f"images are {kind} {given}: give uint8 (N, {str(shape)[1:]}, N >= 1")
-        return program(weights, images)
+    def run(given: Any) -> dict[str, Any]:
+        arrays = given if isinstance(given, Mapping) else {next(iter(index["inputs"])): given}
+        for name, spec in index["inputs"].items():
+            array: Any = arrays.get(name)
+            dtype, shape = getattr(array, "dtype", type(array).__name__), np.shape(array)
+            expected = spec["dtype"], spec["shape"][1:]
+            if (str(dtype), list(shape[1:])) != expected or not (shape and shape[0]):
+                right = f"{expected[0]} ({', '.join(map(str, ('N', *expected[1])))})"
+                raise ValueError(f"{name} is {dtype} {shape}: give {right}, N >= 1")
+        outputs: dict[str, Any] = program(weights, {name: arrays[name] for name in index["inputs"]})
+        return outputs
 
     return run
 
@@ -40,7 +52,11 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     try:
-        _, probabilities = load_model(Path(__file__).parent)(np.load(sys.argv[1]))
+        outputs = load_model(Path(__file__).parent)(np.load(sys.argv[1]))
     except (OSError, EOFError, ValueError, BadZipFile) as error:  # from numpy
         sys.exit(f"{error}\n{__doc__}")
-    print(*probabilities.argmax(axis=-1), sep="\n")
+    if "probabilities" in outputs and outputs["probabilities"].ndim == 2:
+        print(*outputs["probabilities"].argmax(axis=-1), sep="\n")
+    else:
+        for name, array in outputs.items():
+            print(f"{name}: {array.dtype} {array.shape}\n{np.asarray(array)}")

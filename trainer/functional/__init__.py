@@ -1,1 +1,1 @@
-"""Pure functions of ONE example: layers, losses, schedules, SGD."""
+"""Pure functions of ONE example: layers, activations, dropout, losses."""

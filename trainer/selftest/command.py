@@ -43,7 +43,7 @@ examples:
 """
 SIGNALS = ("KILL", "TERM", "INT", "USR1")
 JOB = (  # some seconds of training, in which it saves, deletes, evaluates and logs all the time
-    *("+experiment=smoke", "train.epochs=20", "train.steps_per_dispatch=4"),
+    *("data=mnist_5k", "model.hidden_sizes=[64]", "train.epochs=20", "train.steps_per_dispatch=4"),
     *("train.log_every_steps=9", "checkpoint.every_steps=30"),
 )
 OWN = (
@@ -80,7 +80,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if (option := override.lstrip("+~").partition("=")[0]) in OWN:
             raise ConfigError(f"{override}: selftest sets {option} itself", "leave it out")
     if not any(override.startswith("+experiment=") for override in args.overrides):
-        args.overrides = [*JOB, *args.overrides]
+        args.overrides = [*_short_job(args.overrides), *args.overrides]
     if args.layouts and not args.virtual_shards:
         message = "--layouts needs --virtual-shards: else the bits depend on the number of devices"
         raise ConfigError(message, "add --virtual-shards V")
@@ -96,6 +96,14 @@ def _signals(text: str) -> list[signal.Signals]:
     if not set(names) <= set(SIGNALS):
         raise argparse.ArgumentTypeError(f"{text}: use some of {','.join(SIGNALS)}")
     return [signal.Signals[f"SIG{name}"] for name in names]
+
+
+def _short_job(overrides: Sequence[str]) -> list[str]:
+    """Return the options of the short job that these do not replace."""
+    given = {override.partition("=")[0] for override in overrides}
+    if "model" in given:  # the MLP's own option goes with it
+        given.add("model.hidden_sizes")
+    return [option for option in JOB if option.partition("=")[0] not in given]
 
 
 def _layouts(text: str) -> list[Layout]:

@@ -22,6 +22,7 @@ from trainer.job.stdout import show, table
 from trainer.tracking.terminal import Terminal
 
 if TYPE_CHECKING:
+    from trainer.config.schema import Config
     from trainer.data.dataset import Dataset
     from trainer.parallel.step import TrainState
 
@@ -211,6 +212,10 @@ class Laws:
             )
         return f"parallel.virtual_shards={SHARDS}: the same bits on 1, 2 and {DEVICES} devices"
 
+    def _with_shards(self, shards: int | None) -> Config:
+        parallel = dataclasses.replace(self._config.parallel, virtual_shards=shards)
+        return dataclasses.replace(self._config, parallel=parallel)
+
     def _program(
         self, devices: int, k: int, shards: int | None, state: TrainState | None, first: int
     ) -> tuple[Any, Any, Any, Any]:
@@ -223,13 +228,9 @@ class Laws:
         from trainer.parallel.step import init_state
         from trainer.train import build, feed
 
-        parallel = dataclasses.replace(self._config.parallel, virtual_shards=shards)
-        config, mesh = (
-            dataclasses.replace(self._config, parallel=parallel),
-            meshes.make_mesh(devices),
-        )
-        made = build.make_programs(config, self._dataset, mesh)
-        seed = config.run.seed
+        mesh = meshes.make_mesh(devices)
+        made = build.make_programs(self._with_shards(shards), self._dataset, mesh)
+        seed = self._config.run.seed
         source = Superbatches(
             self._dataset.train,
             plan=Plan(made.plan.steps_per_epoch, k, made.plan.total_steps),
@@ -275,7 +276,7 @@ class Laws:
         from trainer.train import build
 
         mesh = meshes.make_mesh(devices)
-        made = build.make_programs(self._config, self._dataset, mesh)
+        made = build.make_programs(self._with_shards(None), self._dataset, mesh)
         names = made.task.metric_names
         evaluate = Evaluator(made.eval_step, names, self._dataset.test, mesh, batch)
         return evaluate(meshes.place(meshes.replicated(mesh), state.weights))

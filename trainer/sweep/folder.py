@@ -49,9 +49,7 @@ class Result(NamedTuple):
     @property
     def cost(self) -> float:
         """The score as a number that is smaller for better trials; NaN and None are the worst."""
-        score = math.nan if self.score is None else self.score
-        score = -score if self.best.endswith(":max") else score
-        return math.inf if math.isnan(score) else score
+        return _cost(self.best, math.nan if self.score is None else self.score)
 
 
 class Group(NamedTuple):
@@ -127,6 +125,16 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
     )
 
 
+def best_of(results: Sequence[Result]) -> str:
+    """Return METRIC:max or METRIC:min, by which these trials are ranked."""
+    # A trial that has not been tested does not know it.
+    return next((r.best for r in results if r.score is not None), Result._field_defaults["best"])
+
+
+def _cost(best: str, score: float) -> float:
+    return math.inf if math.isnan(score) else -score if best.endswith(":max") else score
+
+
 def rank(results: Sequence[Result]) -> list[tuple[int | None, Result]]:
     """Sort by score, then loss, best first; completed trials first, and only these ranked."""
 
@@ -148,7 +156,9 @@ def groups(results: Sequence[Result]) -> list[Group]:
             scores.setdefault(others, []).append(result.score)
     by_values = []
     for values, own in scores.items():
-        mean, spread = statistics.fmean(own), statistics.stdev(own) if len(own) > 1 else None
+        mean, spread = statistics.fmean(own), None if len(own) == 1 else math.nan
+        if len(own) > 1 and math.isfinite(mean):
+            spread = statistics.stdev(own)
         by_values.append(Group(dict(values), len(own), mean, spread, min(own), max(own), own))
-    largest = results[0].best.endswith(":max")
-    return sorted(by_values, key=lambda group: -group.mean if largest else group.mean)
+    best = best_of(results)
+    return sorted(by_values, key=lambda group: _cost(best, group.mean))

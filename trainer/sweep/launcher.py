@@ -61,7 +61,7 @@ def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest
                     raise Preempted(f"{label}: {error}; the same command resumes the sweep")
                 terminal.work(label, number, total, "")
                 result = sweep_folder.result(plan.folder, trial.name, trial.values)
-                metric, form = metric_of(result)
+                metric, form = metric_of([result])
                 score = f"test {metric} {formatted(result.score, form)}"
                 done = f"completed, {score}, {result.seconds or 0:.1f} s"
                 done += f", {result.starts} starts" if (result.starts or 1) > 1 else ""

@@ -66,7 +66,7 @@ def make(overrides: Sequence[str]) -> Plan:
     settings, places = list[str](), list[str]()
     shared, swept = dict[str, str](), dict[str, Override]()
     for text, override in zip(overrides, parsed, strict=True):
-        key = override.get_key_element()
+        key = override.get_key_element().removeprefix("++")  # which literal() adds to an option
         shared.pop(key, None)  # the last override of an option counts
         swept.pop(key, None)
         if override.is_hydra_override():
@@ -111,6 +111,8 @@ def _values(override: Override, search: bool) -> list[str]:
     text, key, sweep = override.input_line, override.get_key_element(), override.value()
     if _is_in(key, (*_PLACES, *_IRRELEVANT)):
         raise ConfigError(f"{text}: {key} is the same in all trials: give it one value")
+    if getattr(sweep, "shuffle", False):  # each task of a job array would shuffle for itself
+        raise ConfigError(f"{text}: trials have a fixed order: leave out the shuffling")
     if override.is_interval_sweep():
         if not search:
             raise ConfigError(f"{text}: list the values, or search with {SEARCH}")

@@ -9,7 +9,7 @@ from trainer.job import lock
 from trainer.job.files import write_bytes, write_text
 from trainer.job.stdout import printable, show, table
 from trainer.sweep import folder as sweep_folder
-from trainer.sweep.folder import SEED, Group, Result, groups, rank
+from trainer.sweep.folder import SEED, Group, Result, best_of, groups, rank
 
 TABLE, PLOT = "sweep.csv", "sweep.png"
 _FIGURES = {  # of the printed table: heading -> field of a Result, format
@@ -34,7 +34,7 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
                 writer.writerow([place, result.name, *values, *result[2:]])
             write_text(folder / TABLE, text.getvalue())
             if by_values := groups(results):
-                write_bytes(folder / PLOT, draw(by_values, metric_of(results[0])[0]))
+                write_bytes(folder / PLOT, draw(by_values, metric_of(results)[0]))
         show("\n".join(str(folder / name) for name in (TABLE, PLOT)[: 1 + bool(by_values)]))
     except OSError as error:
         warn(f"{folder} cannot be written ({error.strerror})")
@@ -43,22 +43,23 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
 def tables(results: Sequence[Result]) -> str:
     """Return the ranked table for people, and the one over the seeds if they are swept."""
     swept, by_values = list(results[0].values), groups(results)
-    metric, form = metric_of(results[0])
-    rows = [["rank", *swept, "status", f"test {metric}", *_FIGURES, ""]]
+    metric, form = metric_of(results)
+    others = {name: of for name, of in _FIGURES.items() if name != f"test {metric}"}
+    rows = [["rank", *swept, "status", f"test {metric}", *others, ""]]
     for place, result in rank(results):
         values = [printable(result.values.get(key, "-")) for key in swept]
         figures = [formatted(result.score, form)]
-        figures += [formatted(getattr(result, name), own) for name, own in _FIGURES.values()]
+        figures += [formatted(getattr(result, name), own) for name, own in others.values()]
         error = printable(result.error or "")[:_WIDEST] if result.status == "failed" else ""
         rows.append([formatted(place, "{}"), *values, result.status, *figures, error])
     lines = list(table(rows, {*range(1, len(swept) + 2), len(rows[0]) - 1}))
     if by_values and SEED in swept:
-        others = list(by_values[0].values)
-        rows = [[*others, "seeds", f"mean {metric}", "spread", "lowest", "highest"]]
+        options = list(by_values[0].values)
+        rows = [[*options, "seeds", f"mean {metric}", "spread", "lowest", "highest"]]
         for group in by_values:
             figures = [formatted(number, form) for number in group[2:6]]
             rows.append([*map(printable, group.values.values()), str(group.seeds), *figures])
-        lines += ["", *table(rows, range(len(others)))]
+        lines += ["", *table(rows, range(len(options)))]
     return "\n".join(lines)
 
 
@@ -84,9 +85,9 @@ def draw(by_values: Sequence[Group], metric: str) -> bytes:
     return png.getvalue()
 
 
-def metric_of(result: Result) -> tuple[str, str]:
+def metric_of(results: Sequence[Result]) -> tuple[str, str]:
     """Return the metric that trials are ranked by, and its format."""
-    metric = result.best.partition(":")[0]
+    metric = best_of(results).partition(":")[0]
     return metric, "{:.2%}" if metric == "accuracy" else "{:.4f}"
 
 

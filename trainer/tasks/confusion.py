@@ -38,16 +38,18 @@ def count(labels: npt.NDArray[Any], predictions: npt.NDArray[Any], num_classes: 
 
 
 def of_predictions(
-    examples: Mapping[str, npt.NDArray[Any]], predictions: Mapping[str, npt.NDArray[Any]]
+    examples: Mapping[str, npt.NDArray[Any]],
+    predictions: Mapping[str, npt.NDArray[Any]],
+    num_classes: int = 0,
 ) -> Counts | None:
     """Count the predictions of a classifier (N,) for examples with a `label`; None for others.
 
-    Classes go from 0 to the largest that occurs.
+    Classes go from 0 to the largest that occurs, and there are at least `num_classes`.
     """
     labels, classes = examples.get("label"), predictions.get("class")
     if labels is None or classes is None or labels.ndim != 1:
         return None
-    return count(labels, classes, int(max(labels.max(), classes.max())) + 1)
+    return count(labels, classes, max(num_classes, int(labels.max()) + 1, int(classes.max()) + 1))
 
 
 def normalized(counts: Counts) -> Shares:

@@ -1,17 +1,20 @@
-"""Pictures of a digit -> MNIST's form: 28 x 28, bright on black, centred by mass in 20 x 20.
+"""Files of images -> arrays. A picture of a digit gets MNIST's form: bright on black, 28 x 28.
 
 MNIST's own digits were made this way: scaled so that the longer side is 20 pixels, then placed so
 that the centre of their mass is the centre of 28 x 28 pixels.
 """
 
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
-from trainer.data.dataset import Bytes
+from trainer.data import idx
+from trainer.data.dataset import Bytes, Examples
 from trainer.job.errors import DataError
 
 SIDE = 28
@@ -34,7 +37,28 @@ class PictureError(ValueError):
     """There is no digit on the picture, or it is too large."""
 
 
-def read(path: Path) -> Bytes:
+def is_image(example: Mapping[str, Any], fields: Iterable[str]) -> bool:
+    """Return whether these fields of an example are one grey image: `image`, uint8 (rows, cols)."""
+    if (*fields,) != ("image",):
+        return False
+    return example["image"].dtype == np.uint8 and len(example["image"].shape) == 2
+
+
+def read(path: Path) -> Examples:
+    """Return the images in a file, `image`: uint8 (N, rows, cols).
+
+    An IDX file, plain or gzip, is taken as it is; a PNG or JPEG file shows one digit.
+
+    Raises:
+        DataError: it cannot be read, is none of these, is too large, or is empty.
+    """
+    contents = idx.read(path)
+    if contents[:2] in (idx.GZIP_MAGIC, b"\0\0"):
+        return {"image": idx.parse(contents, str(path), rank=3)}
+    return {"image": read_picture(path)[np.newaxis]}
+
+
+def read_picture(path: Path) -> Bytes:
     """Return the digit in a PNG or JPEG file in MNIST's form, uint8 (28, 28).
 
     Raises:

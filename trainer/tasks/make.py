@@ -77,11 +77,7 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
     """
     model = record["config"]["model"]
     if "objective" in record:
-        values = dict(record["objective"])
-        shape = tuple(values.pop("image_shape"))
-        # In float32, whatever precision it was trained with: this may be another platform.
-        objective = mlp.Objective(**values)._replace(precision="float32")
-        return _mlp(objective, shape, model)
+        return _mlp(*objective_of(record), model)
     if "example" not in record:
         raise DataError(f"{run}: its checkpoints are not known to this version of the trainer")
     name = model["module"]
@@ -98,6 +94,14 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
         for field, (dtype, shape) in record["example"].items()
     }
     return module.make(own, options, example)
+
+
+def objective_of(record: Mapping[str, Any]) -> tuple[mlp.Objective, tuple[int, ...]]:
+    """Return what the MLP in a checkpoint was trained for, and the shape of its images."""
+    values = dict(record["objective"])
+    shape = tuple(values.pop("image_shape"))
+    # In float32, whatever precision it was trained with: this may be another platform.
+    return mlp.Objective(**values)._replace(precision="float32"), shape
 
 
 def _digest(own: Any) -> str:

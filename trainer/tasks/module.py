@@ -5,18 +5,22 @@ Every mistake becomes a ConfigError that names the file and the line, before a d
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trainer.config import user_module
-from trainer.job.errors import ConfigError
-from trainer.tasks import classification
+from trainer.data.dataset import Examples
+from trainer.job.errors import ConfigError, DataError
+from trainer.tasks import classification, digit_pictures
 from trainer.tasks.task import Example, Key, Named, Output, Task, Weights, named_leaves
 
 OPTION = "model.module"
-RESERVED = ("loss", "lr", "examples_per_second")  # names in the log that are no metrics
+# Names in a logged point that are no metrics.
+RESERVED = ("step", "split", "time", "loss", "lr", "examples_per_second")
 KEY = jax.ShapeDtypeStruct((2,), "uint32")
 
 
@@ -26,7 +30,7 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
     Args:
         module: defines init(key, example, options), fwd(example, weights, options) or
             fwd(example, weights, options, key), and perhaps loss(output, example),
-            metrics(output, example) and outputs(output).
+            metrics(output, example), outputs(output), and read(path) -> fields (N, ...).
         options: an instance of its dataclass Options, or an empty dict.
         example: field -> shape and dtype of ONE example.
 
@@ -48,7 +52,7 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
 
     weights = checked.shapes("init", init_weights, KEY)
     checked.weights(weights)
-    output = checked.shapes("fwd", apply, spec, weights)
+    output = checked.shapes("fwd", apply, spec, weights, note=", and key=None" * has_key)
     if has_key:
         checked.shapes("fwd", apply, spec, weights, KEY)
     if not jax.tree.leaves(output):
@@ -71,16 +75,18 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
         return jnp.asarray(loss(apply(example, weights), example), jnp.float32)
 
     checked.shapes("loss", jax.grad(total), weights, spec)
+    inputs = _used(apply, spec, weights)
     return Task(
         init=init_weights,
         fwd=apply,
         loss=loss,
         metrics=metrics,
         metric_names=names,
-        inputs=_used(apply, spec, weights),
+        inputs=inputs,
         example=spec,
         outputs=outputs,
         prediction=classification.prediction if own_loss is None else None,
+        read=checked.reader(digit_pictures.is_image(spec, inputs)),
         is_random=has_key,
     )
 
@@ -142,8 +148,32 @@ class _Checked:
             raise self.error(name, f"takes ({', '.join(own)})", f"let it take {wanted}")
         return found
 
-    def shapes(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the shapes of what a function returns; nothing is computed."""
+    def reader(self, is_image: bool) -> Callable[[Path], Examples] | None:
+        """Return its `read`, whose errors become DataError; of images alone there is a default."""
+        if not hasattr(self._module, "read"):
+            return digit_pictures.read if is_image else None
+        own = self.function("read", "path")
+
+        def read(path: Path) -> Examples:
+            try:
+                with user_module.readable(OPTION, f"{self._name}, read()"):
+                    given = own(path)
+                    if not isinstance(given, dict):
+                        hint = "return a dict of arrays (N, ...)"
+                        raise self.error("read", f"returned {type(given).__name__}", hint)
+                    return {name: np.asarray(array) for name, array in given.items()}
+            except ConfigError as error:
+                raise DataError(f"{path}: {error}") from None
+
+        return read
+
+    def shapes(
+        self, name: str, function: Callable[..., Any], *arguments: Any, note: str = ""
+    ) -> Any:
+        """Return the shapes of what a function returns; nothing is computed.
+
+        The note says what else the function gets, at the end of a message.
+        """
         try:
             with user_module.readable(OPTION, f"{self._name}, {name}()"):
                 return jax.eval_shape(function, *arguments)
@@ -156,7 +186,7 @@ class _Checked:
                 if isinstance(argument, dict)
                 for path, leaf in list(named_leaves(argument).items())[:4]
             )
-            raise ConfigError(f"{error}\nIt gets ONE example: {given}") from None
+            raise ConfigError(f"{error}\nIt gets ONE example: {given}{note}") from None
 
     def weights(self, weights: Weights) -> None:
         """Check that weights are floating-point arrays."""
@@ -187,19 +217,23 @@ class _Checked:
 
     def scalar(self, name: str, value: Any, key: str = "") -> None:
         """Check that a value is one floating-point number."""
-        shape = getattr(value, "shape", None)
-        if shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-            what = type(value).__name__ if shape is None else f"{value.dtype}{list(shape)}"
-            problem = f"returned {what}" + (f" for {key!r}" if key else "")
+        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            problem = f"returned {_text(value)}" + (f" for {key!r}" if key else "")
             raise self.error(name, problem, "return one float for one example, such as jnp.mean(x)")
 
     def metrics(self, metrics: Any) -> tuple[str, ...]:
         """Check that metrics are named scalars; return their names."""
         if not isinstance(metrics, dict):
-            raise self.error("metrics", f"returned {type(metrics).__name__}", "return a dict")
+            raise self.error("metrics", f"returned {_text(metrics)}", "return a dict")
         for key, value in metrics.items():
             if key in RESERVED or not str(key).isidentifier():
                 hint = "use another name, of letters, digits and _"
                 raise self.error("metrics", f"has a metric named {key!r}", hint)
             self.scalar("metrics", value, key)
         return tuple(metrics)
+
+
+def _text(value: Any) -> str:
+    if hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    return type(value).__name__

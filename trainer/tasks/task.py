@@ -5,13 +5,14 @@ and divides once. Nothing else in it knows what is trained.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from trainer.data.dataset import Superbatch
+from trainer.data.dataset import Examples, Superbatch
 
 Weights = Any  # a pytree of floating-point arrays
 Example = dict[str, Any]  # field -> array, of one example
@@ -42,6 +43,7 @@ class Task(NamedTuple):
     # Small arrays for pictures and tables; of a classifier the predicted `class`, () int32, and
     # its `confidence`, (). None: nothing.
     prediction: Callable[[Output], Named] | None = None
+    read: Callable[[Path], Examples] | None = None  # of a file for `predict`: fields (N, ...)
     is_random: bool = False  # whether fwd draws random numbers in training, as dropout does
     # Hooks that make training faster and change no result. gradients: as `batch_gradients`.
     gradients: Callable[[Weights, Superbatch], BatchGradients] | None = None
@@ -67,6 +69,13 @@ def apply(task: Task, weights: Weights, examples: Example, keys: Any = None) -> 
     """Return the outputs for examples (rows, ...), stacked along the first dim."""
     over_keys = None if keys is None else 0
     return jax.vmap(task.fwd, in_axes=(0, None, over_keys))(examples, weights, keys)
+
+
+def outputs_of_one(task: Task, weights: Weights, example: Example) -> Named:
+    """Return the outputs for ONE example by path; only the fields in task.inputs are needed."""
+    # fwd may look at others, as long as its output does not depend on them.
+    blank = {name: jnp.zeros(x.shape, x.dtype) for name, x in task.example.items()}
+    return named_leaves(task.outputs(task.fwd({**blank, **example}, weights, None)))
 
 
 def losses_and_metrics(task: Task, outputs: Output, examples: Example) -> tuple[jax.Array, ...]:

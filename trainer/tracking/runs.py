@@ -52,7 +52,9 @@ def describe(directory: Path) -> RunInfo:
         status, updated = "running", max(updated, modified)
     elif not summary:
         note = "it ended without a summary: killed, or just created"
-    best = written.get("best") or "accuracy:max"
+    # A start writes it at its end, and another default is that of a task without an accuracy.
+    default = "accuracy:max" if "accuracy" in evaluation or not evaluation else "loss:min"
+    best = written.get("best") or default
     tested = {**evaluation, **{k[5:]: v for k, v in known.items() if k.startswith("test_")}}
     tested = {name: float(value) for name, value in tested.items() if name != "split"}
     return RunInfo(

@@ -1,6 +1,5 @@
 """Contents for TensorBoard: pictures, histograms, charts, HParams, the texts about a start."""
 
-import dataclasses
 import json
 import re
 import struct
@@ -8,7 +7,7 @@ from collections.abc import Mapping
 from textwrap import indent
 from typing import Any
 
-from trainer.config.schema import Config
+from trainer.config.schema import Config, as_json
 from trainer.tracking import tensorboard as tb
 from trainer.tracking.tensorboard import Summary, Tracker, summary
 
@@ -61,7 +60,7 @@ def write_start(
     tracker.summary(tb.THIS_START, start)
     if before is None:
         tracker.summary(0, layout())
-    if before != json.loads(json.dumps(dataclasses.asdict(config))):
+    if before != as_json(config):
         tracker.text("configuration", indent(yaml, "    "))  # as code
     tracker.text("environment", indent(json.dumps(environment, indent=2), "    "))
 
@@ -110,7 +109,7 @@ def hparams(values: HParams) -> Any:
 def hparams_of(config: Config, devices: int) -> HParams:
     """Return the options in which trainings differ; lists become texts like 512-512."""
     values: dict[str, str | bool | int | float] = {"devices": devices}
-    for section, options in dataclasses.asdict(config).items():
+    for section, options in as_json(config).items():
         flat = {f"{section}.{option}": value for option, value in options.items()}
         for option, value in (flat.pop(f"{section}.options", None) or {}).items():
             flat[f"{section}.options.{option}"] = value  # of the user's module

@@ -78,7 +78,11 @@ class Terminal:
         if step > first:
             left = str(timedelta(seconds=round((now - began) / (step - first) * (total - step))))
         speed = f"{examples_per_second:,.0f} examples/s"
-        values = " ".join(f"{name} {metric_text(name, value)}" for name, value in means.items())
+        # The accuracy is short: the bar of a classifier fits 80 columns.
+        values = " ".join(
+            f"acc {value:.1%}" if name == "accuracy" else f"{name} {value:.4f}"
+            for name, value in means.items()
+        )
         status = f"{step}/{total} {values} {speed} {left} left"
         epoch = f"epoch {max(-(-step // per_epoch), 1)}/{-(-total // per_epoch)}"
         self._show(epoch, step, total, status)

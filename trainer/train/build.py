@@ -1,6 +1,5 @@
 """Everything before the first step, in order: data, programs, state, files, stream."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 from trainer.checkpoint import checksums
 from trainer.checkpoint.store import Best, Checkpoints
 from trainer.config.fingerprint import differences, fingerprint
-from trainer.config.schema import Config
+from trainer.config.schema import Config, as_json
 from trainer.dashboard.dashboard import Dashboard
 from trainer.data import load as data_sets
 from trainer.data.dataset import Dataset, size
@@ -147,14 +146,15 @@ class Run:
             )
             goodput = process.directory / "goodput.json"
             ledger = Ledger(goodput, timer, self.steps_done, tracker.reached)
-            options, root = dataclasses.asdict(config), config.data.root
+            options = as_json(config)
             kept = {  # in every checkpoint, beside the arrays
                 "meaning": identity,
                 **programs.record,
                 "config": options,
                 "config_sha256": checksums.of_json(options),
                 # For readers in another folder, from where a relative path leads elsewhere.
-                "data_root": None if root is None else str(Path(root).expanduser().absolute()),
+                "data_root": _absolute(config.data.root),
+                "data_module": _absolute(config.data.module),
                 "versions": facts["versions"],
             }
             writer = Writer(
@@ -323,6 +323,10 @@ def best_of(option: str | None, task: Task) -> Best:
         hint = f"use one of {', '.join(names)}"
         raise ConfigError(f"checkpoint.best={option}: the task has no such metric", hint)
     return Best(metric, direction == "max")
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 def _on_chief(process: ProcessContext, work: Callable[[], T]) -> T | None:

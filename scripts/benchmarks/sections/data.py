@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Result, Section, line
+from benchmarks.workers.rival import read
 from trainer.selftest.children import Layout
 
 TITLE = "The data path alone, batch 64"
@@ -53,17 +55,16 @@ def measure(bench: Bench) -> Section:
         f"The {large:,} images are {TIMES} copies of the set in a .npy file that is mapped into "
         "memory; it is in the page cache when it is read."
     )
-    (folders[large] / "train_images.npy").unlink()
+    shutil.rmtree(folders[large])
     return Section(TITLE, lines, [remark])
 
 
 def write_large(bench: Bench, folder: Path) -> None:
-    """Write the training set, ten times over, as two .npy files."""
+    """Write the training set, ten times over."""
     folder.mkdir()
-    images = np.load(f"{bench.arrays}/train_images.npy", mmap_mode="r")
-    shape = (TIMES * len(images), images.shape[1])
-    copies = np.lib.format.open_memmap(folder / "train_images.npy", "w+", np.uint8, shape)
-    copies.reshape(TIMES, *images.shape)[:] = images
-    copies.flush()
-    labels = np.load(f"{bench.arrays}/train_labels.npy")
-    np.save(folder / "train_labels.npy", np.tile(labels, TIMES))
+    for field, array in read(bench.arrays, "train").items():
+        shape = (TIMES * len(array), *array.shape[1:])
+        file = folder / f"train_{field}.npy"
+        copies = np.lib.format.open_memmap(file, "w+", array.dtype, shape)
+        copies.reshape(TIMES, *array.shape)[:] = array
+        copies.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 
 from benchmarks.workers import program
 from trainer.parallel import compiler, step
+from trainer.tasks import make as tasks
 
 AS_IT_IS = "as it is"
 
@@ -45,7 +47,7 @@ def variants(platform: str) -> dict[str, Variant]:
         "no CUDA graph": option("enable_command_buffer", ""),
         "one step in the loop's body": form(unroll=1),
         "a branch for the guard": form(branch=True),
-        "the last kernel transposed": form(transpose_last_layer=True),
+        "the last kernel transposed": form(layout=True),
         "tf32": usual._replace(precision="tf32"),
         "bfloat16": usual._replace(precision="bfloat16"),
         "not deterministic": fast,
@@ -59,14 +61,13 @@ def measure(dispatches: int, **arguments: Any) -> dict[str, Any]:
 
     The arguments are those of program.speed. Variants that the compiler refuses are in "refused".
     """
-    config, mesh, programs, state, feed = program.prepare(**arguments)
-    optim = config.optim
-    optimizer = step.Optimizer(optim.momentum, optim.nesterov, False)
+    config, dataset, mesh, programs, state, feed = program.prepare(**arguments)
 
     def lowered(variant: Variant) -> Any:
+        model = dataclasses.replace(config.model, precision=variant.precision)
         jitted = step.make_train_step(
-            programs.objective._replace(precision=variant.precision),
-            optimizer,
+            tasks.make(model, config.data, dataset)[0],
+            step.Update(programs.optimizer),
             mesh,
             "shard_map",
             options=variant.form,

@@ -14,9 +14,11 @@ from jax import lax
 from jax.profiler import ProfileData
 from jax.sharding import PartitionSpec
 
-from benchmarks.workers import LeftOut, program
-from trainer.data import mnist
-from trainer.data.dataset import Split
+from benchmarks.workers import LeftOut, program, rival
+from trainer.config.compose import compose
+from trainer.config.schema import Config
+from trainer.data.dataset import Dataset, size
+from trainer.data.load import load
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.distributed.connect import connect
 from trainer.distributed.topology import resolve
@@ -30,12 +32,8 @@ EXECUTION = "ThunkExecutor::Execute (wait for completion)"  # a program, in a pr
 def machine(folder: str, overrides: list[str]) -> dict[str, Any]:
     """Write the data set to `folder` as four arrays; return facts of the machine and the data."""
     config = program.configuration(*overrides)
-    quiet = Terminal(quiet=True)
-    dataset = mnist.load(config.data, progress=quiet.download, poll=lambda: None, warn=quiet.warn)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, array in zip(program.NAMES, (*dataset.train, *dataset.test), strict=True):
-        np.save(Path(folder) / f"{name}.npy", array)
-    device, pixels = jax.devices()[0], dataset.train.images.shape[1]
+    dataset = write(config, folder)
+    device, pixels = jax.devices()[0], dataset.train["image"][0].size
     return {
         **environment.collect([f"{d.platform} {d.device_kind}" for d in jax.devices()], 1),
         "platform": device.platform,
@@ -44,8 +42,8 @@ def machine(folder: str, overrides: list[str]) -> dict[str, Any]:
         "usable_cores": sorted(os.sched_getaffinity(0)),
         "dataset": {
             "name": dataset.name,
-            "train_examples": len(dataset.train.labels),
-            "test_examples": len(dataset.test.labels),
+            "train_examples": size(dataset.train),
+            "test_examples": size(dataset.test),
             "pixels": pixels,
         },
         "sizes": [pixels, *config.model.hidden_sizes, config.data.num_classes],
@@ -55,22 +53,47 @@ def machine(folder: str, overrides: list[str]) -> dict[str, Any]:
     }
 
 
+def example(folder: str, overrides: list[str]) -> dict[str, Any]:
+    """Write an example's data set to `folder` as arrays; return what its rivals have to know.
+
+    That is the number of training examples, batch_size, options (of the model) and optim.
+    """
+    (job,) = compose(overrides)
+    config, optim = job.config, job.config.optim
+    return {
+        "examples": size(write(config, folder).train),
+        "batch_size": config.train.global_batch_size,
+        "options": vars(config.model.options),
+        "optim": {"lr": optim.lr, "clip_norm": optim.clip_norm, **optim.options},
+    }
+
+
+def write(config: Config, folder: str) -> Dataset:
+    """Write the data set of a configuration to `folder`, one array a file, and return it."""
+    quiet = Terminal(quiet=True)
+    dataset = load(config.data, progress=quiet.download, poll=lambda: None, warn=quiet.warn)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        for field, array in getattr(dataset, split).items():
+            np.save(Path(folder) / f"{split}_{field}.npy", array)
+    return dataset
+
+
 def stream(
     folder: str, batch_size: int, k: int, steps: int, processes: int, cores: list[int]
 ) -> dict[str, Any]:
     """Read `steps` steps, K a dispatch; return the images a second of this process.
 
-    `folder` has train_images.npy, mapped into memory, and train_labels.npy. The processes share the
-    rows of a batch, and each is bound to one of the cores.
+    `folder` has the examples, mapped into memory. The processes share the rows of a batch, and each
+    is bound to one of the cores.
     """
     process = int(os.environ.get("JAX_PROCESS_ID", "0"))
     os.sched_setaffinity(0, {cores[process % len(cores)]})
-    images = np.load(f"{folder}/train_images.npy", mmap_mode="r")
-    split = Split(images, np.load(f"{folder}/train_labels.npy"))
+    split = rival.read(folder, "train")
     rows = batch_size // processes
     source = Superbatches(
         split,
-        plan=Plan(-(-len(split.labels) // batch_size), k, steps),
+        plan=Plan(-(-size(split) // batch_size), k, steps),
         global_batch_size=batch_size,
         rows=slice(process * rows, (process + 1) * rows),
         seed=0,
@@ -80,7 +103,7 @@ def stream(
     began = time.perf_counter()
     for batch in iterate(source):
         examples += int(batch.mask.sum())
-        read += len(batch.labels)
+        read += len(batch.mask)
         if read >= steps:
             break
     return {"images_per_second": examples / (time.perf_counter() - began)}
@@ -106,8 +129,8 @@ def all_reduce(sizes: list[int], repeats: int) -> dict[str, Any]:
 
     reduce = jax.jit(jax.shard_map(repeated, mesh=mesh, in_specs=(whole,), out_specs=whole))
     seconds = []
-    for size in sizes:
-        placed = meshes.place(meshes.replicated(mesh), np.full(size, 1e-30, np.float32))
+    for length in sizes:
+        placed = meshes.place(meshes.replicated(mesh), np.full(length, 1e-30, np.float32))
         times = []
         for _ in range(6):
             began = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,21 +13,21 @@ import numpy.typing as npt
 from jax.sharding import Mesh
 
 from benchmarks import hlo
+from benchmarks.workers import rival
 from trainer.config.compose import compose
 from trainer.config.schema import Config
-from trainer.data.dataset import Dataset, Split, Superbatch
+from trainer.data.dataset import Dataset, Superbatch, size
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.train import build
 from trainer.train.feed import inputs, send
-
-NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 class Program(NamedTuple):
     """A training step on one device, and what it needs."""
 
     config: Config
+    dataset: Dataset
     mesh: Mesh
     programs: build.Programs
     state: step.TrainState  # before the first step
@@ -46,18 +46,18 @@ def prepare(arrays: str, batch_size: int, k: int, overrides: list[str]) -> Progr
     """
     shape = f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}"
     config = configuration(*overrides, *shape)
-    files = [np.load(Path(arrays) / f"{name}.npy", mmap_mode="r") for name in NAMES]
-    train, test = Split(*files[:2]), Split(*files[2:])
-    dataset = Dataset("arrays", train, test, "", (1, train.images.shape[1]))
+    train = rival.read(arrays, "train")
+    dataset = Dataset("arrays", train, rival.read(arrays, "test"))
     mesh = meshes.make_mesh(1)
     programs = build.make_programs(config, dataset, mesh)
     # K full batches in file order, from the start again where the set is too small.
-    index = np.arange(k * batch_size).reshape(k, batch_size) % len(train.labels)
-    batch = Superbatch(train.images[index], train.labels[index], np.ones(index.shape, np.uint8))
+    index = np.arange(k * batch_size).reshape(k, batch_size) % size(train)
+    examples = {field: array[index] for field, array in train.items()}
+    batch = Superbatch(examples, np.ones(index.shape, np.uint8))
     lrs = np.full(k, 0.01, np.float32)
     feed = jax.block_until_ready(inputs(mesh, send(mesh, lambda _: lrs, batch, 0), False))
-    state = step.init_state(programs.init_weights, jax.random.key(0), mesh)
-    return Program(config, mesh, programs, state, feed)
+    state = step.init_state(programs.task, programs.optimizer, jax.random.key(0), mesh)
+    return Program(config, dataset, mesh, programs, state, feed)
 
 
 def seconds_per_step(
@@ -100,7 +100,7 @@ def speed(dispatches: int, only_cores: list[int] | None = None, **arguments: Any
     """
     if only_cores:
         os.sched_setaffinity(0, only_cores)  # before jax starts its threads
-    _, _, programs, state, feed = prepare(**arguments)
+    *_, programs, state, feed = prepare(**arguments)
     seconds = seconds_per_step(programs.train_step, state, feed, dispatches)
     return {
         "seconds_per_step": float(np.median(seconds)),
@@ -114,7 +114,7 @@ def memory(**arguments: Any) -> dict[str, Any]:
     Returns arguments and temporary, as the compiler planned them, and peak, as the device counted
     it (None where it does not count).
     """
-    _, _, programs, state, feed = prepare(**arguments)
+    *_, programs, state, feed = prepare(**arguments)
     compiled = programs.train_step.lower(state, feed).compile()
     planned = compiled.memory_analysis()
     jax.block_until_ready(compiled(state, feed))
@@ -146,12 +146,13 @@ def _abstract(devices: int, batch_size: int) -> tuple[step.TrainStep, Any, Any]:
 
     For MNIST's shape; to compile ahead of time what is never run.
     """
-    k, pixels = 2, 784
+    k, image = 2, (28, 28)
     config = configuration(f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}")
     zero = np.uint8(0)
-    split = Split(np.broadcast_to(zero, (60_000, pixels)), np.broadcast_to(zero, 60_000))
+    shapes = {"image": (60_000, *image), "label": (60_000,)}
+    split = {field: np.broadcast_to(zero, shape) for field, shape in shapes.items()}
     mesh = meshes.make_mesh(devices)
-    programs = build.make_programs(config, Dataset("empty", split, split, "", (1, pixels)), mesh)
+    programs = build.make_programs(config, Dataset("empty", split, split), mesh)
     rows, whole = meshes.batched(mesh), meshes.replicated(mesh)
 
     def array(dtype: Any, *dims: int, sharding: Any = rows) -> Any:
@@ -159,9 +160,12 @@ def _abstract(devices: int, batch_size: int) -> tuple[step.TrainStep, Any, Any]:
 
     state = jax.tree.map(
         lambda x: array(x.dtype, *x.shape, sharding=whole),
-        jax.eval_shape(lambda key: step.new_state(programs.init_weights, key), jax.random.key(0)),
+        jax.eval_shape(
+            partial(step.new_state, programs.task, programs.optimizer), jax.random.key(0)
+        ),
     )
-    images, labels = array(np.uint8, k, batch_size, pixels), array(np.uint8, k, batch_size)
+    images, labels = array(np.uint8, k, batch_size, *image), array(np.uint8, k, batch_size)
     lrs, steps = array(np.float32, k, sharding=whole), array(np.int32, k, sharding=whole)
-    batch, stop = Superbatch(images, labels, labels), array(np.uint8, k, devices)
+    batch = Superbatch({"image": images, "label": labels}, labels)
+    stop = array(np.uint8, k, devices)
     return programs.train_step, state, step.DispatchInputs(batch, stop, lrs, steps)

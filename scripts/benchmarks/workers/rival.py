@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import runpy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,30 +21,50 @@ TORCH_PRECISION = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
 JAX_PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
 
 
+def read(folder: str, split: str) -> dict[str, npt.NDArray[Any]]:
+    """Return field -> array (N, ...) of a split: the files SPLIT_FIELD.npy, mapped into memory."""
+    files = sorted(Path(folder).glob(f"{split}_*.npy"))
+    return {file.stem.removeprefix(f"{split}_"): np.load(file, mmap_mode="r") for file in files}
+
+
 class Job(NamedTuple):
     """What every rival trains."""
 
-    arrays: str  # the folder of train_images.npy and train_labels.npy
-    sizes: list[int]  # of the layers, from pixels to classes
+    arrays: str  # the folder of the files that `read` reads
     batch_size: int
     warmup_steps: int  # before the clock starts
     steps: int  # timed
-    mean: float  # of the pixels
-    std: float  # of the pixels
-    precision: str  # of the matrix products, as model.precision names it
+    # Of the MLP, which has 8-bit images.
+    sizes: Sequence[int] = ()  # of the layers, from pixels to classes
+    mean: float = 0.0  # of the pixels
+    std: float = 1.0  # of the pixels
+    precision: str = "float32"  # of the matrix products, as model.precision names it
+    # Of an example.
+    file: str = ""  # its rivals.py
+    options: Mapping[str, Any] = {}  # model.options
+    optim: Mapping[str, float] = {}  # of AdamW, in optax's words: lr, weight_decay and so on
+
+    def examples(self) -> dict[str, npt.NDArray[Any]]:
+        """Return field -> training examples (N, ...), in memory."""
+        return {name: np.array(array) for name, array in read(self.arrays, "train").items()}
 
     def load(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Return the images (N, pixels) and the labels (N,)."""
-        folder = Path(self.arrays)
-        return np.load(folder / "train_images.npy"), np.load(folder / "train_labels.npy")
+        examples = self.examples()
+        return examples["image"].reshape(len(examples["label"]), -1), examples["label"]
 
-    def slices(self, count: int) -> Iterator[slice]:
-        """Yield the slices of batches without end, the short last one of an epoch included.
+    def rivals(self) -> dict[str, Any]:
+        """Return the functions `flax` and `pytorch` of an example's rivals.py."""
+        return runpy.run_path(self.file)
+
+    def slices(self, count: int, whole: bool = False) -> Iterator[slice]:
+        """Yield the slices of batches without end, the short last one of an epoch unless `whole`.
 
         They start `warmup_steps` before the end of an epoch, so that a jitted step is compiled for
         the short batch, too, before the clock starts.
         """
-        epoch = [slice(lo, lo + self.batch_size) for lo in range(0, count, self.batch_size)]
+        end = count - count % self.batch_size if whole else count
+        epoch = [slice(lo, lo + self.batch_size) for lo in range(0, end, self.batch_size)]
         first = -self.warmup_steps % len(epoch)
         return itertools.chain(epoch[first:], itertools.cycle(epoch))
 

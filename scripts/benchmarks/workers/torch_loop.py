@@ -6,33 +6,27 @@ Needs only torch and NumPy. The loop is all they do: no shuffling, no metrics, n
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.workers import LeftOut
 from benchmarks.workers.rival import LR, MOMENTUM, TORCH_PRECISION, Job
 
+try:
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader, TensorDataset
+except ModuleNotFoundError:
+    torch = None
+
 
 def measure(variant: str, **arguments: Any) -> dict[str, Any]:
-    """Train, and return the seconds of a step; the arguments are those of Job.
+    """Train the MLP, and return the seconds of a step; the arguments are those of Job.
 
     `variant` is "loader", "sliced" or "compiled" (sliced, with torch.compile).
     """
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise LeftOut(
-            "PyTorch is not installed: pip install torch==2.13.0 into this environment, or "
-            "--torch-python PATH"
-        ) from None
-    from torch import nn
-    from torch.utils.data import DataLoader, TensorDataset
-
     job = Job(**arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision(TORCH_PRECISION[job.precision])
-    torch.manual_seed(0)
+    device = _device(TORCH_PRECISION[job.precision])
     images, labels = map(torch.from_numpy, job.load())
     labels = labels.long()
 
@@ -41,9 +35,8 @@ def measure(variant: str, **arguments: Any) -> dict[str, Any]:
             loader = DataLoader(TensorDataset(images.float(), labels), batch_size=job.batch_size)
             while True:
                 yield from ((x.to(device), y.to(device)) for x, y in loader)
-        for part in job.slices(len(labels)):
-            if part.stop <= len(labels):  # torch.compile would compile the short batch again
-                yield images[part].to(device).float(), labels[part].to(device)
+        for part in job.slices(len(labels), whole=True):
+            yield images[part].to(device).float(), labels[part].to(device)
 
     layers: list[Any] = []
     for a, b in itertools.pairwise(job.sizes):
@@ -55,12 +48,62 @@ def measure(variant: str, **arguments: Any) -> dict[str, Any]:
     def loss_of(x: Any, y: Any) -> Any:
         return cross_entropy(model((x - job.mean) / job.std), y)
 
+    return _train(job, variant, loss_of, batches, optimizer)
+
+
+def example(variant: str, **arguments: Any) -> dict[str, Any]:
+    """Train the model of an example by AdamW; as `measure`, without "loader"."""
+    job = Job(**arguments)
+    device = _device("high")  # as jax multiplies by default
+    examples = {field: torch.from_numpy(array) for field, array in job.examples().items()}
+    model = job.rivals()["pytorch"](job.options, examples).to(device)
+
+    def batches() -> Iterator[Any]:
+        for part in job.slices(len(next(iter(examples.values()))), whole=True):
+            yield ({field: array[part].to(device) for field, array in examples.items()},)
+
+    optim = job.optim
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=optim["lr"],
+        betas=(optim["b1"], optim["b2"]),
+        eps=optim["eps"],
+        weight_decay=optim["weight_decay"],
+    )
+    return _train(job, variant, model, batches, optimizer, optim["clip_norm"])
+
+
+def _device(precision: str) -> Any:
+    if torch is None:
+        raise LeftOut(
+            "PyTorch is not installed: pip install torch==2.13.0 into this environment, or "
+            "--torch-python PATH"
+        )
+    torch.manual_seed(0)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.set_float32_matmul_precision(precision)
+    return torch.device("cuda")
+
+
+def _train(
+    job: Job,
+    variant: str,
+    loss_of: Callable[..., Any],
+    batches: Callable[[], Iterator[Any]],
+    optimizer: Any,
+    clip_norm: float | None = None,
+) -> dict[str, Any]:
+    """Train; `loss_of(*batch)` is the mean loss of a batch."""
     forward = torch.compile(loss_of, dynamic=False) if variant == "compiled" else loss_of
+    weights = optimizer.param_groups[0]["params"]
 
     def step(batch: Any) -> Any:
         optimizer.zero_grad()
         loss = forward(*batch)
         loss.backward()
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(weights, clip_norm)
         optimizer.step()
         return loss
 

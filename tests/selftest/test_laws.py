@@ -1,0 +1,65 @@
+"""The command laws says which laws hold, and finds a task that breaks one."""
+
+import json
+
+import pytest
+from conftest import Trainer
+
+from trainer.job.errors import EXIT_COMPLETED, EXIT_CONFIG, EXIT_INTERNAL
+
+MODEL = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+draws = np.random.default_rng()
+
+def init(key, example, options):
+    return {"w": jax.random.normal(key, (784, 10)) * jnp.float32(0.01)}
+
+def fwd(example, weights, options):
+    x = jnp.asarray(example["image"]).astype(jnp.float32).reshape(-1) * jnp.float32(1 / 255)
+    return jnp.dot(x, weights["w"])LESS
+"""
+JOB = ("data=mnist_5k", "model=module", "model.module=model.py")
+
+
+@pytest.fixture
+def laws(tmp_path):
+    """Run the command on a model; return the exit code and law -> whether it holds, detail."""
+    command = Trainer(tmp_path)
+
+    def run(text, *options):
+        (tmp_path / "model.py").write_text(text)
+        done = command("laws", "--json", *JOB, *options)
+        found = json.loads(done.stdout)["laws"] if done.stdout else []
+        return (
+            done.returncode,
+            {one["law"]: (one["holds"], one["detail"]) for one in found},
+            done.stderr,
+        )
+
+    yield run
+    command.close()
+
+
+def test_all_hold(laws):
+    code, found, _ = laws(MODEL.replace("LESS", ""), "optim=adamw", "parallel.virtual_shards=4")
+    assert code == EXIT_COMPLETED
+    assert list(found) == ["dispatches", "devices", "resume", "evaluation", "all-reduce", "shards"]
+    assert all(holds for holds, _ in found.values())
+
+
+def test_a_model_that_draws_from_a_generator_of_its_own_is_found(laws):
+    drawn = " * jnp.float32(draws.normal())"  # another number in each compiled program
+    code, found, _ = laws(MODEL.replace("LESS", drawn))
+    assert code == EXIT_INTERNAL
+    assert not found["dispatches"][0]
+    assert "K=6 and K=1 on 1 devices differ" in found["dispatches"][1]
+
+
+def test_a_mistake_in_the_module(laws):
+    code, found, stderr = laws(MODEL.replace("LESS", "[0]"))
+    assert code == EXIT_CONFIG
+    assert not found
+    assert "fwd returned shapes [[]]" in stderr
