@@ -12,7 +12,7 @@ from support.drawn_digits import draw
 from trainer.data import idx
 from trainer.job.errors import DataError
 from trainer.tasks import digit_pictures
-from trainer.tasks.digit_pictures import PictureError, read, to_mnist
+from trainer.tasks.digit_pictures import PictureError, read_picture, to_mnist
 
 
 def off(a, b):
@@ -130,7 +130,7 @@ def test_a_frame_round_the_paper(frame):
 def test_a_picture_without_a_background_is_told(tmp_path, pixels):
     Image.fromarray(np.array(pixels, np.uint8)).save(tmp_path / "odd.png")
     with pytest.raises(DataError, match=r"odd\.png: there is no digit on it, or no margin of one"):
-        read(tmp_path / "odd.png")
+        read_picture(tmp_path / "odd.png")
 
 
 @pytest.mark.parametrize("kind", ["RGB", "L", "P"])
@@ -144,7 +144,7 @@ def test_a_colour_that_stands_for_nothing(tmp_path, kind, ink, size):
     with Image.open(tmp_path / "5.png") as keyed:
         assert keyed.mode == kind
         assert "transparency" in keyed.info
-    assert apart(read(tmp_path / "5.png"), to_mnist(picture)) < 3
+    assert apart(read_picture(tmp_path / "5.png"), to_mnist(picture)) < 3
 
 
 def test_a_digit_cut_out_of_a_sheet():
@@ -166,14 +166,14 @@ def test_sixteen_bits_of_each_colour(tmp_path):
             for name, data in chunks
         ]
         (tmp_path / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
-        assert apart(read(tmp_path / "5.png"), to_mnist(draw(5))) < 4
+        assert apart(read_picture(tmp_path / "5.png"), to_mnist(draw(5))) < 4
 
 
 def test_the_first_picture_of_an_animation(tmp_path):
     first, *others = [draw(digit, size=90) for digit in (4, 7, 1)]
     others = [other.resize(first.size) for other in others]
     first.save(tmp_path / "4.png", save_all=True, append_images=others, duration=100)
-    assert apart(read(tmp_path / "4.png"), to_mnist(first)) < 1
+    assert apart(read_picture(tmp_path / "4.png"), to_mnist(first)) < 1
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
@@ -181,7 +181,7 @@ def test_other_kinds_of_jpeg(tmp_path, mode):
     draw(6, size=120).convert(mode).save(tmp_path / "6.jpg", quality=95)
     with Image.open(tmp_path / "6.jpg") as picture:
         assert picture.mode == mode
-    assert apart(read(tmp_path / "6.jpg"), to_mnist(draw(6, size=120))) < 3
+    assert apart(read_picture(tmp_path / "6.jpg"), to_mnist(draw(6, size=120))) < 3
 
 
 def test_grain():
@@ -203,7 +203,7 @@ def test_a_photo_that_was_turned(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees to see it
     upright.rotate(90, expand=True).save(tmp_path / "4.jpg", exif=exif, quality=95)
-    assert apart(read(tmp_path / "4.jpg"), to_mnist(upright)) < 3
+    assert apart(read_picture(tmp_path / "4.jpg"), to_mnist(upright)) < 3
 
 
 def bomb(path, side):
@@ -219,12 +219,12 @@ def bomb(path, side):
 def test_too_large_a_picture_is_not_unpacked(tmp_path, side):
     bomb(tmp_path / "bomb.png", side)
     with pytest.raises(DataError, match=r"bomb\.png: .*(pixels|too large)"):
-        read(tmp_path / "bomb.png")
+        read_picture(tmp_path / "bomb.png")
 
 
 def test_a_large_picture(tmp_path):
     draw(9, size=2000, margin=0.5).save(tmp_path / "9.png")
-    assert apart(read(tmp_path / "9.png"), to_mnist(draw(9, size=200, margin=0.5))) < 6
+    assert apart(read_picture(tmp_path / "9.png"), to_mnist(draw(9, size=200, margin=0.5))) < 6
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
@@ -237,13 +237,13 @@ def test_broken_files_are_named(tmp_path, kind):
     for length in chance.integers(0, len(data) * 3 // 4, 40):  # cut short
         path.write_bytes(data[:length])
         with pytest.raises(DataError, match=r"bad\."):
-            read(path)
+            read_picture(path)
     for place in chance.integers(0, len(data), 200):  # a flipped bit may do no harm, or be told
         damaged = bytearray(data)
         damaged[place] ^= 1 << int(chance.integers(8))
         path.write_bytes(damaged)
         with suppress(DataError):
-            assert read(path).shape == (28, 28)
+            assert read_picture(path).shape == (28, 28)
             continue
         named += 1
     assert kind == "jpg" or named > 100  # PNG has checksums
@@ -255,7 +255,7 @@ def test_other_files_are_named(tmp_path):
     (tmp_path / "empty.png").touch()
     for name in ("7.bmp", "text.png", "empty.png"):
         with pytest.raises(DataError, match=f"{name}: not a PNG, JPEG or IDX file"):
-            read(tmp_path / name)
+            read_picture(tmp_path / name)
     with pytest.raises(DataError, match=r"none\.png: cannot be read \(No such file"):
-        read(tmp_path / "none.png")
+        read_picture(tmp_path / "none.png")
     assert digit_pictures.FORMATS == ("PNG", "JPEG")
