@@ -111,7 +111,7 @@ def test_a_command_is_right_as_written(command, monkeypatch, tmp_path, request):
             assert all(extra in known or f"\n{extra} = [" in text for extra in extras)
         case [script] | [script, "--quick"] if (ROOT / script).is_file():
             assert os.access(ROOT / script, os.X_OK)
-        case ["source", ".venv/bin/activate"] | ["export", _]:
+        case ["source", ".venv/bin/activate"] | ["export", _] | [_, "-m", "hatchling", "build"]:
             pass
         case _:
             raise AssertionError(f"no test knows how to try: {command}")
