@@ -340,7 +340,8 @@ def test_from_the_wheel_alone_to_a_trained_model(installed, tmp_path):
     shown = new.stdout.splitlines()[-1].partition("&& ")[2]
     python, *words = shlex.split(shown)
     assert [python, *words[:2]] == ["python", "-m", "trainer"]
-    short = ("train.epochs=1", "optim.schedule=constant", "model.options.width=16")
+    short = ("train.epochs=1", "train.steps_per_dispatch=16", "model.options.width=16")
+    short += ("optim.schedule=constant",)  # under which epochs may be added
     call(installed / "bin/python", *words, *short, TRAINER_CONFIG_DIR="")
     trainer("+experiment=first", "run.name=first", *short, "train.epochs=2")
     assert summary("first")["resumed_from_step"] == 63
@@ -371,4 +372,4 @@ def test_from_the_wheel_alone_to_a_trained_model(installed, tmp_path):
     assert summary("12")["status"] == "completed"
 
     trainer("export", "runs/first/first", "exported")
-    assert (project / "exported/model.safetensors").exists()
+    assert (project / "exported/weights.safetensors").exists()
