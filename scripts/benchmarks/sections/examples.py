@@ -22,20 +22,19 @@ def measure(bench: Bench, name: str) -> Section:
     title = f"Training speed of examples/{name}"
     epochs, smaller, brings_data = EXAMPLES[name]
     folder = ROOT / "examples" / name
-    file, arrays = folder / f"{name}.py", str(bench.scratch / name)
+    file = folder / f"{name}.py"
     experiment = ["--config-dir", str(folder), f"+experiment={name}"]
     own = ["data=module", f"data.module={file}"] if brings_data else []
     options = bench.merged([f"model.module={file}", *own, *(smaller if bench.quick else [])])
-    write = partial(bench.worker, "parts.example", folder=arrays, overrides=experiment + options)
-    facts = bench.once("the data", write)
+    where = {"folder": str(bench.scratch / name), "overrides": experiment + options}
+    facts = bench.once("the data", partial(bench.worker, "parts.example", **where))
     if "left_out" in facts:
         return Section(title, [line(TRAINER, "", "examples/s", [facts], "")])
 
-    count, batch_size = facts.pop("examples"), facts["batch_size"]
+    count, batch_size = facts["examples"], facts["job"]["batch_size"]
     steps = -(-count // batch_size)  # of an epoch
     timed = {
-        **facts,
-        "arrays": arrays,
+        **facts["job"],
         "warmup_steps": min(50, steps),
         "steps": steps * -(-(50 if bench.quick else 400) // steps),
         "file": str(folder / "rivals.py"),
