@@ -32,11 +32,11 @@ def measure(bench: Bench, name: str) -> Section:
         return Section(title, [line(TRAINER, "", "examples/s", [facts], "")])
 
     count, batch_size = facts["examples"], facts["job"]["batch_size"]
-    steps = -(-count // batch_size)  # of an epoch
+    steps, timed_steps = -(-count // batch_size), 50 if bench.quick else 400  # an epoch has `steps`
     timed = {
         **facts["job"],
         "warmup_steps": min(50, steps),
-        "steps": steps * -(-(50 if bench.quick else 400) // steps),
+        "steps": max(timed_steps // steps * steps, min(timed_steps, steps)),
         "file": str(folder / "rivals.py"),
     }
     torch = partial(bench.worker, "torch_loop.example", **timed)
@@ -54,11 +54,19 @@ def measure(bench: Bench, name: str) -> Section:
     def own_rate(result: Result) -> float:
         return float(result["summary"]["examples_per_second"])
 
+    def unsaved_rate(result: Result) -> float:
+        seconds = result["summary"]["seconds"]
+        return float(result["summary"]["examples"]) / (seconds["step"] + seconds["data_wait"])
+
     def rate(result: Result, examples: float) -> float:
         return examples / float(result["seconds_per_step"])
 
     includes = "training time: stream, shuffling, metrics, TensorBoard, guard, checkpoints"
     trainer = line(TRAINER, includes, "examples/s", results[TRAINER], own_rate)
+    includes = "by the trainer's own timers: all of that but the wait for checkpoints"
+    unsaved = line(
+        "the same without saving", includes, "examples/s", results[TRAINER], unsaved_rate
+    )
     # PyTorch gets whole batches only; the last one of an epoch may be short.
     sizes = {SLICED: batch_size, COMPILED: batch_size, FLAX: count / steps}
     rivals = [
@@ -67,4 +75,5 @@ def measure(bench: Bench, name: str) -> Section:
     ]
     quotients = [ratios(f"trainer : {rival.name}", trainer, rival) for rival in rivals]
     remark = f"The same data, layers, batch size ({batch_size}) and AdamW in all."
-    return Section(title, [trainer, *rivals, *quotients], [remark])
+    quotients.append(ratios(f"without saving : {FLAX}", unsaved, rivals[-1]))
+    return Section(title, [trainer, unsaved, *rivals, *quotients], [remark])
