@@ -6,12 +6,12 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.commands import arguments as command_line
+from trainer.data import idx
 from trainer.job.directory import expanded
 from trainer.job.errors import EXIT_COMPLETED, EXIT_DATA, DataError, Preempted, first_line, writing
 from trainer.job.files import to_json, write_bytes
@@ -128,12 +128,13 @@ def _read(file: Path, trained: Trained) -> Examples:
             raise DataError(f"{file}: the model reads arrays: {inputs}", hint)
         given = task.read(file)
     else:
+        contents = io.BytesIO(idx.read(file))
         try:
-            loaded = np.load(file)
+            loaded = np.load(contents)
             given = {task.inputs[0]: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-        except (OSError, EOFError, ValueError, BadZipFile) as error:
-            reason = getattr(error, "strerror", None) or first_line(error)
-            raise DataError(f"{file}: cannot be read ({reason})", "write it by numpy") from None
+        except Exception as error:  # numpy raises anything on broken files
+            message = f"{file}: cannot be read ({first_line(error)})"
+            raise DataError(message, "write it by numpy") from None
     try:
         return checked(trained, given)
     except DataError as error:
