@@ -44,7 +44,7 @@ def is_image(example: Mapping[str, Any], fields: Iterable[str]) -> bool:
     return example["image"].dtype == np.uint8 and len(example["image"].shape) == 2
 
 
-def read_images(path: Path) -> Examples:
+def read(path: Path) -> Examples:
     """Return the images in a file, `image`: uint8 (N, rows, cols).
 
     An IDX file, plain or gzip, is taken as it is; a PNG or JPEG file shows one digit.
@@ -55,10 +55,10 @@ def read_images(path: Path) -> Examples:
     contents = idx.read(path)
     if contents[:2] in (idx.GZIP_MAGIC, b"\0\0"):
         return {"image": idx.parse(contents, str(path), rank=3)}
-    return {"image": read(path)[np.newaxis]}
+    return {"image": read_picture(path)[np.newaxis]}
 
 
-def read(path: Path) -> Bytes:
+def read_picture(path: Path) -> Bytes:
     """Return the digit in a PNG or JPEG file in MNIST's form, uint8 (28, 28).
 
     Raises:

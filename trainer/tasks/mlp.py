@@ -56,7 +56,7 @@ def make(
         },
         outputs=classification.outputs,
         prediction=classification.prediction,
-        read=digit_pictures.read_images,
+        read=digit_pictures.read,
         gradients=partial(_gradients, objective=objective),
         layout=(mlp.transpose_last_layer, mlp.transpose_last_layer),
         filters=lambda weights: np.asarray(weights[0].kernel).T.reshape(-1, *image_shape),

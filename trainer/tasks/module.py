@@ -151,7 +151,7 @@ class _Checked:
     def reader(self, is_image: bool) -> Callable[[Path], Examples] | None:
         """Return its `read`, whose errors become DataError; of images alone there is a default."""
         if not hasattr(self._module, "read"):
-            return digit_pictures.read_images if is_image else None
+            return digit_pictures.read if is_image else None
         own = self.function("read", "path")
 
         def read(path: Path) -> Examples:
