@@ -67,6 +67,9 @@ def load(
     )
     if data.name == "mnist" and seen["name"] == "mnist_5k":  # perhaps MNIST could not be had
         data = dataclasses.replace(data, name="mnist_5k", root=None)
+    if data.module is not None:  # last: the schema takes options by their names alone
+        module = user_module.load("data.module", data.module)
+        data.options = user_module.options("data.options", module, "DataOptions", data.options)
     try:
         dataset = data_sets.load(
             data,
@@ -96,6 +99,4 @@ def _options(trained: Trained) -> DataConfig:
         name = trained.record["data_module"]
         copy = trained.run / ".hydra" / Path(name).name
         name = str(copy) if copy.is_file() and not Path(name).is_file() else name
-    module = user_module.load("data.module", name)
-    options = user_module.options("data.options", module, "DataOptions", data.options)
-    return dataclasses.replace(data, module=name, options=options)
+    return dataclasses.replace(data, module=name)
