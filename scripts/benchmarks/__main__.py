@@ -18,7 +18,8 @@ from rich.markdown import Markdown
 from benchmarks import figures, plot
 from benchmarks.bench import FAILED, Bench, Settings
 from benchmarks.measured import Failed
-from benchmarks.options import SECTIONS, parse
+from benchmarks.options import EXAMPLES, SECTIONS, parse
+from benchmarks.sections import examples
 from trainer.job.files import write_json
 
 
@@ -53,7 +54,10 @@ def main() -> int:
             file = out / f"{name}.json"
             if not file.exists():
                 bench.section = f"{name} ({number} of {len(options.sections)})"
-                section = import_module(f"benchmarks.sections.{name}").measure(bench)
+                if name in EXAMPLES:
+                    section = examples.measure(bench, name)
+                else:
+                    section = import_module(f"benchmarks.sections.{name}").measure(bench)
                 write_json(file, figures.to_json(section))
             console.print(Markdown(figures.markdown(json.loads(file.read_text()))))
     # All sections in the folder, those of earlier calls too.

@@ -40,11 +40,11 @@ exit codes:
 examples:
   scripts/bench --quick
   scripts/bench --sections rivals,data data.root=DIR
+  scripts/bench --sections examples        cnn, transformer and tabular
   scripts/bench --out runs/bench/first     again: sections that are done are not measured again
 """
 SECTIONS = {
     "rivals": "training speed beside PyTorch, the notebook's loop and Flax; the machine's limits",
-    "examples": "training speed of the examples beside PyTorch and a plain Flax + Optax loop",
     "batch": "training speed by batch size, and by optimizer steps per dispatch",
     "data": "the data path alone",
     "startup": "from the command to the first step, with and without compiled programs",
@@ -53,12 +53,16 @@ SECTIONS = {
     "scaling": "several devices and processes, against a model's prediction",
     "memory": "of the host and of the device",
     "forms": "what each of the compiler's options and each form of the program gives",
+    "cnn": "training speed of examples/cnn beside PyTorch and a plain Flax + Optax loop",
+    "transformer": "the same of examples/transformer",
+    "tabular": "the same of examples/tabular",
 }
+EXAMPLES = ("cnn", "transformer", "tabular")  # --sections examples is all of them
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options; argparse ends the program where they are wrong."""
-    sections = "".join(f"  {name:<9} {text}\n" for name, text in SECTIONS.items())
+    sections = "".join(f"  {name:<12} {text}\n" for name, text in SECTIONS.items())
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description=DESCRIPTION,
@@ -84,8 +88,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def section_names(text: str) -> list[str]:
-    """Return the sections named, in the usual order."""
-    names = text.split(",")
+    """Return the sections named, in the usual order; `examples` stands for those of EXAMPLES."""
+    names = [name for name in text.split(",") if name != "examples"]
+    names += EXAMPLES if "examples" in text.split(",") else ()
     for name in names:
         if name not in SECTIONS:
             raise argparse.ArgumentTypeError(f"{name}: use some of {', '.join(SECTIONS)}")

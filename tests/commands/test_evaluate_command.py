@@ -53,7 +53,7 @@ def test_it_finds_what_the_run_found(mnist_run, mnist_dir, evaluated, tmp_path):
     images = idx.read_images(mnist_dir / "t10k-images-idx3-ubyte.gz")
     labels = idx.read_labels(mnist_dir / "t10k-labels-idx1-ubyte.gz", 10)
     model = load_model.load(mnist_run, None, print)
-    predictions = load_model.predict(model, images).logits.argmax(axis=1)
+    predictions = load_model.predict(model, {"image": images})["logits"].argmax(axis=1)
     for i in range(10):
         for j in range(10):
             count = np.sum((labels == i) & (predictions == j))
@@ -152,13 +152,13 @@ def test_a_relative_data_root_is_found_from_elsewhere(kinds_run, evaluated, tmp_
             lambda folder: write_test_files(
                 folder, np.ones((3, 8, 8), np.uint8), np.ones(3, np.uint8)
             ),
-            "images of 8 x 8 pixels, but the model was trained on 28 x 28",
+            "image is uint8 N x 8 x 8, but the model was trained on uint8 N x 28 x 28",
         ),
         (
             lambda folder: write_test_files(
                 folder, np.ones((3, 14, 56), np.uint8), np.ones(3, np.uint8)
             ),
-            "images of 14 x 56 pixels, but the model was trained on 28 x 28",
+            "image is uint8 N x 14 x 56, but the model was trained on uint8 N x 28 x 28",
         ),
         (shutil.rmtree, "put it there"),
     ],

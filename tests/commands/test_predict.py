@@ -82,7 +82,7 @@ def test_packed_or_not_is_the_same(smoke_run, tmp_path, predicted):
     model = load_model.load(smoke_run, None, print)
     np.testing.assert_array_equal(
         np.float32(result[:10]),
-        load_model.predict(model, np.concatenate([images] * 3)).probabilities[:10],
+        load_model.predict(model, {"image": np.concatenate([images] * 3)})["probabilities"][:10],
     )
 
 
@@ -105,8 +105,8 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_done(smoke_run, tmp
         "empty.png": "not a PNG, JPEG or IDX file",
         "half.png": "cannot be read (",
         "short.idx": "99 bytes of elements, but the header declares 2 x 28 x 28",
-        "wide.idx": "images of 2 x 2 pixels, but the model was trained on 28 x 28: give",
-        "oblong.idx": "images of 14 x 56 pixels, but the model was trained on 28 x 28",
+        "wide.idx": "image is uint8 N x 2 x 2, but the model was trained on uint8 N x 28 x 28",
+        "oblong.idx": "image is uint8 N x 14 x 56, but the model was trained on uint8 N x 28 x 28",
         "float.idx": "an IDX file of images (unsigned bytes)",
         "labels.idx": "were two files swapped",
         "blank.png": "there is no digit on it",
@@ -207,11 +207,12 @@ def test_the_shape_of_the_images_is_recorded(smoke_run, monkeypatch):
 
     monkeypatch.setattr(load_model.files, "read", oblong)
     model = load_model.load(smoke_run, None, print)
-    assert load_model.predict(model, np.zeros((2, 14, 56), np.uint8)).logits.shape == (2, 10)
-    assert load_model.predict(model, np.zeros((2, 784), np.uint8)).logits.shape == (2, 10)
+    for shape in ((14, 56), (784,)):
+        outputs = load_model.predict(model, {"image": np.zeros((2, *shape), np.uint8)})
+        assert outputs["logits"].shape == (2, 10)
     for shape in ((28, 28), (56, 14), (783,)):
         with pytest.raises(DataError, match="but the model was trained on"):
-            load_model.predict(model, np.zeros((2, *shape), np.uint8))
+            load_model.predict(model, {"image": np.zeros((2, *shape), np.uint8)})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -220,7 +221,7 @@ def test_weights_that_are_not_finite_are_no_model(smoke_run, monkeypatch, value)
 
     def broken(*arguments):
         state, record = read(*arguments)
-        state["weights"][1]["bias"][3] = value
+        state["weights/1/bias"][3] = value
         return state, record
 
     monkeypatch.setattr(load_model.files, "read", broken)
@@ -246,7 +247,7 @@ def test_the_command_line(trainer, smoke_run, tmp_path):
     assert done.stderr.startswith("error: bad.png: not a PNG")
     assert len(done.stderr.splitlines()) == 1
     header, row = done.stdout.splitlines()
-    assert header.split() == ["image", "digit", "probability", "next"]
+    assert header.split() == ["file", "class", "probability", "next"]
     assert row.split()[:2] == ["three.png", "3"]
     assert trainer("predict", str(smoke_run)).returncode == EXIT_CONFIG
     assert trainer("predict", "nowhere", "three.png").returncode == EXIT_CONFIG

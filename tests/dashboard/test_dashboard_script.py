@@ -1,7 +1,8 @@
-"""scripts/dashboard finds the folder of the runs, and says which it is."""
+"""`dashboard` finds the folder of the runs, and says which it is."""
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,23 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def dashboard(tmp_path):
-    """Calls the script of a checkout from another folder; its tensorboard prints its arguments."""
-    checkout, here = tmp_path / "checkout", tmp_path / "here"
-    for folder in (checkout / "scripts", checkout / ".venv" / "bin", here):
-        folder.mkdir(parents=True)
-    (checkout / "scripts" / "dashboard").write_text((ROOT / "scripts" / "dashboard").read_text())
-    fake = checkout / ".venv" / "bin" / "tensorboard"
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    fake.chmod(0o755)
+    """Calls the command in another folder; the tensorboard that it starts prints its arguments."""
+    here, stub = tmp_path / "here", tmp_path / "python"
+    for folder in (here, tmp_path / "checkout"):
+        folder.mkdir()
+    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    stub.chmod(0o755)
+    code = (
+        "import sys, pathlib, trainer.__main__; from trainer.job import resources\n"
+        f"resources.home = lambda: pathlib.Path({str(tmp_path / 'checkout')!r})\n"
+        f"sys.executable = {str(stub)!r}; trainer.__main__.main()"
+    )
 
     def call(*arguments, **environ):
         return subprocess.run(
-            ["bash", checkout / "scripts" / "dashboard", *arguments],
+            [sys.executable, "-c", code, "dashboard", *arguments],
             cwd=here,
-            env={"PATH": os.environ["PATH"], "USER": "me", **environ},
+            env={"PATH": os.environ["PATH"], "USER": "me", "PYTHONPATH": str(ROOT), **environ},
             capture_output=True,
             text=True,
             check=False,
@@ -36,8 +40,8 @@ def dashboard(tmp_path):
 def shown(done):
     """Return the folder, and the other arguments of tensorboard."""
     assert done.returncode == 0, done.stderr
-    option, folder, *others = done.stdout.splitlines()
-    assert option == "--logdir"
+    m, module, option, folder, *others = done.stdout.splitlines()
+    assert [m, module, option] == ["-m", "tensorboard.main", "--logdir"]
     assert f"runs in {folder}: http://127.0.0.1:" in done.stderr
     return Path(folder), others
 
@@ -45,7 +49,7 @@ def shown(done):
 def test_help_needs_no_runs(dashboard, tmp_path):
     done = dashboard("--help")
     assert done.returncode == 0
-    assert "scripts/dashboard [FOLDER]" in done.stdout
+    assert "dashboard [FOLDER]" in done.stdout
     assert not (tmp_path / "checkout" / "runs").exists()
 
 

@@ -2,13 +2,17 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+
+from trainer.config import user_module
 
 ROOT = Path(__file__).parents[2]
 SECTION = ("--quick", "--sections", "data", "--out", "out", "data=mnist_5k")
@@ -59,6 +63,43 @@ def test_a_section_is_measured_once_and_kept(bench, tmp_path):
     other = bench("--sections", "data", "--out", "out", "data=mnist_5k")
     assert other.returncode == 78
     assert "other settings" in other.stderr
+
+
+@pytest.mark.slow
+def test_an_example_is_compared_with_its_rivals(bench, tmp_path):
+    done = bench("--quick", "--sections", "tabular", "--out", "out", "data=mnist_5k")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "out" / "bench.json").read_text())
+    lines = {one["name"]: one for one in results["sections"]["tabular"]["lines"]}
+    ours, plain = lines["python -m trainer"], lines["Flax + Optax"]
+    assert lines["trainer : Flax + Optax"]["median"] == ours["median"] / plain["median"] > 0
+    for name in ("PyTorch, sliced by hand", "torch.compile"):
+        left_out = lines[name]["left_out"]  # "" where PyTorch is installed
+        assert left_out.startswith("PyTorch is not installed") or lines[name]["median"] > 0
+
+
+@pytest.mark.parametrize("name", ["cnn", "transformer", "tabular"])
+def test_the_rivals_of_an_example_have_its_layers(name):
+    own = user_module.load("model.module", str(ROOT / "examples" / name / f"{name}.py"))
+    rivals = runpy.run_path(str(ROOT / "examples" / name / "rivals.py"))
+    options = own.Options()
+    if hasattr(own, "load"):
+        given = own.DataOptions(size=3000) if hasattr(own, "DataOptions") else {}
+        examples = {field: array[:5] for field, array in own.load(given).train.items()}
+    else:
+        examples = {"image": np.zeros((5, 28, 28), np.uint8), "label": np.zeros(5, np.uint8)}
+    one = {field: array[0] for field, array in examples.items()}
+    weights = jax.eval_shape(partial(own.init, example=one, options=options), jax.random.key(0))
+    sizes = [leaf.size for leaf in jax.tree.leaves(weights)]
+
+    net = rivals["flax"](vars(options))
+    keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
+    with jax.numpy_rank_promotion("allow"):  # as flax needs it
+        params = net.init(keys, examples)
+        loss = net.apply(params, examples, rngs=keys)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(sizes)
+    assert loss.shape == ()
+    assert np.isfinite(loss)
 
 
 @pytest.mark.parametrize(

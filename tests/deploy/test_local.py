@@ -1,8 +1,7 @@
-"""`scripts/local N`: several processes on this machine, as its users start them."""
+"""`python -m trainer local N`: several processes on this machine, as its users start them."""
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -10,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from trainer.commands.local import expecting, shares_of_gpus
 
 ROOT = Path(__file__).parents[2]
 # In the place of python: a trainer that only shows what it got, and ends with 75 when asked to.
@@ -22,13 +23,13 @@ while [ ! -e end ]; do [ -e talk ] && echo more; sleep 0.05; done
 
 @pytest.fixture
 def local(tmp_path):
-    """Starts scripts/local with the environment that runs the tests."""
+    """Starts scripts/local, or another program, with the environment that runs the tests."""
     started = []
 
-    def start(*arguments, **environ):
+    def start(*arguments, program=(ROOT / "scripts" / "local",), **environ):
         given = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
         process = subprocess.Popen(
-            [ROOT / "scripts" / "local", *arguments],
+            [*program, *arguments],
             cwd=tmp_path,
             env={**given, "TRAINER_VENV": sys.prefix, **environ},
             stdin=subprocess.DEVNULL,
@@ -47,14 +48,16 @@ def local(tmp_path):
 
 @pytest.fixture
 def stubs(local, tmp_path):
-    """Starts scripts/local with stubs in the place of the trainer, and waits until they run."""
-    python = tmp_path / "venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text(STUB)
-    python.chmod(0o755)
+    """Starts the command with stubs in the place of python, and waits until they run."""
+    stub = tmp_path / "stub"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    code = f"import sys, trainer.__main__; sys.executable = {str(stub)!r}; trainer.__main__.main()"
+    program = (sys.executable, "-c", code, "local")
 
     def start(count, *arguments, **environ):
-        process = local(count, *arguments, TRAINER_VENV=str(tmp_path / "venv"), **environ)
+        environ["PYTHONPATH"] = str(ROOT)
+        process = local(count, *arguments, program=program, **environ)
         lines = sorted(process.stdout.readline() for _ in range(int(count)))
         return process, lines
 
@@ -156,12 +159,10 @@ def test_each_process_gets_its_gpus_and_expects_them(stubs, tmp_path):
     [("-1", [None, None]), ("", [None, None]), ("3,1,-1,2", ["3", "1"]), ("0,1", ["0", "1"])],
 )
 def test_only_visible_gpus_are_shared_out(visible, shares):
-    script = runpy.run_path(str(ROOT / "scripts" / "local"), run_name="local")
-    assert script["shares_of_gpus"](2, {"CUDA_VISIBLE_DEVICES": visible}) == shares
+    assert shares_of_gpus(2, {"CUDA_VISIBLE_DEVICES": visible}) == shares
 
 
 def test_the_gpus_are_expected_wherever_the_options_begin():
-    expecting = runpy.run_path(str(ROOT / "scripts" / "local"), run_name="local")["expecting"]
     gpus = "cluster.gpus_per_process=2"
     assert expecting(2, ["+experiment=mlp", "a=b"]) == [gpus, "+experiment=mlp", "a=b"]
     assert expecting(2, ["doctor", "a=b"]) == ["doctor", gpus, "a=b"]

@@ -16,11 +16,13 @@ from support.manifests import BIN
 from trainer.commands import COMMANDS
 from trainer.config.compose import compose
 from trainer.data import idx
+from trainer.data.dataset import Dataset
 from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 from trainer.submit import command as submit
 from trainer.submit import slurm
 from trainer.sweep.command import multirun
+from trainer.tasks.make import make as make_task
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -48,8 +50,18 @@ def test_the_readme_is_short_and_shows_each_way():
     assert len(README.splitlines()) <= 220
     shown = "\n".join(commands(README))
     for way in (
-        *("scripts/train", "scripts/test", "scripts/local", "scripts/_venv", "scripts/dashboard"),
-        *("docker build", "docker compose", "submit slurm", "submit k8s", "doctor", "selftest"),
+        *("scripts/train", "scripts/test", "scripts/_venv", "trainer local", "trainer dashboard"),
+        *(
+            "trainer new",
+            "trainer laws",
+            "model=module",
+            "docker build",
+            "docker compose",
+            "submit slurm",
+            "submit k8s",
+            "doctor",
+            "selftest",
+        ),
         *("runs", "evaluate", "predict", "export", "verify", "sweep", "trainer -m"),
     ):
         assert way in shown, way
@@ -65,6 +77,16 @@ def test_a_command_is_right_as_written(command, monkeypatch, tmp_path, request):
     while re.match("[A-Z_]+=", words[0]):
         del words[0]
     match words:
+        case ["python", "-m", "trainer", "local", *_]:  # it handles signals, in this process too
+            environ = {**os.environ, "JAX_PLATFORMS": "cpu"}
+            done = subprocess.run(
+                [sys.executable, *words[1:], "--cfg", "job"],
+                env=environ,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            assert "[1] cluster:" in done.stdout
         case ["python" | ".venv/bin/python", "-m", "trainer", *arguments]:
             run(arguments, tmp_path, request)
         case ["sbatch", *options, script, experiment]:
@@ -73,13 +95,6 @@ def test_a_command_is_right_as_written(command, monkeypatch, tmp_path, request):
             assert (ROOT / script).samefile(ROOT / slurm.SCRIPT)
         case ["kubectl", "apply", "-k", folder]:
             subprocess.run([BIN / "kubectl", "kustomize", folder], check=True, capture_output=True)
-        case ["scripts/local", _, *_]:
-            environ = {**os.environ, "JAX_PLATFORMS": "cpu"}
-            done = subprocess.run(
-                [*words, "--cfg", "job"], env=environ, capture_output=True, text=True
-            )
-            assert done.returncode == 0, done.stderr
-            assert "[1] cluster:" in done.stdout
         case ["./scripts/train", *overrides]:
             assert compose(["+experiment=mlp", *overrides])
             assert os.access(ROOT / words[0], os.X_OK)
@@ -96,7 +111,7 @@ def test_a_command_is_right_as_written(command, monkeypatch, tmp_path, request):
             assert all(extra in known or f"\n{extra} = [" in text for extra in extras)
         case [script] | [script, "--quick"] if (ROOT / script).is_file():
             assert os.access(ROOT / script, os.X_OK)
-        case ["source", ".venv/bin/activate"] | ["export", _]:
+        case ["source", ".venv/bin/activate"] | ["export", _] | [_, "-m", "hatchling", "build"]:
             pass
         case _:
             raise AssertionError(f"no test knows how to try: {command}")
@@ -109,6 +124,10 @@ def run(arguments, tmp_path, request):
     """
     command = arguments[0] if arguments and arguments[0] in COMMANDS else "train"
     arguments = arguments[command != "train" :]
+    if "model.module=digits.py" in arguments:
+        own = tmp_path / "digits.py"
+        own.write_text(block_of(README))
+        arguments = [w.replace("digits.py", str(own)) for w in arguments]
     match command, arguments:
         case "train", ["--help"]:
             pass
@@ -130,10 +149,19 @@ def run(arguments, tmp_path, request):
             return
         case "submit", _:
             arguments = [*arguments, "--dry-run"]
-        case "selftest", []:
+        case "laws", _:
+            (job,) = compose(arguments)
+            config, chance = job.config, np.random.default_rng(0)
+            images = chance.integers(0, 256, (2, 28, 28), np.uint8)
+            example = {"image": images, "label": np.zeros(2, np.uint8)}
+            dataset = Dataset("digits", example, example)
+            task, _ = make_task(config.model, config.data, dataset)
+            assert task.metric_names == ("accuracy",)
             return
-        case "sweep", ["DIR"]:
+        case ("selftest", []) | ("sweep", ["DIR"]) | ("dashboard", _):
             return
+        case "new", ["DIR"]:
+            arguments = [str(tmp_path / "new")]
         case "runs", []:
             arguments = [str(request.getfixturevalue("smoke_run"))]
         case "predict" | "evaluate" | "export" | "verify", [_, *rest]:
@@ -144,8 +172,14 @@ def run(arguments, tmp_path, request):
     assert import_module(COMMANDS[command]).main(arguments, StopRequest()) == 0
 
 
-def test_your_own_data_as_the_readme_writes_it(tmp_path):
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def block_of(text):
+    """Return the Python code in a document."""
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return block
+
+
+def test_your_own_images_as_the_reference_writes_them(tmp_path):
+    block = block_of(REFERENCE)
     chance = np.random.default_rng(0)
     arrays = {
         f"{split}_{kind}": chance.integers(0, 10, shape, np.uint8)

@@ -9,7 +9,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-@pytest.mark.parametrize("name", ["_venv", "bench", "check", "dashboard", "local", "test", "train"])
+@pytest.mark.parametrize("name", ["_venv", "bench", "check", "test", "train"])
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_needs_no_environment(name, option, tmp_path):
     done = subprocess.run(

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "trainer"
 ORDER = (
     *("functional", "models", "job", "config", "data", "optimizers", "tracking", "tasks"),
     *("checkpoint", "parallel", "distributed", "dashboard", "train", "commands"),
-    *("export", "sweep", "doctor", "selftest", "submit", "api"),
+    *("export", "sweep", "doctor", "selftest", "submit", "api", "new"),
 )
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 FLAT = {Path("__init__.py"), Path("__main__.py")}

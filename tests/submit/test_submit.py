@@ -13,6 +13,7 @@ import yaml
 from trainer.job.errors import ConfigError, UnavailableError
 from trainer.job.signals import StopRequest
 from trainer.submit import command as submit
+from trainer.submit import slurm
 
 ROOT = Path(__file__).parents[2]
 EIGHT = ("--gpus-per-node", "8")
@@ -50,6 +51,39 @@ def test_slurm_gets_several_tasks_a_node_and_their_processors(capsys):
         *("--cpus-per-task=12", "--job-name=a", str(ROOT / "scripts" / "slurm" / "train.sbatch")),
         *job,
     ]
+
+
+@pytest.fixture
+def own_files(tmp_path, monkeypatch):
+    """A folder `conf` with the experiment `first`, as --config-dir names it, and a model."""
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [override /model: module]\nmodel: {module: model.py}\n"
+    (tmp_path / "conf" / "experiment" / "first.yaml").write_text(text)
+    (tmp_path / "model.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRAINER_CONFIG_DIR", str(tmp_path / "conf"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "run.seed=0,1")])
+def test_a_job_of_slurm_gets_the_config_dir_as_an_option(capsys, own_files, sweep):
+    words = shlex.split(shown(capsys, "slurm", *sweep, "+experiment=first"))
+    assert f"--config-dir={own_files}/conf" in words[words.index(f"{ROOT / slurm.SCRIPT}") :]
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_image_has_to_contain_the_files_of_the_user(capsys, own_files, here, monkeypatch):
+    name = "conf" if here else f"{own_files}/conf"
+    if not here:
+        (own_files / "other").mkdir()
+        (own_files / "other" / "model.py").touch()
+        monkeypatch.chdir(own_files / "other")
+    assert submit.main([*POD[:-1], "+experiment=first", "--dry-run"], StopRequest()) == 0
+    out, err = capsys.readouterr()
+    (job,) = (item for item in yaml.safe_load_all(out) if item["kind"] == "Job")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["args"][:2] == [f"--config-dir={name}", "+experiment=first"]
+    assert f"the image must contain model.py, {name}: build one from the trainer's" in err
 
 
 def test_a_sweep_is_a_job_array(capsys):

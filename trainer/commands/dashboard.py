@@ -25,6 +25,10 @@ exit codes:
   69  TensorBoard is not installed
   78  there is no such folder
   else that of TensorBoard
+
+examples:
+  python -m trainer dashboard
+  python -m trainer dashboard runs/mlp --port 7000
 """
 FIRST_PORT, PORTS = 6006, 100
 

@@ -23,15 +23,20 @@ from trainer.job.stdout import show
 HELP = """\
 python -m trainer local N [COMMAND] [OPTION=VALUE ...]
 
-Trains in N processes on this machine; its GPUs, where there are some, are divided among them.
+Trains in N processes on this machine; its GPUs, where there are some, are divided among them. The
+options are those of `python -m trainer`; a command may stand before them. Each line begins with the
+number of its process. When a process fails, the others save and end, and its last lines are shown.
+Signals are passed on, and the run saves and ends with 75; so it does when the terminal, or the
+reader of a pipe, goes away.
 
+exit codes:
+  0   all processes have completed
+  78  the number of processes is missing or does not divide the GPUs
+  else the code of the process that failed first
+
+examples:
   python -m trainer local 2 +experiment=mlp train.epochs=3
   python -m trainer local 2 doctor +experiment=mlp
-
-The options are those of `python -m trainer`; a command may stand before them. Each line begins with
-the number of its process. When a process fails, the others save and end, its last lines are shown,
-and the exit code is that of the process. Signals are passed on: the run saves and ends with 75. The
-same happens when the terminal, or the reader of a pipe, goes away.
 """
 GRACE = 40  # seconds to save and to find out who was lost: cluster.heartbeat_timeout_seconds=20
 COLORS = (36, 33, 35, 32, 34, 31)

@@ -52,6 +52,7 @@ def _is_utf8(text: str) -> bool:  # else the command line held other bytes
 positive = partial(ruled, lambda x: math.isfinite(x) and x > 0, "use a finite number above 0")
 finite = partial(ruled, math.isfinite, "use a finite number, or null to measure it")
 fraction = partial(ruled, lambda x: 0 <= x < 1, "use a number in [0, 1)")
+own = partial(ruled, lambda x: isinstance(x, dict), "give each by its name: options.NAME=VALUE")
 folder = partial(ruled, lambda name: name != "" and _is_utf8(name), "name a folder, in UTF-8")
 
 
@@ -98,7 +99,8 @@ class DataConfig(Section):
 
     name: str = one_of("mnist", "mnist_5k", "idx", "module")
     module: str | None
-    options: Any  # of the module: its dataclass DataOptions
+    # Of the module: its dataclass DataOptions.
+    options: Any = own()  # noqa: RUF009 - it returns a field
     root: str | None
     cache_dir: str
     mirrors: list[str]
@@ -132,7 +134,8 @@ class ModelConfig(Section):
 
     name: str = one_of("mlp", "module")
     module: str | None
-    options: Any  # of the module: its dataclass Options
+    # Of the module: its dataclass Options.
+    options: Any = own()  # noqa: RUF009 - it returns a field
     # Of the MLP alone, null for a module.
     hidden_sizes: list[int] | None = ruled(  # noqa: RUF009 - it returns a field
         lambda sizes: bool(sizes) and all(0 < size < 2**31 for size in sizes),
@@ -164,7 +167,7 @@ class OptimConfig(Section):
     """The optimizer and its schedule."""
 
     name: str | None  # sgd, a function of optax, or the import path of one like it
-    options: Any  # arguments of that function
+    options: Any = own()  # noqa: RUF009 - it returns a field; the arguments of that function
     lr: float = ruled(
         lambda lr: 0 < lr <= FLOAT32_MAX, f"use a finite number above 0, at most {FLOAT32_MAX:.7g}"
     )

@@ -67,7 +67,11 @@ def _split(given: Any, split: str, where: str) -> Examples:
         raise ConfigError(f"{where}: {split} is {type(given).__name__}", hint)
     arrays: Examples = {}
     for name, value in given.items():
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError:  # lists of several lengths
+            message = f"{where}: {split}[{name!r}] has examples of different shapes"
+            raise ConfigError(message, "pad them to one") from None
         if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
             message = f"{where}: {split}[{name!r}] has dtype {array.dtype}"
             raise ConfigError(message, "use numbers; texts become tokens or bytes")
@@ -85,7 +89,7 @@ def _split(given: Any, split: str, where: str) -> Examples:
     if len({*counts.values()}) > 1 or not all(counts.values()):
         text = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         raise ConfigError(
-            f"{where}: {split} has {text} examples", "give all fields the same number"
+            f"{where}: {split} has {text} examples", "give all fields the same number, at least 1"
         )
     return arrays
 

@@ -14,6 +14,7 @@ from trainer.tracking import environment
 from trainer.tracking.terminal import metric_text
 
 PACKAGES = ("python", "trainer", "jax", "jaxlib", "numpy", "safetensors", "onnx")
+CLASSIFIER = "$classifier "  # before a line of the template that is for classifiers alone
 
 
 def text(
@@ -46,16 +47,7 @@ def text(
         for kind in ("input", "output")
         for name, spec in index[f"{kind}s"].items()
     ]
-    leaves = jax.tree.leaves(trained.weights)
-    use, always, ties = "The model maps the inputs below to the outputs below.", "", ""
-    if classes := trained.classes:
-        use = f"The model tells which of {classes} classes, 0 to {classes - 1}, an example is of."
-        always = (
-            f"- It always answers with one of its {classes} classes, also for an example of none "
-            "of them. A high probability is no proof: networks like this are often wrong and "
-            "confident.\n"
-        )
-        ties = ", which can change the answer where two classes are almost equally likely"
+    leaves, classes = jax.tree.leaves(trained.weights), trained.classes
     versions = [
         (package, record["versions"].get(package) or "", version or "")
         for package, version in environment.versions(PACKAGES).items()
@@ -65,15 +57,16 @@ def text(
         revision = started["git"]["revision"]
     except (OSError, ValueError, KeyError, TypeError):  # no checkout, or a copy without the file
         revision = "unknown"
-    return Template(Path(__file__).with_name("card.md").read_text()).substitute(
+    lines = Path(__file__).with_name("card.md").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if classes or not line.startswith(CLASSIFIER)]
+    return Template("".join(line.removeprefix(CLASSIFIER) for line in kept)).substitute(
         name=index["run"],
         step=f"{trained.step:,}",
         kind=_kind(trained),
         parameters=f"{sum(leaf.size for leaf in leaves):,}",
         dtypes=", ".join(sorted({str(leaf.dtype) for leaf in leaves})),
-        use=use,
-        always=always,
-        ties=ties,
+        classes=classes,
+        last=(classes or 0) - 1,
         arrays=_table(("array", "dtype", "shape"), arrays),
         files=_table(("file", "SHA-256"), [(f"`{f}`", f"`{sha}`") for f, sha in digests.items()]),
         weights_sha256=index["weights_sha256"],

@@ -102,12 +102,16 @@ def _random(inputs: dict[str, Any]) -> Examples:
     chance, examples = np.random.default_rng(0), {}
     for name, spec in inputs.items():
         shape = (FEW, *spec.shape)
-        if jnp.issubdtype(spec.dtype, jnp.floating):
+        if _is_float(spec.dtype):
             examples[name] = chance.standard_normal(shape).astype(spec.dtype)
         else:
             is_image = spec.dtype == np.uint8 and len(spec.shape) > 1
             examples[name] = chance.integers(0, 256 if is_image else 2, shape).astype(spec.dtype)
     return examples
+
+
+def _is_float(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating))  # numpy's knows no bfloat16
 
 
 def _compare(
@@ -132,19 +136,12 @@ def _compare(
     text = ", ".join(f"{name} by at most {value:.2g}" for name, value in worst.items())
     message = f"on {count:,} {kind} the outputs of {file} differ from the live model's: {text}"
     dtypes = [x.dtype for x in (*jax.tree.leaves(trained.weights), *trained.outputs.values())]
-    coarsest = max(_eps(dtype) for dtype in dtypes)
-    limits = {True: max(tolerance, 8 * coarsest), False: TIES}
+    steps = [jnp.finfo(x).eps for x in dtypes if _is_float(x)]  # type: ignore[no-untyped-call]
     for name, output in trained.outputs.items():
-        limit = limits[jnp.issubdtype(output.dtype, jnp.floating)]
+        limit = max(tolerance, 8 * float(max(steps))) if _is_float(output.dtype) else TIES
         if not worst[name] <= limit:  # also where it is NaN
             raise TrainerError(f"{message}; {limit:.0e} is allowed; nothing was put in place")
     return message
-
-
-def _eps(dtype: Any) -> float:
-    """Return the distance from 1 to the next number; 0 of whole numbers."""
-    is_float = jnp.issubdtype(dtype, jnp.floating)
-    return float(jnp.finfo(dtype).eps) if is_float else 0.0  # type: ignore[no-untyped-call]
 
 
 def _differences(outputs: Arrays, expected: Arrays) -> dict[str, float]:
@@ -155,14 +152,15 @@ def _differences(outputs: Arrays, expected: Arrays) -> dict[str, float]:
     1, if that is larger). Of whole numbers, it is the share that differs.
     """
     largest, rows = 1.0, size(expected)
-    exact = {n: a for n, a in expected.items() if not jnp.issubdtype(a.dtype, jnp.floating)}
     floats = {
-        n: np.asarray(a, "f8").reshape(rows, -1) for n, a in expected.items() if n not in exact
+        name: np.asarray(array, "f8").reshape(rows, -1)
+        for name, array in expected.items()
+        if _is_float(array.dtype)
     }
     for array in floats.values():
         finite = np.where(np.isfinite(array), np.abs(array), 0)
         largest = np.maximum(largest, finite.max(axis=1, keepdims=True, initial=1.0))
-    result = {name: np.mean(outputs[name] != array) for name, array in exact.items()}
+    result = {name: np.mean(outputs[name] != array) for name, array in expected.items()}
     for name, array in floats.items():
         output = np.asarray(outputs[name], "f8").reshape(rows, -1)
         same = (output == array) | (np.isnan(output) & np.isnan(array))  # also infinities

@@ -20,6 +20,9 @@ exit codes:
   0   written
   74  the storage is full or read-only
   78  DIR is not an empty or a new folder
+
+examples:
+  python -m trainer new digits
 """
 TEMPLATE = Path(__file__).with_name("template")
 

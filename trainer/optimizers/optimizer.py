@@ -1,7 +1,6 @@
 """What an optimizer is to the training step, and the one that the options optim.* name."""
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +56,11 @@ def from_optax(make: Callable[..., Any], options: Mapping[str, Any]) -> Optimize
 
 
 def make(
-    name: str | None, momentum: float | None, nesterov: bool | None, options: Mapping[str, Any]
+    name: str | None,
+    momentum: float | None,
+    nesterov: bool | None,
+    options: Mapping[str, Any],
+    weights: Tree,
 ) -> Optimizer:
     """Return the optimizer that the options optim.* name.
 
@@ -66,6 +69,7 @@ def make(
         momentum: of sgd.
         nesterov: of sgd.
         options: arguments of the function.
+        weights: their shapes and dtypes, for which it is checked.
 
     Raises:
         ConfigError: there is no such function, or it does not take these options.
@@ -75,19 +79,21 @@ def make(
     if not name:
         raise ConfigError("optim.name=None: name a function of optax: optim.name=adamw")
     module_name, _, function = name.rpartition(".")
-    if module_name.split(".")[0] in ("", "optax"):
+    if module_name:
+        places = [user_module.load("optim.name", module_name)]
+    else:
         import optax  # takes a second, and SGD does not need it
 
-        places = [optax, optax.contrib] if not module_name else [import_module(module_name)]
-    else:
-        places = [user_module.load("optim.name", module_name)]
+        places = [optax, optax.contrib]
     found = next((f for place in places if (f := getattr(place, function, None))), None)
     if not callable(found):
         hint = "use sgd, a function of optax like adamw, or an import path like my_file.make"
         raise ConfigError(f"optim.name={name}: there is no such function", hint)
     optimizer = from_optax(found, options)
     try:  # before any device starts
-        jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((2, 2), "float32"))
+        state = jax.eval_shape(optimizer.init, weights)
+        lr = jax.ShapeDtypeStruct((), "float32")
+        jax.eval_shape(optimizer.step, weights, state, weights, lr)
     except Exception as error:
         text = f"optim.name={name} optim.options={dict(options)}: {error}"
         raise ConfigError(text, "it is called with learning_rate and these options") from None

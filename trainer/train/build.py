@@ -139,6 +139,8 @@ class Run:
                     f"the run resumes with other versions ({', '.join(changed)}): its last digits "
                     "may differ from those of an uninterrupted run"
                 )
+            if saved and saved.get("module_sha256") != programs.record.get("module_sha256"):
+                warn(f"model.module={config.model.module} has changed since the last checkpoint")
             run_directory.describe(process.directory, record, facts)
             tracker = stack.enter_context(Tracker(process.directory, resume_step, warn))
             summaries.write_start(
@@ -290,8 +292,6 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
 
     warmup_steps = round(optim.warmup_fraction * total_steps)
     schedule = schedules.make(optim.schedule, optim.lr, warmup_steps, total_steps)
-    optimizer = optimizers.make(optim.name, optim.momentum, optim.nesterov, optim.options)
-    update = step.Update(optimizer, optim.clip_norm, config.train.on_nonfinite == "skip")
 
     platform, shards = mesh.devices.flat[0].platform, config.parallel.virtual_shards
     if model.precision not in (None, "float32") and platform == "cpu":
@@ -300,6 +300,9 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
             "leave it at float32",
         )
     task, record = tasks.make(model, config.data, dataset)
+    weights = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
+    optimizer = optimizers.make(optim.name, optim.momentum, optim.nesterov, optim.options, weights)
+    update = step.Update(optimizer, optim.clip_norm, config.train.on_nonfinite == "skip")
 
     step_options = compiler.step_options(platform, mesh.size, shards)
     xla_options = compiler.xla_options(platform, config.train.deterministic)

@@ -1,85 +1,79 @@
-"""Training speed of the examples: the trainer beside PyTorch and a plain Flax + Optax loop."""
+"""Training speed of an example: the trainer beside PyTorch and a plain Flax + Optax loop."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from benchmarks.bench import ROOT, Bench
-from benchmarks.figures import Line, Result, Section, line, ratios
-from benchmarks.sections.rivals import COMPILED, FLAX, SLICED
+from benchmarks.figures import Result, Section, line, ratios
+from benchmarks.sections.rivals import COMPILED, FLAX, INCLUDES, SLICED
 
-TITLE = "Training speed of the examples"
-# Epochs to train, and with --quick; its own options with --quick; whether it brings its data.
-EXAMPLES = {
+# Epochs to train, and with --quick; further options with --quick; whether it brings its own data.
+EXAMPLES: dict[str, tuple[tuple[int, int], list[str], bool]] = {
     "cnn": ((2, 1), [], False),
-    "transformer": ((1, 1), ["data.options.size=400000"], True),
+    "transformer": ((1, 1), ["data.options.size=200000"], True),
     "tabular": ((400, 100), [], True),
 }
-TRAINER = "the trainer"
-INCLUDES = {
-    TRAINER: "training time: stream, shuffling, metrics, TensorBoard, guard, checkpoints",
-    FLAX: "one jitted step a batch from the host, shuffled, losses fetched at the end",
-    SLICED: "the loop alone: tensors cut by hand, whole batches only, no shuffling, no metrics",
-    COMPILED: "as above, the model and its loss compiled; compilation not counted",
-}
+TRAINER = "python -m trainer"
 
 
-def measure(bench: Bench) -> Section:
-    """Measure one example after the other: in each, all of them in turn."""
-    lines: list[Line] = []
-    quotients: list[Line] = []
-    for name in EXAMPLES:
-        rates = list(compare(bench, name).values())
-        lines += rates
-        quotients += [
-            ratios(f"{rates[0].name} / {rival.name.removeprefix(f'{name}: ')}", rates[0], rival)
-            for rival in rates[1:]
-        ]
-    remark = "All take the same data, sizes, batch size and optimizer; the rivals are in examples/."
-    return Section(TITLE, lines + quotients, [remark])
-
-
-def compare(bench: Bench, name: str) -> dict[str, Line]:
-    """Return the examples a second of each, the trainer first."""
-    epochs, quick, brings_data = EXAMPLES[name]
-    folder, file = ROOT / "examples" / name, ROOT / "examples" / name / f"{name}.py"
-    options = [f"model.module={file}", *(quick if bench.quick else [])]
-    options += ["data=module", f"data.module={file}"] if brings_data else []
+def measure(bench: Bench, name: str) -> Section:
+    """Measure all in turn, and compare round by round."""
+    title = f"Training speed of examples/{name}"
+    epochs, smaller, brings_data = EXAMPLES[name]
+    folder = ROOT / "examples" / name
+    file = folder / f"{name}.py"
     experiment = ["--config-dir", str(folder), f"+experiment={name}"]
-    options = bench.merged(options)
-    arrays = str(bench.scratch / name)
-    parts = partial(bench.worker, "parts.example", folder=arrays, overrides=experiment + options)
-    facts = bench.once(f"{name}, its data", parts)
+    own = ["data=module", f"data.module={file}"] if brings_data else []
+    options = bench.merged([f"model.module={file}", *own, *(smaller if bench.quick else [])])
+    where = {"folder": str(bench.scratch / name), "overrides": experiment + options}
+    facts = bench.once("the data", partial(bench.worker, "parts.example", **where))
     if "left_out" in facts:
-        return {TRAINER: line(f"{name}: {TRAINER}", "", "examples/s", [facts], "")}
-    batch_size, examples = facts["batch_size"], facts["examples"]
-    steps = -(-examples // batch_size)
+        return Section(title, [line(TRAINER, "", "examples/s", [facts], "")])
+
+    count, batch_size = facts["examples"], facts["job"]["batch_size"]
+    steps, timed_steps = -(-count // batch_size), 50 if bench.quick else 400  # an epoch has `steps`
     timed = {
-        "arrays": arrays,
-        "batch_size": batch_size,
+        **facts["job"],
         "warmup_steps": min(50, steps),
-        "steps": steps * -(-(50 if bench.quick else 400) // steps),
+        "steps": max(timed_steps // steps * steps, min(timed_steps, steps)),
         "file": str(folder / "rivals.py"),
-        "options": facts["options"],
-        "optim": facts["optim"],
     }
     torch = partial(bench.worker, "torch_loop.example", **timed)
-    count = epochs[bench.quick] * bench.times
-    ends = [f"train.epochs={count}", f"train.eval_every_epochs={count}"]
-    jobs = {
-        TRAINER: partial(bench.train, *options, *ends, experiment=experiment),
-        FLAX: partial(bench.worker, "flax_loop.example", **timed),
-        SLICED: partial(torch, variant="sliced"),
-        COMPILED: partial(torch, variant="compiled"),
-    }
-    results = bench.interleave(jobs)
+    n = epochs[bench.quick] * bench.times
+    options += [f"train.epochs={n}", f"train.eval_every_epochs={n}"]
+    results = bench.interleave(
+        {
+            TRAINER: partial(bench.train, *options, experiment=experiment),
+            SLICED: partial(torch, variant="sliced"),
+            COMPILED: partial(torch, variant="compiled"),
+            FLAX: partial(bench.worker, "flax_loop.example", **timed),
+        }
+    )
 
-    def rate(result: Result, of: str) -> float:
-        if of == TRAINER:
-            return float(result["summary"]["examples_per_second"])
-        return (examples / steps if of == FLAX else batch_size) / result["seconds_per_step"]
+    def own_rate(result: Result) -> float:
+        return float(result["summary"]["examples_per_second"])
 
-    return {
-        of: line(f"{name}: {of}", includes, "examples/s", results[of], partial(rate, of=of))
-        for of, includes in INCLUDES.items()
-    }
+    def unsaved_rate(result: Result) -> float:
+        seconds = result["summary"]["seconds"]
+        return float(result["summary"]["examples"]) / (seconds["step"] + seconds["data_wait"])
+
+    def rate(result: Result, examples: float) -> float:
+        return examples / float(result["seconds_per_step"])
+
+    includes = "training time: stream, shuffling, metrics, TensorBoard, guard, checkpoints"
+    trainer = line(TRAINER, includes, "examples/s", results[TRAINER], own_rate)
+    includes = "by the trainer's own timers: all of that but the wait for checkpoints"
+    unsaved = line(
+        "the same without saving", includes, "examples/s", results[TRAINER], unsaved_rate
+    )
+    # PyTorch gets whole batches only; the last one of an epoch may be short.
+    sizes = {SLICED: batch_size, COMPILED: batch_size, FLAX: count / steps}
+    rivals = [
+        line(rival, INCLUDES[rival], "examples/s", results[rival], partial(rate, examples=size))
+        for rival, size in sizes.items()
+    ]
+    quotients = [ratios(f"trainer : {rival.name}", trainer, rival) for rival in rivals]
+    remark = f"The same data, layers, batch size ({batch_size}) and AdamW in all."
+    quotients.append(ratios(f"without saving : {FLAX}", unsaved, rivals[-1]))
+    return Section(title, [trainer, unsaved, *rivals, *quotients], [remark])

@@ -20,7 +20,7 @@ PROGRAM, ROOFS = "the trainer's program alone", "roofs"
 
 INCLUDES = {
     LOADER: "the loop alone: batches from a DataLoader over tensors, no shuffling, no metrics",
-    SLICED: "the loop alone: uint8 tensors cut by hand, no shuffling, no metrics",
+    SLICED: "the loop alone: tensors cut by hand, no shuffling, no metrics",
     COMPILED: "as above, the loss compiled; compilation not counted",
     NOTEBOOK: "one jitted step a batch from the host, the loss fetched each step, no shuffling",
     FLAX: "one jitted step a batch from the host, shuffled, losses fetched at the end",

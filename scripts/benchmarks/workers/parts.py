@@ -56,16 +56,18 @@ def machine(folder: str, overrides: list[str]) -> dict[str, Any]:
 def example(folder: str, overrides: list[str]) -> dict[str, Any]:
     """Write an example's data set to `folder` as arrays; return what its rivals have to know.
 
-    That is the number of training examples, batch_size, options (of the model) and optim.
+    That is `examples`, the number for training, and fields of rival.Job in `job`.
     """
-    (job,) = compose(overrides)
-    config, optim = job.config, job.config.optim
-    return {
-        "examples": size(write(config, folder).train),
+    config = compose(overrides)[0].config
+    optim = config.optim
+    job = {
+        "arrays": folder,
         "batch_size": config.train.global_batch_size,
         "options": vars(config.model.options),
+        "precision": "tf32",  # jax's default on a GPU; a CPU multiplies float32 only
         "optim": {"lr": optim.lr, "clip_norm": optim.clip_norm, **optim.options},
     }
+    return {"examples": size(write(config, folder).train), "job": job}
 
 
 def write(config: Config, folder: str) -> Dataset:

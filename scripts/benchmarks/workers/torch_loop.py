@@ -25,8 +25,7 @@ def measure(variant: str, **arguments: Any) -> dict[str, Any]:
 
     `variant` is "loader", "sliced" or "compiled" (sliced, with torch.compile).
     """
-    job = Job(**arguments)
-    device = _device(TORCH_PRECISION[job.precision])
+    job, device = _begin(arguments)
     images, labels = map(torch.from_numpy, job.load())
     labels = labels.long()
 
@@ -53,8 +52,7 @@ def measure(variant: str, **arguments: Any) -> dict[str, Any]:
 
 def example(variant: str, **arguments: Any) -> dict[str, Any]:
     """Train the model of an example by AdamW; as `measure`, without "loader"."""
-    job = Job(**arguments)
-    device = _device("high")  # as jax multiplies by default
+    job, device = _begin(arguments)
     examples = {field: torch.from_numpy(array) for field, array in job.examples().items()}
     model = job.rivals()["pytorch"](job.options, examples).to(device)
 
@@ -73,17 +71,19 @@ def example(variant: str, **arguments: Any) -> dict[str, Any]:
     return _train(job, variant, model, batches, optimizer, optim["clip_norm"])
 
 
-def _device(precision: str) -> Any:
+def _begin(arguments: dict[str, Any]) -> tuple[Job, Any]:
+    """Return the job and the device."""
     if torch is None:
         raise LeftOut(
             "PyTorch is not installed: pip install torch==2.13.0 into this environment, or "
             "--torch-python PATH"
         )
+    job = Job(**arguments)
     torch.manual_seed(0)
     if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.set_float32_matmul_precision(precision)
-    return torch.device("cuda")
+        return job, torch.device("cpu")
+    torch.set_float32_matmul_precision(TORCH_PRECISION[job.precision])
+    return job, torch.device("cuda")
 
 
 def _train(
