@@ -78,7 +78,11 @@ def fwd(
     def project(x: jax.Array, weights: linear.Weights) -> jax.Array:
         return jax.vmap(lambda x: linear.fwd(x, weights, precision=precision))(x)
 
-    qkv = project(x, weights.qkv).reshape(len(x), 3, heads, -1)
+    # A bias of the keys adds the same number to all scores of a query, which softmax ignores. Its
+    # gradient would be rounding alone, which Adam scales up to steps of full size.
+    of_query, of_key, of_value = jnp.split(weights.qkv.bias, 3)
+    bias = jnp.concatenate([of_query, lax.stop_gradient(of_key), of_value])
+    qkv = project(x, weights.qkv._replace(bias=bias)).reshape(len(x), 3, heads, -1)
     seen = dot_product(qkv[:, 0], qkv[:, 1], qkv[:, 2], causal, mask, precision)
     return project(seen.reshape(x.shape), weights.output)
 
