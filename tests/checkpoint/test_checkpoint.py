@@ -1,6 +1,7 @@
 """A checkpoint comes back bit for bit, or not at all."""
 
 import errno
+import math
 import os
 import resource
 import subprocess
@@ -95,6 +96,21 @@ def test_the_last_and_the_best_are_kept_also_after_a_restart(opened):
         checkpoints.restore(make_state())
         checkpoints.save(6, make_state(6), {}, results(0.5))
     assert checkpoints.steps == [2, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("best", "kept"), [(Best("loss", False), [1, 5]), (Best("f1", True), [3, 5])]
+)
+def test_the_best_is_that_of_its_metric_and_direction(opened, best, kept):
+    results = [(0.1, 0.2), (0.2, math.nan), (0.3, 0.9), (math.nan, 0.5), (0.5, 0.3)]
+    with opened(keep_last=1, keep_best=1, best=best) as checkpoints:
+        for step, (loss, f1) in enumerate(results[:4], 1):
+            checkpoints.save(step, make_state(step), {}, {"loss": loss, "f1": f1})
+    with opened(keep_last=1, keep_best=1, best=best) as checkpoints:  # from the records
+        checkpoints.restore(make_state())
+        loss, f1 = results[4]
+        checkpoints.save(5, make_state(5), {}, {"loss": loss, "f1": f1})
+    assert checkpoints.steps == kept
 
 
 def test_all_of_the_best_are_kept_while_few_are_known(opened):

@@ -69,6 +69,26 @@ def test_the_table_has_the_newest_first(smoke_run, tmp_path, capsys):
     assert [row.split()[-1] for row in (rows[0], rows[2])] == ["no", "no"]
 
 
+def test_a_task_without_an_accuracy_shows_what_it_is_ranked_by(tmp_path, listed, capsys):
+    point = {"step": 40, "split": "eval", "time": 1.0, "loss": 0.25, "f1": 0.5}
+    summary = {"status": "completed", "started": 1.0, "test_loss": 0.125, "test_f1": 0.75}
+    for name, best in (("by-loss", "loss:min"), ("by-f1", "f1:max"), ("at-work", None)):
+        run = tmp_path / name
+        (run / ".hydra").mkdir(parents=True)
+        (run / "metrics.jsonl").write_text(json.dumps(point) + "\n")
+        if best is not None:  # a start writes it at its end
+            (run / "summary.json").write_text(json.dumps({**summary, "best": best}))
+    assert runs.main([str(tmp_path)], StopRequest()) == 0
+    _, *rows = capsys.readouterr().out.splitlines()
+    results = {row.split()[0]: row.split()[2:4] for row in rows}
+    assert results["by-loss"] == ["loss", "0.1250"]
+    assert results["by-f1"] == ["f1", "0.7500"]
+    assert results["at-work"] == ["loss", "0.2500"]
+    run = listed(tmp_path)["by-f1"]
+    assert (run["test_accuracy"], run["best"], run["score"]) == (None, "f1:max", 0.75)
+    assert run["test_loss"] == 0.125
+
+
 @pytest.mark.parametrize("set_to", [None, "", "elsewhere"])
 def test_the_default_folder_is_that_of_training(smoke_run, tmp_path, monkeypatch, capsys, set_to):
     monkeypatch.chdir(tmp_path)

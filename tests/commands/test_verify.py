@@ -74,6 +74,15 @@ def test_an_intact_run(called, run):
     assert rows[0].startswith("   9  ")
 
 
+def test_a_task_without_an_accuracy_shows_its_loss(called, tmp_path):
+    folder, best = tmp_path / "run" / "checkpoints", Best("f1", largest=True)
+    with Checkpoints(folder, keep_last=3, keep_best=0, best=best, warn=print) as checkpoints:
+        checkpoints.save(5, make_state(5), {}, {"loss": 0.25, "f1": 0.5})
+    code, out, _ = called(tmp_path / "run")
+    assert code == 0
+    assert out.splitlines()[1].split()[:4] == ["5", "ok", "loss", "0.2500"]
+
+
 @pytest.mark.parametrize(
     ("damage", "named"),
     [

@@ -16,6 +16,7 @@ from trainer.parallel import step
 from trainer.tasks.task import apply, losses_and_metrics
 
 STEPS = 50
+WEIGHTS = {"w": jax.ShapeDtypeStruct((2, 3), np.float32)}
 CASES = {
     "adamw": (("adamw", None, None, {"weight_decay": 0.1}), optax.adamw, 1e-3),
     "lion": (("lion", None, None, {"b2": 0.98}), functools.partial(optax.lion, b2=0.98), 1e-4),
@@ -49,9 +50,9 @@ def plain_loop(transformation, weights, data, lr):
 def test_fifty_steps_are_those_of_a_plain_optax_loop(name):
     arguments, make, lr = CASES[name]
     clip_norm = 0.5 if name == "clipped" else None
-    update = step.Update(optimizers.make(*arguments), clip_norm)
     mesh, data = meshes.make_mesh(2), batches(STEPS, short=0)
     weights = jax.device_get(make_task().init(jax.random.PRNGKey(2)))
+    update = step.Update(optimizers.make(*arguments, weights), clip_norm)
     state = step.TrainState(weights, jax.device_get(update.optimizer.init(weights)), np.int32(0))
     program = step.make_train_step(make_task(), update, mesh, "shard_map")
     inputs = place_inputs(mesh, data, range(STEPS), np.full(STEPS, lr, np.float32))
@@ -69,7 +70,7 @@ def test_fifty_steps_are_those_of_a_plain_optax_loop(name):
 
 
 def test_the_learning_rate_is_a_value_and_not_in_the_state():
-    made = optimizers.make("adamw", None, None, {})
+    made = optimizers.make("adamw", None, None, {}, WEIGHTS)
     weights = {"w": jnp.ones((2, 3))}
     state, gradients = made.init(weights), {"w": jnp.full((2, 3), 0.5)}
     once, same = (made.step(gradients, state, weights, jnp.float32(lr)) for lr in (0.1, 0.2))
@@ -78,12 +79,12 @@ def test_the_learning_rate_is_a_value_and_not_in_the_state():
 
 
 def test_an_optimizer_of_optax_s_contributions_and_one_s_own(tmp_path, monkeypatch):
-    assert optimizers.make("muon", None, None, {}).init({"w": jnp.ones((2, 3))})
+    assert optimizers.make("muon", None, None, {}, WEIGHTS).init({"w": jnp.ones((2, 3))})
     (tmp_path / "mine.py").write_text(
         "import optax\n\ndef make(learning_rate, decay):\n    return optax.sgd(learning_rate)\n"
     )
     monkeypatch.chdir(tmp_path)
-    made = optimizers.make("mine.make", None, None, {"decay": 0.5})
+    made = optimizers.make("mine.make", None, None, {"decay": 0.5}, WEIGHTS)
     updates, _ = made.step({"w": jnp.ones(3)}, made.init({"w": jnp.ones(3)}), {}, jnp.float32(0.1))
     np.testing.assert_allclose(updates["w"], 0.1, rtol=1e-6)
 
@@ -99,4 +100,4 @@ def test_an_optimizer_of_optax_s_contributions_and_one_s_own(tmp_path, monkeypat
 )
 def test_one_that_cannot_be_made_is_named(name, options, message):
     with pytest.raises(ConfigError, match=message):
-        optimizers.make(name, None, None, options)
+        optimizers.make(name, None, None, options, WEIGHTS)

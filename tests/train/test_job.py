@@ -89,7 +89,7 @@ def test_a_step_that_is_not_finite_ends_the_run_with_its_state_saved(trainer, tm
     assert message["step"] == summary["steps"] + 1
     assert len(set(message["examples"])) == 64
     assert set(message["gradient_norms"]) == {
-        f"layer {i} {name}" for i in range(2) for name in ("kernel", "bias")
+        f"{i}/{name}" for i in range(2) for name in ("kernel", "bias")
     }
     assert message["weights_finite"]
     assert (tmp_path / "run" / "checkpoints" / str(summary["steps"])).is_dir()

@@ -5,7 +5,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from trainer.config.compose import compose
@@ -29,26 +28,6 @@ def stepped(own, steps=3):
         updates, state = own.step(gradients, state, weights, jnp.float32(0.01))
         weights = apply_gradients(updates, weights)
     return weights
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw", "lion"])
-def test_an_optimizer_of_optax_does_what_optax_does(name):
-    (job,) = compose(["data=mnist_5k", f"optim={name}"])
-    options = job.config.optim.options
-    reference = getattr(optax, name)(learning_rate=0.01, **options)
-
-    def step(gradients, state, weights, lr):
-        updates, state = reference.update(gradients, state, weights)
-        return jax.tree.map(lambda update: -update, updates), state
-
-    with jax.numpy_dtype_promotion("standard"):
-        expected = stepped(optimizer.Optimizer(reference.init, step))
-    # The same but for rounding: optax itself multiplies with -lr as a Python number.
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
-        stepped(made(f"optim={name}")),
-        expected,
-    )
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "optax.adagrad", "muon", "optax.contrib.muon"])
