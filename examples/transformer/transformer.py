@@ -30,7 +30,7 @@ class Options:  # model.options.*
 
 
 def load(options):
-    """Return windows `bytes` and `next`, uint8 (N, length); those of the test are of other files."""
+    """Return windows `bytes` and `next`, uint8 (N, length); the test has files of its own."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
 
     def windows(files, size):
