@@ -16,7 +16,8 @@ machine, on MNIST at batch 64 and more. Everything is measured in turn, in three
 measurement in a process of its own. Writes bench.md (tables), bench.json (all figures) and
 bench.png (a plot).
 
-All of it takes about 18 minutes on 2 cores, --quick about 5. Run nothing else on the machine.
+All of it takes about half an hour on 2 cores, --quick about ten minutes. Run nothing else on the
+machine.
 """
 EPILOG = """\
 PyTorch is optional and not in the lock, because its wheel brings gigabytes of CUDA. Without it its
