@@ -45,7 +45,7 @@ def test_slow_steps_are_not_measured_for_long(monkeypatch):
 
     def slow(state, inputs):
         k_of.append(len(inputs.lrs))
-        time.sleep(0.2)
+        time.sleep(0.3)
         return state, inputs.lrs
 
     chosen = steps_per_dispatch.choose(

@@ -19,7 +19,7 @@ from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.step import TrainState
 from trainer.train import feed
 
-DISPATCH_SECONDS = 0.2  # a dispatch costs 0.3 to 1 ms: less than half a percent of it
+DISPATCH_SECONDS = 0.5  # a stop signal waits for its end; its own cost, 0.3 to 1 ms, is nothing
 LARGEST_BYTES = 64 << 20  # of the examples of a dispatch on one process, which holds three of them
 GPU_DISPATCHES = 7  # an epoch: with only one, the next would not be ready when it ends
 TIMES = 8  # dispatches to time
