@@ -30,9 +30,7 @@ def example(folder, name, *options, stop=None):
     """Train an example in a folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRAINER_CONFIG_DIR", str(EXAMPLES / name))
-        module = f"model.module={EXAMPLES / name / f'{name}.py'}"
-        data = (module.replace("model", "data", 1),) if name in ("transformer", "tabular") else ()
-        arguments = (f"+experiment={name}", module, *data, *SHORT[name], *options, "run.dir=run")
+        arguments = (f"+experiment={name}", *SHORT[name], *options, "run.dir=run")
         return train(folder, *arguments, "train.steps_per_dispatch=4", stop=stop)
 
 

@@ -40,6 +40,15 @@ def is_file(name: str) -> bool:
     return name.endswith(".py") or "/" in name
 
 
+def file_of(option: str, name: str) -> Path:
+    """Return the file, absolute, that a name means: here, or in the folder of --config-dir."""
+    path = expanded(name, option)
+    config_dir = os.environ.get("TRAINER_CONFIG_DIR")
+    if config_dir and not path.is_file() and (Path(config_dir) / path).is_file():
+        path = Path(config_dir) / path
+    return path.absolute()
+
+
 def load(option: str, name: str, fallback: Path | None = None) -> Any:
     """Import the file or the module that an option names.
 
@@ -65,7 +74,7 @@ def load(option: str, name: str, fallback: Path | None = None) -> Any:
             raise ConfigError(f"{option}={name}: there is no such module", hint)
         with readable(option, name):
             return importlib.import_module(name)
-    path = expanded(name, option).absolute()
+    path = file_of(option, name)
     if not path.is_file():
         if fallback is None or not fallback.is_file():
             raise ConfigError(f"{option}={name}: there is no such file", f"it would be {path}")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from trainer.config import user_module
 from trainer.job.errors import ConfigError
@@ -28,7 +29,11 @@ def stochastic_gradient_descent(momentum: float, nesterov: bool) -> Optimizer:
     """Return SGD with momentum."""
 
     def step(gradients: Tree, state: Any, weights: Tree, lr: jax.Array) -> tuple[Tree, Any]:
-        return sgd.step(gradients, state, lr, momentum, nesterov)
+        # Velocities have the dtype of their weights; the sums are float32, as the gradients.
+        wide = jax.tree.map(lambda v: v.astype(jnp.float32), state.velocities)
+        updates, state = sgd.step(gradients, sgd.State(wide), lr, momentum, nesterov)
+        narrow = jax.tree.map(lambda v, w: v.astype(w.dtype), state.velocities, weights)
+        return updates, sgd.State(narrow)
 
     return Optimizer(sgd.init, step, scales_with_lr=True)
 
@@ -102,5 +107,5 @@ def make(
 
 def global_norm(gradients: Tree) -> jax.Array:
     """Return the root of the sum of the squares of all elements, a scalar, float32."""
-    squares = [jax.numpy.sum(jax.numpy.square(leaf)) for leaf in jax.tree.leaves(gradients)]
-    return jax.numpy.sqrt(sum(squares[1:], squares[0]))
+    squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)]
+    return jnp.sqrt(sum(squares[1:], squares[0]))

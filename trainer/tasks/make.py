@@ -34,7 +34,7 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
         own = user_module.load(module.OPTION, model.module)
         record = {
             "example": {name: [str(x.dtype), list(x.shape)] for name, x in example.items()},
-            "module": str(Path(model.module).expanduser().absolute()),
+            "module": str(user_module.file_of(module.OPTION, model.module)),
             "module_sha256": _digest(own),
         }
         return module.make(own, model.options, example), record

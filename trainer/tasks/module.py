@@ -20,7 +20,9 @@ from trainer.tasks.task import Example, Key, Named, Output, Task, Weights, named
 
 OPTION = "model.module"
 # Names in a logged point that are no metrics.
-RESERVED = ("step", "split", "time", "loss", "lr", "examples_per_second")
+# Names that metrics.jsonl and the JSON of `evaluate` have for something else.
+RESERVED = {"loss", "lr", "examples_per_second", "step", "split", "time", "run", "data"}
+RESERVED |= {"examples", "classes", "confusion"}
 KEY = jax.ShapeDtypeStruct((2,), "uint32")
 
 

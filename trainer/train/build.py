@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from trainer.checkpoint import checksums
 from trainer.checkpoint.store import Best, Checkpoints
+from trainer.config import user_module
 from trainer.config.fingerprint import differences, fingerprint
 from trainer.config.schema import Config, as_json
 from trainer.dashboard.dashboard import Dashboard
@@ -148,15 +149,15 @@ class Run:
             )
             goodput = process.directory / "goodput.json"
             ledger = Ledger(goodput, timer, self.steps_done, tracker.reached)
-            options = as_json(config)
+            options, root, own = as_json(config), config.data.root, config.data.module
             kept = {  # in every checkpoint, beside the arrays
                 "meaning": identity,
                 **programs.record,
                 "config": options,
                 "config_sha256": checksums.of_json(options),
                 # For readers in another folder, from where a relative path leads elsewhere.
-                "data_root": _absolute(config.data.root),
-                "data_module": _absolute(config.data.module),
+                "data_root": root and str(Path(root).expanduser().absolute()),
+                "data_module": own and str(user_module.file_of("data.module", own)),
                 "versions": facts["versions"],
             }
             writer = Writer(
@@ -326,10 +327,6 @@ def best_of(option: str | None, task: Task) -> Best:
         hint = f"use one of {', '.join(names)}"
         raise ConfigError(f"checkpoint.best={option}: the task has no such metric", hint)
     return Best(metric, direction == "max")
-
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 def _on_chief(process: ProcessContext, work: Callable[[], T]) -> T | None:
