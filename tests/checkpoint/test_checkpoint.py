@@ -9,8 +9,10 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from support.harm import files_of_at_most, flip_a_bit, largest_file
@@ -18,6 +20,7 @@ from support.harm import files_of_at_most, flip_a_bit, largest_file
 from trainer.checkpoint import checksums
 from trainer.checkpoint.store import Best, Checkpoints
 from trainer.job.errors import DataError, ReadError
+from trainer.parallel.step import TrainState
 
 BEST = Best("accuracy", largest=True)
 
@@ -70,6 +73,38 @@ def test_the_newest_comes_back_with_its_record(opened):
     assert restored.step == 10
     assert_equal(restored.state, make_state(10))
     assert restored.record == {"note": [0.1 + 0.2], "step": 10, "test_accuracy": 0.5}
+
+
+class Layer(NamedTuple):
+    kernel: np.ndarray
+    scale: np.ndarray
+
+
+TREES = {
+    "one array": np.ones((2, 3), np.float32),
+    "many kinds": {
+        "layers": [
+            Layer(np.ones((2, 3), np.float16), np.float32(3)),
+            (np.zeros(4, np.float32), {}),
+        ],
+        "half": np.array([0.1, -3e38], ml_dtypes.bfloat16),
+        "a.b [c]": {"d/e": np.arange(3, dtype=np.int32), "f": {7: np.array(True)}},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", TREES)
+def test_any_tree_of_arrays_of_any_dtype_comes_back(opened, kind):
+    state = TrainState(TREES[kind], {"mu": TREES[kind], "count": np.int32(3)}, np.int32(5))
+    state = jax.tree.map(np.asarray, state)
+    with opened() as checkpoints:
+        checkpoints.save(5, state, {})
+        restored = checkpoints.restore(jax.eval_shape(lambda: state)).state
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
+        assert (after.dtype, after.shape) == (before.dtype, before.shape)
+        assert after.tobytes() == before.tobytes()
+    assert not opened.warnings
 
 
 def test_the_state_may_change_as_soon_as_save_returned(opened):

@@ -121,6 +121,10 @@ MISTAKES = {
         GOOD.replace("jnp.zeros(3)", "jnp.zeros(3, jnp.int32)"),
         ["mine.py:5: init returned weights of dtype int32: b: make them float32"],
     ),
+    "an empty weight": (
+        GOOD.replace("jnp.zeros(3)}", "jnp.zeros(3), 'c': jnp.zeros((0, 2))}"),
+        ["mine.py:5: init returned an empty array: c: leave it out"],
+    ),
     "no weights": (IMPORTS + INIT.replace('{"w"', '{} and {"w"') + FWD, ["init returned no array"]),
     "init without return": (
         IMPORTS + INIT.replace("return {", "{") + FWD,

@@ -198,6 +198,8 @@ class _Checked:
         if len(leaves) < len(jax.tree.leaves(weights)):
             raise self.error("init", "returned two weights of one path", "leave / out of the names")
         for path, leaf in leaves.items():
+            if not leaf.size:  # orbax refuses to save it
+                raise self.error("init", f"returned an empty array: {path}", "leave it out")
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
                 problem = f"returned weights of dtype {leaf.dtype}: {path}"
                 raise self.error("init", problem, "make them float32; constants go into Options")
