@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from trainer.checkpoint import checksums
+from trainer.config import user_module
 from trainer.config.schema import Config, as_json
 from trainer.distributed.collectives import share, together
 from trainer.distributed.connect import check_gpus, configure, connect, start_devices
@@ -65,7 +66,10 @@ def initialize(
         options = as_json(config)
         del options["cluster"]["process_id"], options["run"]["quiet"]
         code = environment.source() if topology.num_processes > 1 else ""
-        return checksums.of_json(options), f"{code}, jax {jax.__version__}"
+        for name, part in (("model", config.model), ("data", config.data)):
+            if part.module is not None:
+                code += user_module.source(user_module.load(f"{name}.module", part.module))
+        return checksums.of_json(options), checksums.of_json(f"{code}, jax {jax.__version__}")
 
     def lay_out() -> tuple[Mesh, slice]:
         batch_size = config.train.global_batch_size
