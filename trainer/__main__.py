@@ -12,12 +12,20 @@ from typing import Any
 
 from trainer.commands import COMMANDS
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, EXIT_INTERNAL, ConfigError, TrainerError
+from trainer.job.errors import (
+    EXIT_COMPLETED,
+    EXIT_CONFIG,
+    EXIT_INTERNAL,
+    ConfigError,
+    TrainerError,
+    first_line,
+)
 from trainer.job.signals import StopRequest
 
 
 def main() -> None:
     """Run the command of the command line and exit with a documented code."""
+    _open_missing_streams()
     for name in ("TRAINER_CACHE_DIR", "TRAINER_CONFIG_DIR", "TRAINER_RUN_ROOT"):
         if not os.environ.get(name, "unset"):  # empty, as templates leave it; it would mean /
             del os.environ[name]
@@ -40,11 +48,36 @@ def main() -> None:
         code = EXIT_INTERNAL if ended.code else EXIT_COMPLETED
     except TrainerError as error:
         message, code = f"error: {error}\n", error.exit_code
-    except Exception:
+    except Exception as error:
         message, code = traceback.format_exc(), EXIT_INTERNAL
+        if variable := _wrong_variable(error):
+            wrong = f"{variable}={os.environ[variable]}: {first_line(error)}"
+            message, code = f"error: {wrong}: correct it or unset it\n", EXIT_CONFIG
     stop.ignore()
     _flush(message)
     sys.exit(code)
+
+
+def _open_missing_streams() -> None:
+    """Open the null device where standard input, output or error is closed, as under cron.
+
+    Else a file of the run would get the number of the missing stream, and what native libraries
+    log would land in it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _wrong_variable(error: Exception) -> str | None:
+    """Return the environment variable of jax whose value an error is about, if it is about one."""
+    names = [name for name in os.environ if name.startswith("JAX_")]
+    text = str(error).upper()  # jax names its options in small letters
+    return next((name for name in names if isinstance(error, ValueError) and name in text), None)
 
 
 def _without_config_dir(arguments: Sequence[str]) -> list[str]:

@@ -53,7 +53,13 @@ positive = partial(ruled, lambda x: math.isfinite(x) and x > 0, "use a finite nu
 finite = partial(ruled, math.isfinite, "use a finite number, or null to measure it")
 fraction = partial(ruled, lambda x: 0 <= x < 1, "use a number in [0, 1)")
 own = partial(ruled, lambda x: isinstance(x, dict), "give each by its name: options.NAME=VALUE")
-folder = partial(ruled, lambda name: name != "" and _is_utf8(name), "name a folder, in UTF-8")
+
+
+def _is_folder(name: str) -> bool:  # gs://bucket would become a folder called gs:
+    return name != "" and _is_utf8(name) and re.match(r"\w+://", name) is None
+
+
+folder = partial(ruled, _is_folder, "name a folder, in UTF-8; addresses are not supported")
 
 
 def _check_module(section: str, part: Any) -> None:
@@ -101,8 +107,8 @@ class DataConfig(Section):
     module: str | None
     # Of the module: its dataclass DataOptions.
     options: Any = own()  # noqa: RUF009 - it returns a field
-    root: str | None
-    cache_dir: str
+    root: str | None = folder()
+    cache_dir: str = folder()
     mirrors: list[str]
     sha256: dict[str, str]
     download: bool

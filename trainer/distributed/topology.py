@@ -10,6 +10,7 @@ from trainer.job.errors import ConfigError
 
 OPTIONS = ("coordinator_address", "num_processes", "process_id")
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+JAXJOB = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")  # of Kubeflow's JAXJob
 INDEX = "JOB_COMPLETION_INDEX"  # set by Kubernetes in the pods of an Indexed Job
 
 
@@ -74,6 +75,11 @@ def _detect(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:
         return _kubernetes(environ)
     if (task := slurm.read(environ)) is not None:
         return Topology(**task)
+    given_by_jaxjob = {name: environ.get(name) for name in JAXJOB}
+    if kind == "auto" and all(given_by_jaxjob.values()):
+        address, port = environ["COORDINATOR_ADDRESS"], environ.get("COORDINATOR_PORT")
+        given_by_jaxjob["COORDINATOR_ADDRESS"] = f"{address}:{port}" if port else address
+        return _explicit(given_by_jaxjob, "the variables of Kubeflow's JAXJob")
     if kind == "slurm":
         raise ConfigError("cluster=slurm: SLURM_JOB_ID is not set", "start it with srun")
     return Topology("single", 1, 0, None, (), "no cluster variables")
@@ -90,7 +96,8 @@ def _explicit(given: Mapping[str, str | int | None], source: str) -> Topology:
     if index >= count:
         raise ConfigError(f"{id_name}={index}", f"with {number_name}={count} use 0 to {count - 1}")
     address = str(given[address_name])
-    match = re.fullmatch(r"\[?(.+?)\]?:(\d{1,5})", address, re.ASCII)  # [...]: an IPv6 address
+    # [...]: an IPv6 address. No URL: waiting for one would end with 75, and be tried for ever.
+    match = re.fullmatch(r"\[?([^\s/]+?)\]?:(\d{1,5})", address, re.ASCII)
     if not match or not 0 < int(match[2]) < 2**16:
         hint = "use HOST:PORT of process 0, like node1:8476"
         raise ConfigError(f"{address_name}={address}", hint)

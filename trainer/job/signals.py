@@ -1,4 +1,4 @@
-"""Stop requests: SIGTERM, SIGINT and SIGUSR1 only set a flag.
+"""Stop requests: every signal that asks a process to end only sets a flag.
 
 Saving inside a signal handler fails now and then, because jax holds locks of its own. So the
 trainer reads the flag between the phases of start-up and once per dispatch, where all processes
@@ -11,7 +11,12 @@ from types import FrameType
 
 from trainer.job.errors import Preempted
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# SIGHUP: a terminal or an ssh session was closed. SIGUSR1, SIGUSR2 and SIGXCPU: warnings of batch
+# systems before a time limit. The last one installed tells others that all are: see selftest.
+SIGNALS = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR2),
+    signal.SIGUSR1,
+)
 
 
 class StopRequest:
@@ -23,7 +28,9 @@ class StopRequest:
     def install(self) -> None:
         """Handle the signals; call it again after code that may have replaced the handlers."""
         for number in SIGNALS:
-            signal.signal(number, self._note)
+            nohup = number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
+            if not nohup:  # the job was started to outlive its terminal
+                signal.signal(number, self._note)
 
     def ignore(self) -> None:
         """Ignore the signals from now on: the work is done, only the exit is left."""

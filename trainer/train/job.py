@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import sys
 import threading
 import traceback
 from collections.abc import Mapping
@@ -68,7 +69,8 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
     except Exception:
         if alone:
             raise
-        hard_exit(EXIT_INTERNAL, traceback.print_exc)
+        # As text: another thread prints it, where this error is not the current one.
+        hard_exit(EXIT_INTERNAL, partial(print, traceback.format_exc(), file=sys.stderr))
     if not alone:
         hard_exit_later(limit, code)
     return code

@@ -1,0 +1,120 @@
+"""What surrounds a process: closed streams, variables of libraries, signals, addresses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CACHE
+from support.trained_runs import copy
+
+from trainer.job.errors import EXIT_COMPLETED, EXIT_CONFIG, EXIT_RETRY
+from trainer.job.signals import SIGNALS
+
+ROOT = Path(__file__).parents[2]
+TRAIN = ("+experiment=smoke", "model.hidden_sizes=[8]", "train.epochs=1", "run.dir=new")
+COMMANDS = {
+    "train": TRAIN,
+    "version": ("--version",),
+    "help": ("--help",),
+    "runs": ("runs", "."),
+    "verify": ("verify", "run"),
+    "evaluate": ("evaluate", "run"),
+}
+
+
+def run(folder, *arguments, closed="", **environ):
+    """Run the command line by a shell that closes some of its streams."""
+    command = f'exec "$@" {closed}'
+    return subprocess.run(
+        ["bash", "-c", command, "bash", sys.executable, "-m", "trainer", *arguments],
+        cwd=folder,
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(folder),
+            "JAX_PLATFORMS": "cpu",
+            "TRAINER_CACHE_DIR": str(CACHE),
+            **environ,
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_closed_streams_change_no_exit_code(smoke_run, tmp_path, command, closed):
+    copy(smoke_run, tmp_path / "run")
+    done = run(tmp_path, *COMMANDS[command], closed=closed, TF_CPP_MIN_LOG_LEVEL="0")
+    assert done.returncode == EXIT_COMPLETED, done.stderr
+    assert "Traceback" not in done.stderr
+    if command == "train":
+        (events,) = (tmp_path / "new" / "tensorboard").glob("events.*")
+        assert b"external/" not in events.read_bytes()  # lines that XLA logs
+        assert json.loads((tmp_path / "new" / "summary.json").read_text())["status"] == "completed"
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize(("name", "value"), [("JAX_ENABLE_X64", ""), ("JAX_ENABLE_X64", "perhaps")])
+def test_a_wrong_variable_of_jax_is_named(smoke_run, tmp_path, command, name, value):
+    copy(smoke_run, tmp_path / "run")
+    done = run(tmp_path, *COMMANDS[command], **{name: value})
+    assert done.returncode == EXIT_CONFIG
+    assert f"error: {name}={value}: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_notebook_s_backend_for_drawing_does_not_matter(tmp_path):
+    backend = "module://matplotlib_inline.backend_inline"
+    done = run(tmp_path, *TRAIN, MPLBACKEND=backend)
+    assert done.returncode == EXIT_COMPLETED, done.stderr
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_every_signal_that_asks_to_end_saves(trainer, number):
+    process = trainer.start(
+        *("+experiment=smoke", "model.hidden_sizes=[8]", "train.epochs=5000", "run.dir=run"),
+        "train.log_every_steps=10",
+    )
+    trainer.wait_for_step(10)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == EXIT_RETRY, stderr
+    assert f"{number.name}: saved after step" in stderr
+
+
+def test_nohup_keeps_a_job_running(tmp_path):
+    code = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
+        "from trainer.job.signals import StopRequest; stop = StopRequest(); stop.install();"
+        "os.kill(os.getpid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGTERM);"
+        "print(stop.signal_name)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == signal.SIGTERM.name
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "run.root=gs://bucket/runs",
+        "run.dir=s3://b/r",
+        "data.root=https://host/x",
+        "data.cache_dir=gs://c",
+    ],
+)
+def test_an_address_is_no_folder(tmp_path, option):
+    from support.in_process import train
+
+    done = train(tmp_path, "+experiment=smoke", option)
+    assert done.returncode == EXIT_CONFIG
+    assert f"{option}: name a folder, in UTF-8; addresses are not supported" in done.stderr
+    assert not list(tmp_path.iterdir())
