@@ -19,7 +19,7 @@ from support.harm import files_of_at_most, flip_a_bit, largest_file
 
 from trainer.checkpoint import checksums
 from trainer.checkpoint.store import Best, Checkpoints
-from trainer.job.errors import DataError, ReadError
+from trainer.job.errors import ConfigError, DataError, ReadError
 from trainer.parallel.step import TrainState
 
 BEST = Best("accuracy", largest=True)
@@ -369,3 +369,35 @@ def test_weights_sha256_sees_every_bit():
     before = checksums.of_weights(state)
     state["kernel"].view(np.uint8)[7, 7] ^= 1
     assert checksums.of_weights(state) != before
+
+
+def test_a_link_leads_to_the_checkpoints_of_one_run(tmp_path, opener_of):
+    other_disk = tmp_path / "disk"
+    other_disk.mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoints").symlink_to(other_disk)
+    with opener_of(tmp_path / "a"):
+        pass
+    with opener_of(tmp_path / "a"):  # the run itself may come again
+        pass
+    with pytest.raises(
+        ConfigError, match=r"a link to the checkpoints of another run, .*/a: remove"
+    ):
+        opener_of(tmp_path / "b")
+
+
+def test_a_link_to_nowhere(tmp_path, opener_of):
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "gone")
+    with pytest.raises(ConfigError, match=r"is a link to .*/gone, which does not exist: make that"):
+        opener_of(tmp_path)
+
+
+@pytest.fixture
+def opener_of():
+    def opened(run):
+        best = Best("accuracy", largest=True)
+        folder = run / "checkpoints"
+        return Checkpoints(folder, keep_last=1, keep_best=0, best=best, warn=pytest.fail)
+
+    return opened

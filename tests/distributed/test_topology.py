@@ -63,6 +63,20 @@ def test_nothing_is_one_process():
     assert (topology.kind, topology.num_processes, topology.process_id) == ("single", 1, 0)
 
 
+def test_a_process_of_kubeflow_s_jaxjob():
+    environ = {
+        "COORDINATOR_ADDRESS": "jaxjob-worker-0",
+        "COORDINATOR_PORT": "6666",
+        "NUM_PROCESSES": "3",
+        "PROCESS_ID": "2",
+    }
+    topology = resolve(cluster(), environ)
+    assert (topology.kind, topology.num_processes, topology.process_id) == ("explicit", 3, 2)
+    assert (topology.host, topology.ports) == ("jaxjob-worker-0", (6666,))
+    for name in ("NUM_PROCESSES", "PROCESS_ID"):  # other programs use such names for themselves
+        assert resolve(cluster(), without(environ, name)).kind == "single"
+
+
 def test_a_task_of_slurm():
     topology = resolve(cluster(), STEP)
     assert (topology.kind, topology.num_processes, topology.process_id) == ("slurm", 2, 1)
@@ -238,6 +252,7 @@ WRONG = [
         "JAX_COORDINATOR_ADDRESS=host: use HOST:PORT",
     ),
     ({**KUBEFLOW, "JAX_COORDINATOR_ADDRESS": "host:8²"}, "host:8²: use HOST:PORT"),
+    ({**KUBEFLOW, "JAX_COORDINATOR_ADDRESS": "http://host:80"}, "http://host:80: use HOST:PORT"),
     ({**KUBEFLOW, "JAX_PROCESS_ID": "²"}, "JAX_PROCESS_ID=²: use a whole number"),
     ({**KUBEFLOW, "JAX_PROCESS_ID": "-1"}, "JAX_PROCESS_ID=-1: use a whole number"),
     (without(POD, "JAX_NUM_PROCESSES"), "JAX_NUM_PROCESSES missing"),

@@ -23,11 +23,14 @@ import orbax.checkpoint as ocp
 from trainer.checkpoint import files
 from trainer.checkpoint.checksums import Damaged, Record
 from trainer.job.directory import ASIDE, TRASH, WRITING
-from trainer.job.errors import DataError, ReadError, first_line, writing
-from trainer.job.files import sync_folder, sync_tree
+from trainer.job.errors import ConfigError, DataError, ReadError, first_line, writing
+from trainer.job.files import sync_folder, sync_tree, write_text
 from trainer.tasks.task import named_leaves
 
 Tree = TypeVar("Tree")  # a pytree of arrays
+
+
+OWNER = "run.txt"  # behind a link: the run whose checkpoints these are
 
 
 class Best(NamedTuple):
@@ -75,6 +78,7 @@ class Checkpoints:
         self._values: dict[int, float] = {}  # step -> its value, the smallest is the best
         self._checkpointer = files.checkpointer()
         with writing(self.directory):
+            _check_link(self.directory)
             self.directory.mkdir(parents=True, exist_ok=True)
             self._opened = self._folder_id()
             self._clean_up()
@@ -214,6 +218,25 @@ class Checkpoints:
         with writing(folder):
             folder.rename(aside)
         self._warn(f"checkpoint {folder} is damaged ({damage}): renamed to {aside.name}")
+
+
+def _check_link(directory: Path) -> None:
+    """Check that a link to a folder of checkpoints leads to that of this run and of no other.
+
+    The lock guards the run directory, and a copy of a run copies the link: both would delete and
+    overwrite the other's checkpoints. So the folder behind a link keeps the name of its run.
+    """
+    if not directory.is_symlink():
+        return
+    if not directory.exists():
+        message = f"{directory} is a link to {directory.readlink()}, which does not exist"
+        raise ConfigError(message, "make that folder, or remove the link")
+    owner, run = directory / OWNER, str(directory.parent.resolve())
+    if not owner.exists():
+        write_text(owner, run)
+    elif (other := owner.read_text("utf-8", "replace")) != run:
+        message = f"{directory} is a link to the checkpoints of another run, {other}"
+        raise ConfigError(message, f"remove the link; or, if that run was moved here, {owner}")
 
 
 def _nested(tree: Any) -> dict[str, Any]:
