@@ -82,6 +82,8 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("parallel.method=ddp", "shard_map, pmap"),
         ("run.seed=-1", "run.seed=-1"),
         ("run.name=a/b", "run.name=a/b"),
+        ("run.name=x\r", "invisible characters"),
+        ("run.name='x '", "outer spaces"),
         ("mlp", "mlp is neither a command nor OPTION=VALUE: `python -m trainer --help` lists both"),
         ("data=idx", "data.root=DIR"),
         ("data=mnst", "did you mean mnist?"),

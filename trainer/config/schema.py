@@ -55,6 +55,10 @@ fraction = partial(ruled, lambda x: 0 <= x < 1, "use a number in [0, 1)")
 own = partial(ruled, lambda x: isinstance(x, dict), "give each by its name: options.NAME=VALUE")
 
 
+def _is_visible(text: str) -> bool:  # a script with Windows line ends adds a carriage return
+    return _is_utf8(text) and text.isprintable() and text.strip() == text
+
+
 def _is_folder(name: str) -> bool:  # gs://bucket would become a folder called gs:
     return name != "" and _is_utf8(name) and re.match(r"\w+://", name) is None
 
@@ -89,8 +93,8 @@ class RunConfig(Section):
     """Which run this is, and where its directory is."""
 
     name: str | None = ruled(
-        lambda name: name not in ("", ".", "..") and not {*name} & {*"/\0"} and _is_utf8(name),
-        "use a plain folder name in UTF-8, without slashes",
+        lambda name: name not in ("", ".", "..") and not {*name} & {*"/\0"} and _is_visible(name),
+        "use a plain folder name in UTF-8, without slashes, invisible characters or outer spaces",
     )
     dir: str | None = folder()
     root: str = folder()

@@ -16,6 +16,7 @@ from trainer.config.schema import Config
 from trainer.distributed import collectives, initialize
 from trainer.distributed.initialize import ProcessContext
 from trainer.distributed.topology import Topology, resolve
+from trainer.job import directory as run_directory
 from trainer.job.errors import (
     EXIT_COMPLETED,
     EXIT_INTERNAL,
@@ -28,7 +29,7 @@ from trainer.job.errors import (
 from trainer.job.exit import MESSAGE_SECONDS, hard_exit, hard_exit_later, watchdog
 from trainer.job.files import write_json
 from trainer.job.signals import StopRequest
-from trainer.tracking import summary
+from trainer.tracking import runs, summary
 from trainer.tracking.goodput import PhaseTimer, process_seconds
 from trainer.tracking.terminal import Terminal
 from trainer.train.build import Run
@@ -55,6 +56,8 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
     timer = PhaseTimer(process_seconds())
     topology = resolve(config.cluster, os.environ)
     alone = topology.num_processes == 1
+    if not alone and _is_finished(config, experiment, record):
+        return EXIT_COMPLETED
     # Processes that end together disconnect together. One that cannot exits after this time; the
     # slowest may have to wait for an evaluation of the others.
     limit = config.cluster.heartbeat_timeout_seconds + MESSAGE_SECONDS
@@ -162,6 +165,27 @@ def _run(
         if not together and jax.process_count() > 1:
             hard_exit(code)
     return code
+
+
+def _is_finished(config: Config, experiment: str, record: Mapping[str, str]) -> bool:
+    """Return whether this very job has completed, and say so.
+
+    Its scheduler may start one process of it again when the others have ended: Kubernetes does, if
+    a pod is killed just then. That process would wait for the others, time after time.
+    """
+    run = config.run
+    if run.dir is None and run.name is None:
+        return False
+    directory = run_directory.choose(run.root, experiment, run.name, run.dir)
+    try:
+        before = (directory / ".hydra" / "config.yaml").read_text()
+    except OSError:
+        return False
+    summary = runs.read_or_empty(directory / "summary.json")
+    if summary.get("status") != "completed" or before != record["config.yaml"]:
+        return False
+    Terminal(quiet=run.quiet).note(f"{directory} is completed, with these options")
+    return True
 
 
 def _wait_for_all() -> None:
