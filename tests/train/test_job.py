@@ -17,7 +17,7 @@ import pytest
 from support import idx_files
 from support.harm import own_disk
 from support.in_process import summary_of, train
-from support.trained_runs import SMOKE, copy, everything
+from support.trained_runs import copy, everything
 
 from trainer.commands import train as train_command
 from trainer.commands import verify
@@ -356,16 +356,17 @@ def test_odd_paths_can_be_read_again(tmp_path, name):
 def test_a_process_of_a_completed_job_that_is_started_again_waits_for_nobody(
     smoke_run, tmp_path, monkeypatch, capsys
 ):
+    job = ["+experiment=smoke", "run.dir=smoke"]
     copy(smoke_run, tmp_path / "smoke")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     before = everything(tmp_path)
-    assert train_command.main(SMOKE, StopRequest()) == EXIT_COMPLETED
+    assert train_command.main(job, StopRequest()) == EXIT_COMPLETED
     assert f"{tmp_path / 'smoke'} is completed, with these options" in capsys.readouterr().err
     assert everything(tmp_path) == before
     with pytest.raises(PeerLost, match=r"did not come within|cannot listen"):
         train_command.main(
-            [*SMOKE, "train.epochs=3", "cluster.startup_timeout_seconds=1"], StopRequest()
+            [*job, "train.epochs=3", "cluster.startup_timeout_seconds=1"], StopRequest()
         )
