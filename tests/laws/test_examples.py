@@ -21,7 +21,7 @@ SHORT = {
         *("train.epochs=3", "data.options.size=40_000", "data.options.length=32"),
         *("model.options.layers=1", "model.options.features=32", "model.options.heads=2"),
     ),
-    "tabular": ("train.epochs=4",),
+    "tabular": ("train.epochs=4", "train.eval_every_epochs=1", "checkpoint.every_epochs=1"),
     "flax_module": ("data=mnist_5k", "train.epochs=2", "train.global_batch_size=250"),
 }
 

@@ -30,7 +30,7 @@ def test_every_block_is_a_file_that_a_command_uses_or_a_command():
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_a_command_trains(arguments, tmp_path):
+def test_a_command_trains(arguments, tmp_path, monkeypatch):
     if arguments[0] == "laws":
         arguments = arguments[1:]  # of a task that trains; its laws are tested elsewhere
     if arguments[0] == "selftest":
@@ -41,6 +41,9 @@ def test_a_command_trains(arguments, tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
+    if arguments[0] == "--config-dir":
+        monkeypatch.setenv("TRAINER_CONFIG_DIR", str(ROOT / arguments[1]))
+        arguments = arguments[2:]
     done = train(tmp_path, *arguments, *SHORT)
     assert done.returncode == 0, done.stderr
     summary = summary_of(tmp_path)

@@ -22,7 +22,8 @@ def test_an_example_is_short_and_its_experiment_makes_a_task(name, monkeypatch):
     command = f"--config-dir examples/{name} +experiment={name}"
     about = (ROOT / "examples" / name / "experiment" / f"{name}.yaml").read_text()
     assert f"# python -m trainer {command}\n" in about
-    (job,) = compose(command.split())
+    monkeypatch.setenv("TRAINER_CONFIG_DIR", str(ROOT / "examples" / name))  # as --config-dir does
+    (job,) = compose([f"+experiment={name}"])
     assert job.experiment == name
     own = user_module.load("model.module", job.config.model.module)
     shapes = SHAPES
