@@ -56,7 +56,7 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
     timer = PhaseTimer(process_seconds())
     topology = resolve(config.cluster, os.environ)
     alone = topology.num_processes == 1
-    if not alone and _is_finished(config, experiment, record):
+    if not alone and is_finished(config, experiment, record):
         return EXIT_COMPLETED
     # Processes that end together disconnect together. One that cannot exits after this time; the
     # slowest may have to wait for an evaluation of the others.
@@ -167,7 +167,7 @@ def _run(
     return code
 
 
-def _is_finished(config: Config, experiment: str, record: Mapping[str, str]) -> bool:
+def is_finished(config: Config, experiment: str, record: Mapping[str, str]) -> bool:
     """Return whether this very job has completed, and say so.
 
     Its scheduler may start one process of it again when the others have ended: Kubernetes does, if
