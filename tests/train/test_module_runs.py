@@ -199,3 +199,12 @@ def test_a_mistake_in_the_module_ends_with_78_and_its_line(tmp_path, write):
     assert done.returncode == 78
     assert "NameError: name 'outptu' is not defined" in done.stderr
     assert "mine.py:25: return jnp.square(outptu" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "optimizer", [("optim=muon",), ("optim=optax", "optim.name=adafactor")], ids=" ".join
+)
+def test_the_mlp_with_an_optimizer_whose_state_is_not_like_the_weights(tmp_path, optimizer):
+    """Then the MLP keeps its weights in the usual layout while steps run."""
+    done = train(tmp_path, "+experiment=smoke", *optimizer, "train.epochs=1", "run.dir=run")
+    assert done.returncode == 0, done.stderr

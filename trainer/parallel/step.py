@@ -127,10 +127,11 @@ def make_train_step(
     jit = partial(jax.jit, donate_argnums=0, compiler_options=xla_options)
 
     def steps(state: TrainState, inputs: DispatchInputs) -> tuple[TrainState, StepMetrics]:
-        one_step = partial(_one_step, task, update, shards, options)
-        state = _in_layout(state, task, options, back=False)
+        fitting = options._replace(layout=options.layout and _has_layout(state, task))
+        one_step = partial(_one_step, task, update, shards, fitting)
+        state = _in_layout(state, task, fitting, back=False)
         state, packed = lax.scan(one_step, state, inputs, unroll=options.unroll)
-        return _in_layout(state, task, options, back=True), StepMetrics(packed)
+        return _in_layout(state, task, fitting, back=True), StepMetrics(packed)
 
     if mesh.size == 1:
         return jit(steps)
@@ -234,7 +235,7 @@ def _summed_gradients(
 
     def gradients_of(batch: Superbatch) -> BatchGradients:
         keys = keys_of(task, inputs.seeds, inputs.steps, batch)
-        if not (options.layout and task.layout):
+        if not options.layout or task.layout is None:
             return batch_gradients(task, weights, batch, keys)
         # The weights are in the task's layout here, see _in_layout: turn them for the forward pass,
         # and the gradients into that layout. XLA folds both into the matrix products.
@@ -276,22 +277,41 @@ def _sum_over_devices(tree: Any, shards: Shards) -> Any:
     return unravel(lax.psum(flat, shards.axis))
 
 
+def _has_layout(state: TrainState, task: Task) -> bool:
+    """Return whether the task has a layout of its own that the optimizer's state can follow.
+
+    It can if all arrays in it belong to trees like the weights, as the velocities do. The state of
+    some optimizers has arrays for a part of the weights, or for their rows.
+    """
+    if task.layout is None:
+        return False
+    others = jax.tree.leaves(
+        jax.tree.map(
+            lambda tree: () if _is_like(state.weights, tree) else tree,
+            state.optim_state,
+            is_leaf=partial(_is_like, state.weights),
+        )
+    )
+    return all(leaf.ndim == 0 for leaf in others)
+
+
+def _is_like(weights: Weights, tree: Any) -> bool:
+    """Return whether a pytree has the structure and the shapes of the weights."""
+    structures: tuple[Any, Any] = (jax.tree.structure(weights), jax.tree.structure(tree))
+    if structures[0] != structures[1]:
+        return False
+    return jax.tree.map(jnp.shape, weights) == jax.tree.map(jnp.shape, tree)
+
+
 def _in_layout(state: TrainState, task: Task, options: StepOptions, *, back: bool) -> TrainState:
     """Bring the weights, and what the optimizer keeps for each of them, to the task's layout.
 
     They stay in it while steps run, or come `back` from it, where the options say so.
     """
-    if options.layout and task.layout:
-        turn = task.layout[back]
-        structure: Any = jax.tree.structure(state.weights)
-
-        def is_like_weights(tree: Any) -> bool:
-            return bool(structure == jax.tree.structure(tree))
-
+    if options.layout and task.layout is not None:
+        is_like, turn = partial(_is_like, state.weights), task.layout[back]
         state = jax.tree.map(
-            lambda tree: turn(tree) if is_like_weights(tree) else tree,
-            state,
-            is_leaf=is_like_weights,
+            lambda tree: turn(tree) if is_like(tree) else tree, state, is_leaf=is_like
         )
     # The barrier keeps XLA from looking through the new layout where the loop has one step only: K
     # steps in one dispatch must give the same bits as K dispatches of one step.
