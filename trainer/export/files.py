@@ -151,7 +151,8 @@ def _differences(outputs: Arrays, expected: Arrays) -> dict[str, float]:
     as much as the logits. So differences are divided by the largest output of the example (or by
     1, if that is larger). Of whole numbers, it is the share that differs.
     """
-    largest, rows = 1.0, size(expected)
+    largest: Any = 1.0
+    rows = size(expected)
     floats = {
         name: np.asarray(array, "f8").reshape(rows, -1)
         for name, array in expected.items()
