@@ -11,6 +11,7 @@ from support.trained_runs import copy
 
 from trainer.job.errors import EXIT_COMPLETED, EXIT_RETRY
 
+pytestmark = pytest.mark.slow  # whole runs: on one Python only
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = {
     "cnn": (
