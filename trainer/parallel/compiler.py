@@ -31,10 +31,11 @@ class StepOptions(NamedTuple):
     layout: bool  # keep the weights in the task's own layout while steps run
     branch: bool  # drop a non-finite update by a branch; False: by selecting each weight
     unroll: int  # steps in the body of the loop over K
+    counted: bool  # whether the compiler may know K: on a CPU that changes bits
 
 
-CPU_STEP = StepOptions(layout=True, branch=True, unroll=1)
-GPU_STEP = StepOptions(layout=False, branch=False, unroll=4)
+CPU_STEP = StepOptions(layout=True, branch=True, unroll=1, counted=False)
+GPU_STEP = StepOptions(layout=False, branch=False, unroll=4, counted=True)
 
 
 def step_options(platform: str, devices: int, virtual_shards: int | None) -> StepOptions:

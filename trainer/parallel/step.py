@@ -10,6 +10,7 @@ One dispatch, a call of the compiled program, does K optimizer steps. In each of
 Because sums and counts travel, and not means, a short, masked batch weighs by its examples.
 """
 
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -130,7 +131,10 @@ def make_train_step(
         fitting = options._replace(layout=options.layout and _has_layout(state, task))
         one_step = partial(_one_step, task, update, shards, fitting)
         state = _in_layout(state, task, fitting, back=False)
-        state, packed = lax.scan(one_step, state, inputs, unroll=options.unroll)
+        if options.counted or task.gradients is not None:
+            state, packed = lax.scan(one_step, state, inputs, unroll=options.unroll)
+        else:
+            state, packed = _scan_uncounted(one_step, state, inputs)
         return _in_layout(state, task, fitting, back=True), StepMetrics(packed)
 
     if mesh.size == 1:
@@ -165,6 +169,36 @@ def make_train_step(
         return mapped(state, inputs._replace(batch=batch, stop_votes=votes))
 
     return jit(split_rows)
+
+
+def _scan_uncounted(
+    one_step: Callable[[TrainState, DispatchInputs], tuple[TrainState, jax.Array]],
+    state: TrainState,
+    inputs: DispatchInputs,
+) -> tuple[TrainState, jax.Array]:
+    """Do what lax.scan does, in a form of which the compiler does not see whether K is 1.
+
+    It dissolves a loop that runs once, and slices of the only element, and fuses what is left in
+    another way: one step in a dispatch would not have the bits of several.
+    """
+    k = len(inputs.lrs)
+    if k == 1:
+        inputs = jax.tree.map(lambda x: jnp.concatenate([x, x]), inputs)
+
+    def at(i: jax.Array) -> DispatchInputs:
+        return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), inputs)
+
+    def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+        state, packed = carry
+        state, row = one_step(state, at(i))
+        return state, lax.dynamic_update_index_in_dim(packed, row, i, 0)
+
+    row = jax.eval_shape(one_step, state, at(jnp.int32(0)))[1]
+    packed = jnp.zeros((len(inputs.lrs), *row.shape), row.dtype)
+    # Steps are counted from 0, so this is K; but the compiler cannot tell.
+    count = jnp.minimum(jnp.int32(k), inputs.steps[0] + k)
+    state, packed = lax.fori_loop(jnp.int32(0), count, body, (state, packed))
+    return state, packed[:k]
 
 
 def _one_step(
