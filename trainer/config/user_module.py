@@ -112,7 +112,7 @@ def readable(option: str, name: str) -> Iterator[None]:
         lines = [f"  {frame.filename}:{frame.lineno}: {frame.line}" for frame in own[-3:]]
         if isinstance(error, SyntaxError) and error.filename:
             lines = [f"  {error.filename}:{error.lineno}: {(error.text or '').strip()}"]
-        # jax goes on with advice about the functions that it was traced through: ours.
+        # What follows in jax's message is about our functions, through which it traced.
         text = str(error).partition("The error occurred while tracing")[0].strip() or "no message"
         lines_of_text = " ".join(text.splitlines()[:3])
         message = f"{option}={name}: {type(error).__name__}: {lines_of_text}"

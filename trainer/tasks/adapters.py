@@ -1,6 +1,6 @@
 """Modules of flax.nnx and equinox as tasks: `init, fwd = adapters.from_flax(build)`.
 
-`build` makes the module anew wherever one is needed, also while the training step is traced: its
+`build` makes a new module wherever one is needed, also while the training step is traced: its
 own random weights are then replaced by the trained ones, and XLA drops the code that draws them.
 """
 
