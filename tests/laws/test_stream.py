@@ -17,11 +17,11 @@ def numbered(size: int) -> Examples:
     return {"image": images, "label": (np.arange(size) % 10).astype(np.uint8)}
 
 
-def make(size=50, batch=8, k=3, epochs=2, rows=None, seed=0, first_step=0) -> Superbatches:
+def make(size=50, batch=8, k=3, epochs=2, rows=None, seed=0, first_step=0, span=1):
     steps_per_epoch = -(-size // batch)
     return Superbatches(
         numbered(size),
-        plan=Plan(steps_per_epoch, k, epochs * steps_per_epoch),
+        plan=Plan(steps_per_epoch, k, epochs * steps_per_epoch, span),
         global_batch_size=batch,
         rows=rows or slice(0, batch),
         seed=seed,
@@ -75,21 +75,28 @@ def test_the_union_over_processes_is_what_one_process_loads(size, per_process, p
     assert whole == [list(chain(*rows)) for rows in zip(*parts, strict=True)]
 
 
-@given(size=st.integers(1, 60), k=st.integers(1, 9), other_k=st.integers(1, 9), data=st.data())
-def test_a_restart_at_any_step_with_any_k_shows_the_same(size, k, other_k, data):
-    whole = steps_of(make(size, k=k))
+@given(
+    size=st.integers(1, 60),
+    k=st.integers(1, 9),
+    other_k=st.integers(1, 30),
+    span=st.integers(1, 4),
+    data=st.data(),
+)
+def test_a_restart_at_any_step_with_any_k_and_span_shows_the_same(size, k, other_k, span, data):
+    whole = steps_of(make(size, k=k, epochs=3))
     first_step = data.draw(st.integers(0, len(whole)))
-    source = make(size, k=other_k, first_step=first_step)
+    source = make(size, k=other_k, epochs=3, first_step=first_step, span=span)
     assert steps_of(source) == whole[first_step:]
 
 
-@given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 3))
-def test_a_plan_covers_every_step_once_and_no_dispatch_crosses_an_epoch(per_epoch, k, epochs):
-    plan = Plan(per_epoch, k, per_epoch * epochs)
+@given(st.integers(1, 40), st.integers(1, 99), st.integers(1, 7), st.integers(1, 4))
+def test_a_plan_covers_every_step_once_and_no_dispatch_crosses_a_span(per_epoch, k, epochs, span):
+    plan = Plan(per_epoch, k, per_epoch * epochs, span)
     dispatches = [plan.steps(i) for i in range(plan.dispatches)]
     assert [step for steps in dispatches for step in steps] == list(range(plan.total_steps))
     for i, steps in enumerate(dispatches):
-        assert steps.start // per_epoch == (steps.stop - 1) // per_epoch
+        assert 1 <= len(steps) <= k
+        assert steps.start // (per_epoch * span) == (steps.stop - 1) // (per_epoch * span)
         assert {plan.dispatch_of(step) for step in steps} == {i}
 
 

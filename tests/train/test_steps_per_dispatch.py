@@ -9,32 +9,45 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.data.stream import Plan
 from trainer.parallel.mesh import make_mesh
 from trainer.train import steps_per_dispatch
 from trainer.train.steps_per_dispatch import near
 
-MNIST = {"most": 938, "steps_per_epoch": 938, "bytes_per_step": 64 * 785}
+PLAN = Plan(938, 1, 9380)
+MNIST = {"plan": PLAN, "bytes_per_step": 64 * 785}
 
 
 def test_a_slow_step_needs_few_a_dispatch_and_a_fast_one_many():
     assert near(0.5, **MNIST) == 1
     assert near(1.4e-3, **MNIST) == 134  # beside 142; it divides 938
     assert near(2e-5, **MNIST) == 938
-    assert near(2e-5, **(MNIST | {"most": 134})) == 134  # of a GPU
+    assert near(5e-4, **MNIST, dispatches=7) == 134  # of a GPU
+    several = {**MNIST, "plan": PLAN._replace(epochs_per_span=5)}
+    assert near(1.4e-3, **several) == 134  # an epoch is long: evaluating seldom changes nothing
+
+
+def test_short_epochs_share_a_dispatch():
+    plan = Plan(12, 1, 480, epochs_per_span=10)
+    assert near(1e-4, plan, bytes_per_step=32 * 44) == 120
+    assert near(5e-4, plan, bytes_per_step=32 * 44) == 60  # these take SHORT_SECONDS
+    assert near(5e-4, plan._replace(epochs_per_span=1), bytes_per_step=32 * 44) == 12
 
 
 def test_as_many_as_fit_into_memory():
-    assert near(1e-5, 938, steps_per_epoch=938, bytes_per_step=1 << 20) == 64  # none divides
+    assert near(1e-5, PLAN, bytes_per_step=1 << 20) == 64  # none divides
 
 
 @given(
     step=st.floats(1e-7, 10),
     steps_per_epoch=st.integers(1, 5000),
+    epochs=st.integers(1, 20),
     bytes_per_step=st.integers(1, 1 << 30),
 )
-def test_it_stays_within_bounds(step, steps_per_epoch, bytes_per_step):
-    k = near(step, steps_per_epoch, steps_per_epoch, bytes_per_step)
-    assert 1 <= k <= steps_per_epoch
+def test_it_stays_within_bounds(step, steps_per_epoch, epochs, bytes_per_step):
+    plan = Plan(steps_per_epoch, 1, 20 * steps_per_epoch, epochs)
+    k = near(step, plan, bytes_per_step)
+    assert 1 <= k <= plan.steps_per_span
     assert k == 1 or k * step <= steps_per_dispatch.DISPATCH_SECONDS
     assert k == 1 or k * bytes_per_step <= steps_per_dispatch.LARGEST_BYTES
 
@@ -53,7 +66,7 @@ def test_slow_steps_are_not_measured_for_long(monkeypatch):
         jnp.zeros(3),
         mesh=mesh,
         first_step=0,
-        steps_per_epoch=938,
+        plan=PLAN,
         local_batch=64,
         examples={"image": np.zeros((2, 28, 28), np.uint8)},
         with_index=False,

@@ -23,34 +23,43 @@ FREED_BYTES = 256 << 20  # of freed memory, kept for the next blocks
 
 
 class Plan(NamedTuple):
-    """Which steps each dispatch covers: K at a time, never beyond an epoch's end."""
+    """Which steps each dispatch covers: K at a time, never beyond the end of a span.
+
+    A span is the epochs from one evaluation or checkpoint to the next. So a dispatch may do several
+    epochs of a small data set.
+    """
 
     steps_per_epoch: int
     steps_per_dispatch: int
     total_steps: int
+    epochs_per_span: int = 1
 
     @property
-    def dispatches_per_epoch(self) -> int:
-        """Dispatches in an epoch, the shorter last one included."""
-        return -(-self.steps_per_epoch // self.steps_per_dispatch)
+    def steps_per_span(self) -> int:
+        """Steps of a span; the last one of a run may be shorter."""
+        return min(self.steps_per_epoch * self.epochs_per_span, self.total_steps)
+
+    @property
+    def _dispatches_per_span(self) -> int:
+        return -(-self.steps_per_span // self.steps_per_dispatch)
 
     @property
     def dispatches(self) -> int:
         """Dispatches in the whole run."""
-        return -(-self.total_steps // self.steps_per_epoch) * self.dispatches_per_epoch
+        return self.dispatch_of(self.total_steps - 1) + 1
 
     def steps(self, dispatch: int) -> range:
         """Return the steps of a dispatch, counted from 0 over the whole run."""
-        epoch, chunk = divmod(dispatch, self.dispatches_per_epoch)
-        first = epoch * self.steps_per_epoch
-        lo = chunk * self.steps_per_dispatch
-        hi = min(lo + self.steps_per_dispatch, self.steps_per_epoch)
-        return range(first + lo, first + hi)
+        span, chunk = divmod(dispatch, self._dispatches_per_span)
+        first = span * self.steps_per_span
+        lo = first + chunk * self.steps_per_dispatch
+        hi = min(lo + self.steps_per_dispatch, first + self.steps_per_span, self.total_steps)
+        return range(lo, hi)
 
     def dispatch_of(self, step: int) -> int:
         """Return the dispatch that performs a step."""
-        epoch, inside = divmod(step, self.steps_per_epoch)
-        return epoch * self.dispatches_per_epoch + inside // self.steps_per_dispatch
+        span, inside = divmod(step, self.steps_per_span)
+        return span * self._dispatches_per_span + inside // self.steps_per_dispatch
 
 
 def permutation(seed: int, epoch: int, size: int) -> npt.NDArray[np.int64]:
@@ -127,16 +136,19 @@ class Superbatches:
         return batch, indices[0][batch.mask.astype(bool)]
 
     def _gather(self, steps: range, rows: slice) -> tuple[Superbatch, npt.NDArray[np.int64]]:
-        """Return some steps of one epoch, in some rows of the global batch.
+        """Return some steps, in some rows of the global batch.
 
-        The indices (K, rows) of the examples come second. Where the last batch of the epoch is
+        The indices (K, rows) of the examples come second. Where the last batch of an epoch is
         short, the mask is 0 and the index too.
         """
-        epoch, first = divmod(steps.start, self._plan.steps_per_epoch)
-        number = np.arange(first, first + len(steps))
+        epochs, number = np.divmod(np.array(steps), self._plan.steps_per_epoch)
         position = number[:, None] * self._batch_size + np.arange(rows.start, rows.stop)
         mask = position < self._size
-        indices = np.where(mask, self._order(epoch)[np.where(mask, position, 0)], 0)
+        indices = np.where(mask, position, 0)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            of_epoch = slice(*np.searchsorted(epochs, (epoch, epoch + 1)))
+            indices[of_epoch] = self._order(epoch)[indices[of_epoch]]
+        indices[~mask] = 0
         examples = {}
         for name, array in self._examples.items():
             # mode="clip" skips a second pass over the indices, which are in range by construction.
@@ -161,7 +173,9 @@ def take(batches: Superbatch, part: slice | int) -> Superbatch:
 def iterate(source: Superbatches) -> Generator[Superbatch]:
     """Yield the superbatches from the first step on; one thread reads ahead."""
     _keep_freed_memory()
-    first = source.blocks.dispatch_of(source.first_step)
+    first = source.blocks.dispatches
+    if source.first_step < source.blocks.total_steps:  # else the run has ended
+        first = source.blocks.dispatch_of(source.first_step)
     blocks = grain.MapDataset.range(first, source.blocks.dispatches).map(source.block)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     iterator = iter(blocks.to_iter_dataset(options))

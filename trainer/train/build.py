@@ -1,5 +1,6 @@
 """Everything before the first step, in order: data, programs, state, files, stream."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -193,7 +194,7 @@ class Run:
                     self.state,
                     mesh=mesh,
                     first_step=self.steps_done,
-                    steps_per_epoch=plan.steps_per_epoch,
+                    plan=plan,
                     local_batch=process.rows.stop - process.rows.start,
                     examples=dataset.train,
                     with_index=task.is_random,
@@ -236,6 +237,7 @@ class Run:
             tracker,
             terminal,
             saved.get("progress"),
+            plan.steps_per_epoch,
         )
         report["skipped_steps"] = self.progress.skipped
         self.dashboard = None
@@ -289,7 +291,8 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
         message = f"train.epochs={config.train.epochs}: {total_steps:,} steps"
         raise ConfigError(f"{message} are more than an int32 counts", "use fewer epochs")
     k = config.train.steps_per_dispatch
-    plan = Plan(steps_per_epoch, k if isinstance(k, int) else 1, total_steps)
+    epochs_per_span = math.gcd(config.train.eval_every_epochs, config.checkpoint.every_epochs or 0)
+    plan = Plan(steps_per_epoch, k if isinstance(k, int) else 1, total_steps, epochs_per_span)
 
     warmup_steps = round(optim.warmup_fraction * total_steps)
     schedule = schedules.make(optim.schedule, optim.lr, warmup_steps, total_steps)

@@ -47,11 +47,9 @@ class TrainingLoop:
             stop = self.dispatch()
             epoch, steps_into_epoch = divmod(run.steps_done, plan.steps_per_epoch)
             last, tested = run.steps_done == plan.total_steps, None
-            if steps_into_epoch == 0:
+            if last or (steps_into_epoch == 0 and epoch % options.train.eval_every_epochs == 0):
                 stop |= self.fetch_metrics()
-                if last or epoch % options.train.eval_every_epochs == 0:
-                    tested = self.evaluate()
-                run.progress.end_epoch()
+                tested = self.evaluate()
             every_epochs, every_steps = (
                 options.checkpoint.every_epochs,
                 options.checkpoint.every_steps,

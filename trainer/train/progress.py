@@ -51,6 +51,7 @@ class Progress:
         tracker: Tracker | None,
         terminal: Terminal,
         saved: State | None,
+        steps_per_epoch: int,
     ) -> None:
         """Continue from what state() returned when a checkpoint was `saved`, or from zero.
 
@@ -58,6 +59,7 @@ class Progress:
         the learning rate of the schedule. The terminal shows the means of the epoch.
         """
         self._every, self._names = log_every_steps, metric_names
+        self._steps_per_epoch = steps_per_epoch
         self._schedule = schedule
         self._tracker = tracker
         self._terminal = terminal
@@ -72,12 +74,15 @@ class Progress:
 
     @property
     def epoch(self) -> dict[str, float]:
-        """The means of the epoch so far."""
+        """The means of the epoch so far; after its last step, of all of it."""
         return self._epoch.means(self._names)
 
     def add(self, steps: range, rows: npt.NDArray[np.float64], examples_per_second: float) -> None:
         """Add some steps: rows (len(steps), columns) of the summed loss, metrics, and examples."""
-        self._epoch = self._epoch.add(rows)
+        epoch_start = (steps.stop - 1) // self._steps_per_epoch * self._steps_per_epoch
+        if epoch_start >= steps.start:  # a dispatch may cover the ends of several epochs, too
+            self._epoch = Meter()
+        self._epoch = self._epoch.add(rows[max(0, epoch_start - steps.start) :])
         lo = steps.start
         # A dispatch may cover the ends of several log windows: each is logged at its own step.
         for end in range(steps.start // self._every * self._every, steps.stop + 1, self._every):
@@ -87,10 +92,6 @@ class Progress:
                 self._window, lo = Meter(), end
         self._window = self._window.add(rows[lo - steps.start :])
         self._terminal.update(steps.stop, self.epoch, examples_per_second)
-
-    def end_epoch(self) -> None:
-        """Reset the means of the epoch."""
-        self._epoch = Meter()
 
     def _log(self, step: int, examples_per_second: float) -> None:
         if self._tracker is not None:

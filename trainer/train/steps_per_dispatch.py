@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trainer.data.dataset import Examples, Superbatch, bytes_of_one
+from trainer.data.stream import Plan
 from trainer.distributed import collectives
 from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.step import TrainState
@@ -22,6 +23,7 @@ from trainer.train import feed
 DISPATCH_SECONDS = 0.5  # a stop signal waits for its end; its own cost, 0.3 to 1 ms, is nothing
 LARGEST_BYTES = 64 << 20  # of the examples of a dispatch on one process, which holds three of them
 GPU_DISPATCHES = 7  # an epoch: with only one, the next would not be ready when it ends
+SHORT_SECONDS = 0.05  # epochs shorter than this share a dispatch
 TIMES = 8  # dispatches to time
 MOST_SECONDS = 1.0  # for all of them: nobody looks at stop signals meanwhile
 
@@ -32,7 +34,7 @@ def choose(
     *,
     mesh: Mesh,
     first_step: int,
-    steps_per_epoch: int,
+    plan: Plan,
     local_batch: int,
     examples: Examples,
     with_index: bool,
@@ -45,7 +47,7 @@ def choose(
         state: of the run.
         mesh: the devices.
         first_step: the number of steps done.
-        steps_per_epoch: K is at most this.
+        plan: the steps of an epoch and of a span, which K never exceeds.
         local_batch: rows of every batch that this process loads.
         examples: of the training split, for their shapes and dtypes.
         with_index: as the stream has it.
@@ -75,18 +77,19 @@ def choose(
     slowest = max(collectives.share(seconds))
     times = min(TIMES, math.ceil(MOST_SECONDS / slowest))
     step = max(collectives.share(lambda: min(seconds() for _ in range(times))))
-    most = steps_per_epoch
-    if mesh.devices.flat[0].platform == "gpu":
-        most = -(-steps_per_epoch // GPU_DISPATCHES)
-    return near(step, most, steps_per_epoch, local_batch * bytes_of_one(examples))
+    dispatches = GPU_DISPATCHES if mesh.devices.flat[0].platform == "gpu" else 1
+    return near(step, plan, local_batch * bytes_of_one(examples), dispatches)
 
 
-def near(step_seconds: float, most: int, steps_per_epoch: int, bytes_per_step: int) -> int:
-    """Return the best K from 1 to `most`: about as long, and as large, as a dispatch may be.
+def near(step_seconds: float, plan: Plan, bytes_per_step: int, dispatches: int = 1) -> int:
+    """Return the best K: about as long, and as large, as a dispatch may be.
 
-    Preferably one that divides an epoch: a shorter last dispatch is compiled separately.
+    Preferably one that divides an epoch, or the epochs of a span: a shorter last dispatch is
+    compiled separately. A long epoch has at least as many `dispatches`.
     """
-    limits = (DISPATCH_SECONDS / step_seconds, LARGEST_BYTES / max(1, bytes_per_step), most)
-    most = max(1, int(min(limits)))
-    divisors = [k for k in range(-(-most // 4), most + 1) if steps_per_epoch % k == 0]
+    most = max(-(-plan.steps_per_epoch // dispatches), SHORT_SECONDS / step_seconds)
+    limits = (DISPATCH_SECONDS / step_seconds, LARGEST_BYTES / max(1, bytes_per_step))
+    most = max(1, int(min(most, plan.steps_per_span, *limits)))
+    whole = plan.steps_per_epoch if most <= plan.steps_per_epoch else plan.steps_per_span
+    divisors = [k for k in range(-(-most // 4), most + 1) if whole % k == 0]
     return max(divisors, default=most)
