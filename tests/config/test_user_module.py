@@ -33,6 +33,7 @@ OPTIONS = """
         norm: Norm = Norm.layer
         block: Block = field(default_factory=Block)
         steps: int | None = None
+        kernel: tuple[int, int] = (3, 3)
 """
 
 
@@ -62,7 +63,8 @@ def message_of(module, *options):
 
 
 def test_options_have_the_types_and_defaults_of_the_dataclass(write):
-    job = composed(write(OPTIONS), "width=64", "sizes=[3]", "norm=none", "block.width=4", "rate=1")
+    given = ("width=64", "sizes=[3]", "norm=none", "block.width=4", "rate=1", "kernel=[5,1]")
+    job = composed(write(OPTIONS), *given)
     options = job.config.model.options
     assert type(options).__name__ == "Options"
     assert (options.width, options.sizes, options.rate) == (64, [3], 1.0)
@@ -70,7 +72,8 @@ def test_options_have_the_types_and_defaults_of_the_dataclass(write):
     assert isinstance(options.norm, Enum)
     assert options.norm.value == "none"
     assert type(options.block).__name__ == "Block"
-    assert (options.block.width, options.steps) == (4, None)
+    assert (options.block.width, options.steps, options.kernel) == (4, None, (5, 1))
+    assert composed("mine.py").config.model.options.kernel == (3, 3)
     kept = OmegaConf.create(job.record["config.yaml"]).model
     assert kept.options.width == 64
     assert kept.options.steps is None
@@ -218,6 +221,15 @@ def test_one_file_may_have_the_model_and_the_data(write):
     assert (job.config.model.options.width, job.config.data.options.examples) == (4, 7)
     with pytest.raises(ConfigError, match=r"data\.options\.width is not an option of mine\.py"):
         compose([*both, "data.options.width=7"])
+
+
+def test_two_files_of_one_name_are_both_kept(write, tmp_path):
+    (tmp_path / "other").mkdir()
+    data = write("def load(options): ...", "other/mine.py")
+    model = ("model=module", f"model.module={write(OPTIONS)}")
+    (job,) = compose([*model, "data=module", f"data.module={data}"])
+    assert job.record["mine.py"] == textwrap.dedent(OPTIONS)
+    assert job.record["data-mine.py"] == "def load(options): ..."
 
 
 def test_a_file_may_move_and_its_options_are_in_the_fingerprint(write, tmp_path):

@@ -131,7 +131,7 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
     typed = OmegaConf.merge(OmegaConf.structured(Config), given)
     config = OmegaConf.to_object(typed)
     assert isinstance(config, Config)
-    record = {}
+    record = dict[str, str]()
     for section, kind in USER_OPTIONS.items():  # the user's own module and its options
         part = getattr(config, section)
         if part.module is not None:
@@ -139,7 +139,10 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
             part.options = user_module.options(f"{section}.options", module, kind, part.options)
             if part.options:
                 OmegaConf.update(typed, f"{section}.options", dataclasses.asdict(part.options))
-            record[user_module.file_name(module)] = user_module.source(module)
+            name, text = user_module.file_name(module), user_module.source(module)
+            if record.get(name, text) != text:  # two files of one name, in two folders
+                name = f"{section}-{name}"
+            record[name] = text
     record["config.yaml"] = OmegaConf.to_yaml(typed)
     record["overrides.yaml"] = OmegaConf.to_yaml(hydra_config.overrides.task)
     experiment = hydra_config.runtime.choices.get("experiment")

@@ -13,6 +13,7 @@ import inspect
 import os
 import sys
 import traceback
+import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -158,7 +159,13 @@ def options(option: str, module: Any, name: str, given: Mapping[str, Any]) -> An
         if missing := sorted(OmegaConf.missing_keys(typed)):
             raise ConfigError(f"{option}.{missing[0]} needs a value", f"{file} gives it none")
         with readable(option, file):
-            return OmegaConf.to_object(typed)
+            made: Any = OmegaConf.to_object(typed)
+            hints = typing.get_type_hints(kind)
+            tuples = [name for name in fields if typing.get_origin(hints[name]) is tuple]
+            # OmegaConf makes lists of them.
+            return dataclasses.replace(
+                made, **{name: tuple(getattr(made, name)) for name in tuples}
+            )
     except OmegaConfBaseException as error:
         key = str(error.full_key or "").removeprefix(".")
         value = OmegaConf.select(OmegaConf.create(dict(given)), key, default="") if key else ""
