@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +20,10 @@ from support.browser import Browser, wait_until
 from support.trained_runs import train_here
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from trainer.config.compose import compose
 from trainer.tracking import metrics as metrics_log
+from trainer.tracking.summaries import write_start
+from trainer.tracking.tensorboard import Tracker
 
 RUNS = ("finished", "resumed")
 EPOCHS, STEPS = 3, 63  # STEPS an epoch
@@ -298,3 +302,25 @@ def take(browser, path):
     with Image.open(path) as image:
         contents = np.asarray(image.convert("L"))[80:, 420:]
     assert contents.std() > 5, "the page is empty"
+
+
+def test_a_run_moves_on_while_it_is_written(folder, boards):
+    """With either loader, after TensorBoard has read it; and when it resumes."""
+    config = compose(["+experiment=smoke"])[0].config
+    run = folder / "runs" / "live"
+
+    def shown(address, steps):
+        with suppress(OSError):  # it does not know the run yet
+            answer = get(address, "scalars/scalars", run="live/tensorboard", tag="train/loss")
+            return _steps(answer) == steps
+        return False
+
+    for steps, resume_step in (((1, 2), None), ((3,), 2)):
+        with Tracker(run, resume_step, pytest.fail) as tracker:
+            write_start(tracker, config, None, "", {"devices": []})
+            for step in steps:
+                tracker.scalars("train", step, {"loss": 1.0})
+                tracker.flush()
+                for address in boards:
+                    ready = partial(shown, address, [*range(1, step + 1)])
+                    wait_until(ready, 60, partial("step {} at {}".format, step, address))

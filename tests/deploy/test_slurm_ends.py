@@ -44,12 +44,13 @@ def stand_in(folder, *tasks):
     """Make an environment whose Python does what each task is told to, instead of training.
 
     A task begins when both are there: one that SLURM ends before it ignores SIGTERM does nothing.
+    It needs the token of the job.
     """
     python = folder / "bin" / "python"
     python.parent.mkdir(parents=True)
     cases = "\n".join(f"  {index}) {task} ;;" for index, task in enumerate(tasks))
     python.write_text(
-        '#!/bin/bash\ntrap "" TERM\n'
+        '#!/bin/bash\ntrap "" TERM\n[[ ${#TRAINER_TOKEN} == 32 ]] || exit 99\n'
         'here="$0.${SLURM_RESTART_COUNT:-0}"\ntouch "$here.$SLURM_PROCID"\n'
         "until [[ -e $here.0 && -e $here.1 ]]; do sleep 0.1; done\n"
         f"case $SLURM_PROCID in\n{cases}\nesac\n"
@@ -90,8 +91,10 @@ def jobs(cluster):
     os.kill(process_of(started["killed"], 1), signal.SIGKILL)
     for name, (tasks, _, _) in ENDS.items():
         venv = stand_in(cluster.work / name.replace(" ", "-"), *tasks)
-        options = [f"--export=ALL,MAX_RESTARTS=1,TRAINER_VENV={venv}"]
+        # The folder for temporary files is of the host of sbatch, and not on the nodes.
+        options = [f"--export=ALL,MAX_RESTARTS=1,TRAINER_VENV={venv},TMPDIR=/nonexistent"]
         started[name] = cluster.submit(options=options)
+    started["an array of no sweep"] = cluster.submit(options=["--array=0"], nodes=1)
     return started
 
 
@@ -190,3 +193,9 @@ def test_one_code_that_must_not_be_retried_wins(cluster, jobs, name):
     result = (done["JobState"], done["ExitCode"], done["Restarts"])
     assert result == ("FAILED", f"{code}:0", str(restarts)), message
     assert ("giving up after 1 restarts" in message) == (restarts > 0)
+
+
+def test_an_array_that_trains_no_sweep_is_refused(cluster, jobs):
+    done = cluster.wait_for_end(jobs["an array of no sweep"])
+    assert (done["JobState"], done["ExitCode"]) == ("FAILED", "78:0")
+    assert "a sweep: add -m" in cluster.log(jobs["an array of no sweep"])

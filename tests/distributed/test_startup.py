@@ -112,3 +112,47 @@ def test_a_process_that_goes_no_further_ends_the_other(trainer):
     check_end(third, 75, "another process did not start its devices within 4 s")
     for meeting in meetings:
         meeting.join()
+
+
+def test_an_error_of_the_trainer_itself_shows_its_traceback(trainer):
+    """Another thread prints it, because the process may hang; there is no other process here."""
+    program = """
+from trainer import __main__
+from trainer.distributed import initialize
+def fail(*_):
+    return {}["an error of the trainer itself"]
+initialize.initialize = fail
+__main__.main()
+"""
+    process = trainer.start(
+        "+experiment=smoke",
+        program=(sys.executable, "-c", program),
+        **variables(2, 1, free_address()),
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 70, err
+    assert err.startswith("Traceback")
+    assert err.rstrip().endswith("KeyError: 'an error of the trainer itself'")
+
+
+def test_gloo_listens_where_process_0_is_reached(trainer):
+    """On loopback here, not at the address of this host's name, where anybody may connect."""
+    program = f"""{CONNECTED}
+from pathlib import Path
+from trainer.distributed.collectives import share
+start_devices(topology, options, print)
+share(lambda: None)
+files = {{os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}}
+for family in ("tcp", "tcp6"):
+    for line in Path(f"/proc/self/net/{{family}}").read_text().splitlines()[1:]:
+        _, local, _, state, *_, inode = line.split()[:10]
+        if state == "0A" and f"socket:[{{inode}}]" in files:
+            print("listens", local.partition(":")[0])
+"""
+    outs = []
+    for process in trainer.start_all(2, program=(sys.executable, "-c", program)):
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        outs.append([line for line in out.splitlines() if line.startswith("listens")])
+    assert all(line.endswith("0100007F") for out in outs for line in out), outs
+    assert len(outs[1]) == 1  # process 0 also has jax's service

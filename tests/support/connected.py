@@ -23,6 +23,7 @@ def cluster(**options):
         (
             "coordinator_address",
             "coordinator_port",
+            "token",
             "num_processes",
             "process_id",
             "gpus_per_process",

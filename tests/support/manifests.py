@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from uuid import NAMESPACE_DNS, uuid5
 
 import yaml
 
@@ -22,6 +23,7 @@ RETRIED = {
         re.MULTILINE,
     )
 }
+UID_LABEL = "batch.kubernetes.io/controller-uid"
 JOB_LABEL, SET_LABEL = "batch.kubernetes.io/job-name", "jobset.sigs.k8s.io/jobset-name"
 
 
@@ -75,6 +77,7 @@ def pod_labels(item: dict) -> dict[str, str]:
         return item["spec"]["template"]["metadata"]["labels"]
     job = as_job(item)
     labels = {**job["spec"]["template"]["metadata"]["labels"], JOB_LABEL: job["metadata"]["name"]}
+    labels[UID_LABEL] = str(uuid5(NAMESPACE_DNS, job["metadata"]["name"]))
     if item["kind"] == "JobSet":
         labels[SET_LABEL] = item["metadata"]["name"]
     return labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -83,14 +84,14 @@ class Job:
 
     def run(self, program: list[str], arguments: list[str], shares: list[str | None]) -> int:
         """Start all, wait for all, and return the run's exit code: of the first that failed."""
-        address = processes.free_address()
+        address, token = processes.free_address(), secrets.token_hex(16)
         paths = os.environ.get("PYTHONPATH")
         if resources.is_checkout():  # it may be the current folder, which PYTHONSAFEPATH hides
             paths = os.pathsep.join(filter(None, [str(resources.home()), paths]))
         for index, share in enumerate(shares):
             environ = processes.environment(os.environ, len(shares), index, address)
             # PYTHONSAFEPATH: not another package `trainer` of the current folder.
-            environ |= {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
+            environ |= {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "TRAINER_TOKEN": token}
             environ |= {"PYTHONPATH": paths} if paths else {}
             own = arguments
             if share is not None:

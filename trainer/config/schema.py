@@ -253,6 +253,7 @@ class ClusterConfig(Section):
     kind: str = one_of("auto", "single", "explicit", "slurm", "kubernetes")
     coordinator_address: str | None
     coordinator_port: int | None = whole(1, 2**16 - 1)
+    token: str | None = field(repr=False)
     num_processes: int | None = whole(1)
     process_id: int | None = whole(0)
     gpus_per_process: int | None = whole(1)

@@ -1,16 +1,22 @@
 """Configure jax, connect it to the other processes, and start the devices."""
 
 import os
+import socket
+import tempfile
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import jax
+from jax._src import distributed, xla_bridge  # the address of gloo has no public option
+from jaxlib import _jax
 
 from trainer.config.schema import ClusterConfig, RunConfig
 from trainer.distributed.collectives import is_peer_loss
 from trainer.distributed.rendezvous import meet
 from trainer.distributed.topology import Topology
 from trainer.job.directory import expanded
-from trainer.job.errors import ConfigError, PeerLost, writing
+from trainer.job.errors import ConfigError, PeerLost
 from trainer.job.exit import time_limit
 
 INSTALL_HINT = (
@@ -19,12 +25,15 @@ INSTALL_HINT = (
 )
 
 
-def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
+def configure(
+    run: RunConfig, compilation_cache_dir: str | None, warn: Callable[[str], None]
+) -> None:
     """Set jax's process-wide options, before anything is computed.
 
+    `warn` says why the folder of compiled programs is not used: training needs none.
+
     Raises:
-        ConfigError: the folder of compiled programs cannot be made, or JAX_DISABLE_JIT is set.
-        SaveError: the storage of that folder is full or read-only.
+        ConfigError: JAX_DISABLE_JIT is set, or the name of that folder begins with an unknown user.
     """
     # Whatever the JAX_* variables say: the weights follow from the configuration and its seed.
     jax.config.update("jax_threefry_partitionable", not run.legacy_prng)
@@ -33,11 +42,29 @@ def configure(run: RunConfig, compilation_cache_dir: str | None) -> None:
         raise ConfigError("JAX_DISABLE_JIT is set: the trainer's programs are compiled: unset it")
     if compilation_cache_dir is not None:
         folder = expanded(compilation_cache_dir, "train.compilation_cache_dir").absolute()
-        with writing(folder, "set train.compilation_cache_dir to another folder, or to null"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # jax trusts the programs in it
+        if problem := _cache_problem(folder):
+            hint = "programs are compiled without a cache; give it a folder of your own"
+            warn(f"train.compilation_cache_dir={folder} {problem}: {hint}")
+            return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _cache_problem(folder: Path) -> str:
+    """Make a folder for compiled programs; return why they cannot be kept in it, else nothing."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid != os.geteuid():  # jax runs the programs in it
+            return f"belongs to another user (uid {status.st_uid}), and compiled programs are code"
+        if status.st_mode & 0o022:
+            return "can be written by others, and compiled programs are code"
+        with tempfile.TemporaryFile(dir=folder) as probe:  # else jax warns once a program
+            probe.write(bytes(4096))
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+    return ""
 
 
 def connect(
@@ -66,7 +93,6 @@ def connect(
     # Connect to process 0 directly: gRPC would ask a proxy, and hang.
     direct = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), ip)
     os.environ["no_grpc_proxy"] = ",".join(filter(None, direct))  # noqa: SIM112 - gRPC's name
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     limit = min(60, cluster.startup_timeout_seconds)  # all are there already
     message = f"another process met this one, but did not connect within {limit:g} s: see its log"
@@ -82,6 +108,19 @@ def connect(
             initialization_timeout=limit + 60,
             heartbeat_timeout_seconds=2 * (cluster.heartbeat_timeout_seconds + 8),
         )
+    # By itself gloo listens at the address of this host's name: to the whole network where all
+    # processes are on one host, or to nobody else where /etc/hosts has it as 127.0.1.1.
+    gloo = _jax.make_gloo_tcp_collectives(distributed.global_state.client, own_address(ip))
+    client = partial(xla_bridge.make_cpu_client, gloo)
+    xla_bridge.register_backend_factory("cpu", client, priority=0, fail_quietly=False)
+
+
+def own_address(ip: str) -> str:
+    """Return the address of this host from which it reaches another; sends nothing."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((ip, 9))
+        return str(probe.getsockname()[0])
 
 
 def start_devices(

@@ -58,7 +58,7 @@ class Heartbeat:
             self._client.key_value_set(f"{NAME}{self._rank}", name)
             with suppress(jax.errors.JaxRuntimeError):  # process 0 has not come this far
                 host = self._client.blocking_key_value_get(f"{NAME}0", 60_000)
-                self._host = f"process 0 ({host})"
+                self._host = f"process 0 ({_printable(host)})"
             self._handle_abort()
             self._thread.start()
         return self
@@ -142,16 +142,21 @@ class Heartbeat:
 
     def _get(self, key: str) -> str:
         try:
-            return str(self._client.key_value_try_get(key))
+            return _printable(self._client.key_value_try_get(key))
         except jax.errors.JaxRuntimeError as error:
             if "NOT_FOUND" in str(error):
                 return ""
             raise
 
     def _read_beats(self) -> dict[int, str]:
-        entries = self._client.key_value_dir_get(BEAT)
-        return {int(key.rpartition("/")[2]): beat for key, beat in entries}
+        entries = {key.rpartition("/")[2]: b for key, b in self._client.key_value_dir_get(BEAT)}
+        return {rank: entries[str(rank)] for rank in range(self._count) if str(rank) in entries}
 
     def _describe(self, ranks: Sequence[int]) -> str:
         names = ((rank, self._get(f"{NAME}{rank}") or "did not name itself") for rank in ranks)
         return ", ".join(f"process {rank} ({name})" for rank, name in names) or "another process"
+
+
+def _printable(text: str) -> str:
+    """Return a text without what a terminal may obey: whoever reaches the service writes to it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -52,19 +52,20 @@ def initialize(
         PeerLost: another process, or the end of an earlier attempt, did not come in time.
         Preempted: asked to stop while waiting.
     """
-    configure(config.run, config.train.compilation_cache_dir)
-    on_lost = exit_on_loss(Terminal().error)
+    is_chief, terminal = topology.process_id == 0, Terminal()
+    show = terminal.warn if is_chief else lambda _: None
+    configure(config.run, config.train.compilation_cache_dir, show)
+    on_lost = exit_on_loss(terminal.error)
     poll = partial(stop.check, "while waiting for the other processes")
     connect(topology, config.cluster, poll, on_lost)
     stop.install()  # jax may have replaced the signal handlers
     heartbeat = stack.enter_context(Heartbeat(config.cluster.heartbeat_timeout_seconds, on_lost))
     start_devices(topology, config.cluster, on_lost)
-    is_chief = topology.process_id == 0
 
     def describe() -> tuple[str, str]:
         check_gpus(topology)
         options = as_json(config)
-        del options["cluster"]["process_id"], options["run"]["quiet"]
+        del options["cluster"]["process_id"], options["cluster"]["token"], options["run"]["quiet"]
         code = environment.source() if topology.num_processes > 1 else ""
         for name, part in (("model", config.model), ("data", config.data)):
             if part.module is not None:

@@ -4,30 +4,28 @@ When a process does not come, jax aborts the others (SIGABRT) and does not say w
 first meet here: within one time-out they wait for late processes, for names that do not resolve
 yet and for used ports, and the error names whoever is missing.
 
-Messages are JSON, each shorter than a packet. Process 0 greets each connection with the attempt
-that it belongs to, so a client knows at once if another job or program uses the port. The client
-says who it is. When all have come, or it is clear that they will not, process 0 answers "go" or
-the error.
+A client says who it is, in a message that proves that it knows the token of the job (messages.py).
+Process 0 welcomes it at once, so that the client knows that no other job or program uses the port.
+When all have come, or it is clear that they will not, process 0 answers "go" or the error. Who does
+not say in time that it belongs to the job is dropped without a word.
 """
 
 import itertools
-import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any
 
+from trainer.distributed.messages import Connection, Message
 from trainer.distributed.topology import Topology
 from trainer.job.errors import ConfigError, PeerLost, TrainerError
 
 TICK = 0.1  # seconds between looks at the clients, between attempts, and between polls
-ANSWER = 2.0  # seconds in which process 0 accepts a connection, and then greets
+ANSWER = 2.0  # seconds to say who one is, and to be accepted and welcomed
 GRACE = 10.0  # seconds that clients wait longer than process 0, which knows who is missing
-
-Json = dict[str, Any]
-Clients = dict[socket.socket, Json]  # connection -> who it is; empty: it has not said so
+MOST_UNNAMED = 128  # connections that have not said who they are
 
 
 def meet(topology: Topology, timeout: float, poll: Callable[[], object]) -> tuple[str, int]:
@@ -49,10 +47,10 @@ def _receive(topology: Topology, timeout: float, poll: Callable[[], object]) -> 
     """As process 0, wait until all others have come; send each of them "go", or the error."""
     end = time.monotonic() + timeout
     listener, ip = _listen(topology, end, poll)
-    clients: Clients = {}
-    answer: Json = PeerLost("process 0 was asked to stop", "run the same command again").packed()
+    clients: list[Connection] = []
+    answer = PeerLost("process 0 was asked to stop", "run the same command again").packed()
     try:
-        while missing := _find_missing(topology, clients):
+        while missing := _find_missing(topology, [c.hello for c in clients if c.hello]):
             if time.monotonic() > end:
                 names = ", ".join(missing[:8]) + (" and others" if len(missing) > 8 else "")
                 raise PeerLost(
@@ -62,39 +60,65 @@ def _receive(topology: Topology, timeout: float, poll: Callable[[], object]) -> 
                 )
             poll()
             time.sleep(TICK)
-            _read_hellos(topology, listener, clients)
-        answer = {"go": True}
+            clients = _read_hellos(topology, listener, clients)
+        answer = {"kind": "go", "message": "", "hint": ""}
         return ip, listener.getsockname()[1]
     except (PeerLost, ConfigError) as error:
         answer = error.packed()
         raise
     finally:
         listener.close()
-        for connection, hello in clients.items():
-            with connection, suppress(OSError):
-                if hello:
-                    connection.send(_encoded(answer))
+        for client in clients:
+            with client.socket, suppress(OSError):
+                if client.hello:
+                    client.send(nonce=client.hello["nonce"], **answer)
 
 
-def _read_hellos(topology: Topology, listener: socket.socket, clients: Clients) -> None:
-    """Greet new clients, read who they are, and drop those who leave or talk nonsense."""
+def _read_hellos(
+    topology: Topology, listener: socket.socket, clients: list[Connection]
+) -> list[Connection]:
+    """Return the clients, with new ones, who are not dropped.
+
+    Those are dropped who leave, do not say in time that they belong to this run, or come again; and
+    the oldest, if too many have not said anything.
+    """
     with suppress(OSError):  # nobody waits
-        while True:
-            connection, _ = listener.accept()
+        for _ in range(MOST_UNNAMED):
+            connection, _address = listener.accept()
             connection.setblocking(False)
-            clients[connection] = {}
-            connection.send(_encoded({"attempt": topology.attempt}))
-    for connection in list(clients):
+            clients.append(Connection(connection, topology.token))
+    for client in clients:
         try:
-            hello = json.loads(connection.recv(4096))  # b"": it has left, and may come again
-            if not isinstance(hello, dict) or hello.get("attempt") != topology.attempt:
-                raise ValueError("it is no process of this run")
-            clients[connection] = hello
-        except BlockingIOError:
-            pass  # it has said nothing since
+            _read_hello(topology, client)
         except (OSError, ValueError):
-            del clients[connection]
-            connection.close()
+            client.socket.close()
+    named = {client.hello["nonce"]: client for client in clients if client.hello}  # the newest
+    unnamed = [client for client in clients if not client.hello][-MOST_UNNAMED:]
+    for client in {*clients} - {*named.values(), *unnamed}:
+        client.socket.close()
+    return [client for client in clients if client.socket.fileno() >= 0]
+
+
+def _read_hello(topology: Topology, client: Connection) -> None:
+    """Read who a client is, if it has said so, and welcome it.
+
+    Raises:
+        OSError: it has left; it may come again.
+        ValueError: it is no process of this run, or does not say so in time.
+    """
+    hello = client.receive("hello")
+    late = time.monotonic() > client.since + ANSWER
+    if hello is None and (client.hello or not late):
+        return
+    if hello is None or client.hello or not _fits(hello, topology):
+        raise ValueError("it is no process of this run")
+    client.hello = hello
+    client.send(nonce=hello["nonce"])
+
+
+def _fits(hello: Message, topology: Topology) -> bool:
+    is_rank = int(hello["process"]) < int(hello["processes"])
+    return is_rank and hello["attempt"] == topology.attempt
 
 
 def _listen(
@@ -140,15 +164,15 @@ def resolve(host: str | None, hosts: Collection[str]) -> str:
     return ip
 
 
-def _find_missing(topology: Topology, clients: Clients) -> list[str]:
+def _find_missing(topology: Topology, hellos: Collection[Message]) -> list[str]:
     """Return the names of the processes that have not come.
 
     Raises:
         ConfigError: two clients claim the same rank, or one expects another number of processes.
     """
     of_rank: dict[int, str] = {}
-    for client in filter(None, clients.values()):
-        who, rank, count = client["who"], client["process"], client["processes"]
+    for hello in hellos:
+        who, rank, count = hello["who"], int(hello["process"]), int(hello["processes"])
         if count != topology.num_processes:
             raise ConfigError(
                 f"{who} was started as one of {count} processes, process 0 as one of "
@@ -166,10 +190,14 @@ def _find_missing(topology: Topology, clients: Clients) -> list[str]:
 def _join(topology: Topology, timeout: float, poll: Callable[[], object]) -> tuple[str, int]:
     """As another process, find process 0, say who this is, and wait until it says "go"."""
     end, reason = time.monotonic() + timeout + GRACE, "no answer"
-    index, count = topology.process_id, topology.num_processes
-    who = f"process {index} (host {socket.gethostname()}, pid {os.getpid()})"
-    greeting = {"attempt": topology.attempt}
-    hello = greeting | {"who": who, "process": index, "processes": count}
+    nonce = secrets.token_hex(16)
+    hello = {
+        "attempt": topology.attempt,
+        "who": f"process {topology.process_id} (host {socket.gethostname()}, pid {os.getpid()})",
+        "process": str(topology.process_id),
+        "processes": str(topology.num_processes),
+        "nonce": nonce,
+    }
     for port in itertools.cycle(topology.ports):
         poll()
         if time.monotonic() > end:
@@ -177,31 +205,37 @@ def _join(topology: Topology, timeout: float, poll: Callable[[], object]) -> tup
         try:
             ip = resolve(topology.host, topology.hosts)
             with socket.create_connection((ip, port), ANSWER) as connection:
-                if json.loads(connection.recv(4096)) != greeting:
-                    raise ConnectionError("another job or program uses this port")
-                connection.send(_encoded(hello))
-                answer = _wait_for_answer(connection, end, poll)
-            if "go" in answer:
+                process_0 = Connection(connection, topology.token)
+                process_0.send(**hello)
+                _wait_for(process_0, "welcome", nonce, time.monotonic() + ANSWER, poll)
+                answer = _wait_for(process_0, "answer", nonce, end, poll)
+            if answer["kind"] == "go":
                 return ip, port
             raise TrainerError.unpacked(answer)
-        except (OSError, ValueError) as error:  # ValueError: it left, or this is not JSON
+        except (OSError, ValueError) as error:  # ValueError: it is not process 0 of this job
             reason = f"{topology.host}:{port}: {error}"
         time.sleep(TICK / len(topology.ports))
     raise PeerLost(
         f"process 0 at {topology.host} did not come within "
         f"cluster.startup_timeout_seconds={timeout:g} ({reason})",
-        "look at its log",
+        "look at its log; all processes need the same TRAINER_TOKEN, or none",
     )
 
 
-def _wait_for_answer(connection: socket.socket, end: float, poll: Callable[[], object]) -> Json:
-    connection.settimeout(TICK)
+def _wait_for(
+    process_0: Connection, kind: str, nonce: str, end: float, poll: Callable[[], object]
+) -> Message:
+    """Return the answer of this kind to this process.
+
+    Raises:
+        OSError: process 0 has left, or does not answer until `end`.
+        ValueError: the answer is not from process 0 of this job, or to another process.
+    """
+    process_0.socket.settimeout(TICK)
     while time.monotonic() < end:
         poll()
-        with suppress(TimeoutError):
-            return dict(json.loads(connection.recv(4096)))
-    raise TimeoutError("it waits for other processes")
-
-
-def _encoded(message: Json) -> bytes:
-    return json.dumps(message).encode()
+        if (message := process_0.receive(kind)) is not None:
+            if message["nonce"] != nonce:
+                raise ValueError("it answers another process")
+            return message
+    raise TimeoutError("it does not answer: other processes are missing, or it is another program")

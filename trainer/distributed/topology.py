@@ -33,6 +33,7 @@ class Topology(NamedTuple):
     local_device_ids: tuple[int, ...] | None = None  # GPUs to use; None: all that are visible
     gpus: int | None = None  # expected on this process; None: no expectation
     gpus_evidence: str = ""
+    token: str = ""  # a secret of the job, which its processes prove to each other; "": none
 
 
 def resolve(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:
@@ -41,7 +42,8 @@ def resolve(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:
     Raises:
         ConfigError: what they say is incomplete or contradicts itself.
     """
-    topology = _detect(cluster, environ)
+    token = cluster.token or environ.get("TRAINER_TOKEN", "")
+    topology = _detect(cluster, environ)._replace(token=token)
     if cluster.coordinator_port is not None:
         topology = topology._replace(ports=(cluster.coordinator_port,))
     if cluster.gpus_per_process is not None:

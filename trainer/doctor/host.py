@@ -12,7 +12,7 @@ from trainer.distributed.connect import configure
 from trainer.distributed.rendezvous import resolve
 from trainer.distributed.topology import Topology
 from trainer.doctor.finding import Concern
-from trainer.job.errors import ConfigError, UnavailableError
+from trainer.job.errors import UnavailableError
 from trainer.tracking import environment
 
 PACKAGES = ("python", "jax", "jaxlib", "numpy", "orbax-checkpoint", "grain", "tensorboardX")
@@ -39,17 +39,15 @@ def own_name(topology: Topology) -> str:
 
 def compilation_cache(config: Config) -> str:
     """Configure jax; check that its folder of compiled programs is private and writable."""
-    configure(config.run, config.train.compilation_cache_dir)
+
+    def concern(text: str) -> None:
+        raise Concern(text)
+
+    configure(config.run, config.train.compilation_cache_dir, concern)
     if config.train.compilation_cache_dir is None:
         hint = "set train.compilation_cache_dir=DIR"
         raise Concern("none: every start compiles all programs", hint)
-    folder = Path(jax.config.values["jax_compilation_cache_dir"])
-    if not os.access(folder, os.W_OK):
-        message = f"train.compilation_cache_dir={folder} cannot be written"
-        raise ConfigError(message, "choose another, or null")
-    if folder.stat().st_mode & 0o022:  # jax runs the programs in it
-        raise Concern(f"others can write to {folder}", f"chmod 700 {folder}")
-    return str(folder)
+    return str(jax.config.values["jax_compilation_cache_dir"])
 
 
 def free_space(folder: Path) -> str:

@@ -112,7 +112,7 @@ class Laws:
         from trainer.data import load as data_sets
         from trainer.distributed.connect import configure
 
-        configure(job.config.run, None)
+        configure(job.config.run, None, terminal.warn)
         self._config = dataclasses.replace(
             job.config,
             train=dataclasses.replace(
