@@ -33,8 +33,9 @@ class Hosts:
         plugs = [self.network.plug() for _ in range(count)]
         self.links = [link for _, _, link in plugs]
         hosts = folder / "hosts"
-        names = [f"{address} host{index}" for index, (_, address, _) in enumerate(plugs)]
-        hosts.write_text("\n".join(["127.0.0.1 localhost", *names]) + "\n")
+        # Of process 0 alone: no host has to know its own name, or has it as one of loopback.
+        names = ["127.0.0.1 localhost", "127.0.1.1 host1", f"{plugs[0][1]} host0"]
+        hosts.write_text("\n".join(names) + "\n")
         self.processes = []
         for index, (namespace, _, _) in enumerate(plugs):
             environ = {
@@ -47,7 +48,6 @@ class Hosts:
                 "JAX_PROCESS_ID": str(index),
                 "TRAINER_CACHE_DIR": str(CACHE),
             }
-            # The name and the hosts file: gloo listens at what the host's own name resolves to.
             enter = (
                 f"hostname host{index}; mount --bind {hosts} /etc/hosts; "
                 f"exec {sys.executable} -m trainer {' '.join(options)}"

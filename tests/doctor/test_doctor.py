@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import socket
 import sys
 
 import jax
@@ -11,10 +10,9 @@ import pytest
 from conftest import CACHE, Trainer
 from support.connected import CONNECTED, variables
 
-from trainer.distributed.topology import Topology
-from trainer.doctor import command, host
-from trainer.doctor.finding import Concern, Finding
-from trainer.job.errors import ConfigError, TrainerError, UnavailableError
+from trainer.doctor import command
+from trainer.doctor.finding import Finding
+from trainer.job.errors import TrainerError
 from trainer.job.processes import free_address
 from trainer.job.signals import SIGNALS, StopRequest
 
@@ -176,23 +174,6 @@ def test_a_process_that_fails_alone_does_not_keep_the_others(pairs):
     assert (code, other) == (69, 69)
     assert result["run directory"]["level"] == "ok"
     assert result["all-reduce"]["level"] == "failure"
-
-
-def test_a_host_name_that_does_not_resolve(monkeypatch):
-    monkeypatch.setattr(socket, "gethostname", lambda: "nowhere.invalid")
-    alone = Topology("single", 1, 0, None, (), "a test")
-    with pytest.raises(Concern, match=r"nowhere\.invalid does not resolve: .*/etc/hosts"):
-        host.own_name(alone)
-    with pytest.raises(UnavailableError, match=r"nowhere\.invalid does not resolve"):
-        host.own_name(alone._replace(num_processes=2))
-
-
-def test_a_host_name_that_others_cannot_reach(monkeypatch):
-    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
-    topology = Topology("explicit", 2, 0, "a", (1,), "a test", hosts=("a", "b"))
-    with pytest.raises(ConfigError, match=r"localhost is 127.* other hosts cannot reach it"):
-        host.own_name(topology)
-    assert host.own_name(topology._replace(hosts=("a", "a"))).startswith("localhost is 127.")
 
 
 def test_more_devices_than_there_are_is_a_row(doctor):

@@ -58,8 +58,6 @@ class Examination:
         root = expanded(config.run.dir or config.run.root, option).absolute()
         self._look("versions", host.versions)
         known = self._look("topology", self._resolve) is None
-        if known:
-            self._look("host name", lambda: host.own_name(self._topology))
         self._look("compilation cache", partial(host.compilation_cache, config))
         self._look("free space", partial(host.free_space, root))
         if not known or self._look("meeting", self._meet) is not None:

@@ -2,17 +2,13 @@
 
 import os
 import shutil
-import socket
 from pathlib import Path
 
 import jax
 
 from trainer.config.schema import Config
 from trainer.distributed.connect import configure
-from trainer.distributed.rendezvous import resolve
-from trainer.distributed.topology import Topology
 from trainer.doctor.finding import Concern
-from trainer.job.errors import UnavailableError
 from trainer.tracking import environment
 
 PACKAGES = ("python", "jax", "jaxlib", "numpy", "orbax-checkpoint", "grain", "tensorboardX")
@@ -24,17 +20,6 @@ def versions() -> str:
     """Show the versions of Python and the packages that the trainer needs."""
     versions = environment.versions(PACKAGES)
     return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def own_name(topology: Topology) -> str:
-    """Check that other hosts can reach this one by its own name: gloo listens there."""
-    name = socket.gethostname()
-    try:
-        return f"{name} is {resolve(name, topology.hosts)}"
-    except OSError as error:
-        kind = UnavailableError if topology.num_processes > 1 else Concern
-        hint = f"give {name} its address in /etc/hosts, or in the name service"
-        raise kind(f"{name} does not resolve: {error.strerror}", hint) from None
 
 
 def compilation_cache(config: Config) -> str:
