@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.config import redact
 from trainer.tracking import environment
 
 
@@ -56,7 +57,7 @@ def test_it_imports_none_of_what_it_asks_for():
     ],
 )
 def test_what_looks_like_a_secret_is_hidden(argument, shown):
-    assert environment.redact(argument) == shown
+    assert redact.redact(argument) == shown
 
 
 def test_git_revision_and_whether_files_differ(tmp_path):
