@@ -26,10 +26,10 @@ from trainer.sweep import command as sweep_command
 from trainer.sweep import folder as sweep_folder
 from trainer.tracking import environment, goodput, metrics, summary, tensorboard
 
-# A run that is complete, with its checkpoints 60, 120 and 126.
+# A run that is complete, with its checkpoints 42, 84 and 126.
 JOB = (
     *("+experiment=smoke", "run.dir=run", "model.hidden_sizes=[8]", "train.steps_per_dispatch=21"),
-    *("checkpoint.every_steps=60", "checkpoint.keep_last=9", "train.pictures_every_epochs=null"),
+    *("checkpoint.every_steps=42", "checkpoint.keep_last=9", "train.pictures_every_epochs=null"),
 )
 DOCUMENTED = {EXIT_COMPLETED, EXIT_DATA, EXIT_SAVE, EXIT_CONFIG}
 MOST_SECONDS = 20
@@ -161,7 +161,7 @@ DAMAGES = {
     "400 digits": lambda path: path.write_text('{"step": 1, "starts": 1' + "0" * 400 + "}"),
     **{
         kind: lambda path, kind=kind: (path.unlink(), mutations.INSTEAD[kind](path))
-        for kind in ("a pipe", "an endless device", "a folder", "a file that is too large")
+        for kind in ("a pipe", "an endless device", "a folder", mutations.TOO_LARGE)
     },
 }
 STARTED = ("nested", "a pipe")  # with these a start is tried too: it takes a second
@@ -177,6 +177,8 @@ def file_of(run, name):
 def test_every_file_is_treated_by_its_rule_whatever_is_wrong_with_it(copy, name):
     note, verified, said = FILES[name]
     for damage, harm in DAMAGES.items():
+        if damage == mutations.TOO_LARGE and name.endswith("manifest.ocdbt"):
+            continue  # see mutations.replace_file
         run = copy()
         harm(file_of(run, name))
         with no_hang():
@@ -218,10 +220,10 @@ def test_a_file_as_it_was_written_has_its_shape_and_no_other(pristine, name):
     assert fits.keys() == written.keys()
     wrong = [{k: v for k, v in written.items() if k != key} for key in needed]
     for key in [key.rstrip("?*") for key in shape if key.rstrip("?*") in written]:
-        wrong += [{**written, key: bad} for bad in (10**400, object, [[{}]])]
+        wrong += [{**written, key: bad} for bad in (10**400, [[{}]])]
     for value in wrong:
         with pytest.raises(Damaged, match=f"^{name} is not as it was written: "):
-            parse(json.dumps(value, default=lambda _: {"": []}).encode(), shape, name)
+            parse(json.dumps(value).encode(), shape, name)
 
 
 def test_a_record_sealed_without_what_a_start_needs_is_damaged_for_all_commands(copy):
@@ -235,7 +237,7 @@ def test_a_record_sealed_without_what_a_start_needs_is_damaged_for_all_commands(
         said = COMMANDS["evaluate"](run)
         assert said.returncode == 0
         assert "checkpoint 126" in said.stderr
-        assert (run / "evaluation" / "step-120.json").exists()
+        assert (run / "evaluation" / "step-84.json").exists()
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -298,7 +300,7 @@ class RemovesTheLock(StopRequest):
         self.path = path
 
     def __call__(self):
-        if self.path.exists() and (self.path.parent / "checkpoints" / "60").exists():
+        if self.path.exists() and (self.path.parent / "checkpoints" / "42").exists():
             self.path.unlink()
         return super().__call__()
 
@@ -309,10 +311,10 @@ def test_a_lock_that_is_removed_ends_the_job_before_the_next_save(tmp_path):
     assert done.returncode == EXIT_CONFIG
     assert "run.lock was removed or replaced while this job ran" in done.stderr
     saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert saved == ["60"]
+    assert saved == ["42"]
     assert not (tmp_path / "run" / "summary.json").exists()
     done = in_process.train(tmp_path, *JOB, "train.epochs=9")
-    assert (done.returncode, "after step 60" in done.stderr) == (0, True)
+    assert (done.returncode, "after step 42" in done.stderr) == (0, True)
 
 
 def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):

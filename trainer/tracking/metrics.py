@@ -43,7 +43,7 @@ class MetricsLog:
         try:
             with suppress(FileNotFoundError):
                 log = _parse(path)
-            if resume_step and not log:
+            if resume_step and not any(point for _, point in log):
                 warn(f"{path} has no points: those up to step {resume_step:,} are lost")
         except Damaged as damage:
             aside = path.with_name(f"{path.name}.bad")
