@@ -280,12 +280,6 @@ def test_one_run_and_no_run(smoke_run, tmp_path, capsys):
         runs.main([str(tmp_path / "rnus")], StopRequest())
 
 
-def test_a_run_in_a_run_is_a_part_of_it(smoke_run, tmp_path):
-    run = copy(smoke_run, tmp_path / "run")
-    copy(smoke_run, run / "inner")
-    assert list(runs.find(tmp_path)) == [run]
-
-
 def test_the_command_line(trainer, smoke_run):
     done = trainer("runs", str(smoke_run.parent))
     assert (done.returncode, done.stderr) == (0, "")

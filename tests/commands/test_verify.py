@@ -18,7 +18,12 @@ from trainer.parallel.step import TrainState
 
 RECORD = {  # the least that a record has
     "meaning": {"data set": {"name": "digits", "sha256": "0"}},
-    "config": {"model": {}, "data": {}, "train": {"eval_batch_size": 1}},
+    "config": {
+        "model": {},
+        "data": {"name": "idx", "cache_dir": "", "mirrors": [], "sha256": {}}
+        | {"download": False, "timeout_seconds": 1},
+        "train": {"eval_batch_size": 1},
+    },
     "versions": {},
 }
 
