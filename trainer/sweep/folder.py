@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ SEED = "run.seed"
 LOCK, OUTPUT, ENDING = "sweep.lock", "output.log", "member.json"
 TURN = "sweep.turn"  # locked to write: no task of a job array replaces a newer file by an older one
 PLAN = {"fixed": [str], "members": {"*": {"*": str}}}  # the shape of sweep.json
-TOLD = {"exit_code": int, "error": (str, None)}  # and of member.json
+TOLD = {"exit_code?": (int, None), "error?": (str, None)}  # and of member.json
 _ORDER = ("completed", "running", "preempted", "interrupted", "waiting", "failed")
 
 Members = Mapping[str, Mapping[str, str]]  # name of a trial -> swept option -> value
@@ -66,16 +66,27 @@ class Group(NamedTuple):
     scores: list[float]
 
 
-def read_plan(folder: Path) -> tuple[list[str], Members]:
+def read_plan(
+    folder: Path, warn: Callable[[str], object] = lambda _: None
+) -> tuple[list[str], Members]:
     """Return the overrides that all trials share, sorted, and the trials; empty without a sweep."""
-    plan = read_or_empty(folder / directory.SWEEP, PLAN)
+    plan = read_or_empty(folder / directory.SWEEP, PLAN, warn)
     return plan.get("fixed", []), plan.get("members", {})
 
 
-def add(folder: Path, fixed: Sequence[str], trials: Iterable[Trial]) -> None:
-    """Add trials to sweep.json; SaveError or ConfigError if it cannot be written."""
+def add(
+    folder: Path,
+    fixed: Sequence[str],
+    trials: Iterable[Trial],
+    warn: Callable[[str], object] = lambda _: None,
+) -> None:
+    """Add trials to sweep.json, to a new one and with a warning if it is damaged.
+
+    Raises:
+        SaveError, ConfigError: it cannot be written.
+    """
     with writing(folder), lock.turn(folder / TURN):
-        _, before = read_plan(folder)
+        _, before = read_plan(folder, warn)
         members = {**before, **{trial.name: trial.values for trial in trials}}
         if members != before:
             write_json(folder / directory.SWEEP, {"fixed": sorted(fixed), "members": members})
