@@ -17,7 +17,9 @@ from trainer.optimizers import sgd
 from trainer.parallel.step import TrainState
 
 RECORD = {  # the least that a record has
-    "meaning": {"data set": {"name": "digits", "sha256": "0"}},
+    "meaning": {
+        "data set": {"name": "digits", "sha256": "0", "train_examples": 2, "test_examples": 1}
+    },
     "config": {
         "model": {},
         "data": {"name": "idx", "cache_dir": "", "mirrors": [], "sha256": {}}

@@ -21,6 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from trainer.job.stdout import printable
+
 NONFINITE = frozenset({"NaN", "Infinity", "-Infinity"})  # float() reads them back
 LARGEST = 2**26  # bytes of a file of JSON or YAML
 LARGEST_LOG = 2**32  # bytes of metrics.jsonl, or of an event file of TensorBoard
@@ -137,7 +139,7 @@ def _fitted(value: Any, shape: Any, where: str, finite: bool, depth: int) -> Any
         shape is kind or (isinstance(shape, frozenset) and value in shape)
     ):
         return value
-    raise Damaged(f"is not as it was written: {where.lstrip('.') or 'its contents'}")
+    raise Damaged(f"is not as it was written: {printable(where.lstrip('.')) or 'its contents'}")
 
 
 def _of(shape: dict[str, Any], key: str) -> Any:

@@ -42,7 +42,7 @@ def describe(directory: Path) -> RunInfo:
 
     # Its names are right even if it is outdated.
     written = read_or_empty(directory / "summary.json", summaries.SHAPE, warn)
-    logged = points(directory, warn)
+    logged, dataset = points(directory, warn), (written.get("dataset") or {}).get("name")
     last = {point["split"]: point for point in logged}
     train, evaluation = last.get("train", {}), last.get("eval", {})
     checkpoints: list[int] = []
@@ -61,10 +61,8 @@ def describe(directory: Path) -> RunInfo:
         note = note or damage[0]
     elif not summary:
         note = "it ended without a summary: killed, or just created"
-    elif written.get("fallback_from"):
-        note = (
-            note or f"not with {written['fallback_from']}: trained on {written['dataset']['name']}"
-        )
+    elif asked := written.get("fallback_from"):
+        note = note or f"not with {asked}: trained on {dataset}"
     # A start writes it at its end, and another default is that of a task without an accuracy.
     default = "accuracy:max" if "accuracy" in evaluation or not evaluation else "loss:min"
     best = written.get("best") or default
@@ -75,7 +73,7 @@ def describe(directory: Path) -> RunInfo:
         status,
         note.splitlines()[0] if note else None,
         written.get("experiment"),
-        (written.get("dataset") or {}).get("name"),
+        dataset,
         known.get("steps", train.get("step")),
         known.get("epochs"),
         tested.get("accuracy"),
