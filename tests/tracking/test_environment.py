@@ -60,6 +60,22 @@ def test_what_looks_like_a_secret_is_hidden(argument, shown):
     assert redact.redact(argument) == shown
 
 
+def test_options_are_recorded_without_secrets_but_with_all_that_a_model_needs():
+    address = "https://me:abc@host/x?a=1&api_key=abc&b=2"
+    options = {
+        "options": {"token": "abc", "hub_api_key": "abc", "password": "", "tokenizer": "bpe"},
+        "mirrors": [address, "https://host/key=1"],
+        "key_dim": 64,
+        "keys": {"secret": 5},
+    }
+    assert redact.redacted(options) == {
+        "options": {"token": "***", "hub_api_key": "***", "password": "", "tokenizer": "bpe"},
+        "mirrors": ["https://***@host/x?a=1&api_key=***&b=2", "https://host/key=1"],
+        "key_dim": 64,
+        "keys": {"secret": 5},
+    }
+
+
 def test_git_revision_and_whether_files_differ(tmp_path):
     assert environment._git(tmp_path) is None
     git("init", "-q", cwd=tmp_path)

@@ -79,7 +79,9 @@ def check(directory: Path, name: str = NAME) -> None:
         there = path.stat()
     if there is None or not os.path.samestat(own, there):
         message = f"{path} was removed or replaced while this job ran, so another may be at work"
-        hint = "nothing more is written. Run the same command again, and leave that file alone"
+        hint = (
+            "no checkpoint is written any more. Run the same command again, leave that file alone"
+        )
         raise ConfigError(message, hint)
 
 
