@@ -188,7 +188,7 @@ DAMAGES = {
         for kind in ("a pipe", "an endless device", "a folder", mutations.TOO_LARGE)
     },
 }
-STARTED = ("nested", "a pipe")  # with these a start is tried too: it takes a second
+STARTED = ("nested", "a pipe")  # with these, what takes longer is tried too
 
 
 def file_of(run, name):
@@ -214,6 +214,7 @@ def test_every_file_is_treated_by_its_rule_whatever_is_wrong_with_it(copy, name)
             assert COMMANDS["verify"](run).returncode == verified, damage
         if damage in STARTED:
             with no_hang():
+                assert COMMANDS["evaluate"](run).returncode == 0
                 done = start(run)
             refused = name == "run.lock" and damage == "a pipe"
             assert done.returncode == (EXIT_CONFIG if refused else 0), done
