@@ -160,11 +160,12 @@ def _purge(folder: Path, first_step: int, warn: Callable[[str], None]) -> bool:
     """
     paths = sorted(folder.glob("events.out.tfevents.*"))
     for path in paths:
-        data = None
+        contents = list[bytes]()
         with ignoring(path, warn):
-            data = read_bytes(path, LARGEST_LOG)
-        if data is None:
+            contents.append(read_bytes(path, LARGEST_LOG))
+        if not contents:
             continue
+        (data,) = contents
         if not (records := list(_records(data))) and data:
             warn(f"{path} holds no events that can be read: it is left as it is")
             continue
