@@ -104,13 +104,12 @@ def last_summary(directory: Path) -> dict[str, Any]:
     """
     summary = read_or_empty(directory / "summary.json", summaries.SHAPE)
     begun = read_or_empty(directory / "environment.json", environment.SHAPE).get("started")
-    if begun is None:
-        return summary
-    if "environment" in summary:
+    if begun is not None and "environment" in summary:
         return summary if summary["environment"] == begun.isoformat() else {}
     account = read_or_empty(directory / "goodput.json", goodput.SHAPE)
     later = account.get("starts", 0) > (summary.get("goodput") or {}).get("starts", math.inf)
-    return {} if later or (end_time(summary) or 0.0) < begun.timestamp() else summary
+    later |= begun is not None and (end_time(summary) or 0.0) < begun.timestamp()
+    return {} if later else summary
 
 
 def points(directory: Path, warn: Callable[[str], object] = lambda _: None) -> list[dict[str, Any]]:
