@@ -1,6 +1,6 @@
 """Whatever the files of a run directory hold: a documented end, no traceback, nothing is lost.
 
-TRAINER_MUTATIONS=5000 tries that many mutations, each with all commands.
+TRAINER_MUTATIONS=5000 tries that many mutations: `runs` and `verify`, then `evaluate` or a start.
 """
 
 import contextlib
