@@ -16,6 +16,19 @@ from trainer.job.signals import StopRequest
 from trainer.optimizers import sgd
 from trainer.parallel.step import TrainState
 
+RECORD = {  # the least that a record has
+    "meaning": {
+        "data set": {"name": "digits", "sha256": "0", "train_examples": 2, "test_examples": 1}
+    },
+    "config": {
+        "model": {},
+        "data": {"name": "idx", "cache_dir": "", "mirrors": [], "sha256": {}}
+        | {"download": False, "timeout_seconds": 1},
+        "train": {"eval_batch_size": 1},
+    },
+    "versions": {},
+}
+
 
 def make_state(seed):
     rng = np.random.default_rng(seed)
@@ -30,7 +43,7 @@ def pristine(tmp_path_factory):
     folder, best = run / "checkpoints", Best("accuracy", largest=True)
     with Checkpoints(folder, keep_last=3, keep_best=0, best=best, warn=print) as checkpoints:
         for step, tested in ((9, None), (10, {"accuracy": 0.9}), (100, {"accuracy": 0.98765})):
-            checkpoints.save(step, make_state(step), {"meaning": {"seed": 1}}, tested)
+            checkpoints.save(step, make_state(step), RECORD, tested)
     return run
 
 
@@ -77,7 +90,7 @@ def test_an_intact_run(called, run):
 def test_a_task_without_an_accuracy_shows_its_loss(called, tmp_path):
     folder, best = tmp_path / "run" / "checkpoints", Best("f1", largest=True)
     with Checkpoints(folder, keep_last=3, keep_best=0, best=best, warn=print) as checkpoints:
-        checkpoints.save(5, make_state(5), {}, {"loss": 0.25, "f1": 0.5})
+        checkpoints.save(5, make_state(5), RECORD, {"loss": 0.25, "f1": 0.5})
     code, out, _ = called(tmp_path / "run")
     assert code == 0
     assert out.splitlines()[1].split()[:4] == ["5", "ok", "loss", "0.2500"]
@@ -156,6 +169,8 @@ def test_what_was_left_over_is_told_and_harms_nothing(called, run):
     shutil.copytree(checkpoints / "9", checkpoints / "bad-9.0")
     (checkpoints / "9").rename(checkpoints / "trash-9")
     (checkpoints / "10").rename(checkpoints / "saving-10")
+    for name in ("lost+found", "126.bak"):  # of the file system, and of a person
+        (checkpoints / name).mkdir()
     code, out, _ = called(run)
     assert code == 0
     assert out.splitlines()[-2].endswith(": bad-9.0")

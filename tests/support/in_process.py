@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,11 @@ class StopAfter(StopRequest):
 
 def train(folder: Path, *arguments: str, stop: StopRequest | None = None) -> Done:
     """Train on one device in a folder, as `python -m trainer` does; never with a traceback."""
+    return ended(folder, lambda: main([*arguments, "parallel.devices=1"], stop or StopRequest()))
+
+
+def ended(folder: Path, command: Callable[[], int]) -> Done:
+    """Call something that trains, in a folder, and return how it ended."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     cache = jax.config.values["jax_compilation_cache_dir"]
     variable = os.environ.get("TRAINER_CACHE_DIR")
@@ -52,7 +58,7 @@ def train(folder: Path, *arguments: str, stop: StopRequest | None = None) -> Don
         contextlib.redirect_stdout(stderr),
     ):
         try:
-            code = main([*arguments, "parallel.devices=1"], stop or StopRequest())
+            code = command()
         except TrainerError as error:
             code = error.exit_code
             stderr.write(f"error: {error}\n")

@@ -412,7 +412,9 @@ def test_a_folder_without_a_sweep_is_named(content, tmp_path):
     with pytest.raises(ConfigError, match=r"sweep\.json is missing or damaged"):
         command.main([str(tmp_path)], StopRequest())
     made = make("optim.lr=1,2", f"run.dir={tmp_path}")  # the sweep's own command writes it again
-    sweep_folder.add(tmp_path, made.fixed, made.trials)
+    warnings = []
+    sweep_folder.add(tmp_path, made.fixed, made.trials, warnings.append)
+    assert len(warnings) == (content is not None)
     assert command.main([str(tmp_path)], StopRequest()) == 0
 
 

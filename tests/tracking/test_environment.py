@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.config import redact
 from trainer.tracking import environment
 
 
@@ -56,7 +57,23 @@ def test_it_imports_none_of_what_it_asks_for():
     ],
 )
 def test_what_looks_like_a_secret_is_hidden(argument, shown):
-    assert environment.redact(argument) == shown
+    assert redact.redact(argument) == shown
+
+
+def test_options_are_recorded_without_secrets_but_with_all_that_a_model_needs():
+    address = "https://me:abc@host/x?a=1&api_key=abc&b=2"
+    options = {
+        "options": {"token": "abc", "hub_api_key": "abc", "password": "", "tokenizer": "bpe"},
+        "mirrors": [address, "https://host/key=1"],
+        "key_dim": 64,
+        "keys": {"secret": 5},
+    }
+    assert redact.redacted(options) == {
+        "options": {"token": "***", "hub_api_key": "***", "password": "", "tokenizer": "bpe"},
+        "mirrors": ["https://***@host/x?a=1&api_key=***&b=2", "https://host/key=1"],
+        "key_dim": 64,
+        "keys": {"secret": 5},
+    }
 
 
 def test_git_revision_and_whether_files_differ(tmp_path):

@@ -64,12 +64,12 @@ def test_a_new_start_deletes_all_points(path, log):
 
 def test_resume_keeps_complete_lines_up_to_the_step_and_the_first_of_each(path):
     lines = [
-        '{"step": 1, "split": "train", "loss": 1}',
-        '{"step": 2, "split": "train", "loss": 2}',
-        '{"step": 2, "split": "eval", "loss": 3}',
-        '{"step": 2, "split": "train", "loss": 4}',
+        '{"step": 1, "split": "train", "time": 0.0, "loss": 1}',
+        '{"step": 2, "split": "train", "time": 0.0, "loss": 2}',
+        '{"step": 2, "split": "eval", "time": 0.0, "loss": 3}',
+        '{"step": 2, "split": "train", "time": 0.0, "loss": 4}',
         "\0\0\0",
-        '{"step": 3, "split": "train", "loss": 5}',
+        '{"step": 3, "split": "train", "time": 0.0, "loss": 5}',
         '{"step": 2, "spl',
     ]
     path.write_text("\n".join(lines))

@@ -139,7 +139,7 @@ def test_what_ends_a_run_does_not_lose_the_save_under_way(opened, tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         end()
-    files.record_of(tmp_path / "checkpoints" / "7")
+    files.record_of(tmp_path / "checkpoints" / "7", {})
 
 
 @pytest.mark.parametrize("on_device", [True, False])

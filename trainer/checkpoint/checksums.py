@@ -8,13 +8,50 @@ from typing import Any
 import jax
 import numpy as np
 
+from trainer.job.files import Damaged
 from trainer.tasks.task import named_leaves
 
 Record = dict[str, Any]  # JSON
 
-
-class Damaged(ValueError):
-    """A checkpoint is not what was saved; the message names the array or file, in one line."""
+SIZE = range(1, 2**31)
+RECORD = {  # the shape of a record: what commands and a start that resumes need of it
+    "step": int,
+    "test_*": (float, None),
+    "meaning": {
+        "data set": {"name": str, "sha256": str, "train_examples": int, "test_examples": int}
+    },
+    "versions": {"*": (str, None)},
+    "progress?": {"window": [float], "epoch": [float], "skipped": int},
+    "config": {
+        "train": {"eval_batch_size": SIZE},
+        "data": {
+            "name": str,
+            "cache_dir": str,
+            "root?": (str, None),
+            "mirrors": [str],
+            "sha256": {"*": str},
+            "download": bool,
+            "timeout_seconds": float,
+            "num_classes?": (int, None),
+            "pixel_mean?": (float, None),
+            "pixel_std?": (float, None),
+            "module?": (str, None),
+        },
+        "model": {"module?": (str, None), "hidden_sizes?": ([SIZE], None)},
+    },
+    "data_root?": (str, None),
+    "data_module?": (str, None),
+    "objective?": {
+        "loss": str,
+        "num_classes": SIZE,
+        "pixel_mean": float,
+        "pixel_std": float,
+        "image_shape": [SIZE],
+    },
+    "example?": {"*": [Any]},
+    "module?": str,
+    "module_sha256?": str,
+}
 
 
 def seal(record: Record, state: Any, files: dict[str, str]) -> Record:

@@ -6,7 +6,7 @@ Reading changes nothing, so it is safe while another job writes to the same run.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import numpy.typing as npt
 import orbax.checkpoint as ocp
 
 from trainer.checkpoint import checksums
-from trainer.checkpoint.checksums import Damaged, Record
+from trainer.checkpoint.checksums import RECORD, Record
 from trainer.job import directory as run_directory
 from trainer.job.errors import ReadError, first_line
+from trainer.job.files import Damaged, open_regular, parse, read_bytes
 from trainer.tasks.task import named_leaves
 
 Arrays = dict[str, npt.NDArray[Any]]  # path -> array
@@ -68,22 +69,24 @@ def write_record(folder: Path, record: Record, state: Any) -> None:
     (folder / RECORD_FILE).write_text(json.dumps(checksums.seal(record, state, files)), "utf-8")
 
 
-def record_of(folder: Path) -> Record:
+def record_of(folder: Path, shape: Mapping[str, Any] = RECORD) -> Record:
     """Return the record of a checkpoint; raises Damaged and ReadError as `read` does."""
-    record, _, _ = _unsealed(folder)
+    record, _, _ = _unsealed(folder, shape)
     return record
 
 
-def read(reader: ocp.Checkpointer, folder: Path) -> tuple[Arrays, Record]:
+def read(
+    reader: ocp.Checkpointer, folder: Path, shape: Mapping[str, Any] = RECORD
+) -> tuple[Arrays, Record]:
     """Read a checkpoint and compare every file and every array with its checksum.
 
-    Returns the arrays by their paths, such as `weights/0/kernel`, and the record.
+    Returns the arrays by their paths, such as `weights/0/kernel`, and the record, of that shape.
 
     Raises:
         Damaged: the checkpoint is not what was saved; the file or array is named.
         ReadError: the storage fails, or orbax cannot read files that are intact.
     """
-    record, checksums_, files = _unsealed(folder)
+    record, checksums_, files = _unsealed(folder, shape)
     for name, expected in files.items():
         if _sha256(folder, name) != expected:
             raise Damaged(f"file {name} does not match its checksum")
@@ -122,26 +125,25 @@ def fit(arrays: Arrays, template: Any, prefix: str = "") -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _unsealed(folder: Path) -> tuple[Record, dict[str, str], dict[str, str]]:
+def _unsealed(
+    folder: Path, shape: Mapping[str, Any]
+) -> tuple[Record, dict[str, str], dict[str, str]]:
     """Return the record, and the checksums of the arrays and of the files, by their names."""
     with _reading(folder, RECORD_FILE):
-        data = (folder / RECORD_FILE).read_bytes()
-    try:
-        record = json.loads(data)
-        intact = json.dumps(record).encode() == data  # the same JSON value would not be enough
-        intact &= record.pop("sha256") == checksums.of_json(record)
-        arrays, files, step = record.pop("leaves"), record.pop("files"), record["step"]
-    except Exception:  # damaged bytes can lead to any error
-        intact = False
-    if not intact:
+        data = read_bytes(folder / RECORD_FILE)
+    seal = {"step": int, "sha256": str, "leaves": {"*": str}, "files": {"*": str}}
+    # A result may be NaN, written as JSON has it not.
+    record = parse(data, {**shape, **seal}, f"file {RECORD_FILE}", finite=False)
+    intact = json.dumps(record).encode() == data  # the same JSON value would not be enough
+    if record.pop("sha256") != checksums.of_json(record) or not intact:
         raise Damaged(f"file {RECORD_FILE} does not match its checksum")
-    if step != int(folder.name):
-        raise Damaged(f"it was saved as step {step}")
-    return record, arrays, files
+    if record["step"] != int(folder.name):
+        raise Damaged(f"it was saved as step {record['step']}")
+    return record, record.pop("leaves"), record.pop("files")
 
 
 def _sha256(folder: Path, name: str) -> str:
-    with _reading(folder, name), (folder / name).open("rb") as file:
+    with _reading(folder, name), open_regular(folder / name) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

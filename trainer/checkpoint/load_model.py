@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.checkpoint import files
-from trainer.checkpoint.checksums import Damaged, Record
+from trainer.checkpoint.checksums import Record
 from trainer.data.dataset import Examples, size
 from trainer.job.directory import ASIDE, CHECKPOINTS
-from trainer.job.errors import DataError
+from trainer.job.errors import DataError, TrainerError, first_line
+from trainer.job.files import Damaged
 from trainer.tasks.make import from_record
 from trainer.tasks.task import Task, Weights, outputs_of_one
 
@@ -84,11 +85,14 @@ def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
                 task = from_record(record, run, warn)
                 template = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
                 weights = files.fit(arrays, template, "weights/")
-            except Damaged as error:
+            except Exception as error:
+                if isinstance(error, TrainerError):
+                    raise
                 if not folder.exists():
                     continue  # the job has deleted it in the meantime, as it should
                 damaged = True
-                message = f"checkpoint {number} of {run} is damaged ({error})"
+                reason = first_line(error, kind=not isinstance(error, Damaged))
+                message = f"checkpoint {number} of {run} is damaged ({reason})"
                 if step is not None:
                     hint = "leave --step out to use the newest intact one"
                     raise DataError(message, hint) from None

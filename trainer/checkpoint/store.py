@@ -21,10 +21,11 @@ from typing import Any, NamedTuple, TypeVar
 import orbax.checkpoint as ocp
 
 from trainer.checkpoint import files
-from trainer.checkpoint.checksums import Damaged, Record
+from trainer.checkpoint.checksums import Record
+from trainer.job import lock
 from trainer.job.directory import ASIDE, TRASH, WRITING
 from trainer.job.errors import ConfigError, DataError, ReadError, first_line, writing
-from trainer.job.files import sync_folder, sync_tree, write_text
+from trainer.job.files import Damaged, read_bytes, sync_folder, sync_tree, write_text
 from trainer.tasks.task import named_leaves
 
 Tree = TypeVar("Tree")  # a pytree of arrays
@@ -64,12 +65,14 @@ class Checkpoints:
         keep_best: int,
         best: Best,
         warn: Callable[[str], None],
+        shape: Mapping[str, Any] | None = None,
     ) -> None:
         """Open a folder of checkpoints, folders named by their steps; make it if it is missing.
 
         The `keep_last` newest and the `keep_best` best are kept. `warn` gets a message for every
-        checkpoint that is renamed because it is damaged.
+        checkpoint that is renamed because it is damaged. `shape` is that of a record, None for any.
         """
+        self._shape = shape or {}
         self.directory = directory.absolute()
         self._keep_last = keep_last
         self._keep_best = keep_best
@@ -110,10 +113,14 @@ class Checkpoints:
 
         Returns:
             None, or a warning: the checkpoint is saved, but older ones cannot be deleted.
+
+        Raises:
+            ConfigError: the lock of the run was removed: another job may be writing here.
         """
         # In place of a folder that is gone, orbax would make one without the lock of this run.
         if self._folder_id() != self._opened:
             raise FileNotFoundError(None, "the folder has been moved or deleted")
+        lock.check(self.directory.parent)
         if step in self.steps:
             return None
         written, committed = self.directory / f"{WRITING}{step}", self.directory / str(step)
@@ -153,7 +160,7 @@ class Checkpoints:
         for step in reversed(self.steps):
             try:
                 folder = self.directory / str(step)
-                arrays, record = files.read(self._checkpointer, folder)
+                arrays, record = files.read(self._checkpointer, folder, self._shape)
                 state = files.fit(arrays, template)
             except Damaged as damage:
                 self._set_aside(step, damage)
@@ -173,7 +180,7 @@ class Checkpoints:
         """Return the newest intact record, or None; reads no arrays and renames nothing."""
         for step in reversed(self.steps):
             with suppress(Damaged):  # restore() will report it
-                return files.record_of(self.directory / str(step))
+                return files.record_of(self.directory / str(step), self._shape)
         return None
 
     def _folder_id(self) -> tuple[int, int]:
@@ -205,7 +212,7 @@ class Checkpoints:
         values = {}
         for step in self.steps:
             with suppress(Damaged, ReadError):  # an older one that nobody needs now
-                record = files.record_of(self.directory / str(step))
+                record = files.record_of(self.directory / str(step), self._shape)
                 result = record.get(f"test_{self._best.metric}")
                 if result is not None:
                     values[step] = self._best.value({self._best.metric: float(result)})
@@ -234,7 +241,7 @@ def _check_link(directory: Path) -> None:
     owner, run = directory / OWNER, str(directory.parent.resolve())
     if not owner.exists():
         write_text(owner, run)
-    elif (other := owner.read_text("utf-8", "replace")) != run:
+    elif (other := read_bytes(owner).decode("utf-8", "replace")) != run:
         message = f"{directory} is a link to the checkpoints of another run, {other}"
         raise ConfigError(message, f"remove the link; or, if that run was moved here, {owner}")
 

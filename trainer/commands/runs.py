@@ -101,8 +101,9 @@ def find(root: Path) -> Iterator[Path]:
             seen.add(directory.resolve())
             if any(mark in folders or mark in files for mark in run_layout.MARKS):
                 yield directory
-                folders.clear()  # a run contains no other run
-            elif len(directory.relative_to(root).parts) == _MAX_DEPTH:
+                # With run.dir=DIR, a folder of runs may be a run, too.
+                folders[:] = [name for name in folders if name not in run_layout.OWN]
+            if len(directory.relative_to(root).parts) == _MAX_DEPTH:
                 folders.clear()
             folders.sort()
             starts += [link for name in folders if (link := directory / name).is_symlink()]

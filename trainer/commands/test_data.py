@@ -96,7 +96,7 @@ def _options(trained: Trained) -> DataConfig:
         return data
     name = data.module
     if user_module.is_file(name):  # where it was, or else the copy that the run keeps
-        name = trained.record["data_module"]
+        name = trained.record.get("data_module") or name
         copy = trained.run / ".hydra" / Path(name).name
         name = str(copy) if copy.is_file() and not Path(name).is_file() else name
     return dataclasses.replace(data, module=name)

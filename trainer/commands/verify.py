@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.commands import arguments as command_line
-from trainer.job.directory import ASIDE, CHECKPOINTS, steps
+from trainer.job.directory import ASIDE, CHECKPOINTS, TRASH, WRITING
 from trainer.job.errors import EXIT_COMPLETED, DataError, Preempted
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
@@ -52,10 +52,9 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         checked.insert(0, one)
         if stop():
             raise Preempted("asked to stop before all checkpoints were verified")
-    committed = {str(step) for step in steps(directory)}
-    others = sorted({path.name for path in directory.glob("*/")} - committed)
+    others = sorted(path.name for path in directory.glob("*/"))
     aside = [name for name in others if name.startswith(ASIDE)]
-    unfinished = [name for name in others if not name.startswith(ASIDE)]
+    unfinished = [name for name in others if name.startswith((WRITING, TRASH))]
     if args.json:
         report = {"directory": str(directory), "checkpoints": checked}
         show(to_json({**report, "set_aside": aside, "unfinished": unfinished}, indent=2))
@@ -88,7 +87,7 @@ def _check(directory: Path) -> Iterator[Checked]:
     # Before orbax asks for the devices: the GPU belongs to the job that trains on it.
     jax.config.update("jax_platforms", "cpu")
     from trainer.checkpoint import files
-    from trainer.checkpoint.checksums import Damaged
+    from trainer.job.files import Damaged
 
     with files.checkpointer() as reader:
         for step in reversed(files.steps(directory)):

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import user_module
+from trainer.config.redact import redact, redacted
 from trainer.config.schema import Config, config_dir, config_dirs
 from trainer.config.types import rule_of
 from trainer.job.errors import ConfigError, TrainerError
@@ -143,8 +144,9 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
             if record.get(name, text) != text:  # two files of one name, in two folders
                 name = f"{section}-{name}"
             record[name] = text
-    record["config.yaml"] = OmegaConf.to_yaml(typed)
-    record["overrides.yaml"] = OmegaConf.to_yaml(hydra_config.overrides.task)
+    record["config.yaml"] = OmegaConf.to_yaml(redacted(OmegaConf.to_container(typed)))
+    overrides = [redact(override) for override in hydra_config.overrides.task]
+    record["overrides.yaml"] = OmegaConf.to_yaml(overrides)
     experiment = hydra_config.runtime.choices.get("experiment")
     return Job(config, str(experiment or "default"), record)
 

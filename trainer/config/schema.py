@@ -17,6 +17,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from trainer.config.redact import redacted
 from trainer.job import resources
 from trainer.job.errors import ConfigError
 
@@ -280,7 +281,10 @@ ConfigStore.instance().store(name="schema", node=Config)  # conf/config.yaml ref
 
 
 def as_json(config: Config) -> dict[str, Any]:
-    """Return all options as JSON: of a user's own, an Enum by its name, a path as text."""
+    """Return all options as JSON, as a run records them: without secrets.
+
+    Of a user's own, an Enum becomes its name, and a path text.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -291,7 +295,7 @@ def as_json(config: Config) -> dict[str, Any]:
             return value.name
         return value if isinstance(value, bool | int | float | None) else str(value)
 
-    return {section: plain(options) for section, options in asdict(config).items()}
+    return {section: redacted(plain(options)) for section, options in asdict(config).items()}
 
 
 def config_dir() -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from trainer.checkpoint.load_model import Trained
+from trainer.job.files import read_or_empty
 from trainer.parallel.evaluation import Evaluation
 from trainer.tracking import environment
 from trainer.tracking.terminal import metric_text
@@ -52,11 +53,9 @@ def text(
         (package, record["versions"].get(package) or "", version or "")
         for package, version in environment.versions(PACKAGES).items()
     ]
-    try:
-        started = json.loads((trained.run / "environment.json").read_text())
-        revision = started["git"]["revision"]
-    except (OSError, ValueError, KeyError, TypeError):  # no checkout, or a copy without the file
-        revision = "unknown"
+    started = read_or_empty(trained.run / "environment.json", environment.SHAPE)
+    # Without a checkout, or in a copy without the file, it is unknown.
+    revision = (started.get("git") or {}).get("revision", "unknown")
     lines = Path(__file__).with_name("card.md").read_text().splitlines(keepends=True)
     kept = [line for line in lines if classes or not line.startswith(CLASSIFIER)]
     return Template("".join(line.removeprefix(CLASSIFIER) for line in kept)).substitute(

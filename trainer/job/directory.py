@@ -14,6 +14,7 @@ WRITING = "saving-"  # prefix of a checkpoint that is being written
 TRASH = "trash-"  # prefix of a checkpoint that is being deleted
 ASIDE = "bad-"  # prefix of a damaged checkpoint
 SWEEP = "sweep.json"  # marks the folder of a sweep, which holds run directories but is none
+OWN = (CHECKPOINTS, ".hydra", "tensorboard", "evaluation")  # the folders in a run directory
 # A job that is killed early has written at least one of these.
 MARKS = (CHECKPOINTS, ".hydra", "environment.json", "metrics.jsonl", "summary.json", "run.lock")
 

@@ -6,15 +6,18 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from trainer.job.errors import ConfigError, PeerLost, writing
+from trainer.job.files import ignoring, open_regular, read_or_empty
 
 NAME = "run.lock"
 _PAUSE_SECONDS = 0.1  # between two tries
 _GRACE_SECONDS = 0.2  # held() takes the lock too, for an instant
+NOTE = {"host": str, "pid": int, "since": str, "job?": str}  # the shape of what a lock file holds
+_OWN: dict[Path, os.stat_result] = {}  # folder -> the lock file that this process has locked there
 
 
 @contextmanager
@@ -45,7 +48,7 @@ def hold(
     path, grace = directory / name, time.monotonic() + _GRACE_SECONDS
     with ExitStack() as stack:
         with writing(path):
-            file = stack.enter_context(path.open("a+"))
+            file = stack.enter_context(open(path, "a+", opener=_open))
             while not _take(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
                 if time.monotonic() > grace:
                     _check_holder(path, f"{what} {directory}", job, give_up)
@@ -55,17 +58,38 @@ def hold(
                 since = time.strftime("%Y-%m-%d %H:%M:%S %z")
                 me = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "job": job}
                 os.write(file.fileno(), json.dumps(me).encode())  # unbuffered: the disk may be full
+        if not shared:
+            _OWN[path.absolute()] = os.fstat(file.fileno())
+            stack.callback(_OWN.pop, path.absolute(), None)
         yield
+
+
+def check(directory: Path, name: str = NAME) -> None:
+    """Check that a lock file that this process holds has not been removed or replaced.
+
+    Another job may have locked the file that now has its name.
+
+    Raises:
+        ConfigError: it has.
+    """
+    path, there = (directory / name).absolute(), None
+    if (own := _OWN.get(path)) is None:
+        return
+    with suppress(OSError):
+        there = path.stat()
+    if there is None or not os.path.samestat(own, there):
+        message = f"{path} was removed or replaced while this job ran, so another may be at work"
+        hint = (
+            "no checkpoint is written any more. Run the same command again, leave that file alone"
+        )
+        raise ConfigError(message, hint)
 
 
 def _check_holder(path: Path, what: str, job: str, give_up: Callable[[str], bool]) -> None:
     """Return if an earlier attempt of this job holds the lock; raise in all other cases."""
-    holder = {}
-    try:
-        holder = json.loads(path.read_text())
+    name, holder = "another job", read_or_empty(path, NOTE)  # empty: shared, or being written
+    if holder:
         name = f"process {holder['pid']} on host {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError):  # shared, or its note is being written
-        name = "another job"
     message = f"{what} is in use by {name}"
     if not job or holder.get("job") != job:
         raise ConfigError(message, "wait for its end, or choose another with run.name=NAME")
@@ -77,18 +101,22 @@ def _check_holder(path: Path, what: str, job: str, give_up: Callable[[str], bool
 @contextmanager
 def turn(path: Path) -> Iterator[None]:
     """Wait for an exclusive lock on a file, which is made if missing, and hold it in the block."""
-    with path.open("a") as file:
+    with open(path, "a", opener=_open) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def held(directory: Path, name: str = NAME) -> bool:
     """Return whether a job holds the lock of a directory now; writes nothing."""
-    try:
-        with (directory / name).open("rb") as file:
-            return not _take(file, fcntl.LOCK_SH)  # dropped when the file is closed
-    except OSError:  # missing, or not readable for us
-        return False
+    path, taken = directory / name, True  # also where it is missing, not readable, or no file
+    with ignoring(path), open_regular(path) as file:
+        taken = _take(file, fcntl.LOCK_SH)  # dropped when the file is closed
+    return not taken
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a lock file. What a link leads to would be overwritten, and a pipe would wait."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _take(file: IO[Any], kind: int) -> bool:

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 from trainer.job import directory
-from trainer.tracking import runs
+from trainer.job.files import read_or_empty
+from trainer.tracking import environment, runs
 
 CLOCKED = ("time", "examples_per_second")  # may differ between two runs of the same bits
 
@@ -39,7 +40,7 @@ def differences(unbroken: Path, broken: Path) -> list[str]:
 
 
 def _results(run: Path) -> list[str]:
-    versions = runs.read_or_empty(run / "environment.json").get("versions")
+    versions = read_or_empty(run / "environment.json", environment.SHAPE).get("versions")
     lines = [f"environment.json: {versions}"]  # another program may round in another way
     summary = runs.last_summary(run)
     compared = ["steps", "weights_sha256", *sorted(n for n in summary if n.startswith("test_"))]

@@ -2,18 +2,20 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from trainer.job import directory, lock
 from trainer.job.errors import EXIT_RETRY, ConfigError, writing
-from trainer.job.files import write_json
-from trainer.tracking import runs
+from trainer.job.files import read_or_empty, write_json
+from trainer.tracking import goodput, runs, summary
 
 SEED = "run.seed"
 LOCK, OUTPUT, ENDING = "sweep.lock", "output.log", "member.json"
 TURN = "sweep.turn"  # locked to write: no task of a job array replaces a newer file by an older one
+PLAN = {"fixed": [str], "members": {"*": {"*": str}}}  # the shape of sweep.json
+TOLD = {"exit_code?": (int, None), "error?": (str, None)}  # and of member.json
 _ORDER = ("completed", "running", "preempted", "interrupted", "waiting", "failed")
 
 Members = Mapping[str, Mapping[str, str]]  # name of a trial -> swept option -> value
@@ -64,16 +66,27 @@ class Group(NamedTuple):
     scores: list[float]
 
 
-def read_plan(folder: Path) -> tuple[list[str], Members]:
+def read_plan(
+    folder: Path, warn: Callable[[str], object] = lambda _: None
+) -> tuple[list[str], Members]:
     """Return the overrides that all trials share, sorted, and the trials; empty without a sweep."""
-    plan = runs.read_or_empty(folder / directory.SWEEP)
+    plan = read_or_empty(folder / directory.SWEEP, PLAN, warn)
     return plan.get("fixed", []), plan.get("members", {})
 
 
-def add(folder: Path, fixed: Sequence[str], trials: Iterable[Trial]) -> None:
-    """Add trials to sweep.json; SaveError or ConfigError if it cannot be written."""
+def add(
+    folder: Path,
+    fixed: Sequence[str],
+    trials: Iterable[Trial],
+    warn: Callable[[str], object] = lambda _: None,
+) -> None:
+    """Add trials to sweep.json, to a new one and with a warning if it is damaged.
+
+    Raises:
+        SaveError, ConfigError: it cannot be written.
+    """
     with writing(folder), lock.turn(folder / TURN):
-        _, before = read_plan(folder)
+        _, before = read_plan(folder, warn)
         members = {**before, **{trial.name: trial.values for trial in trials}}
         if members != before:
             write_json(folder / directory.SWEEP, {"fixed": sorted(fixed), "members": members})
@@ -81,7 +94,7 @@ def add(folder: Path, fixed: Sequence[str], trials: Iterable[Trial]) -> None:
 
 def finished(run: Path) -> bool:
     """Return whether a trial has completed."""
-    return runs.read_or_empty(run / "summary.json").get("status") == "completed"
+    return read_or_empty(run / "summary.json", summary.SHAPE).get("status") == "completed"
 
 
 def results(folder: Path) -> list[Result]:
@@ -98,14 +111,14 @@ def results(folder: Path) -> list[Result]:
 def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
     """Return the state of one trial, also while it runs."""
     run = folder / name
-    info, ending = runs.describe(run), runs.read_or_empty(run / ENDING)
+    info, ending = runs.describe(run), read_or_empty(run / ENDING, TOLD)
     status, code = info.status, ending.get("exit_code")
     if status not in ("running", "completed") and code is not None:
         status = "preempted" if code == EXIT_RETRY else "failed"
     elif status == "unknown":
         status = "waiting" if info.newest_checkpoint is None else "interrupted"
-    summary = runs.last_summary(run) if status == "completed" else {}
-    goodput = runs.read_or_empty(run / "goodput.json")
+    last = runs.last_summary(run) if status == "completed" else {}
+    account = read_or_empty(run / "goodput.json", goodput.SHAPE)
     return Result(
         name=name,
         values=dict(values),
@@ -115,11 +128,11 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
         steps=info.steps,
         epochs=info.epochs,
         examples_per_second=info.examples_per_second,
-        seconds=sum(goodput["seconds"].values()) if goodput else None,
-        starts=goodput.get("starts"),
+        seconds=sum(account["seconds"].values()) if "seconds" in account else None,
+        starts=account.get("starts"),
         exit_code={"completed": 0, "running": None}.get(status, code),
         error=(ending.get("error") or info.note) if status in ("preempted", "failed") else None,
-        weights_sha256=summary.get("weights_sha256"),
+        weights_sha256=last.get("weights_sha256"),
         best=info.best,
         score=info.score,
     )

@@ -44,7 +44,8 @@ def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest
     directory.make(plan.folder)
     with lock.hold(plan.folder, sweep_folder.LOCK, "sweep"):
         terminal.note(f"sweep of {total} trials in {plan.folder}")
-        sweep_folder.add(plan.folder, plan.fixed, [] if plan.search else plan.trials)
+        known = [] if plan.search else plan.trials
+        sweep_folder.add(plan.folder, plan.fixed, known, terminal.warn)
         try:
             for number, trial in enumerate(trials, 1):
                 label = f"{number}/{total} {trial.name}"
@@ -139,7 +140,7 @@ def train_one(plan: Plan, index: int, stop: StopRequest) -> int:
         return train(job.config, job.experiment, job.record, stop)
     directory.make(plan.folder)
     with lock.hold(plan.folder, sweep_folder.LOCK, "sweep", shared=True):
-        sweep_folder.add(plan.folder, plan.fixed, plan.trials)
+        sweep_folder.add(plan.folder, plan.fixed, plan.trials, terminal.warn)
         (run / sweep_folder.ENDING).unlink(missing_ok=True)  # of an earlier start
         code = train(job.config, job.experiment, job.record, stop)
         if code != EXIT_RETRY:  # a task that has to stop has no time to draw

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import yaml
@@ -20,6 +20,7 @@ from trainer.config.compose import Job, compose_each, literal, quoted, readable_
 from trainer.config.fingerprint import FINGERPRINT, differences, select
 from trainer.job import directory
 from trainer.job.errors import ConfigError, writing
+from trainer.job.files import read_or_empty
 from trainer.sweep import folder as sweep_folder
 from trainer.sweep.folder import SEED, Trial
 
@@ -29,6 +30,9 @@ _IRRELEVANT = ("run.quiet", "train.compilation_cache_dir", "cluster")  # the swe
 _LONGEST, _KEPT = 120, 100  # characters of a trial's name, and of a longer one before its digest
 # Not the comma: only an equals sign makes the text behind it an option, and values have none.
 _escaped = partial(quote, safe=",+@:[]", errors="surrogateescape")
+_SHAPE: dict[str, Any] = {
+    f"{name}?": ({}, None) for name in ("run", "data", "model", "optim", "train", "parallel")
+}
 _COMPARED = (*FINGERPRINT, "train.epochs", "data.name")  # equal in all rows of one table
 
 
@@ -139,7 +143,9 @@ def _check_folder(plan: Plan) -> None:
     trials = [plan.trial(v) for n, v in members.items() if sweep_folder.finished(plan.folder / n)]
     lines = []
     for trial, job in zip(trials, compose_each([trial.overrides for trial in trials]), strict=True):
-        before = yaml.safe_load((plan.folder / trial.name / ".hydra" / "config.yaml").read_text())
+        path = plan.folder / trial.name / ".hydra" / "config.yaml"
+        before = read_or_empty(path, _SHAPE, load=yaml.safe_load)
+        lines += [] if before else [f"  {trial.name}: {path} is missing or damaged"]
         now = yaml.safe_load(job.record["config.yaml"])
         pair = select(before, _COMPARED), select(now, _COMPARED)
         lines += [f"  {trial.name}: {line}" for line in differences(*pair, "the finished trial")]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import trainer
+from trainer.config.redact import redact
 
 _PACKAGES = (
     *("python", "trainer", "jax", "jaxlib", "numpy", "orbax-checkpoint", "grain", "hydra-core"),
@@ -26,18 +27,16 @@ _VARIABLES = re.compile(
     r"|OMP_NUM_THREADS|JOB_COMPLETION_INDEX"
     r"|SLURM_(JOB_ID|JOB_NAME|JOB_NODELIST|NNODES|NTASKS|NODEID|PROCID|LOCALID|RESTART_COUNT)"
 )
-_SECRET = re.compile(
-    r"((?:token|secret|passw|credential|signature|key)[\w-]*['\"]?\s*[=:]).*",
-    re.IGNORECASE | re.DOTALL,
-)
-_LOGIN = re.compile(r"://[^/\s]+@")
+
+
+SHAPE = {"started?": datetime, "versions?": {"*": (str, None)}, "git?": ({"revision?": str}, None)}
 
 
 def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
     """Return the facts as JSON: `devices` has the kind of each device of the mesh, in order."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="microseconds"),
         "command": [redact(argument) for argument in sys.orig_argv],
         "git": _git(Path(__file__).resolve().parents[2]),
         "versions": {**versions(_PACKAGES), "trainer's source": source()[:16]},
@@ -52,16 +51,11 @@ def collect(devices: Sequence[str], processes: int) -> dict[str, Any]:
         "devices": list(devices),
         "processes": processes,
         "environment": {
-            name: redact(value)
+            name: redact(f"{name}={value}").partition("=")[2]
             for name, value in sorted(os.environ.items())
             if _VARIABLES.fullmatch(name)
         },
     }
-
-
-def redact(text: str) -> str:
-    """Return a text without the value of what is named like a secret, and logins in addresses."""
-    return _LOGIN.sub("://***@", _SECRET.sub(r"\1***", text))
 
 
 def source() -> str:

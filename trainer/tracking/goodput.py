@@ -1,14 +1,13 @@
 """Goodput of a run: where the seconds of all its starts went, kept in goodput.json."""
 
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import trainer
-from trainer.job.files import to_json
+from trainer.job.files import read_or_empty, to_json
 
 PHASES = ("startup", "compile", "data_wait", "step", "evaluate", "save", "restore")
 
@@ -86,6 +85,14 @@ class StepTimes:
         return {"compute": compute, "data_wait": wait, "rest": self._timer.elapsed - compute - wait}
 
 
+SHAPE = {
+    "starts?": int,
+    "seconds?": {"*": float},
+    "lost_steps?": int,
+    "lost_seconds?": float,
+    "reached_step?": int,
+    "seconds_per_step?": float,
+}
 WRITE_SECONDS = 1.0  # between two writes: what a start that is killed loses of its account
 
 
@@ -93,18 +100,23 @@ class Ledger:
     """The account of all starts of a run, this one included; process 0 alone has one."""
 
     def __init__(
-        self, path: Path, timer: PhaseTimer, resume_step: int, logged_step: int = 0
+        self,
+        path: Path,
+        timer: PhaseTimer,
+        resume_step: int,
+        logged_step: int = 0,
+        warn: Callable[[str], object] = lambda _: None,
     ) -> None:
-        """Read the account of earlier starts at `path`; a damaged file counts as none.
+        """Read the account of earlier starts at `path`; a damaged file counts as none, and `warn`.
 
         They lost the steps after `resume_step` that they had done. `logged_step` is the last one
         that they logged, maybe after their last write here.
         """
         self._path, self._timer = path, timer
-        before: dict[str, Any] = {"starts": 0, "seconds": dict.fromkeys(PHASES, 0.0)}
+        before: dict[str, Any] = {"starts": 0, "seconds": {}}
         before |= {"lost_steps": 0, "lost_seconds": 0.0, "reached_step": 0, "seconds_per_step": 0.0}
-        with suppress(OSError, ValueError):
-            before |= json.loads(path.read_bytes())
+        before |= read_or_empty(path, SHAPE, warn)
+        before["seconds"] = dict.fromkeys(PHASES, 0.0) | before["seconds"]
         reached = max(before["reached_step"], logged_step)
         lost, pace = max(0, reached - resume_step), before["seconds_per_step"]
         before["seconds"]["step"] += (reached - before["reached_step"]) * pace

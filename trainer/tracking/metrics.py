@@ -5,13 +5,15 @@ JSON has no NaN and no infinities: they are the strings "NaN", "Infinity", "-Inf
 """
 
 import errno
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainer.job.files import NONFINITE, to_json, write_text
+from trainer.job.files import LARGEST_LOG, Damaged, parse, read_bytes, to_json, write_text
+
+SHAPE = {"step": range(2**63), "split": str, "time": float, "*": float}  # of a point
 
 
 class MetricsLog:
@@ -21,18 +23,37 @@ class MetricsLog:
     A failed write leaves none: the part that was written is cut off again.
     """
 
-    def __init__(self, path: Path, resume_step: int | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        resume_step: int | None,
+        warn: Callable[[str], object] = lambda _: None,
+    ) -> None:
         """Open the log; keep its points up to and including a step, or with None no point.
 
-        The order of points stays; of points with the same split and step, the first stays.
+        The order of points stays; of points with the same split and step, the first stays. `warn`
+        gets a message if points are lost: the log is missing, or damaged by more than a kill.
 
         Raises:
             OSError: the file cannot be read or written.
         """
         self.reached = 0  # last step of the log before it was opened
         self._kept: set[tuple[str, int]] = set()
-        lines = []
-        for line, point in _parse(path) if path.exists() else ():
+        lines, log = list[str](), list[tuple[str, dict[str, Any] | None]]()
+        try:
+            with suppress(FileNotFoundError):
+                log = _parse(path)
+            if resume_step and not any(point for _, point in log):
+                warn(f"{path} has no points: those up to step {resume_step:,} are lost")
+        except Damaged as damage:
+            aside = path.with_name(f"{path.name}.bad")
+            path.rename(aside)
+            warn(f"{damage}, and a new one begins: renamed to {aside}")
+        if bad := sum(point is None for _, point in log[:-1]):  # a kill tears the last one only
+            warn(f"{path}: {bad} damaged lines are left out")
+        for line, point in log:
+            if point is None:
+                continue
             key = (point["split"], point["step"])
             self.reached = max(self.reached, point["step"])
             if resume_step is not None and point["step"] <= resume_step and key not in self._kept:
@@ -77,18 +98,18 @@ def read(path: Path) -> list[dict[str, Any]]:
     """Return the points in order; non-finite metrics are floats again, torn lines are left out.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError, Damaged: the file cannot be read.
     """
-    return [
-        {key: float(v) if v in NONFINITE else v for key, v in point.items()}
-        for _, point in _parse(path)
-    ]
+    return [point for _, point in _parse(path) if point is not None]
 
 
-def _parse(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each whole line and its point."""
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            yield line, json.loads(line)
-        except ValueError:  # torn by a kill, or zeros after a power cut
-            continue
+def _parse(path: Path) -> list[tuple[str, dict[str, Any] | None]]:
+    """Return each line and its point; None: torn by a kill, zeros after a power cut, or damaged."""
+    lines = read_bytes(path, LARGEST_LOG).decode(errors="replace").splitlines()
+    return [(line, _point(line.encode())) for line in lines]
+
+
+def _point(line: bytes) -> dict[str, Any] | None:
+    with suppress(Damaged):
+        return dict(parse(line, SHAPE, "the line"))
+    return None

@@ -1,15 +1,16 @@
 """What the files of a run directory say, whatever state the run is in."""
 
-import json
 import math
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.job import directory as run_layout
 from trainer.job import lock
-from trainer.tracking import metrics
+from trainer.job.files import ignoring, read_or_empty
+from trainer.tracking import environment, goodput, metrics
+from trainer.tracking import summary as summaries
 
 
 class RunInfo(NamedTuple):
@@ -34,8 +35,14 @@ class RunInfo(NamedTuple):
 
 def describe(directory: Path) -> RunInfo:
     """Return what the files of a run directory say about the run."""
-    written = read_or_empty(directory / "summary.json")  # names are right even if it is outdated
-    logged = points(directory)
+    damage: list[str] = []
+
+    def warn(message: str) -> None:
+        damage.append(message.removeprefix(f"{directory}/"))
+
+    # Its names are right even if it is outdated.
+    written = read_or_empty(directory / "summary.json", summaries.SHAPE, warn)
+    logged, dataset = points(directory, warn), (written.get("dataset") or {}).get("name")
     last = {point["split"]: point for point in logged}
     train, evaluation = last.get("train", {}), last.get("eval", {})
     checkpoints: list[int] = []
@@ -50,8 +57,12 @@ def describe(directory: Path) -> RunInfo:
     updated = end_time(summary) or (logged[-1]["time"] if logged else modified)
     if running:
         status, updated = "running", max(updated, modified)
+    elif damage:
+        note = note or damage[0]
     elif not summary:
         note = "it ended without a summary: killed, or just created"
+    elif asked := written.get("fallback_from"):
+        note = note or f"not with {asked}: trained on {dataset}"
     # A start writes it at its end, and another default is that of a task without an accuracy.
     default = "accuracy:max" if "accuracy" in evaluation or not evaluation else "loss:min"
     best = written.get("best") or default
@@ -62,7 +73,7 @@ def describe(directory: Path) -> RunInfo:
         status,
         note.splitlines()[0] if note else None,
         written.get("experiment"),
-        (written.get("dataset") or {}).get("name"),
+        dataset,
         known.get("steps", train.get("step")),
         known.get("epochs"),
         tested.get("accuracy"),
@@ -87,34 +98,32 @@ def score_text(best: str, score: float | None) -> str:
 def last_summary(directory: Path) -> dict[str, Any]:
     """Return summary.json if the last start of the run wrote it; otherwise an empty dictionary.
 
-    A start that is killed writes no summary and leaves the one of an earlier start. It is outdated
-    if environment.json, which each start writes before it trains, is newer, or if goodput.json
-    counts more starts.
+    A start that is killed writes no summary and leaves the one of an earlier start. So a summary
+    names the environment.json beside it, which each start writes before it trains. Of an older
+    version, it is outdated if the clock says so, or if goodput.json counts more starts.
     """
-    summary, environment, goodput = (
-        read_or_empty(directory / f"{name}.json") for name in ("summary", "environment", "goodput")
-    )
-    begun = datetime.fromisoformat(environment.get("started", "1970-01-01T00:00:00+00:00"))
-    starts = (summary.get("goodput") or {}).get("starts", math.inf)
-    later = goodput.get("starts", 0) > starts
-    return {} if later or (end_time(summary) or 0.0) < begun.timestamp() else summary
+    summary = read_or_empty(directory / "summary.json", summaries.SHAPE)
+    begun = read_or_empty(directory / "environment.json", environment.SHAPE).get("started")
+    if begun is not None and "environment" in summary:
+        return summary if summary["environment"] == begun.isoformat() else {}
+    account = read_or_empty(directory / "goodput.json", goodput.SHAPE)
+    later = account.get("starts", 0) > (summary.get("goodput") or {}).get("starts", math.inf)
+    later |= begun is not None and (end_time(summary) or 0.0) < begun.timestamp()
+    return {} if later else summary
 
 
-def read_or_empty(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; an empty one if the file is missing or damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def points(directory: Path, warn: Callable[[str], object] = lambda _: None) -> list[dict[str, Any]]:
+    """Return the points of metrics.jsonl in order; none, and a warning, if it cannot be read."""
+    path, read = directory / "metrics.jsonl", list[dict[str, Any]]()
+    with ignoring(path, warn):
+        read = metrics.read(path)
+    return read
 
 
-def points(directory: Path) -> list[dict[str, Any]]:
-    """Return the points of metrics.jsonl in order; none if it cannot be read."""
-    try:
-        return metrics.read(directory / "metrics.jsonl")
-    except OSError:
-        return []
+def mark(report: dict[str, Any], directory: Path) -> None:
+    """Note in a summary which environment.json lies beside it: see `last_summary`."""
+    begun = read_or_empty(directory / "environment.json", environment.SHAPE).get("started")
+    report["environment"] = begun and begun.isoformat()
 
 
 def end_time(summary: dict[str, Any]) -> float | None:

@@ -47,16 +47,17 @@ _COMPARED = (
 def write_start(
     tracker: Tracker,
     config: Config,
+    dataset: str,
     before: Mapping[str, Any] | None,
     yaml: str,
     environment: Mapping[str, Any],
 ) -> None:
-    """Describe a start of a run: its hyperparameters, options (`yaml`) and environment.
+    """Describe a start of a run: its hyperparameters, data set, options (`yaml`) and environment.
 
     `before` has the options in the restored checkpoint, None if the run is new: the text is written
     only if they have changed.
     """
-    start = hparams(hparams_of(config, len(environment["devices"])))
+    start = hparams({**hparams_of(config, len(environment["devices"])), "data.name": dataset})
     tracker.summary(tb.THIS_START, start)
     if before is None:
         tracker.summary(0, layout())

@@ -11,6 +11,24 @@ from trainer.tracking.goodput import PhaseTimer
 from trainer.tracking.terminal import metric_text
 
 Report = dict[str, Any]  # JSON; the keys of begin() and those named in the README
+SHAPE = {  # what others read of summary.json
+    "status?": frozenset({"completed", "preempted", "failed"}),
+    "error?": (str, None),
+    "experiment?": (str, None),
+    "dataset?": ({"name?": (str, None)}, None),
+    "fallback_from?": (str, None),
+    "best?": (str, None),
+    "metrics?": ([str], None),
+    "steps?": (int, None),
+    "epochs?": (float, None),
+    "examples_per_second?": (float, None),
+    "started?": (float, None),
+    "wall_seconds?": (float, None),
+    "environment?": (str, None),
+    "weights_sha256?": (str, None),
+    "goodput?": ({"starts?": int}, None),
+    "test_*": (float, None),
+}
 
 
 def begin(experiment: str, global_batch_size: int, timer: PhaseTimer) -> Report:
@@ -30,6 +48,8 @@ def begin(experiment: str, global_batch_size: int, timer: PhaseTimer) -> Report:
         "best": None,  # METRIC:max or METRIC:min, by which checkpoints and trials are ranked
         "skipped_steps": 0,
         "error": None,
+        "fallback_from": None,  # the data set that was asked for and could not be had
+        "environment": None,  # the key `started` of environment.json when this was written
         "seconds": None,
         "started": time.time() - timer.elapsed,
     }

@@ -14,8 +14,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
 from trainer.job.errors import writing
-from trainer.job.files import write_bytes
+from trainer.job.files import LARGEST_LOG, ignoring, read_bytes, write_bytes
 from trainer.tracking.metrics import MetricsLog
 
 # tensorboardX imports these if they are installed, and does not need them: torch takes seconds.
@@ -60,9 +62,10 @@ class Tracker(AbstractContextManager["Tracker"]):
         folder = run_dir / TENSORBOARD
         with writing(run_dir):
             folder.mkdir(parents=True, exist_ok=True)
-            self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step)
+            self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step, warn)
             self.reached = self._metrics.reached  # last step that an earlier start logged
-            _purge(folder, self._first_step)
+            if not _purge(folder, self._first_step, warn) and resume_step:
+                warn(f"{folder} has no events: the curves up to step {resume_step:,} are lost")
             # TensorBoard reads the files in the order of their names: the name has nanoseconds.
             seconds, nanoseconds = divmod(time.time_ns(), 10**9)
             name = f"events.out.tfevents.{seconds}.{nanoseconds:09}.{socket.gethostname()}"
@@ -148,27 +151,40 @@ def _event(**fields: Any) -> bytes:
     return data
 
 
-def _purge(folder: Path, first_step: int) -> None:
+def _purge(folder: Path, first_step: int, warn: Callable[[str], None]) -> bool:
     """Delete the events of step `first_step` and later from all event files of a folder.
 
     A reader that has a file open still sees the old file. Files without any event left are deleted.
+    One that is damaged from its beginning stays as it is, with a warning. Returns whether there
+    were any files.
     """
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        records = list(_records(path.read_bytes()))
+    paths = sorted(folder.glob("events.out.tfevents.*"))
+    for path in paths:
+        contents = list[bytes]()
+        with ignoring(path, warn):
+            contents.append(read_bytes(path, LARGEST_LOG))
+        if not contents:
+            continue
+        (data,) = contents
+        if not (records := list(_records(data))) and data:
+            warn(f"{path} holds no events that can be read: it is left as it is")
+            continue
         kept = [data for data, event in records if event.step < first_step or event.file_version]
         if len(kept) <= 1 or path.suffix in (".begun", ".ended"):  # HParams of an older trainer
             path.unlink()
         elif len(kept) < len(records):
             write_bytes(path, b"".join(kept))
+    return bool(paths)
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, Event]]:
     """Yield every event, as it is stored and parsed, up to the first that is torn."""
     begin = 0
-    while (start := begin + _LENGTH.size) <= len(data):
-        (length,) = _LENGTH.unpack_from(data, begin)
-        end = start + length + _CHECKSUM
-        if end > len(data):
-            return
-        yield data[begin:end], Event.FromString(data[start : end - _CHECKSUM])
-        begin = end
+    with suppress(DecodeError):
+        while (start := begin + _LENGTH.size) <= len(data):
+            (length,) = _LENGTH.unpack_from(data, begin)
+            end = start + length + _CHECKSUM
+            if end > len(data):
+                return
+            yield data[begin:end], Event.FromString(data[start : end - _CHECKSUM])
+            begin = end

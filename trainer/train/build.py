@@ -99,6 +99,8 @@ class Run:
             dataset, programs = collectives.together(load)
             _check_same_everywhere(dataset)
         report["dataset"] = summary.describe(dataset)
+        if config.data.name == "mnist" != dataset.name:
+            report["fallback_from"] = "mnist"
         self.task = task = programs.task
         best = best_of(config.checkpoint.best, task)
         report["best"] = f"{best.metric}:{'max' if best.largest else 'min'}"
@@ -111,6 +113,7 @@ class Run:
                 keep_best=config.checkpoint.keep_best,
                 best=best,
                 warn=warn,
+                shape=checksums.RECORD,
             )
             return stack.enter_context(checkpoints)
 
@@ -146,10 +149,10 @@ class Run:
             run_directory.describe(process.directory, record, facts)
             tracker = stack.enter_context(Tracker(process.directory, resume_step, warn))
             summaries.write_start(
-                tracker, config, saved.get("config"), record["config.yaml"], facts
+                tracker, config, dataset.name, saved.get("config"), record["config.yaml"], facts
             )
             goodput = process.directory / "goodput.json"
-            ledger = Ledger(goodput, timer, self.steps_done, tracker.reached)
+            ledger = Ledger(goodput, timer, self.steps_done, tracker.reached, warn)
             options, root, own = as_json(config), config.data.root, config.data.module
             kept = {  # in every checkpoint, beside the arrays
                 "meaning": identity,

@@ -20,6 +20,7 @@ from trainer.job import directory as run_directory
 from trainer.job.errors import (
     EXIT_COMPLETED,
     EXIT_INTERNAL,
+    EXIT_SAVE,
     ConfigError,
     PeerLost,
     Preempted,
@@ -27,7 +28,7 @@ from trainer.job.errors import (
     first_line,
 )
 from trainer.job.exit import MESSAGE_SECONDS, hard_exit, hard_exit_later, watchdog
-from trainer.job.files import write_json
+from trainer.job.files import ignoring, read_bytes, read_or_empty, write_json
 from trainer.job.signals import StopRequest
 from trainer.tracking import runs, summary
 from trainer.tracking.goodput import PhaseTimer, process_seconds
@@ -107,14 +108,18 @@ def _run(
         stack.callback(terminal.close)
         terminal.note(_describe(topology, process))
 
-        def write_summary() -> None:
+        def write_summary() -> bool:
+            """Write the summary, and return whether it is there."""
             terminal.close()
             summary.finish(report, timer)
             if process.is_chief:
                 try:
+                    runs.mark(report, process.directory)
                     write_json(process.directory / "summary.json", report)
                 except OSError as error:
                     terminal.error(f"no summary in {process.directory}: {error.strerror}")
+                    return False
+            return True
 
         first = threading.Lock()
 
@@ -158,7 +163,7 @@ def _run(
                 fail(first_line(error, kind=True))
         else:
             report["status"] = "completed"
-            write_summary()
+            code = code if write_summary() else EXIT_SAVE
         heartbeat.close()
         if process.is_chief and report["steps"]:
             terminal.summary(summary.rows(process.directory, report))
@@ -177,12 +182,11 @@ def is_finished(config: Config, experiment: str, record: Mapping[str, str]) -> b
     if run.dir is None and run.name is None:
         return False
     directory = run_directory.choose(run.root, experiment, run.name, run.dir)
-    try:
-        before = (directory / ".hydra" / "config.yaml").read_text()
-    except OSError:
-        return False
-    summary = runs.read_or_empty(directory / "summary.json")
-    if summary.get("status") != "completed" or before != record["config.yaml"]:
+    before = None
+    with ignoring(path := directory / ".hydra" / "config.yaml"):
+        before = read_bytes(path)
+    last = read_or_empty(directory / "summary.json", summary.SHAPE)
+    if last.get("status") != "completed" or before != record["config.yaml"].encode():
         return False
     Terminal(quiet=run.quiet).note(f"{directory} is completed, with these options")
     return True

@@ -24,7 +24,8 @@ class Meter(NamedTuple):
 
         Added one after the other, not pairwise, so that portions of any size give the same bits.
         """
-        start = np.array(self.sums or np.zeros(rows.shape[1]))
+        # A checkpoint of another version may hold other sums.
+        start = np.array(self.sums if len(self.sums) == rows.shape[1] else np.zeros(rows.shape[1]))
         return Meter(tuple(np.add.accumulate(np.vstack([start, rows]))[-1].tolist()))
 
     def means(self, names: Sequence[str]) -> dict[str, float]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from trainer.checkpoint.checksums import Record
 from trainer.checkpoint.store import Checkpoints
-from trainer.job.errors import SaveError, first_line
+from trainer.job.errors import ConfigError, SaveError, TrainerError, first_line
 from trainer.parallel.memory import room_for
 from trainer.parallel.step import TrainState
 from trainer.tracking.goodput import PhaseTimer
@@ -60,7 +60,7 @@ class Writer(AbstractContextManager["Writer"]):
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future[str | None] | None = None  # returns a warning, or None
         self._failed: list[str] = []  # why the last saves in a row failed
-        self._failure: SaveError | None = None  # set once too many have failed
+        self._failure: TrainerError | None = None  # set once too many have failed
 
     def save(
         self,
@@ -96,6 +96,7 @@ class Writer(AbstractContextManager["Writer"]):
 
         Raises:
             SaveError: it could not be written, or too many before it could not.
+            ConfigError: another job may be writing to the run directory.
         """
         with self._timer.phase("save"):
             self._collect(wait=True)
@@ -133,6 +134,9 @@ class Writer(AbstractContextManager["Writer"]):
         try:
             warning = saving.result()
         except Exception as error:  # orbax raises anything when it cannot write
+            if isinstance(error, ConfigError):  # the run directory is no longer that of this job
+                self._failure = error
+                return
             full, line = os.strerror(errno.ENOSPC), first_line(error)
             # orbax says so at the end of a long line
             self._failed.append(full if full in line or "os_error_code='28'" in line else line)
