@@ -55,7 +55,7 @@ def train(folder: Path, *arguments: str, stop: StopRequest | None = None) -> Don
             code = main([*arguments, "parallel.devices=1"], stop or StopRequest())
         except TrainerError as error:
             code = error.exit_code
-            stderr.write(f"error: {error}\n")
+            stderr.write(f"{error.label}: {error}\n")
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)

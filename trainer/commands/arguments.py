@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.config.explain import refuse_words
 from trainer.job.directory import expanded, is_run
 from trainer.job.errors import ConfigError
 
@@ -88,9 +89,10 @@ def parse(
         if ended.code:
             raise ConfigError(see) from None
         raise
-    for text in unknown:
-        if not overrides or text.startswith("-"):
-            raise ConfigError(f"{text} is not an option", see)
+    if overrides or intermixed:
+        refuse_words(unknown, see=see)
+    elif unknown:
+        raise ConfigError(f"{unknown[0]} is not an option", see)
     if overrides:
         args.overrides = unknown
     return args
