@@ -60,8 +60,7 @@ def test_an_error_knows_them(folder, flags):
         ("# @package _global_\nmodel:\n  sizes: [8]\n", ["model.sizes is not an option"]),
         ("# @package _global_\nepochs: 3\n", ["epochs is not", "did you mean train.epochs?"]),
         ("# @package _global_\ntrain:\n  epochs: ten\n", ["train.epochs=ten: use a whole number"]),
-        ("# @package _global_\ndefaults:\n  - /model: mlp\n", ["model", "override"]),
-        ("# @package _global_\ndefaults:\n  - override /model: nope\n", ["model=nope"]),
+        ("# @package _global_\ndefaults:\n  - override model: mlp\n", ["begin its name with a sl"]),
         ("# @package _global_\ntrain:\n\tepochs: 3\n", ["line 3"]),
     ],
 )
@@ -72,6 +71,17 @@ def test_a_wrong_file_is_named(folder, text, messages):
     for message in ("experiment/wrong", *messages):
         assert message in str(raised.value)
     assert "is added with a plus" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("/model: mlp", "in a file, override /model"), ("override /model: nope", "model=nope: there")],
+)
+def test_a_wrong_choice_in_a_file_is_named(folder, line, message):
+    text = f"# @package _global_\ndefaults:\n  - {line}\n"
+    (folder / "experiment" / "wrong.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        compose(["+experiment=wrong"])
 
 
 @pytest.mark.parametrize("words", [["--config-dir", "own"], ["--config-dir=own"]])

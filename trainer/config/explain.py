@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import get_type_hints
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config.schema import Config, config_dirs
@@ -21,12 +21,11 @@ FLAGS = (  # which Hydra answers; nothing is trained
 )
 OVERRIDE = re.compile(r"~|[^-=][^=]*=")  # what one begins with
 _SEE = "`python -m trainer --help` lists them"
+_DEVICES = "parallel.devices=N uses N devices; the variable JAX_PLATFORMS=cpu keeps off the GPUs"
 _OTHER_NAMES = {  # what people type -> what there is
     "learning_rate": "did you mean optim.lr?",
-    "device": (
-        "parallel.devices=N uses N devices of a process, and the environment variable "
-        "JAX_PLATFORMS=cpu keeps it off the GPUs"
-    ),
+    "weight_decay": "did you mean optim.options.weight_decay, with optim=adamw?",
+    **dict.fromkeys(("device", "gpu", "gpus"), _DEVICES),
 }
 
 
@@ -52,8 +51,9 @@ def explain(error: Exception, words: Sequence[str]) -> str:
     texts = [re.split(r"\n\s*full_key|\nConfig search path", str(e))[0].strip() for e in causes]
     text = "\n".join(dict.fromkeys(t for t in texts if t and t != "None" and "$VALUE" not in t))
     key = next((str(k) for e in causes if (k := getattr(e, "full_key", None))), "")
-    if unread := re.match(r"Error parsing override '(.*)'\n(.*)", text):
-        return _unreadable(unread[1], unread[2], words)
+    if unread := next((e for e in causes if isinstance(e, OverrideParseException)), None):
+        lines = (line for line in text.splitlines() if not line.startswith(("Error ", "See ")))
+        return _unreadable(unread.override, next(lines, ""), words)
     if several := re.match(r"Ambiguous value for argument '([^=]*)=(.*)'\n", text):
         option, values = several.groups()
         return (
@@ -62,12 +62,15 @@ def explain(error: Exception, words: Sequence[str]) -> str:
         )
     if group := re.search(r"To append to your default list use (\+([^=]+)=\S*)", text):
         return f"{group[2]} is added with a plus: {group[1]}"
+    if group := re.search(r"To override a value use 'override ([^:]+): |^(\S+) appears more", text):
+        name = group[1] or group[2]
+        return f"{name} has a value already: {name}=NAME replaces it; in a file, override /{name}"
     file, inside = "", re.search(r"In '([^']+)': ", text)
-    if inside:
+    if inside and inside[1] != "config":
         paths = [folder / f"{inside[1]}.yaml" for folder in config_dirs()]
         file = next((f"{path}: " for path in paths if path.is_file()), f"{inside[1]}: ")
         text = re.sub(r".*raised while composing config:\n", "", text.replace(inside[0], ""))
-    if choice := re.search(r"Could not find '([^']+)/([^']+)'", text):
+    if choice := re.search(r"Could not (?:find|load) '([^']+)/([^']*)'", text):
         return file + _unknown_choice(choice[1], choice[2])
     override = re.search(r"Could not override '([^']+)'", text)
     if override or re.search(r"Key '[^']+' (?:is )?not in", text):
@@ -75,6 +78,8 @@ def explain(error: Exception, words: Sequence[str]) -> str:
         if inside and name == inside[1].rpartition("/")[0]:
             line = "begin the file with the line `# @package _global_`"
             return f"{file}its options would stand below `{name}`: {line}"
+        if "@" in name:
+            return f"{file}there is no group {name} to override: begin its name with a slash"
         return f"{file}{name} is not an option: {_suggestion(name) or _SEE}"
     if rule := rule_of(text):
         message = str(error).partition("\n")[0].removeprefix("Error merging override ")
@@ -111,8 +116,9 @@ def _suggestion(name: str, value: str = "") -> str:
     words = {*last.split("_")}
     near = [option for option, part in parts.items() if part == last]
     near = near or [option for option, part in parts.items() if words <= {*part.split("_")}]
-    near = near or difflib.get_close_matches(name, [*sections, *parts], n=1, cutoff=0.6)
-    if not near and (part := difflib.get_close_matches(last, parts.values(), n=1, cutoff=0.6)):
+    like = parts if "." in name else sections
+    near = near or difflib.get_close_matches(name, like, n=1, cutoff=0.6)
+    if not near and (part := difflib.get_close_matches(last, parts.values(), n=1, cutoff=0.75)):
         near = [option for option in parts if parts[option] == part[0]]
     return f"did you mean {' or '.join(option + value for option in near[:3])}?" if near else ""
 
