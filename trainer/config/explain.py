@@ -24,6 +24,7 @@ _SEE = "`python -m trainer --help` lists them"
 _DEVICES = "parallel.devices=N uses N devices; the variable JAX_PLATFORMS=cpu keeps off the GPUs"
 _OTHER_NAMES = {  # what people type -> what there is
     "learning_rate": "did you mean optim.lr?",
+    **dict.fromkeys(("batchsize", "bs"), "did you mean train.global_batch_size?"),
     "weight_decay": "did you mean optim.options.weight_decay, with optim=adamw?",
     **dict.fromkeys(("device", "gpu", "gpus"), _DEVICES),
 }
