@@ -109,8 +109,8 @@ def main() -> None:
         cache = Path(temporary) / "cache"
         if given := os.environ.get("TRAINER_MNIST_DIR"):
             shutil.copytree(given, cache / "mnist")
-        kept = ("PATH", "LANG", "PIP_INDEX_URL", "PIP_CONFIG_FILE", "HTTPS_PROXY", "NO_PROXY")
-        environ = {name: os.environ[name] for name in kept if name in os.environ}
+        kept = re.compile("PATH|LANG|PIP_.*|.*_proxy|.*_PROXY")
+        environ = {name: text for name, text in os.environ.items() if kept.fullmatch(name)}
         environ |= {"HOME": temporary, "TRAINER_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
         for columns in COLUMNS:
             shutil.rmtree(folder / ".venv", ignore_errors=True)
