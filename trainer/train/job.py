@@ -194,8 +194,8 @@ def is_finished(config: Config, experiment: str, record: Mapping[str, str]) -> b
 
 def _commands(config: Config, directory: Path, *, resume: bool) -> list[tuple[str, str]]:
     """Return what to type next, for the closing table."""
-    typed = os.environ.get("TRAINER_COMMAND")  # what has started this
-    script = re.match(r"\S*scripts/", typed or "")
+    typed = os.environ.get("TRAINER_COMMAND", "").strip()  # what has started this
+    script = re.match(r"\S*scripts/", typed)
     follow = f"{script[0]}dashboard" if script else "python -m trainer dashboard"
     shown = Path(os.environ.get("TRAINER_RUN_ROOT") or "runs").absolute()  # without a folder
     if shown not in directory.parents:
