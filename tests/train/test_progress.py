@@ -19,9 +19,7 @@ def test_a_slow_down_shows(tmp_path, monkeypatch):
     terminal.start(130, 0, 1_000)
     row, seconds = np.array([[8.0, 4.0, 8.0]]), 0.0  # the loss, the accuracy, the examples
     with Tracker(tmp_path, None, print) as tracker:
-        progress = Progress(
-            10, ["accuracy"], lambda steps: 0.1 + 0 * steps, tracker, terminal, None
-        )
+        progress = Progress(10, ["accuracy"], lambda n: 0.1 + 0 * n, tracker, terminal, None, 1_000)
         for step in range(130):
             seconds += 0.1 if step < 100 else 1.0
             progress.add(range(step, step + 1), row, seconds)
