@@ -69,7 +69,7 @@ def test_ctrl_c_during_the_imports_is_a_stop_request(tmp_path, module):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("words", [["+experiment=smoke"], ["runs"], ["evaluate", "run"]])
+@pytest.mark.parametrize("words", [["+experiment=smoke"], ["evaluate", "run"]])
 def test_a_python_without_the_packages_is_named(tmp_path, words):
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-S", "-m", "trainer", *words]  # -S: without site-packages

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.config.explain import refuse_words
 from trainer.job.directory import expanded, is_run
 from trainer.job.errors import ConfigError
 
@@ -90,6 +89,8 @@ def parse(
             raise ConfigError(see) from None
         raise
     if overrides or intermixed:
+        from trainer.config.explain import refuse_words  # imports Hydra, which others do without
+
         refuse_words(unknown, see=see)
     elif unknown:
         raise ConfigError(f"{unknown[0]} is not an option", see)
