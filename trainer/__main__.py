@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 from trainer.commands import COMMANDS
-from trainer.job.directory import expanded
 from trainer.job.errors import (
     EXIT_COMPLETED,
     EXIT_CONFIG,
     EXIT_INTERNAL,
+    EXIT_UNAVAILABLE,
     ConfigError,
     TrainerError,
     first_line,
@@ -25,13 +23,21 @@ from trainer.job.signals import StopRequest
 
 def main() -> None:
     """Run the command of the command line and exit with a documented code."""
+    stop = StopRequest()
+    stop.install()  # before the imports below and those of a command, which take a second
     _open_missing_streams()
+    import logging
+    import shlex
+    import traceback
+    from pathlib import Path
+
     for name in ("TRAINER_CACHE_DIR", "TRAINER_CONFIG_DIR", "TRAINER_RUN_ROOT"):
         if not os.environ.get(name, "unset"):  # empty, as templates leave it; it would mean /
             del os.environ[name]
     os.environ["MPLBACKEND"] = "agg"  # a notebook's value names a module that may be missing
-    stop = StopRequest()
-    stop.install()  # before the imports of the commands, which take a second
+    program = "trainer" if Path(sys.argv[0]).name == "trainer" else "python -m trainer"
+    # Scripts that start this set it themselves; processes that this starts show it, too.
+    os.environ.setdefault("TRAINER_COMMAND", shlex.join([*program.split(), *sys.argv[1:]]))
     for name in ("absl", "asyncio"):  # orbax also logs what it raises, through these
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.excepthook = _without_echoes(sys.excepthook)
@@ -47,10 +53,14 @@ def main() -> None:
     except SystemExit as ended:  # argparse has printed the help text
         code = EXIT_INTERNAL if ended.code else EXIT_COMPLETED
     except TrainerError as error:
-        message, code = f"error: {error}\n", error.exit_code
+        message, code = f"{error.label}: {error}\n", error.exit_code
     except Exception as error:
         message, code = traceback.format_exc(), EXIT_INTERNAL
-        if variable := _wrong_variable(error):
+        if package := _missing_package(error):
+            hint = "run the one that scripts/train makes (.venv/bin/python), or install the lock"
+            message = f"error: {sys.executable} has no package {package}: {hint}\n"
+            code = EXIT_UNAVAILABLE
+        elif variable := _wrong_variable(error):
             wrong = f"{variable}={os.environ[variable]}: {first_line(error)}"
             message, code = f"error: {wrong}: correct it or unset it\n", EXIT_CONFIG
     stop.ignore()
@@ -71,6 +81,12 @@ def _open_missing_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _missing_package(error: Exception) -> str | None:
+    """Return the name of a package that this Python lacks, if an error says so."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    return None if name is None or name.partition(".")[0] == "trainer" else name
 
 
 def _wrong_variable(error: Exception) -> str | None:
@@ -97,6 +113,8 @@ def _without_config_dir(arguments: Sequence[str]) -> list[str]:
         else:
             others.append(word)
     if folder is not None:
+        from trainer.job.directory import expanded
+
         path = expanded(folder, option).absolute()
         if not folder or not path.is_dir():
             hint = "name the folder that holds experiment/, model/ and the like"

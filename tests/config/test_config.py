@@ -15,6 +15,7 @@ from trainer.config import schema
 from trainer.config.compose import compose, quoted
 from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
+from trainer.sweep import plan
 
 EXPERIMENTS = sorted(path.stem for path in (schema.config_dir() / "experiment").glob("*.yaml"))
 
@@ -43,7 +44,19 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("+foo=1", "foo is not an option"),
         ("+optim.bogus=1", "optim.bogus is not an option"),
         ("dat=mnist", "did you mean data?"),
-        ("experiment=mlp", "+experiment=NAME"),
+        ("experiment=mlp", "experiment is added with a plus: +experiment=mlp"),
+        ("batch_size=8", "did you mean train.global_batch_size or train.eval_batch_size?"),
+        ("train.batch_size=8", "did you mean train.global_batch_size or train.eval_batch_size?"),
+        ("epochs=5", "did you mean train.epochs?"),
+        ("num_epochs=5", "did you mean train.epochs?"),
+        ("lr=0.1", "lr is not an option: did you mean optim.lr?"),
+        ("learning_rate=0.1", "did you mean optim.lr?"),
+        ("seed=1", "did you mean run.seed?"),
+        ("device=cpu", "JAX_PLATFORMS=cpu"),
+        ("devices=2", "did you mean parallel.devices?"),
+        ("hidden_size=8", "did you mean model.hidden_sizes?"),
+        ("+model.dropout=0.1", "model.dropout is not an option"),
+        ("optim.lr=0.1,0.2", "-m"),
         ("+experiment=nope", "mlp_notebook"),
         ("model=nope", "model=nope: there is no such file"),
         ("optim.lr=abc", "optim.lr"),
@@ -84,7 +97,7 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("run.name=a/b", "run.name=a/b"),
         ("run.name=x\r", "invisible characters"),
         ("run.name='x '", "outer spaces"),
-        ("mlp", "mlp is neither a command nor OPTION=VALUE: `python -m trainer --help` lists both"),
+        ("mlp", "mlp is neither a command nor OPTION=VALUE: `python -m trainer --help` lists them"),
         ("data=idx", "data.root=DIR"),
         ("data=mnst", "did you mean mnist?"),
         ("+experiment=mpl", "did you mean mlp?"),
@@ -99,15 +112,59 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
     ],
 )
 def test_a_bad_override_is_named(override, output):
+    for flags in ([], ["--cfg", "job"]):
+        with pytest.raises(ConfigError) as raised:
+            compose([override, *flags])
+        assert output in str(raised.value)
+        assert raised.value.exit_code == 78
+        if "=" not in override:
+            break
+
+
+@pytest.mark.parametrize("name", ["train", "-m", "doctor", "laws", "submit"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", "5"], "--epochs is not an option: did you mean train.epochs=5?"),
+        (["--lr=0.1"], "--lr=0.1 is not an option: did you mean optim.lr=0.1?"),
+        (["--batch-size", "8"], "train.global_batch_size=8 or train.eval_batch_size=8?"),
+        (["--seed"], "did you mean run.seed=VALUE?"),
+        (["epochs=5"], "epochs is not an option: did you mean train.epochs?"),
+        (["+model.dropout=0.1"], "model.dropout is not an option"),
+        (["model.hidden_sizes=[8,", "8]"], "model.hidden_sizes=[8, cannot be read"),
+    ],
+)
+def test_all_commands_that_compose_a_job_refuse_the_same(name, words, message):
+    module, function = (COMMANDS["sweep"], "multirun") if name == "-m" else (None, "main")
+    main = getattr(importlib.import_module(module or COMMANDS[name]), function)
+    before = {"submit": ["slurm", "--dry-run"], "-m": ["-m", "run.seed=0,1"]}.get(name, [])
     with pytest.raises(ConfigError) as raised:
-        compose([override])
-    assert output in str(raised.value)
-    assert raised.value.exit_code == 78
+        main([*before, "+experiment=smoke", *words], StopRequest())
+    assert message in str(raised.value)
+    assert "Hydra" not in str(raised.value)
+
+
+def test_a_value_that_the_shell_has_split_is_shown_in_its_parts():
+    with pytest.raises(ConfigError) as raised:
+        compose(["+experiment=smoke", "model.hidden_sizes=[512,", "512]"])
+    message = str(raised.value)
+    assert message.count("no viable alternative at input") == 1
+    assert "\n  the words of the command: +experiment=smoke 'model.hidden_sizes=[512,'" in message
+    assert "in quotes: 'OPTION=VALUE'" in message
+
+
+def test_several_experiments_name_their_run_directory():
+    words = ["+experiment=[smoke, mlp_notebook]", "data=mnist_5k"]
+    (job,) = compose(words)
+    assert job.experiment == "smoke+mlp_notebook"
+    assert job.config.train.epochs == 50  # of the last
+    (trial, _) = plan.make([*words, "run.seed=0,1"]).jobs
+    assert Path(trial.config.run.dir).parts[-3] == job.experiment
 
 
 @pytest.mark.parametrize(
     "text",
-    ["12e4567", "2026_11_27", "1.10", "true", "rüv d", "a=b(c)", "it's", "b\\'c", "end\\"],
+    ["12e4567", "2026_11_27", "1.10", "true", "rüv d", "a=b(c)", "it's", "b\\'c", "end\\", "a,b"],
 )
 def test_names_and_folders_are_taken_as_they_stand(text):
     (job,) = compose([f"run.name={text}", f"run.root=/tmp/{text}"])

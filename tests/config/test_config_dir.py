@@ -53,6 +53,37 @@ def test_an_error_knows_them(folder, flags):
     assert str(folder / "experiment") in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("model:\n  hidden_sizes: [8]\n", ["below `experiment`", "`# @package _global_`"]),
+        ("# @package _global_\nmodel:\n  sizes: [8]\n", ["model.sizes is not an option"]),
+        ("# @package _global_\nepochs: 3\n", ["epochs is not", "did you mean train.epochs?"]),
+        ("# @package _global_\ntrain:\n  epochs: ten\n", ["train.epochs=ten: use a whole number"]),
+        ("# @package _global_\ndefaults:\n  - override model: mlp\n", ["begin its name with a sl"]),
+        ("# @package _global_\ntrain:\n\tepochs: 3\n", ["line 3"]),
+    ],
+)
+def test_a_wrong_file_is_named(folder, text, messages):
+    (folder / "experiment" / "wrong.yaml").write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        compose(["+experiment=wrong"])
+    for message in ("experiment/wrong", *messages):
+        assert message in str(raised.value)
+    assert "is added with a plus" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("/model: mlp", "in a file, override /model"), ("override /model: nope", "model=nope: there")],
+)
+def test_a_wrong_choice_in_a_file_is_named(folder, line, message):
+    text = f"# @package _global_\ndefaults:\n  - {line}\n"
+    (folder / "experiment" / "wrong.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        compose(["+experiment=wrong"])
+
+
 @pytest.mark.parametrize("words", [["--config-dir", "own"], ["--config-dir=own"]])
 def test_the_option_may_stand_anywhere_and_child_processes_inherit_it(words, tmp_path, monkeypatch):
     (tmp_path / "own").mkdir()

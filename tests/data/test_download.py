@@ -139,10 +139,12 @@ def test_the_file_is_put_in_place_as_sent(server, tmp_path, behaviour):
     assert [*target.parent.iterdir()] == [target]
 
 
-def test_progress_is_reported(server, tmp_path):
+def test_progress_is_reported_and_that_a_download_has_failed(server, tmp_path):
     reports = []
-    get([server.url("good") + "/"], tmp_path / "f", progress=lambda *report: reports.append(report))
-    assert reports[-1] == ("file.gz", len(BODY), len(BODY))
+    mirrors = [server.url(behaviour) for behaviour in ("missing", "other", "truncated", "good")]
+    get(mirrors, tmp_path / "f", progress=lambda *report: reports.append(report))
+    ends = [report for report in reports if report[2] == 0 or report[1] == report[2]]
+    assert ends == [("file.gz", 0, 0)] * 3 + [("file.gz", len(BODY), len(BODY))]
 
 
 BAD = {

@@ -1,6 +1,7 @@
 """The exit code is the documented one, whatever becomes of what is printed."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,38 @@ def test_a_result_that_cannot_be_printed_is_told(tmp_path, command):
     assert done.returncode == 74
     assert done.stderr.startswith("error: standard output cannot be written (No space left")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["logging", "jax"])
+def test_ctrl_c_during_the_imports_is_a_stop_request(tmp_path, module):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.abc, os, signal, sys\n"
+        "class Stopping(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stopping())\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "trainer", "+experiment=smoke", "run.dir=run"]
+    done = subprocess.run(
+        command, check=False, cwd=tmp_path, env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 75, done.stderr
+    assert re.search("^stopped: SIGINT received ", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["+experiment=smoke"], ["evaluate", "run"]])
+def test_a_python_without_the_packages_is_named(tmp_path, words):
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-S", "-m", "trainer", *words]  # -S: without site-packages
+    done = subprocess.run(
+        command, check=False, cwd=tmp_path, env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 69
+    (line,) = done.stderr.splitlines()
+    assert re.match(rf"error: {sys.executable} has no package \w+: run the one that scripts/", line)
 
 
 def test_an_error_of_the_trainer_itself_ends_with_70_and_its_traceback(tmp_path):

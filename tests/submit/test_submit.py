@@ -142,7 +142,7 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
         (("slurm", "--gpus-per-node", "4", "parallel.devices=8"), "use at most 4"),
         (("slurm", "parallel.virtual_shards=6"), "use a multiple of 6"),
         (("slurm", "--nodes", "2", "parallel.method=pmap"), "works in one process only"),
-        (("slurm", "optim.lr=1,2"), "--multirun"),
+        (("slurm", "optim.lr=1,2"), "with -m each is trained"),
         (("slurm", "--nodes", "4", "cluster=single"), "cluster=single: slurm will start 4"),
         (("slurm", "cluster=kubernetes"), "cluster=kubernetes: slurm will start 1"),
         (("k8s", "cluster=slurm"), "cluster=slurm: k8s will start 1"),

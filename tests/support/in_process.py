@@ -61,7 +61,7 @@ def ended(folder: Path, command: Callable[[], int]) -> Done:
             code = command()
         except TrainerError as error:
             code = error.exit_code
-            stderr.write(f"error: {error}\n")
+            stderr.write(f"{error.label}: {error}\n")
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)

@@ -105,9 +105,9 @@ def test_a_pipe_gets_plain_lines(clock):
         "downloading images.gz: 0.0/9.9 MB",
         "resuming after step 0",
         "epoch 1/2: 160/400 loss 0.0063 acc 50.0% 51,234 examples/s 0:00:15 left",
-        "epoch 1  step 200  train loss 0.0312  test loss 0.0712  test accuracy 98.06%  0.12 s",
+        "epoch 1  step 200  loss 0.0312  test loss 0.0712, acc 98.06% in 0.12 s",
         "epoch 2/2: 320/400 loss 0.0031 acc 50.0% 51,234 examples/s 0:00:05 left",
-        "epoch 2  step 400  train loss 0.0312  test loss 0.0712  test accuracy 98.06%  0.12 s",
+        "epoch 2  step 400  loss 0.0312  test loss 0.0712, acc 98.06% in 0.12 s",
         "warning: the disk is full",
         "status         completed",
         "test accuracy  98.06%",
@@ -135,7 +135,7 @@ def test_a_terminal_gets_one_bar_and_lines_above_it(screen, clock):
     assert any("downloading images.gz" in line and "9.9/9.9 MB" in line for line in lines)
     written = (
         "resuming after step 0",
-        "epoch 2  step 400  train loss 0.0312  test loss 0.0712  test accuracy 98.06%  0.12 s",
+        "epoch 2  step 400  loss 0.0312  test loss 0.0712, acc 98.06% in 0.12 s",
         "warning: the disk is full",
         "status         completed",
         "test accuracy  98.06%",
@@ -148,7 +148,7 @@ def test_a_terminal_gets_one_bar_and_lines_above_it(screen, clock):
     assert text.rfind(SHOW_CURSOR) > text.rfind(HIDE_CURSOR)
 
 
-def test_a_bar_fits_80_columns(screen, clock, monkeypatch):
+def test_a_bar_and_the_line_of_an_epoch_fit_80_columns(screen, clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     terminal = Terminal(screen.stream)
     terminal.start(46_900, 0, 938)
@@ -156,6 +156,8 @@ def test_a_bar_fits_80_columns(screen, clock, monkeypatch):
     clock[0] += 1
     terminal.update(46_000, {"loss": 0.1234, "accuracy": 0.98}, 51234.0)
     terminal.close()
+    terminal.evaluation(50, 46_900, 0.1234, TESTED, 12.34)
+    assert all(len(line) <= 80 for line in screen.lines())
     bars = [line for line in screen.lines() if "46000/46900" in line]
     assert bars
     assert all(len(bar) <= 80 and bar.endswith(" left") and "…" not in bar for bar in bars)
@@ -235,7 +237,7 @@ def test_numbers_that_are_not_finite_are_shown(screen, clock):
 def test_an_epoch_of_which_nothing_was_trained_has_no_training_loss():
     stream = io.StringIO()
     Terminal(stream).evaluation(1, 5, math.nan, TESTED, 0.1)
-    assert "train loss      -  test loss 0.0712  test accuracy 98.06%" in stream.getvalue()
+    assert "loss      -  test loss 0.0712, acc 98.06% in 0.10 s" in stream.getvalue()
 
 
 def test_a_task_has_metrics_of_its_own(clock):
@@ -247,8 +249,23 @@ def test_a_task_has_metrics_of_its_own(clock):
     terminal.evaluation(1, 5, 1.25, {"loss": 2.0, "error": 0.75}, 0.1)
     assert stream.getvalue().splitlines() == [
         "epoch 1/2: 5/10 loss 1.2500 error 0.5000 1 examples/s -:--:-- left",
-        "epoch 1  step  5  train loss 1.2500  test loss 2.0000  test error 0.7500  0.10 s",
+        "epoch 1  step  5  loss 1.2500  test loss 2.0000, error 0.7500 in 0.10 s",
     ]
+
+
+def test_a_long_list_of_the_table_takes_lines_of_its_own_on_a_terminal(screen, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    shares = ", ".join(f"phase {share}%" for share in (70, 20, 8, 2))
+    rows = [("where it went", shares), ("command", "a 'b, c' d, e, f, g, h, i, j, k, l, m, n")]
+    Terminal(screen.stream).summary(rows)
+    assert screen.lines()[:3] == [
+        "where it went  phase 70%, phase 20%,",
+        "phase 8%, phase 2%",
+        f"command        {rows[1][1]}",
+    ]
+    stream = io.StringIO()
+    Terminal(stream).summary(rows)
+    assert stream.getvalue().splitlines()[0] == f"where it went  {shares}"
 
 
 def test_a_second_training_after_close(screen, clock):
@@ -278,6 +295,21 @@ def test_a_download_of_unknown_size_and_a_second_try(screen, clock):
     plain.download("a", 5, None)
     plain.download("b", 0, 1_500_000)
     assert stream.getvalue() == "downloading a: 0.0 MB\ndownloading b: 0.0/1.5 MB\n"
+
+
+def test_the_bar_of_a_failed_download_vanishes(screen, clock):
+    terminal = Terminal(screen.stream)
+    terminal.download("a", 500, 1_000)
+    terminal.download("a", 0, 0)
+    terminal.note("no mirror has it")
+    text = screen.text()
+    drawn = text.rindex("downloading a")
+    erased = re.search(r"(\x1b\[1A\x1b\[2K)+no mirror", text[drawn:].replace("\r", ""))
+    assert erased, text
+    assert "100%" not in text
+    stream = io.StringIO()
+    Terminal(stream).download("a", 0, 0)
+    assert stream.getvalue() == ""
 
 
 def test_a_long_download_says_every_ten_seconds_how_far_it_is(clock):

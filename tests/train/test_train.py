@@ -59,7 +59,8 @@ def test_a_run_leaves_what_the_contract_names(tmp_path):
     assert [p["step"] for p in points if p["split"] == "eval"] == [63, 126]
     assert points[-1]["accuracy"] == summary["test_accuracy"]
     assert "\x1b" not in done.stderr
-    assert "tensorboard --logdir" in done.stderr
+    assert re.search(r"^follow it with +python -m trainer dashboard \S", done.stderr, re.MULTILINE)
+    assert "restore" not in done.stderr  # nothing was restored
     assert "+experiment=smoke" in (run / ".hydra" / "overrides.yaml").read_text()
 
 
@@ -116,7 +117,7 @@ def test_the_notebook_recipe_starts_as_the_notebook_did(trainer, mnist_dir):
     """An independent run of the recipe had a mean train loss of 1.0274 in its first epoch."""
     done = trainer("+experiment=mlp_notebook", "train.epochs=1", f"data.root={mnist_dir.resolve()}")
     assert done.returncode == 0, done.stderr
-    (loss,) = re.findall(r"epoch +1 .* train loss +([0-9.]+)", done.stderr)
+    (loss,) = re.findall(r"epoch +1 .* loss +([0-9.]+)  test", done.stderr)
     assert float(loss) == pytest.approx(1.0274, rel=0.05)
 
 

@@ -88,9 +88,12 @@ def parse(
         if ended.code:
             raise ConfigError(see) from None
         raise
-    for text in unknown:
-        if not overrides or text.startswith("-"):
-            raise ConfigError(f"{text} is not an option", see)
+    if overrides or intermixed:
+        from trainer.config.explain import refuse_words  # imports Hydra, which others do without
+
+        refuse_words(unknown, see=see)
+    elif unknown:
+        raise ConfigError(f"{unknown[0]} is not an option", see)
     if overrides:
         args.overrides = unknown
     return args

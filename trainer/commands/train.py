@@ -1,12 +1,11 @@
 """`python -m trainer [overrides]`: Hydra's configuration in, an exit code out."""
 
-import difflib
 from collections.abc import Sequence
 
 import trainer
 from trainer.commands import COMMANDS
 from trainer.config.compose import compose
-from trainer.job.errors import ConfigError
+from trainer.config.explain import FLAGS, refuse_words
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import show
 
@@ -16,9 +15,8 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     if "--version" in arguments:  # Hydra would print its own
         show(f"trainer {trainer.__version__}")
         return 0
-    for word in arguments:
-        if near := difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.6):
-            raise ConfigError(f"{word} is not a command: did you mean {near[0]}?")
+    others = [word for word in arguments if word.partition("=")[0] not in FLAGS]
+    refuse_words(others, commands=COMMANDS)
     jobs = compose(arguments)
     if not jobs:  # --help, --cfg and the like: Hydra has answered
         return 0

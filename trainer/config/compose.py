@@ -1,31 +1,27 @@
-"""Compose command-line overrides into a checked configuration; make Hydra's errors readable."""
+"""Compose command-line overrides into a checked configuration."""
 
 import dataclasses
-import difflib
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from typing import NamedTuple
 
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import user_module
+from trainer.config.explain import OVERRIDE, explain
 from trainer.config.redact import redact, redacted
 from trainer.config.schema import Config, config_dir, config_dirs
-from trainer.config.types import rule_of
 from trainer.job.errors import ConfigError, TrainerError
 from trainer.job.stdout import show
 
@@ -35,8 +31,8 @@ _TEXTS = (
 )
 _OPTIONS = re.compile(r"(?:model|data|optim)\.options\.")  # keys that the schema does not know
 USER_OPTIONS = {"model": "Options", "data": "DataOptions"}  # section -> dataclass in a module
-# Values that Hydra's grammar has to read: empty, null, quoted, an interpolation, a list, a sweep.
-_GRAMMAR = re.compile(r"null|['\"\[].*|.*\$\{.*|.*,.*|", re.DOTALL)
+# Values that Hydra's grammar has to read: empty, null, quoted, an interpolation, a list.
+_GRAMMAR = re.compile(r"null|['\"\[].*|.*\$\{.*|", re.DOTALL)
 
 
 class _ConfigDir(SearchPathPlugin):  # type: ignore[misc]
@@ -64,27 +60,28 @@ def compose(arguments: Sequence[str]) -> list[Job]:
     Raises:
         ConfigError: an option is misspelt, missing, of the wrong type or out of range.
     """
-    if not any(argument.startswith("-") for argument in arguments):
-        return compose_each([arguments])
-    jobs: list[Job] = []
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    # With a flag, too: what --cfg prints can be trained.
+    jobs = compose_each([[a for a in arguments if not flags or OVERRIDE.match(a)]])
+    if not flags:
+        return jobs
     answer = io.StringIO()  # show() prints it: standard output may be full or a closed pipe
-    with readable_errors():
-        with redirect_stdout(answer):
-            run_hydra(literal(arguments), lambda cfg: jobs.append(job_of(cfg, HydraConfig.get())))
-        if answer.getvalue():
-            show(answer.getvalue().removesuffix("\n"))
-    return jobs
+    with readable_errors(arguments), redirect_stdout(answer):
+        _ask_hydra(literal(arguments))
+    show(answer.getvalue().removesuffix("\n"))
+    return []
 
 
 def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
-    """Compose one job for each list of overrides without flags, in 60 % of the time of `run_hydra`.
+    """Compose one job for each list of overrides without flags; `hydra.main` takes longer.
 
     Raises:
         ConfigError: as `compose`.
     """
     directory = str(config_dir())
     jobs = []
-    with readable_errors(), initialize_config_dir(directory, version_base="1.3"):
+    words = lists[0] if len(lists) == 1 else ()
+    with readable_errors(words), initialize_config_dir(directory, version_base="1.3"):
         for overrides in lists:
             cfg = hydra.compose("config", literal(overrides), return_hydra_config=True)
             if cfg.hydra.mode == RunMode.MULTIRUN:
@@ -94,17 +91,14 @@ def compose_each(lists: Sequence[Sequence[str]]) -> list[Job]:
     return jobs
 
 
-def run_hydra(arguments: Sequence[str], task: Callable[[DictConfig], object]) -> None:
-    """Let Hydra read the command line and call the task, once or as often as its sweeper decides.
-
-    It raises anything the task or Hydra raises; wrap the call in `readable_errors`.
-    """
+def _ask_hydra(arguments: Sequence[str]) -> None:
+    """Let Hydra print what flags like --help and --cfg ask for."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     directory = str(config_dir())
     main = hydra.main(config_path=directory, config_name="config", version_base="1.3")
     program, sys.argv = sys.argv, ["trainer", *arguments]
     try:
-        main(task)()
+        main(lambda _: None)()
     except SystemExit as stop:  # code 0: Hydra has answered; else it has printed the error
         if stop.code:
             raise ConfigError("see `python -m trainer --help`") from None
@@ -113,14 +107,17 @@ def run_hydra(arguments: Sequence[str], task: Callable[[DictConfig], object]) ->
 
 
 @contextmanager
-def readable_errors() -> Iterator[None]:
-    """Turn the errors of Hydra and OmegaConf into a ConfigError in plain words."""
+def readable_errors(words: Sequence[str] = ()) -> Iterator[None]:
+    """Turn the errors of Hydra and OmegaConf into a ConfigError in plain words.
+
+    `words` are the arguments; they are shown where one cannot be read: a shell may have split it.
+    """
     try:
         yield
     except TrainerError:
         raise
     except Exception as error:  # Hydra also lets errors of other libraries through
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(explain(error, words)) from None
 
 
 def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
@@ -147,58 +144,16 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
     record["config.yaml"] = OmegaConf.to_yaml(redacted(OmegaConf.to_container(typed)))
     overrides = [redact(override) for override in hydra_config.overrides.task]
     record["overrides.yaml"] = OmegaConf.to_yaml(overrides)
-    experiment = hydra_config.runtime.choices.get("experiment")
-    return Job(config, str(experiment or "default"), record)
+    return Job(config, _experiment(hydra_config), record)
 
 
-def _explain(error: Exception) -> str:
-    """Return a message that names the wrong option and, if there is one, the nearest real name."""
-    known = (HydraException, OmegaConfBaseException)
-    causes = [e for e in _causes(error) if isinstance(e, known)] or [error]
-    texts = [re.split(r"\n\s*full_key|\nConfig search path", str(e))[0].strip() for e in causes]
-    text = "\n".join(dict.fromkeys(t for t in texts if t and t != "None" and "$VALUE" not in t))
-    key = next((str(k) for e in causes if (k := getattr(e, "full_key", None))), "")
-    if word := re.match(r"Error parsing override '([^'=]+)'\nmissing EQUAL", text):
-        hint = "`python -m trainer --help` lists both"
-        return f"{word.group(1)} is neither a command nor OPTION=VALUE: {hint}"
-    override = re.search(r"Could not override '([^']+)'", text)
-    if override or re.search(r"Key '[^']+' (?:is )?not in", text):
-        return _unknown_option(override.group(1) if override else key)
-    if choice := re.search(r"Could not find '([^']+)/([^']+)'", text):
-        return _unknown_choice(choice.group(1), choice.group(2))
-    if rule := rule_of(text):
-        message = str(error).partition("\n")[0].removeprefix("Error merging override ")
-        return f"{message if '=' in message else key}: {rule}"
-    where = key or getattr(error, "override", None) or ""
-    return text if where in text else f"{where}: {text}"
-
-
-def _unknown_option(name: str) -> str:
-    if name == "experiment":
-        return "experiment is added with a plus: use +experiment=NAME"
-    names = [*get_type_hints(Config)]
-    for section, kind in get_type_hints(Config).items():
-        names += [f"{section}.{option.name}" for option in dataclasses.fields(kind)]
-    hint = _nearest(name, names) or "`python -m trainer --cfg job` lists them all"
-    return f"{name} is not an option: {hint}"
-
-
-def _unknown_choice(group: str, name: str) -> str:
-    folders = [str(folder / group) for folder in config_dirs() if (folder / group).is_dir()]
-    names = sorted({path.stem for folder in folders for path in Path(folder).glob("*.yaml")})
-    hint = _nearest(name, names) or f"use one of {', '.join(names)}"
-    return f"{group}={name}: there is no such file in {' or '.join(folders)}: {hint}"
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else ""
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _experiment(hydra_config: DictConfig) -> str:
+    """Return the name of the experiment, or the names of several, joined by a plus."""
+    if one := hydra_config.runtime.choices.get("experiment"):
+        return str(one)
+    lists = (re.fullmatch(r"\++experiment=\[(.+)\]", t) for t in hydra_config.overrides.task)
+    names = (name.strip() for several in lists if several for name in several[1].split(","))
+    return "+".join(names) or "default"
 
 
 def quoted(text: object) -> str:
@@ -209,8 +164,8 @@ def quoted(text: object) -> str:
     return f"'{escaped}'"
 
 
-def literal(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments as Hydra must read them.
+def literal(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
+    """Return the arguments as Hydra must read them; of a `sweep`, commas separate values.
 
     Names and folders are quoted: Hydra would read run.name=12e4567 as an infinite number.
     """
@@ -218,6 +173,7 @@ def literal(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         name, _, value = argument.partition("=")
         is_text = name.lstrip("+") in _TEXTS and not _GRAMMAR.fullmatch(value)
+        is_text = is_text and not (sweep and "," in value)
         argument = f"{name}={quoted(value)}" if is_text else argument
         # ++ sets a key whether it is there or not; the options of a user's module are not.
         texts.append(f"++{argument}" if _OPTIONS.match(argument) else argument)

@@ -13,7 +13,8 @@ from trainer.job.files import write_bytes
 MAX_BYTES = 64 << 20  # of an answer: MNIST's largest file has 47 MB unpacked
 POLL_SECONDS = 0.05  # from one poll to the next
 
-Progress = Callable[[str, int, int | None], None]  # file name, bytes so far, bytes in all if known
+# File name, bytes so far, bytes in all: None if unknown, 0 if the download has failed.
+Progress = Callable[[str, int, int | None], None]
 Contents = TypeVar("Contents")
 
 
@@ -51,7 +52,8 @@ def fetch(
 
     def received(size: int, total: int | None) -> None:
         poll()  # or the thread that a stop leaves behind would continue
-        progress(filename, size, total)
+        if size != total:
+            progress(filename, size, total)
 
     failures = [] if mirrors else ["data.mirrors is empty"]
     for mirror in mirrors:
@@ -60,8 +62,10 @@ def fetch(
             data = _in_thread(partial(_get, url, timeout_seconds, received), poll)
             contents = parse(data, url)
         except DataError as error:
+            progress(filename, 0, 0)
             failures.append(error.message)
             continue
+        progress(filename, len(data), len(data))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, data)

@@ -21,6 +21,7 @@ class TrainerError(Exception):
     """An error to show as one readable message, without a traceback."""
 
     exit_code: int = EXIT_INTERNAL
+    label: str = "error"  # what stands before the message
     everywhere: bool = False  # whether all processes of the run raise it: see collectives.share
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -63,7 +64,7 @@ class DataError(TrainerError):
 class Preempted(TrainerError):
     """The run was asked to stop; what was done so far is saved."""
 
-    exit_code = EXIT_RETRY
+    exit_code, label = EXIT_RETRY, "stopped"
 
 
 class NonFinite(TrainerError):

@@ -1,6 +1,7 @@
 """Trains the trials of a sweep: one after the other, or a single one as a task of a job array."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,8 +106,8 @@ def _train(
             code = EXIT_RETRY if early else EXIT_INTERNAL
         elif code:
             lines = _last_lines(output, begin) or [f"exit code {code}"]
-            errors = [line for line in lines if line.startswith("error: ")] or lines
-            error = errors[-1].removeprefix("error: ")
+            errors = [line for line in lines if re.match("(error|stopped): ", line)] or lines
+            error = re.sub("^(error|stopped): ", "", errors[-1])
         write_json(ending, {"exit_code": code, "error": error})
     return code, error
 

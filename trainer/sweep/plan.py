@@ -66,7 +66,7 @@ def make(overrides: Sequence[str]) -> Plan:
     """
     with readable_errors(), initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        parsed = parser.parse_overrides(literal(overrides))
+        parsed = parser.parse_overrides(literal(overrides, sweep=True))
     settings, places = list[str](), list[str]()
     shared, swept = dict[str, str](), dict[str, Override]()
     for text, override in zip(overrides, parsed, strict=True):

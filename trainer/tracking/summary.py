@@ -1,6 +1,5 @@
 """summary.json and the closing table: how a run ended."""
 
-import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,6 +99,4 @@ def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
         shares = sorted(((part / total, name) for name, part in parts.items()), reverse=True)
         text = ", ".join(f"{name} {share:.0%}" for share, name in shares if share >= 0.005)
         table.append(("where it went", text))
-    table.append(("run", str(directory)))
-    runs = shlex.quote(str(directory.parent))
-    return [*table, ("follow it with", f"tensorboard --logdir {runs}")]
+    return [*table, ("run", str(directory))]

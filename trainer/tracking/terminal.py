@@ -53,9 +53,9 @@ class Terminal:
         """Write what is wrong but does not end the run, also when quiet."""
         self._line(text, "warning: ", "yellow")
 
-    def error(self, text: str) -> None:
-        """Write what ends the run, also when quiet."""
-        self._line(text, "error: ", "bold red")
+    def error(self, text: str, label: str = "error") -> None:
+        """Write what ends the run, also when quiet; `label`: that of the TrainerError."""
+        self._line(text, f"{label}: ", "bold red" if label == "error" else "yellow")
 
     def start(self, total_steps: int, initial_step: int, steps_per_epoch: int) -> None:
         """Show the progress of a training, which goes from initial_step to total_steps."""
@@ -78,9 +78,9 @@ class Terminal:
         if step > first:
             left = str(timedelta(seconds=round((now - began) / (step - first) * (total - step))))
         speed = f"{examples_per_second:,.0f} examples/s"
-        # The accuracy is short: the bar of a classifier fits 80 columns.
+        # Short: the bar of a classifier fits 80 columns.
         values = " ".join(
-            f"acc {value:.1%}" if name == "accuracy" else f"{name} {value:.4f}"
+            f"{_short(name)} {value:.1%}" if name == "accuracy" else f"{name} {value:.4f}"
             for name, value in means.items()
         )
         status = f"{step}/{total} {values} {speed} {left} left"
@@ -90,22 +90,28 @@ class Terminal:
     def evaluation(
         self, epoch: int, step: int, train_loss: float, means: Mapping[str, float], seconds: float
     ) -> None:
-        """Write a line of an evaluation: position, mean loss and metrics, duration.
+        """Write a line of an evaluation: position, mean loss and metrics, its duration.
 
-        The training loss is NaN if this start of the run did no step of the epoch.
+        The training loss is NaN if this start of the run did no step of the epoch. The line of a
+        classifier fits 80 columns.
         """
         total, per_epoch = self._training or (step, max(step, 1))
-        results = "  ".join(f"test {name} {metric_text(name, x)}" for name, x in means.items())
+        results = ", ".join(f"{_short(name)} {metric_text(name, x)}" for name, x in means.items())
         trained = "     -" if math.isnan(train_loss) else f"{train_loss:6.4f}"
         self.note(
             f"epoch {epoch:{len(str(-(-total // per_epoch)))}}  step {step:{len(str(total))}}  "
-            f"train loss {trained}  {results}  {seconds:.2f} s"
+            f"loss {trained}  test {results} in {seconds:.2f} s"
         )
 
     def download(self, filename: str, done: int, total: int | None) -> None:
-        """Show how much of a file has arrived, in bytes; `total` is None while it is unknown."""
+        """Show how much of a file has arrived, in bytes.
+
+        `total` is None while it is unknown, 0 if the download has failed: its bar vanishes.
+        """
+        if total == 0 and self._bar is not None:
+            self._bar.live.transient = True
         size = f"{done / 1e6:.1f}" + (f"/{total / 1e6:.1f} MB" if total else " MB")
-        if done != total or self._bar is not None:
+        if total != 0 and (done != total or self._bar is not None):
             self.work(f"downloading {filename}", done, total, size)
         if done == total:
             self.close()
@@ -120,11 +126,22 @@ class Terminal:
         self._show(label, done, total, status)
 
     def summary(self, rows: Sequence[tuple[str, str]]) -> None:
-        """Write the closing table of (name, value), also when quiet."""
+        """Write the closing table of (name, value), also when quiet.
+
+        On a terminal that is too narrow for a list, it takes several lines; what may be copied (a
+        folder, a command) stays in one piece.
+        """
         self.close()
-        width = max((len(name) for name, _ in rows), default=0)
+        width = max((len(name) for name, _ in rows), default=0) + 2
+        room = self._console.width - width if self._draws else math.inf
         for name, value in rows:
-            self._line(value, f"{name:{width}}  ", "bold")
+            line, label = "", f"{name:{width}}"
+            for part in [value] if "'" in value else value.split(", "):
+                if line and len(line) + len(part) + 3 > room:
+                    self._line(f"{line},", label, "bold")
+                    line, label = "", " " * width
+                line = f"{line}, {part}" if line else part
+            self._line(line, label, "bold")
 
     def close(self) -> None:
         """Leave the bar on the screen as it is; may be called twice, and start() may follow."""
@@ -176,9 +193,13 @@ class Terminal:
             redirect_stdout=False,  # it may be a file
             redirect_stderr=self._console.file is sys.stderr,
         )
-        bar.add_task("", status="")
+        bar.add_task("", total=None, status="")
         atexit.register(self.close)  # a bar hides the cursor: always bring it back
         return bar
+
+
+def _short(name: str) -> str:
+    return "acc" if name == "accuracy" else name
 
 
 def metric_text(name: str, value: float) -> str:

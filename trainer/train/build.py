@@ -121,10 +121,12 @@ class Run:
         optimizer = programs.optimizer
         template = jax.eval_shape(partial(step.new_state, task, optimizer), key)
         identity = fingerprint(config, report["dataset"])
-        with timer.phase("restore"):
+        with timer.phase("startup"):
             collectives.share(partial(stop.check, "before the state was restored"))
             checkpoints = _on_chief(process, open_checkpoints)
+        with timer.phase("restore"):
             restored = resume.restore(checkpoints, template, mesh, identity, programs.plan)
+        with timer.phase("startup"):
             if restored is None:
                 self.state = step.init_state(task, optimizer, key, mesh)
             else:

@@ -3,12 +3,14 @@
 import errno
 import os
 import re
+import shlex
 import sys
 import threading
 import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import jax
 
@@ -67,7 +69,7 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
     except TrainerError as error:
         if not alone:
             if not error.everywhere:
-                hard_exit(error.exit_code, partial(Terminal().error, str(error)))
+                hard_exit(error.exit_code, partial(Terminal().error, str(error), error.label))
             hard_exit_later(limit, error.exit_code)
         raise
     except Exception:
@@ -123,11 +125,11 @@ def _run(
 
         first = threading.Lock()
 
-        def fail(message: str) -> None:
+        def fail(message: str, label: str = TrainerError.label) -> None:
             """Report why the run ends; only the first of several threads that call this does."""
             if first.acquire(blocking=False):
                 report["error"] = message
-                terminal.error(message)
+                terminal.error(message, label)
                 write_summary()
 
         stacks = process.directory / f"hang-process-{jax.process_index()}.txt"
@@ -145,7 +147,7 @@ def _run(
         except TrainerError as error:
             report["status"] = "preempted" if isinstance(error, Preempted) else "failed"
             code, together = error.exit_code, error.everywhere
-            fail(str(error))
+            fail(str(error), error.label)
             if together:
                 _wait_for_all()
         except Exception as error:
@@ -166,7 +168,9 @@ def _run(
             code = code if write_summary() else EXIT_SAVE
         heartbeat.close()
         if process.is_chief and report["steps"]:
-            terminal.summary(summary.rows(process.directory, report))
+            rows = summary.rows(process.directory, report)
+            rows += _commands(config, process.directory, resume=report["status"] == "preempted")
+            terminal.summary(rows)
         if not together and jax.process_count() > 1:
             hard_exit(code)
     return code
@@ -190,6 +194,22 @@ def is_finished(config: Config, experiment: str, record: Mapping[str, str]) -> b
         return False
     Terminal(quiet=run.quiet).note(f"{directory} is completed, with these options")
     return True
+
+
+def _commands(config: Config, directory: Path, *, resume: bool) -> list[tuple[str, str]]:
+    """Return what to type next, for the closing table."""
+    typed = os.environ.get("TRAINER_COMMAND", "").strip()  # what has started this
+    script = re.match(r"\S*scripts/", typed)
+    follow = f"{script[0]}dashboard" if script else "python -m trainer dashboard"
+    shown = Path(os.environ.get("TRAINER_RUN_ROOT") or "runs").absolute()  # without a folder
+    if shown not in directory.parents:
+        follow += f" {shlex.quote(str(directory.parent))}"
+    if not resume:
+        return [("follow it with", follow)]
+    again = typed or "the same command, with"
+    if config.run.name is None and config.run.dir is None:
+        again += f" run.name={directory.name}"
+    return [("follow it with", follow), ("resume it with", again.removesuffix(", with"))]
 
 
 def _wait_for_all() -> None:

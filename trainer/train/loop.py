@@ -17,7 +17,6 @@ from trainer.distributed import collectives
 from trainer.job.errors import NonFinite, Preempted
 from trainer.job.files import write_json
 from trainer.parallel.step import StepMetrics
-from trainer.tracking import summary
 from trainer.train import feed
 from trainer.train.build import Run
 from trainer.train.nonfinite import diagnose
@@ -114,7 +113,7 @@ class TrainingLoop:
                 run.terminal.warn(f"step {steps[bad] + 1:,} was not finite: its update is dropped")
         rows = metrics.sums.astype(np.float64)[:good]
         run.report["examples"] += int(rows[:, -1].sum())
-        run.progress.add(steps[:good], rows, summary.speed(run.report, run.timer))
+        run.progress.add(steps[:good], rows, run.timer.training)
         done = steps.start + good
         self._report_steps(done)
         if run.ledger is not None:
@@ -160,11 +159,8 @@ class TrainingLoop:
 
         def end() -> None:
             self._finish_saves()
-            raise Preempted(
-                f"{self.run.stop.signal_name or 'a stop signal to another process'}: saved after "
-                f"step {self.run.steps_done:,}; the same command with the same run directory "
-                "resumes from there"
-            )
+            signal_name = self.run.stop.signal_name or "a stop signal to another process"
+            raise Preempted(f"{signal_name}: saved after step {self.run.steps_done:,}")
 
         collectives.share(end)
 

@@ -68,6 +68,9 @@ class Progress:
         self.skipped: int = saved["skipped"]  # steps whose update was dropped
         self._window = Meter(tuple(saved["window"]))
         self._epoch = Meter(tuple(saved["epoch"]))
+        # Of this start: (examples, seconds of training) now, and when the last two points were
+        # logged. The speed since then is that of the present: a slow-down shows.
+        self._done = self._last = self._before = (0.0, 0.0)
 
     def state(self) -> State:
         """Return what a checkpoint keeps, as JSON; floats survive it bit for bit."""
@@ -78,21 +81,32 @@ class Progress:
         """The means of the epoch so far; after its last step, of all of it."""
         return self._epoch.means(self._names)
 
-    def add(self, steps: range, rows: npt.NDArray[np.float64], examples_per_second: float) -> None:
-        """Add some steps: rows (len(steps), columns) of the summed loss, metrics, and examples."""
+    def add(self, steps: range, rows: npt.NDArray[np.float64], seconds: float) -> None:
+        """Add some steps: rows (len(steps), columns) of the summed loss, metrics, and examples.
+
+        `seconds` of training have passed in this start of the run.
+        """
         epoch_start = (steps.stop - 1) // self._steps_per_epoch * self._steps_per_epoch
         if epoch_start >= steps.start:  # a dispatch may cover the ends of several epochs, too
             self._epoch = Meter()
         self._epoch = self._epoch.add(rows[max(0, epoch_start - steps.start) :])
-        lo = steps.start
+        self._done = (self._done[0] + float(rows[:, -1].sum()), seconds)
+        speed, lo = self._speed(self._last), steps.start
         # A dispatch may cover the ends of several log windows: each is logged at its own step.
         for end in range(steps.start // self._every * self._every, steps.stop + 1, self._every):
             if end > steps.start:
                 self._window = self._window.add(rows[lo - steps.start : end - steps.start])
-                self._log(end, examples_per_second)
+                self._log(end, speed)
                 self._window, lo = Meter(), end
         self._window = self._window.add(rows[lo - steps.start :])
-        self._terminal.update(steps.stop, self.epoch, examples_per_second)
+        self._terminal.update(steps.stop, self.epoch, self._speed(self._before))
+        if lo > steps.start:
+            self._before, self._last = self._last, self._done
+
+    def _speed(self, since: tuple[float, float]) -> float:
+        """Return the examples a second since then."""
+        examples, seconds = (now - then for now, then in zip(self._done, since, strict=True))
+        return examples / max(seconds, 1e-9)
 
     def _log(self, step: int, examples_per_second: float) -> None:
         if self._tracker is not None:
