@@ -57,7 +57,7 @@ def test_ten_thousand_damaged_files_are_read_exactly_or_refused(tmp_path):
         data = mutate_bytes(FILES[number % 4], rng)
         try:
             if number % 10:
-                array = idx.parse(data, "file", rank)
+                array = idx.parse(data, "file")
             else:  # from the disk, with the check of the labels' range
                 path.write_bytes(data)
                 array = idx.read_images(path) if rank == 3 else idx.read_labels(path, 10)

@@ -164,9 +164,10 @@ def draw_evaluation(
     """
     after, drawn = f"after {step:,} steps", dict[str, bytes]()
     if counts is not None:
-        title = f"percent of each label {after}"
+        title = f"percent of each true class {after}"
         drawn["confusion_counts"] = pictures.confusion_png(counts, f"test examples {after}")
         drawn["confusion_normalized"] = pictures.confusion_png(counts, title, percent=True)
+        drawn["class_accuracy"] = pictures.class_accuracy_png(counts, f"test accuracy {after}")
         if pictures.has_images(test):
             classes, confidences = (result.predictions[name] for name in ("class", "confidence"))
             drawn["most_wrong"] = pictures.mistakes_png(

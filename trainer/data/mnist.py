@@ -11,8 +11,10 @@ from pathlib import Path
 
 from trainer.config.schema import DataConfig
 from trainer.data import idx, mnist_5k
-from trainer.data.dataset import Bytes, Dataset, Examples
+from trainer.data.dataset import Dataset, Examples
 from trainer.data.download import Missing, Progress, fetch
+from trainer.data.find import find
+from trainer.data.idx import Array
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError
 
@@ -59,11 +61,11 @@ def load(
         f"{option}={folder}" if data.root or download else f"{option}={folder} data.download=false"
     )
 
-    def read(file: str) -> Bytes:
+    def read(file: str) -> Array:
         parse = partial(_parse, file=file, data=data)
         path = folder / f"{file}.gz"
         try:
-            path = _find(folder, file, where)
+            path = find(folder, file, where, with_set=data.name == "idx")
             return parse(idx.read(path), str(path))
         except DataError as error:
             if not download:
@@ -104,7 +106,7 @@ def load(
 
 
 def load_test(root: Path, num_classes: int) -> Examples:
-    """Return the test images (N, rows, cols) and labels (N,) in a folder, gzip or plain.
+    """Return the test images (N, ...) and labels (N,) in a folder, gzip or plain.
 
     Args:
         root: folder of the last two of FILES.
@@ -114,35 +116,20 @@ def load_test(root: Path, num_classes: int) -> Examples:
         DataError: the files are missing, unreadable, not what they should be, or do not match.
     """
     root = expanded(root, "--data")
-    images_path, labels_path = (_find(root, file, str(root)) for file in FILES[2:])
+    paths = (find(root, file, str(root), with_set=True) for file in FILES[2:])
+    images_path, labels_path = paths
     images = idx.read_images(images_path)
     labels = idx.read_labels(labels_path, num_classes)
     return _split(images, labels, images_path)
 
 
-def _find(folder: Path, file: str, name: str) -> Path:
-    """Return where a file is, under any of the four names that are in use.
-
-    Raises:
-        Missing: it is not there; `name` says how the user named the folder.
-        DataError: the folder cannot be read.
-    """
-    names = [f"{name}{end}" for name in (file, file.replace("-idx", ".idx")) for end in ("", ".gz")]
-    try:
-        return next(folder / name for name in names if (folder / name).exists())
-    except StopIteration:
-        raise Missing(
-            f"{name}: no {file}[.gz] there: put it there, or correct the folder"
-        ) from None
-    except OSError as error:
-        message = f"{folder}: cannot be read ({error.strerror})"
-        raise DataError(message, "correct its permissions") from error
-
-
-def _parse(contents: bytes, name: str, *, file: str, data: DataConfig) -> Bytes:
+def _parse(contents: bytes, name: str, *, file: str, data: DataConfig) -> Array:
     """Return the array in the bytes of one of FILES; that of "mnist" has a known digest."""
-    rank, num_classes = (1, data.num_classes or 256) if "labels" in file else (3, 256)
-    array = idx.parse(contents, name, rank, num_classes)
+    array = idx.parse(contents, name)
+    if "labels" in file:
+        idx.labels(array, name, data.num_classes or 256)
+    else:
+        idx.images(array, name)
     if data.name == "mnist" and (digest := idx.sha256(array)) != data.sha256[file]:
         raise DataError(
             f"{name}: SHA-256 of the uncompressed contents {digest}, expected {data.sha256[file]}: "
@@ -152,13 +139,17 @@ def _parse(contents: bytes, name: str, *, file: str, data: DataConfig) -> Bytes:
     return array
 
 
-def _dataset(name: str, arrays: Sequence[Bytes], folder: Path = Path()) -> Dataset:
-    """Return the arrays of FILES, images (N, rows, cols) and labels (N,), as a data set."""
+def _dataset(name: str, arrays: Sequence[Array], folder: Path = Path()) -> Dataset:
+    """Return the arrays of FILES, images (N, ...) and labels (N,), as a data set."""
     train_images, train_labels, test_images, test_labels = arrays
-    shape, test_shape = train_images.shape[1:], test_images.shape[1:]
-    if shape != test_shape:
-        message = f"{folder}: train images have {shape} pixels, test images {test_shape}"
-        raise DataError(message, "take all files from the same data set")
+    pairs = {"images": (train_images, test_images), "labels": (train_labels, test_labels)}
+    for kind, (train, test) in pairs.items():
+        one, other = (
+            f"{a.dtype} {' x '.join(map(str, ('N', *a.shape[1:])))}" for a in (train, test)
+        )
+        if one != other:
+            message = f"{folder}: train {kind} are {one}, test {kind} {other}"
+            raise DataError(message, "take all files from the same data set")
     digests = "".join(map(idx.sha256, arrays))
     return Dataset(
         name,
@@ -169,7 +160,7 @@ def _dataset(name: str, arrays: Sequence[Bytes], folder: Path = Path()) -> Datas
     )
 
 
-def _split(images: Bytes, labels: Bytes, path: Path) -> Examples:
+def _split(images: Array, labels: Array, path: Path) -> Examples:
     if len(images) != len(labels):
         message = f"{path}: {len(images):,} images but {len(labels):,} labels"
         raise DataError(message, "take both files from the same data set")

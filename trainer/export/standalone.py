@@ -1,6 +1,7 @@
-"""Run this model with jax and flatbuffers: `python predict.py FILE`, written by numpy.
+"""Run this model with jax 0.8.2 or newer and flatbuffers: `python predict.py FILE`.
 
-FILE.npz holds an array (N, ...) for each input in model.json, FILE.npy that of the only one.
+Numpy writes the file: FILE.npz holds an array (N, ...) for each input in model.json, FILE.npy that
+of the only one.
 """
 
 import hashlib
@@ -14,12 +15,16 @@ from zipfile import BadZipFile
 import jax.export
 import numpy as np
 
+OLDEST_JAX = (0, 8, 2)  # older versions take a program of a newer one for one of 0 devices
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 DTYPES |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 
 
 def load_model(folder: Path) -> Callable[[Any], dict[str, Any]]:
     """Return a function: arrays (N, ...) by name, or the only one -> outputs (N, ...) by name."""
+    if jax.__version_info__ < OLDEST_JAX:
+        oldest = ".".join(map(str, OLDEST_JAX))
+        raise ValueError(f"jax {jax.__version__}: the model needs jax {oldest} or newer")
     index = json.loads((folder / "model.json").read_text())
     code, data = ((folder / f).read_bytes() for f in ("model.stablehlo", "weights.safetensors"))
     for name, content in (("model.stablehlo", code), ("weights.safetensors", data)):
@@ -54,7 +59,9 @@ if __name__ == "__main__":
     try:
         outputs = load_model(Path(__file__).parent)(np.load(sys.argv[1]))
     except (OSError, EOFError, ValueError, BadZipFile) as error:  # from numpy
-        sys.exit(f"{error}\n{__doc__}")
+        is_other = "pickle" in str(error)  # numpy's advice, to unpickle it, would run code in it
+        no_array = f"{sys.argv[1]} is no array of numbers: convert it to one, with numpy.save"
+        sys.exit(f"{no_array if is_other else error}\n{__doc__}")
     if "probabilities" in outputs and outputs["probabilities"].ndim == 2:
         print(*outputs["probabilities"].argmax(axis=-1), sep="\n")
     else:

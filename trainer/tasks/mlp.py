@@ -11,7 +11,7 @@ import numpy as np
 from trainer.data.dataset import Bytes, Superbatch
 from trainer.job.errors import DataError
 from trainer.models import mlp
-from trainer.tasks import classification, digit_pictures
+from trainer.tasks import classification
 from trainer.tasks.task import BatchGradients, Example, Key, Task, masked, sum_over_rows
 
 
@@ -56,7 +56,6 @@ def make(
         },
         outputs=classification.outputs,
         prediction=classification.prediction,
-        read=digit_pictures.read,
         gradients=partial(_gradients, objective=objective),
         layout=(mlp.transpose_last_layer, mlp.transpose_last_layer),
         filters=lambda weights: np.asarray(weights[0].kernel).T.reshape(-1, *image_shape),
