@@ -55,7 +55,7 @@ def test_an_evaluation_is_drawn_and_what_is_not_finite_is_left_out(dataset):
         return drawn(contents)
 
     values = draw()
-    names = ("confusion_counts", "confusion_normalized", "most_wrong")
+    names = ("confusion_counts", "confusion_normalized", "class_accuracy", "most_wrong")
     always = {*(f"pictures/{name}" for name in names), "weights/0/bias"}
     always |= {"weights/1/kernel"}
     assert set(values) == always | {"pictures/filters", "weights/0/kernel"}
