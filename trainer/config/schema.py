@@ -118,7 +118,7 @@ class DataConfig(Section):
     download: bool
     offline_fallback: bool
     timeout_seconds: float = positive()
-    num_classes: int | None = whole(2, 256)  # of images; null for a module
+    num_classes: int | None = whole(2)  # of images; null for a module
     shuffle: bool
     pixel_mean: float | None = finite()
     pixel_std: float | None = positive()

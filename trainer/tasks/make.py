@@ -50,13 +50,15 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
         mean, std = mlp.pixel_statistics(dataset.name, images, data.pixel_mean, data.pixel_std)
     classes = data.num_classes or _classes(dataset.train)
     objective = mlp.Objective(str(model.loss), classes, mean, std, str(model.precision))
-    return _mlp(objective, image.shape, vars(model)), {
-        "objective": {**objective._asdict(), "image_shape": list(image.shape)}
-    }
+    record = {"image_shape": list(image.shape), "label_dtype": str(label.dtype)}
+    record = {"objective": {**objective._asdict(), **record}}
+    return _mlp(record, objective, vars(model)), record
 
 
-def _mlp(objective: mlp.Objective, shape: tuple[int, ...], model: Mapping[str, Any]) -> Task:
-    return mlp.make(objective, shape, model["hidden_sizes"], model["kernel_initializer"])
+def _mlp(record: Mapping[str, Any], objective: mlp.Objective, model: Mapping[str, Any]) -> Task:
+    shape = tuple(record["objective"]["image_shape"])
+    dtype = record["objective"].get("label_dtype", "uint8")  # that of older versions
+    return mlp.make(objective, shape, model["hidden_sizes"], model["kernel_initializer"], dtype)
 
 
 def _classes(examples: Examples) -> int:
@@ -77,7 +79,7 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
     """
     model = record["config"]["model"]
     if "objective" in record:
-        return _mlp(*objective_of(record), model)
+        return _mlp(record, objective_of(record)[0], model)
     if "example" not in record:
         raise DataError(f"{run}: its checkpoints are not known to this version of the trainer")
     name = model["module"]
@@ -98,8 +100,9 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
 
 def objective_of(record: Mapping[str, Any]) -> tuple[mlp.Objective, tuple[int, ...]]:
     """Return what the MLP in a checkpoint was trained for, and the shape of its images."""
-    values = dict(record["objective"])
-    shape = tuple(values.pop("image_shape"))
+    known = record["objective"].items()
+    values = {name: value for name, value in known if name in mlp.Objective._fields}
+    shape = tuple(record["objective"]["image_shape"])
     # In float32, whatever precision it was trained with: this may be another platform.
     return mlp.Objective(**values)._replace(precision="float32"), shape
 

@@ -26,9 +26,13 @@ class Objective(NamedTuple):
 
 
 def make(
-    objective: Objective, image_shape: Sequence[int], hidden_sizes: Sequence[int], initializer: str
+    objective: Objective,
+    image_shape: Sequence[int],
+    hidden_sizes: Sequence[int],
+    initializer: str,
+    label_dtype: str = "uint8",
 ) -> Task:
-    """Return the task for images of a shape: fields `image`, uint8, and `label`, uint8.
+    """Return the task for images of a shape: fields `image`, uint8, and `label`, whole numbers.
 
     `initializer` is a key of mlp.INITIALIZERS. The rate of training is that of the hooks at the
     end: the gradients of the whole batch with a cheap bound, and the last kernel transposed.
@@ -43,6 +47,9 @@ def make(
         x = standardised(jnp.asarray(example["image"]), objective).reshape(-1)
         return mlp.fwd(x, weights, objective.precision)
 
+    def filters(weights: mlp.Weights) -> np.ndarray:
+        return np.asarray(weights[0].kernel).T.reshape(-1, *image_shape)
+
     return Task(
         init=init,
         fwd=fwd,
@@ -52,13 +59,13 @@ def make(
         inputs=("image",),
         example={
             "image": jax.ShapeDtypeStruct(tuple(image_shape), np.uint8),
-            "label": jax.ShapeDtypeStruct((), np.uint8),
+            "label": jax.ShapeDtypeStruct((), np.dtype(label_dtype)),
         },
         outputs=classification.outputs,
         prediction=classification.prediction,
         gradients=partial(_gradients, objective=objective),
         layout=(mlp.transpose_last_layer, mlp.transpose_last_layer),
-        filters=lambda weights: np.asarray(weights[0].kernel).T.reshape(-1, *image_shape),
+        filters=filters if len(image_shape) == 2 else None,
     )
 
 
