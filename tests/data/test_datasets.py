@@ -331,7 +331,7 @@ def missing_package(_):
 
 def test_all_data_sets_have_the_same_options_in_the_same_order():
     keys = [field.name for field in dataclasses.fields(DataConfig)]
-    for name in ("mnist", "mnist_5k", "idx"):
+    for name in ("mnist", "mnist_5k", "idx", "arrays"):
         assert list(configuration(name)) == keys
 
 

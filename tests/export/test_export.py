@@ -444,7 +444,7 @@ def test_damaged_checkpoints(smoke_run, tmp_path, capsys):
 
 
 def test_where_the_test_images_are_not_to_be_had(smoke_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("trainer.data.mnist_5k.FILE", "data/none.csv.gz")
+    monkeypatch.setattr("trainer.data.mnist.FILE_5K", "data/none.csv.gz")
     assert command.main([str(smoke_run), str(tmp_path / "digits")], StopRequest()) == 0
     output = capsys.readouterr().err
     assert "there are no test examples (" in output

@@ -16,7 +16,6 @@ from trainer.job.directory import expanded
 from trainer.job.errors import (
     EXIT_COMPLETED,
     EXIT_DATA,
-    ConfigError,
     DataError,
     Preempted,
     first_line,
@@ -119,7 +118,10 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     if out is not None and parts:
         with writing(out, hint="name another file with --out FILE"):
             write_bytes(out, _npz(sources, outputs))
-    if seen is not None and parts:
+    is_image = digit_pictures.is_image(trained.task.example, trained.task.inputs)
+    if seen is not None and not is_image:
+        terminal.warn(f"--show: no images: the model reads {', '.join(trained.task.inputs)}")
+    elif seen is not None and parts:
         with writing(seen, hint="name another file with --show FILE"):
             write_bytes(seen, _drawn(joined, sources, outputs, trained))
         terminal.note(f"what the model saw is drawn in {printable(str(seen))}")
@@ -176,14 +178,7 @@ def _read(
 
 
 def _drawn(examples: Examples, sources: Sources, outputs: Arrays, trained: Trained) -> bytes:
-    """Return a PNG file of the images that the model saw, and its answers.
-
-    Raises:
-        ConfigError: it does not read images.
-    """
-    if not digit_pictures.is_image(trained.task.example, trained.task.inputs):
-        message = f"--show: the model reads {', '.join(trained.task.inputs)}, which cannot be drawn"
-        raise ConfigError(message, "leave it out")
+    """Return a PNG file of the images that the model saw, and its answers."""
     images = examples["image"][:MOST_SHOWN]
     names = [file.name if index is None else f"{file.name}[{index}]" for file, index in sources]
     captions = [printable(name) for name in names[:MOST_SHOWN]]

@@ -105,16 +105,17 @@ def labels(array: Array, name: str, num_classes: int) -> Array:
     Raises:
         DataError: it has other dims, a number that is not whole, or one that is no class.
     """
+    wrong = np.flatnonzero((array < 0) | (array >= num_classes))
+    problem, hint = "", "correct the file or set data.num_classes"
     if array.ndim != 1 or array.dtype.kind not in "iu":
         text = f"{array.dtype} {' x '.join(map(str, array.shape))}"
-        message = f"{name}: holds {text}, but labels are N whole numbers"
-        raise DataError(message, "were the files of images and labels swapped?")
-    if not 0 <= array.min() <= array.max() < num_classes:
-        wrong = int(np.argmax((array < 0) | (array >= num_classes)))
-        raise DataError(
-            f"{name}: label {array[wrong]} at index {wrong}: expected 0 to {num_classes - 1}",
-            "correct the file or set data.num_classes",
-        )
+        problem = f"holds {text}, but labels are N whole numbers"
+        hint = "were the files of images and labels swapped?"
+    elif len(wrong):
+        first = int(wrong[0])
+        problem = f"label {array[first]} at index {first}: expected 0 to {num_classes - 1}"
+    if problem:
+        raise DataError(f"{name}: {problem}", hint)
     return array
 
 

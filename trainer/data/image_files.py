@@ -41,13 +41,14 @@ def read(path: Path, convert: Callable[[Image.Image], Converted]) -> Converted:
                 with suppress(Exception):  # broken notes of a camera say nothing of the pixels
                     upright = ImageOps.exif_transpose(picture)
                 return convert(upright)
-    except UnidentifiedImageError:
-        raise DataError(f"{path}: not a PNG, JPEG or IDX file: convert it to one") from None
-    except PictureError as error:
-        raise DataError(f"{path}: {error}") from None
     except Exception as error:  # Pillow raises anything on broken files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{path}: cannot be read ({reason}): correct or replace it") from None
+        text = f"cannot be read ({reason}): correct or replace it"
+        if isinstance(error, UnidentifiedImageError):
+            text = "not a PNG, JPEG or IDX file: convert it to one"
+        elif isinstance(error, PictureError):
+            text = str(error)
+        raise DataError(f"{path}: {text}") from None
 
 
 def is_shape(shape: Sequence[int]) -> bool:
@@ -61,14 +62,16 @@ def as_it_is(picture: Image.Image, shape: Sequence[int]) -> Bytes:
     Raises:
         PictureError: it has another size, parts that are transparent, or more than 8 bits.
     """
+    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
+    problem = ""
     if (picture.height, picture.width) != tuple(shape[:2]):
         right = f"the images of the data set {shape[1]} x {shape[0]}"
-        raise PictureError(f"{picture.width} x {picture.height} pixels, {right}: resize it")
-    clear = (
-        picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255
-    )
-    if picture.mode not in PLAIN or clear:
-        what = "transparent parts" if clear else f"the mode {picture.mode}"
-        raise PictureError(f"{what}, which the data set has not: convert it to 8 bits, opaque")
+        problem = f"{picture.width} x {picture.height} pixels, {right}: resize it"
+    elif picture.mode not in PLAIN:
+        problem = f"the mode {picture.mode}, which the data set has not: convert it to 8 bits"
+    elif alpha is not None and np.asarray(alpha).min() < 255:
+        problem = "transparent parts, which the data set has not: fill them"
+    if problem:
+        raise PictureError(problem)
     mode = "RGB" if tuple(shape[2:]) == (3,) else "L"
     return np.asarray(picture.convert(mode)).reshape(shape)

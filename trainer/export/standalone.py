@@ -20,16 +20,22 @@ DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 DTYPES |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 
 
+def check(right: object, message: str) -> None:
+    """Raise ValueError unless something is true."""
+    if not right:
+        raise ValueError(message)
+
+
 def load_model(folder: Path) -> Callable[[Any], dict[str, Any]]:
     """Return a function: arrays (N, ...) by name, or the only one -> outputs (N, ...) by name."""
-    if jax.__version_info__ < OLDEST_JAX:
-        oldest = ".".join(map(str, OLDEST_JAX))
-        raise ValueError(f"jax {jax.__version__}: the model needs jax {oldest} or newer")
+    oldest = ".".join(map(str, OLDEST_JAX))
+    too_old = f"jax {jax.__version__}: the model needs jax {oldest} or newer"
+    check(jax.__version_info__ >= OLDEST_JAX, too_old)
     index = json.loads((folder / "model.json").read_text())
     code, data = ((folder / f).read_bytes() for f in ("model.stablehlo", "weights.safetensors"))
     for name, content in (("model.stablehlo", code), ("weights.safetensors", data)):
-        if hashlib.sha256(content).hexdigest() != index["sha256"][name]:
-            raise ValueError(f"{folder / name} was changed: its SHA-256 is not that in model.json")
+        changed = f"{folder / name} was changed: its SHA-256 is not that in model.json"
+        check(hashlib.sha256(content).hexdigest() == index["sha256"][name], changed)
     end = 8 + int.from_bytes(data[:8], "little")  # of the header, which follows its length
     weights = {}
     for name, array in json.loads(data[8:end]).items():
@@ -44,9 +50,9 @@ def load_model(folder: Path) -> Callable[[Any], dict[str, Any]]:
             array: Any = arrays.get(name)
             dtype, shape = getattr(array, "dtype", type(array).__name__), np.shape(array)
             expected = spec["dtype"], spec["shape"][1:]
-            if (str(dtype), list(shape[1:])) != expected or not (shape and shape[0]):
-                right = f"{expected[0]} ({', '.join(map(str, ('N', *expected[1])))})"
-                raise ValueError(f"{name} is {dtype} {shape}: give {right}, N >= 1")
+            right = f"{expected[0]} ({', '.join(map(str, ('N', *expected[1])))}), N >= 1"
+            fits = (str(dtype), list(shape[1:])) == expected and shape and shape[0]
+            check(fits, f"{name} is {dtype} {shape}: give {right}")
         outputs: dict[str, Any] = program(weights, {name: arrays[name] for name in index["inputs"]})
         return outputs
 

@@ -26,7 +26,7 @@ NOISE = 6  # median deviations of the paper that still count as paper
 BLUR_SIDE = 100  # pixels: a picture this large is smoothed by one pixel, against grain
 WORKING_SIDE = 1600  # pixels; larger pictures are reduced first
 MANY = 100_000  # pixels of which one may be dead
-UNEVEN = 0.08  # of the contrast: the colour of the paper varies so much along the border
+UNEVEN = 0.05  # of the contrast: the colour of the paper varies so much along the border
 SMALL = 4  # a digit is small if the picture is so many times larger
 FRAMED = 0.75  # of a frame's inside: the paper in it fills at least so much
 
