@@ -8,11 +8,26 @@ from PIL import Image
 from support.trained_runs import train_here
 
 from trainer.commands import evaluate, predict
+from trainer.config.compose import compose
 from trainer.data import idx
+from trainer.data.load import load
 from trainer.data.mnist import FILES
 from trainer.export import command as export
+from trainer.job.errors import DataError
 from trainer.job.signals import StopRequest
+from trainer.tasks import make
 
+OWN = """
+import jax.numpy as jnp
+
+
+def init(key, example, options):
+    return jnp.zeros((4, 7))
+
+
+def fwd(example, weights, options):
+    return example["image"].astype("float32").reshape(4) @ weights
+"""
 CLASSES = 300
 DRAW = np.random.default_rng(0)
 LABELS = np.arange(900) % CLASSES
@@ -67,3 +82,24 @@ def test_from_training_to_export(write, tmp_path, capsys):
     card = (tmp_path / "exported" / "MODEL_CARD.md").read_text()
     assert "| input `image` | uint8 | N x 6 x 5 x 3 |" in card
     assert "which of 300 classes, 0 to 299" in card
+
+
+@pytest.mark.parametrize("model", ["mlp", "own"])
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("label", [-1, 7])
+def test_a_label_that_is_no_class_is_named(model, split, label, tmp_path):
+    """It would have no loss, and training would seem to go well."""
+    labels = np.arange(20) % 7
+    for name in ("train", "test"):
+        wrong = np.where(np.arange(20) == 5, label, labels) if name == split else labels
+        np.save(tmp_path / f"{name}_image.npy", np.arange(20 * 4, dtype=np.uint8).reshape(20, 2, 2))
+        np.save(tmp_path / f"{name}_label.npy", wrong)
+    (tmp_path / "own.py").write_text(OWN)
+    options = ["model=module", f"model.module={tmp_path}/own.py"] if model == "own" else []
+    options += ["data.num_classes=7"] if model == "mlp" else []
+    (job,) = compose(["data=arrays", f"data.root={tmp_path}", *options])
+    quiet = {"progress": lambda *_: None, "poll": lambda: None, "warn": pytest.fail}
+    dataset = load(job.config.data, **quiet)
+    message = f"data set arrays, {split}: label {label} at index 5: expected 0 to 6: correct the la"
+    with pytest.raises(DataError, match=message):
+        make.make(job.config.model, job.config.data, dataset)

@@ -106,7 +106,7 @@ def labels(array: Array, name: str, num_classes: int) -> Array:
         DataError: it has other dims, a number that is not whole, or one that is no class.
     """
     wrong = np.flatnonzero((array < 0) | (array >= num_classes))
-    problem, hint = "", "correct the file or set data.num_classes"
+    problem, hint = "", "correct the labels or the number of classes, data.num_classes"
     if array.ndim != 1 or array.dtype.kind not in "iu":
         text = f"{array.dtype} {' x '.join(map(str, array.shape))}"
         problem = f"holds {text}, but labels are N whole numbers"

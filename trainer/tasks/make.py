@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.config import user_module
 from trainer.config.schema import DataConfig, ModelConfig
+from trainer.data import idx
 from trainer.data.dataset import Dataset, Examples
 from trainer.job.errors import ConfigError, DataError
 from trainer.tasks import mlp, module
@@ -23,8 +24,19 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
 
     Raises:
         ConfigError: the user's module is wrong, or the data do not fit the model.
-        DataError: all pixels of the training images are equal.
+        DataError: all pixels of the training images are equal, or a label is none of the classes.
     """
+    task, record = _make(model, data, dataset)
+    if task.prediction is not None:  # it classifies; a label beyond its logits would have no loss
+        weights = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
+        logits = jax.eval_shape(lambda x, w: task.fwd(x, w, None), task.example, weights)
+        (classes,) = jax.tree.leaves(logits)[0].shape
+        for split, examples in (("train", dataset.train), ("test", dataset.test)):
+            idx.labels(examples["label"], f"data set {dataset.name}, {split}", classes)
+    return task, record
+
+
+def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, Record]:
     example = {
         name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
         for name, array in dataset.train.items()
@@ -39,7 +51,8 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
         }
         return module.make(own, model.options, example), record
     image, label = example.get("image"), example.get("label")
-    if image is None or image.dtype != np.uint8 or label is None or label.shape != ():
+    fits = label is not None and label.shape == () and label.dtype.kind in "iu"
+    if image is None or image.dtype != np.uint8 or label is None or not fits:
         fields = ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in example.items())
         message = f"model=mlp: data set {dataset.name} has {fields}"
         hint = "it needs `image`, uint8, and `label`, integers; for others bring model=module"
