@@ -61,7 +61,7 @@ def test_a_long_title_large_counts_and_many_classes_fit():
 def test_all_texts_can_be_read(monkeypatch, classes, count):
     """At least 9 points of 1/72 inch, at 100 pixels an inch; none is larger than its cell."""
     figures = []
-    monkeypatch.setattr(pictures, "_png", figures.append)
+    monkeypatch.setattr(pictures, "png", figures.append)
     counts = np.full((classes, classes), count)
     pictures.confusion_png(counts, "x")
     pictures.confusion_png(counts, "x", percent=True)

@@ -28,7 +28,7 @@ RIGHT, WRONG = (0.13, 0.40, 0.67), (0.70, 0.09, 0.17)  # blue, red: the colour-b
 MOST_WITH_COUNTS = 20  # classes: with more, a cell has no room for a number
 MOST_BARS = 40  # classes
 _DPI = 100  # a point is 1.4 pixels
-_SMALLEST, _LARGE = 9, 12  # points: what can be read, and titles and the names of axes
+_SMALLEST, LARGE = 9, 12  # points: what can be read, and titles and the names of axes
 _LEFT, _BOTTOM, _TOP, _RIGHT = 80, 60, 36, 14  # pixels around axes
 _DIGITS, _FILTERS = 4, 9  # in a row: TensorBoard shows a picture as wide as four digits
 _WIDTH = 560  # pixels of a row of digits
@@ -74,7 +74,7 @@ def confusion_png(counts: confusion.Counts, title: str, *, percent: bool = False
         size = min(11.0, (cell - 6) / len(text) / _WIDE)  # points: as wide as the cell at most
         ink = "white" if strengths[row, col] > 0.5 else "black"
         axes.text(col, row, text, size=size, color=ink, ha="center", va="center")
-    return _png(figure)
+    return png(figure)
 
 
 def class_accuracy_png(counts: confusion.Counts, title: str) -> bytes:
@@ -95,7 +95,7 @@ def class_accuracy_png(counts: confusion.Counts, title: str) -> bytes:
     _name(axes, f"{title}{few}", "accuracy", "class")
     for row, share in zip(rows, accuracies[shown], strict=True):
         axes.text(share + 0.01, row, f"{share:.1%}", size=_SMALLEST, va="center")
-    return _png(figure)
+    return png(figure)
 
 
 def digits_png(images: Images, captions: Sequence[str], title: str) -> bytes:
@@ -107,8 +107,8 @@ def digits_png(images: Images, captions: Sequence[str], title: str) -> bytes:
     coloured = coloured if coloured.shape[-1] == 3 else coloured.repeat(3, axis=-1)
     grid = _grid(coloured, _DIGITS, (cell_h, cell_w), 255)
     scaled = _WIDTH * grid.shape[0] / grid.shape[1]  # pixels
-    figure = _figure(_WIDTH, 40 + scaled)
-    figure.suptitle(title if count else f"{title}: none", y=0.99, size=_LARGE)
+    figure = figure_of(_WIDTH, 40 + scaled)
+    figure.suptitle(title if count else f"{title}: none", y=0.99, size=LARGE)
     axes = figure.add_axes((0, 0, 1, scaled / (40 + scaled)))
     axes.set_axis_off()
     axes.imshow(grid)
@@ -116,7 +116,7 @@ def digits_png(images: Images, captions: Sequence[str], title: str) -> bytes:
         x, y = (i % _DIGITS + 0.5) * cell_w, i // _DIGITS * cell_h + height
         text = "\n".join(_shortened(line) for line in caption.split("\n"))
         axes.text(x, y, text, size=_SMALLEST, ha="center", va="top")
-    return _png(figure)
+    return png(figure)
 
 
 def mistakes_png(
@@ -149,10 +149,10 @@ def filters_png(kernels: npt.NDArray[np.floating[Any]]) -> bytes:
     largest = np.abs(kernels).max(axis=(1, 2), keepdims=True, initial=1e-12)
     grid = _grid(kernels / largest, _FILTERS, (height + 2, width + 2), 0.0)
     scale = max(1, 56 // max(height, width))
-    figure = _figure(1, 1)
+    figure = figure_of(1, 1)
     large = grid.repeat(scale, axis=0).repeat(scale, axis=1)
     figure.figimage(large, cmap="bwr", vmin=-1, vmax=1, resize=True)
-    return _png(figure)
+    return png(figure)
 
 
 def _grid(
@@ -174,18 +174,18 @@ def _shortened(line: str) -> str:
 def _with_axes(width: float, height: float) -> tuple[Figure, Axes]:
     """Return a figure with axes of a size in pixels, and room for their names."""
     around = width + _LEFT + _RIGHT, height + _BOTTOM + _TOP
-    figure = _figure(*around)
+    figure = figure_of(*around)
     place = _LEFT / around[0], _BOTTOM / around[1], width / around[0], height / around[1]
     return figure, figure.add_axes(place)
 
 
 def _name(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, size=_LARGE)
-    axes.set_xlabel(x, size=_LARGE)
-    axes.set_ylabel(y, size=_LARGE)
+    axes.set_title(title, size=LARGE)
+    axes.set_xlabel(x, size=LARGE)
+    axes.set_ylabel(y, size=LARGE)
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
     """Return an empty figure of a size in pixels."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no lines about its font cache
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -196,7 +196,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return the PNG file of a figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
