@@ -66,7 +66,9 @@ def as_it_is(picture: Image.Image, shape: Sequence[int]) -> Bytes:
     problem = ""
     if (picture.height, picture.width) != tuple(shape[:2]):
         right = f"the images of the data set {shape[1]} x {shape[0]}"
-        problem = f"{picture.width} x {picture.height} pixels, {right}: resize it"
+        problem = (
+            f"{picture.width} x {picture.height} pixels, {right}: resize it, or see --find-digit"
+        )
     elif picture.mode not in PLAIN:
         problem = f"the mode {picture.mode}, which the data set has not: convert it to 8 bits"
     elif alpha is not None and np.asarray(alpha).min() < 255:
