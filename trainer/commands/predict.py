@@ -186,8 +186,8 @@ def _drawn(examples: Examples, sources: Sources, outputs: Arrays, trained: Train
         best = outputs["probabilities"][:MOST_SHOWN]
         answers = [f"{np.argmax(one)}, {np.max(one):.1%}" for one in best]
         captions = [f"{c}\n{answer}" for c, answer in zip(captions, answers, strict=True)]
-    of_all = f"first {len(images)} of {len(names):,}" if len(images) < len(names) else "what"
-    return pictures.digits_png(images, captions, f"{of_all} that the model saw")
+    few = f", the first {len(images)} of {len(names):,}" if len(images) < len(names) else ""
+    return pictures.digits_png(images, captions, f"what the model saw{few}")
 
 
 def _npz(sources: Sources, outputs: Arrays) -> bytes:
