@@ -2,19 +2,22 @@
 
 import gzip
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.drawn_digits import draw, draw_many
 from support.trained_runs import copy, damage, everything
 
 from trainer.checkpoint import load_model
 from trainer.commands import predict
 from trainer.data import idx
+from trainer.data.mnist import FILES
 from trainer.job.errors import EXIT_CONFIG, EXIT_DATA, ConfigError, DataError, Preempted
 from trainer.job.signals import StopRequest
-from trainer.tasks.digit_pictures import to_mnist
+from trainer.tasks import digit_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -68,7 +71,7 @@ def test_an_idx_file_is_taken_as_it_is(mnist_run, mnist_dir, predicted):
 
 
 def test_packed_or_not_is_the_same(smoke_run, tmp_path, predicted):
-    images = np.stack([to_mnist(draw(digit)) for digit in range(10)])
+    images = np.stack([digit_pictures.to_mnist(draw(digit), pytest.fail) for digit in range(10)])
     data = idx.header(images.shape) + images.tobytes()
     (tmp_path / "plain").write_bytes(data)
     (tmp_path / "packed").write_bytes(gzip.compress(data))
@@ -97,7 +100,9 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_done(smoke_run, tmp
     (tmp_path / "wide.idx").write_bytes(idx.header((1, 2, 2)) + b"\1" * 4)
     oblong = idx.header((1, 14, 56)) + bytes(range(196)) * 4
     (tmp_path / "oblong.idx").write_bytes(oblong)
-    (tmp_path / "float.idx").write_bytes(b"\0\0\x0d\3" + bytes(16))
+    floats = np.ones((2, 28, 28), ">f4")
+    (tmp_path / "float.idx").write_bytes(idx.header(floats.shape, "f4") + floats.tobytes())
+    (tmp_path / "picture.npy").write_bytes((tmp_path / "first.png").read_bytes())
     (tmp_path / "labels.idx").write_bytes(idx.header((2,)) + b"\1\2")
     draw(1, ink=(9, 9, 9), paper=(9, 9, 9)).save(tmp_path / "blank.png")
     wrong = {
@@ -107,8 +112,9 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_done(smoke_run, tmp
         "short.idx": "99 bytes of elements, but the header declares 2 x 28 x 28",
         "wide.idx": "image is uint8 N x 2 x 2, but the model was trained on uint8 N x 28 x 28",
         "oblong.idx": "image is uint8 N x 14 x 56, but the model was trained on uint8 N x 28 x 28",
-        "float.idx": "an IDX file of images (unsigned bytes)",
-        "labels.idx": "were two files swapped",
+        "float.idx": "image is float32 N x 28 x 28, but the model was trained on uint8 N x 28",
+        "labels.idx": "were the files of images and labels swapped",
+        "picture.npy": "cannot be read (it is no array of numbers): write it by numpy",
         "blank.png": "there is no digit on it",
         "none.png": "No such file or directory",
         ".": "cannot be read (Is a directory)",
@@ -129,6 +135,45 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_done(smoke_run, tmp
         assert error["error"].startswith(f"{tmp_path / name}: ")
         assert reason in error["error"]
         assert line == f"error: {error['error']}"
+
+
+def test_pictures_of_another_data_set_are_taken_as_they_are(kinds_run, tmp_path, predicted):
+    """No digit is looked for on them: the same images as IDX and PNG give the same bits."""
+    file = kinds_run.parent / "images" / FILES[2]
+    for number, image in enumerate(idx.read_images(file)):
+        Image.fromarray(image).save(tmp_path / f"{number:02}.png")
+    _, as_idx, _ = predicted(kinds_run, file)
+    code, as_png, message = predicted(kinds_run, *sorted(tmp_path.glob("*.png")))
+    assert (code, message) == (0, "")
+    as_idx, as_png = ([e["probabilities"] for e in r["predictions"]] for r in (as_idx, as_png))
+    assert as_idx == as_png
+    labels = idx.read_labels(kinds_run.parent / "images" / FILES[3], 3)
+    assert np.argmax(as_png, axis=1).tolist() == labels.tolist()
+    draw(3).save(tmp_path / "3.png")
+    code, _, message = predicted(kinds_run, tmp_path / "3.png")
+    assert code == EXIT_DATA
+    assert re.search(r"3\.png: \d+ x \d+ pixels, the images of the data set 6 x 8: resize", message)
+    _, _, message = predicted(kinds_run, tmp_path / "3.png", "--find-digit")
+    assert "image is uint8 N x 28 x 28, but the model was trained on uint8 N x 8 x 6" in message
+
+
+def test_what_the_model_saw_is_drawn_and_uneven_light_warned_of(smoke_run, tmp_path, predicted):
+    even = np.asarray(draw(7, size=90), np.float32)
+    shade = np.linspace(1, 0.5, even.shape[1])[:, np.newaxis]
+    Image.fromarray((even * shade).astype(np.uint8)).save(tmp_path / "7.png")
+    draw(1).save(tmp_path / "1.png")
+    seen = tmp_path / "seen.png"
+    files = tmp_path / "7.png", tmp_path / "1.png"
+    code, report, message = predicted(smoke_run, *files, "--show", seen)
+    assert (code, report["errors"]) == (0, [])
+    warning, note = message.splitlines()
+    assert warning.startswith(f"warning: {tmp_path}/7.png: the light or the paper is uneven")
+    assert note == f"what the model saw is drawn in {seen}"
+    with Image.open(seen) as picture:
+        assert picture.size[0] == 560
+        assert len(picture.getcolors(1 << 24)) > 50
+    with pytest.raises(ConfigError, match="No such file"):
+        predicted(smoke_run, files[1], "--show", tmp_path / "none" / "seen.png")
 
 
 def test_none_can_be_read(smoke_run, tmp_path, predicted):

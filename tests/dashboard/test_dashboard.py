@@ -164,7 +164,8 @@ def test_what_comes_with_an_evaluation_is_there_once_for_each(any_board, run):
         assert _steps(norms) == expected_steps(run)
         assert all(value > 0 for _, _, value in norms)
     drawn = expected_steps(run) if run == "resumed" else [2 * STEPS]
-    for tag in ("confusion_counts", "confusion_normalized", "filters", "most_wrong"):
+    tags = ("confusion_counts", "confusion_normalized", "filters", "most_wrong")
+    for tag in (*tags, "class_accuracy", "curves"):
         assert (
             _steps(get(any_board, "images/images", tag=f"pictures/{tag}", sample=0, **one)) == drawn
         )
@@ -236,7 +237,8 @@ def test_hyperparameters_tell_how_the_last_start_ended_and_on_what(any_board):
 
 
 def test_pictures_are_pictures(board):
-    for tag in ("inputs", "confusion_counts", "confusion_normalized", "most_wrong", "filters"):
+    tags = ("inputs", "confusion_counts", "confusion_normalized", "most_wrong", "filters")
+    for tag in (*tags, "class_accuracy", "curves"):
         shown = get(
             board, "images/images", run="resumed/tensorboard", tag=f"pictures/{tag}", sample=0
         )

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from support.trained_runs import train_here
 
-from trainer.dashboard import dashboard
+from trainer.dashboard import dashboard, train_and_test
 from trainer.data.dataset import Dataset
 from trainer.functional import linear
 from trainer.parallel.evaluation import Evaluation
@@ -55,7 +55,7 @@ def test_an_evaluation_is_drawn_and_what_is_not_finite_is_left_out(dataset):
         return drawn(contents)
 
     values = draw()
-    names = ("confusion_counts", "confusion_normalized", "most_wrong")
+    names = ("confusion_counts", "confusion_normalized", "class_accuracy", "most_wrong")
     always = {*(f"pictures/{name}" for name in names), "weights/0/bias"}
     always |= {"weights/1/kernel"}
     assert set(values) == always | {"pictures/filters", "weights/0/kernel"}
@@ -82,3 +82,16 @@ def test_a_drawing_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
     assert train_here("+experiment=smoke", "train.epochs=1", f"run.dir={tmp_path}") == 0
     message = "TensorBoard misses pictures, training continues: no ink"
     assert message in capsys.readouterr().err
+
+
+def test_train_and_test_are_drawn_in_two_colours():
+    points = [{"split": "train", "step": i, "time": i, "lr": 1.0, "loss": 2.0} for i in range(9)]
+    points += [{"split": "eval", "step": 9, "time": 9, "loss": 1.0, "accuracy": 0.5}]
+    points += [{"split": "eval", "step": 4, "time": 9, "loss": float("nan"), "accuracy": 0.5}]
+    with Image.open(io.BytesIO(train_and_test.draw(points, "title"))) as image:
+        assert image.size == (550, 60 + 210)  # the loss: nothing else is of both
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    for _, colour in train_and_test.SPLITS.values():
+        shade = np.abs(pixels - [255 * part for part in colour]).max(axis=-1)
+        assert (shade < 3).sum() > 20
+    assert train_and_test.draw(points[:9], "title") is None

@@ -157,7 +157,7 @@ def test_a_corrupt_file_of_the_user_is_an_error_whatever_the_options(
         ({TEST_LABELS: plain(np.zeros(11, np.uint8))}, "t10k-.* 10 images but 11 labels"),
         (
             {TEST_IMAGES: plain(np.zeros((10, 5, 4), np.uint8))},
-            r"train images have \(4, 4\) pixels, test images \(5, 4\)",
+            "train images are uint8 N x 4 x 4, test images uint8 N x 5 x 4",
         ),
         ({TEST_LABELS: plain(np.full(10, 10, np.uint8))}, "label 10 at index 0.*expected 0 to 9"),
         (
@@ -172,11 +172,59 @@ def test_files_that_do_not_go_together_are_refused(load, tmp_path, change, messa
         load("idx", root=root)
 
 
+SPELLINGS = {
+    "EMNIST": lambda file: f"emnist-letters-{file.replace('t10k', 'test')}",
+    "capitals": str.upper,
+    "a colour data set": lambda file: file.replace("idx3", "idx4"),
+    "Kaggle, a folder around each": lambda file: f"{file}/{file}",
+}
+
+
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+def test_other_names_that_are_in_use(load, tmp_path, spell):
+    for file, data in SMALL.items():
+        path = tmp_path / "root" / spell(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    check_small(load("idx", root=tmp_path / "root"), "idx")
+
+
+def test_a_folder_with_the_name_of_a_file_is_passed_over(load, tmp_path):
+    files = {file.replace("-idx", ".idx"): data for file, data in SMALL.items()}
+    root = write(tmp_path / "root", files, "{}")
+    for file in FILES:
+        (root / file).mkdir()
+    check_small(load("idx", root=root), "idx")
+
+
 def test_missing_files_of_a_folder_are_named(load, tmp_path):
     root = write(tmp_path / "root")
     (root / f"{TEST_IMAGES}.gz").unlink()
-    with pytest.raises(DataError, match=f"data.root={root}: no {TEST_IMAGES}"):
+    (root / "notes.txt").touch()
+    (root / "more").mkdir()
+    holds = rf"holds notes\.txt, {TEST_LABELS}\.gz, {TRAIN_IMAGES}\.gz, .*, more/: put it"
+    with pytest.raises(DataError, match=rf"data\.root={root}: no {TEST_IMAGES}.* it {holds}"):
         load("idx", root=root, offline_fallback=True)
+
+
+def test_what_is_in_the_folder_instead_is_said(load, tmp_path):
+    write(tmp_path / "data" / "MNIST" / "raw")  # torchvision's
+    with pytest.raises(DataError, match=rf"it holds MNIST/: .*name the.*{tmp_path}/data/MNIST/raw"):
+        load("idx", root=tmp_path / "data")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="it is empty: put it there"):
+        load("idx", root=tmp_path / "empty")
+    with pytest.raises(DataError, match=r"cannot be read \(No such file"):
+        load("idx", root=tmp_path / "nothing")
+    several = write(tmp_path / "several", name="emnist-letters-{}")
+    with pytest.raises(DataError, match=f"no {TRAIN_IMAGES}.*there, it holds emnist"):
+        load("mnist", root=several, download=False)
+    write(several, name="emnist-digits-{}")
+    with pytest.raises(DataError, match="holds several data sets: emnist-digits-, emnist-letters-"):
+        load("idx", root=several)
+    (several / TEST_IMAGES).write_bytes(SMALL[TEST_IMAGES])  # never one of this, three of that
+    with pytest.raises(DataError, match=f"no {TRAIN_IMAGES}"):
+        load("idx", root=several)
 
 
 def test_wrong_options_are_named(load):
@@ -283,7 +331,7 @@ def missing_package(_):
 
 def test_all_data_sets_have_the_same_options_in_the_same_order():
     keys = [field.name for field in dataclasses.fields(DataConfig)]
-    for name in ("mnist", "mnist_5k", "idx"):
+    for name in ("mnist", "mnist_5k", "idx", "arrays"):
         assert list(configuration(name)) == keys
 
 

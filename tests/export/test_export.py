@@ -13,12 +13,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 from support.harm import flip_a_bit, own_disk
 from support.trained_runs import copy, damage, everything
 
 from trainer.checkpoint import load_model
-from trainer.data import idx
+from trainer.data import idx, mnist
 from trainer.export import bundle, command, files, programs, standalone
 from trainer.job.errors import (
     EXIT_CONFIG,
@@ -190,6 +191,12 @@ def test_the_card_of_other_images(kinds_run, tmp_path):
     card = (tmp_path / "kinds" / "MODEL_CARD.md").read_text()
     assert "which of 3 classes, 0 to 2, an example belongs to" in card
     assert "| input `image` | uint8 | N x 8 x 6 |" in card
+    index = json.loads((tmp_path / "kinds" / "model.json").read_text())
+    images = idx.read_images(kinds_run.parent / "images" / mnist.FILES[0])
+    measured = {"pixel_mean": images.mean(), "pixel_std": images.std()}
+    assert index["pixels"] == pytest.approx(measured, rel=1e-9)
+    mean, std = (f"{value:.8g}" for value in measured.values())
+    assert f"It subtracts {mean} from each and divides by {std}" in card
     assert re.search(r"\| idx, 90 test examples, at the export \| 0\.\d+ \| 100\.00% \|", card)
 
 
@@ -269,6 +276,33 @@ def test_a_file_that_is_no_array_of_images(smoke_export, tmp_path, content):
     if content is not None:
         (tmp_path / "images.npy").write_bytes(content)
     assert "python predict.py FILE" in fails(smoke_export, tmp_path / "images.npy")
+
+
+@pytest.mark.parametrize("content", ["a picture", "objects"])
+def test_a_file_that_is_no_array_of_numbers(smoke_export, tmp_path, content):
+    path = tmp_path / "three.png"
+    if content == "objects":
+        path = tmp_path / "three.npy"
+        np.save(path, np.array([{}]))
+    else:
+        Image.new("L", (28, 28)).save(path)
+    message = fails(smoke_export, path)
+    assert message.startswith(f"{path} is no array of numbers: convert it to one, with numpy.save")
+    assert "allow_pickle" not in message
+
+
+@pytest.mark.parametrize("version", [(0, 8, 1), (0, 4, 30), (0, 8, 2), (0, 10, 0)])
+def test_an_older_jax_is_named(smoke_export, monkeypatch, version):
+    """0.8.1 says that the function "was exported for 0 devices"; 0.8.2 runs it."""
+    index = json.loads((smoke_export / "model.json").read_text())
+    assert index["jax"] == ">=0.8.2"
+    assert "needs jax 0.8.2 or newer" in (smoke_export / "MODEL_CARD.md").read_text()
+    monkeypatch.setattr("jax.__version_info__", version)
+    if version < (0, 8, 2):
+        with pytest.raises(ValueError, match=r"the model needs jax 0\.8\.2 or newer"):
+            standalone.load_model(smoke_export)
+    else:
+        standalone.load_model(smoke_export)
 
 
 @pytest.mark.parametrize("arguments", [(), ("absent.npy",)], ids=["none", "no file"])
@@ -410,7 +444,7 @@ def test_damaged_checkpoints(smoke_run, tmp_path, capsys):
 
 
 def test_where_the_test_images_are_not_to_be_had(smoke_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("trainer.data.mnist_5k.FILE", "data/none.csv.gz")
+    monkeypatch.setattr("trainer.data.mnist.FILE_5K", "data/none.csv.gz")
     assert command.main([str(smoke_run), str(tmp_path / "digits")], StopRequest()) == 0
     output = capsys.readouterr().err
     assert "there are no test examples (" in output

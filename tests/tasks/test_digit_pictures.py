@@ -9,10 +9,18 @@ import pytest
 from PIL import Image, ImageOps
 from support.drawn_digits import draw
 
-from trainer.data import idx
+from trainer.data import idx, image_files
+from trainer.data.image_files import PictureError
 from trainer.job.errors import DataError
 from trainer.tasks import digit_pictures
-from trainer.tasks.digit_pictures import PictureError, read_picture, to_mnist
+
+
+def to_mnist(picture, warn=pytest.fail):  # the light on these is even
+    return digit_pictures.to_mnist(picture, warn)
+
+
+def read_picture(path, warn=pytest.fail):
+    return digit_pictures.read_picture(path, warn)
 
 
 def off(a, b):
@@ -26,11 +34,37 @@ def apart(a, b):
     return min(off(np.roll(a, (row, col), (0, 1)), b) for row in steps for col in steps)
 
 
-def test_what_is_in_mnists_form_stays_so(mnist_dir):
+def test_what_is_in_mnists_form_stays_so(mnist_dir, tmp_path):
     digits = idx.read_images(mnist_dir / "t10k-images-idx3-ubyte.gz")[:300]
-    again = np.stack([to_mnist(Image.fromarray(digit)) for digit in digits])
-    assert np.median([off(a, b) for a, b in zip(again, digits, strict=True)]) < 1
-    assert off(again, digits) < 2
+    for digit in digits:
+        assert to_mnist(Image.fromarray(digit)) is not digit
+        np.testing.assert_array_equal(to_mnist(Image.fromarray(digit)), digit)
+        np.testing.assert_array_equal(to_mnist(Image.fromarray(digit).convert("RGB")), digit)
+    inverse = np.stack([to_mnist(Image.fromarray(255 - digit)) for digit in digits])
+    assert np.median([off(a, b) for a, b in zip(inverse, digits, strict=True)]) < 1
+    assert off(inverse, digits) < 2
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (9, 7, 1), (9, 7, 3)])
+def test_pictures_of_another_data_set_are_taken_as_they_are(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    picture = Image.fromarray(pixels.reshape(shape[:2] if shape[2:] in ((), (1,)) else shape))
+    path = tmp_path / "shoe.png"
+
+    def read():
+        return digit_pictures.read(path, shape, find_digit=False, warn=pytest.fail)["image"]
+
+    for mode in {picture.mode, "RGB", "RGBA"}:
+        picture.convert(mode).save(path)
+        np.testing.assert_array_equal(read(), pixels[np.newaxis])
+    for wrong, message in (
+        (picture.resize((14, 18)), "14 x 18 pixels, the images of the data set 7 x 9: resize"),
+        (picture.convert("RGBA").rotate(45), "transparent parts, which the data set has not"),
+        (Image.new("I;16", (7, 9)), "the mode I;16, which the data set has not: convert it to 8"),
+    ):
+        wrong.save(path)
+        with pytest.raises(DataError, match=rf"shoe\.png: {message}"):
+            read()
 
 
 def test_size_centre_and_brightness():
@@ -60,9 +94,10 @@ def test_size_centre_and_brightness():
     ids=str,
 )
 def test_the_look_does_not_matter(look):
+    warn = print if look.get("margin") == 0 else pytest.fail  # no paper around the digit
     for digit in (2, 4, 7):
-        assert apart(to_mnist(draw(digit, **look)), to_mnist(draw(digit))) < 12
-        assert apart(to_mnist(draw(digit, **look)), to_mnist(draw(digit + 1))) > 18
+        assert apart(to_mnist(draw(digit, **look), warn), to_mnist(draw(digit))) < 12
+        assert apart(to_mnist(draw(digit, **look), warn), to_mnist(draw(digit + 1))) > 18
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I", "F"])
@@ -75,6 +110,29 @@ def test_sixteen_bits():
     deep = Image.fromarray(np.asarray(draw(5).convert("L")).astype(np.uint16) * 257)
     assert deep.mode == "I;16"
     assert apart(to_mnist(deep), to_mnist(draw(5))) < 1
+
+
+@pytest.mark.parametrize("size", [24, 700])
+def test_twelve_bits_in_sixteen_and_a_white_pixel(size):
+    drawn = draw(5, size=size)
+    pixels = np.asarray(drawn.convert("L")).astype(np.uint16) * 16 + 100
+    pixels[1, 1] = 65_535
+    assert apart(to_mnist(Image.fromarray(pixels)), to_mnist(drawn)) < 2
+
+
+@pytest.mark.parametrize("shade", [0.8, 0.5])
+@pytest.mark.parametrize("degrees", [0, 45, 90])
+def test_uneven_light_is_removed_and_warned_of(shade, degrees):
+    lit = np.asarray(draw(4, size=120), np.float32)
+    y, x = np.mgrid[0 : 1 : lit.shape[0] * 1j, 0 : 1 : lit.shape[1] * 1j]
+    angle = np.radians(degrees)
+    slope = (np.cos(angle) * x + np.sin(angle) * y) / (np.cos(angle) + np.sin(angle))
+    shaded = lit * (1 - (1 - shade) * slope)[..., np.newaxis]
+    warnings = []
+    form = to_mnist(Image.fromarray(shaded.astype(np.uint8)), warnings.append)
+    assert apart(form, to_mnist(draw(4, size=120))) < 6
+    assert len(warnings) == 1
+    assert "light" in warnings[0]
 
 
 @pytest.mark.parametrize("ink", [(0, 0, 0), (255, 255, 255), (200, 30, 30)])
@@ -161,11 +219,8 @@ def test_sixteen_bits_of_each_colour(tmp_path):
         rows = [b"\0" + row.astype(">u2").tobytes() for row in values.astype(np.uint16) * 257]
         size = struct.pack(">2I5B", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
         chunks = [(b"IHDR", size), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
-        packed = [
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-            for name, data in chunks
-        ]
-        (tmp_path / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+        packed = b"".join(chunk(name, data) for name, data in chunks)
+        (tmp_path / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n" + packed)
         assert apart(read_picture(tmp_path / "5.png"), to_mnist(draw(5))) < 4
 
 
@@ -206,6 +261,19 @@ def test_a_photo_that_was_turned(tmp_path):
     assert apart(read_picture(tmp_path / "4.jpg"), to_mnist(upright)) < 3
 
 
+def chunk(name, data):
+    packed = name + data
+    return struct.pack(">I", len(data)) + packed + struct.pack(">I", zlib.crc32(packed))
+
+
+@pytest.mark.parametrize("notes", [b"", b"no exif", b"II*\0\xff\xff\xff\xff", b"MM\0*" + bytes(2)])
+def test_broken_notes_of_a_camera_do_no_harm(tmp_path, notes):
+    draw(4, size=60).save(tmp_path / "4.png")
+    good = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "4.png").write_bytes(good[:33] + chunk(b"eXIf", notes) + good[33:])
+    np.testing.assert_array_equal(read_picture(tmp_path / "4.png"), to_mnist(draw(4, size=60)))
+
+
 def bomb(path, side):
     """A PNG of a few bytes whose header claims side x side pixels."""
     Image.new("1", (8, 8)).save(path)
@@ -237,13 +305,13 @@ def test_broken_files_are_named(tmp_path, kind):
     for length in chance.integers(0, len(data) * 3 // 4, 40):  # cut short
         path.write_bytes(data[:length])
         with pytest.raises(DataError, match=r"bad\."):
-            read_picture(path)
+            read_picture(path, print)
     for place in chance.integers(0, len(data), 200):  # a flipped bit may do no harm, or be told
         damaged = bytearray(data)
         damaged[place] ^= 1 << int(chance.integers(8))
         path.write_bytes(damaged)
         with suppress(DataError):
-            assert read_picture(path).shape == (28, 28)
+            assert read_picture(path, print).shape == (28, 28)
             continue
         named += 1
     assert kind == "jpg" or named > 100  # PNG has checksums
@@ -258,4 +326,4 @@ def test_other_files_are_named(tmp_path):
             read_picture(tmp_path / name)
     with pytest.raises(DataError, match=r"none\.png: cannot be read \(No such file"):
         read_picture(tmp_path / "none.png")
-    assert digit_pictures.FORMATS == ("PNG", "JPEG")
+    assert image_files.FORMATS == ("PNG", "JPEG")

@@ -41,7 +41,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     """Add --data, which names the test images."""
     help_ = (
         "test on t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, gzip or plain, in this folder; "
-        "for models of grey images (default: the data set of the run)"
+        "for models of images (default: the data set of the run)"
     )
     parser.add_argument("--data", metavar="FOLDER", type=Path, help=help_)
 

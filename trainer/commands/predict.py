@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,18 @@ import numpy.typing as npt
 from trainer.commands import arguments as command_line
 from trainer.data import idx
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, EXIT_DATA, DataError, Preempted, first_line, writing
+from trainer.job.errors import (
+    EXIT_COMPLETED,
+    EXIT_DATA,
+    DataError,
+    Preempted,
+    first_line,
+    writing,
+)
 from trainer.job.files import to_json, write_bytes
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
+from trainer.tasks import digit_pictures, pictures
 from trainer.tracking.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
 
 Sources = Sequence[tuple[Path, int | None]]  # of each example: its file, and its place in it
 
+DIGITS = ("mnist", "mnist_5k")  # data sets whose images have the form of MNIST's
+MOST_SHOWN = 100  # images in a picture
 FEW = 8  # elements of an output that are shown
 DESCRIPTION = """\
 Prints what a trained model gives for the examples in files, by the newest intact checkpoint of a
@@ -33,11 +43,12 @@ run: of a classifier the classes, of other models their outputs.
 An .npz file holds an array (N, ...) for each field that the model reads, under its name, an .npy
 file that of the one field. Other files are read by the function `read` of the user's module.
 
-Models of grey images also read pictures: a PNG or JPEG file of one digit, of any size and colours,
-dark on light or light on dark, transparent or not. It is first converted to the form of MNIST's
-digits: bright on black, scaled to 20 x 20 pixels, centred by its mass in 28 x 28. An IDX file of
-images, plain or gzip, is used as it is. The picture should be lit evenly and show nothing but the
-digit.
+Models of images also read IDX files, plain or gzip, and pictures: PNG or JPEG files of the size of
+the images that the model was trained on, which are taken as they are. Of a run on MNIST they show
+one digit each, of any size and colours, dark on light or light on dark, transparent or not: a
+picture that is not in the form of MNIST's digits is converted to it: bright on black, scaled to
+20 x 20 pixels, centred by its mass in 28 x 28. For other runs, --find-digit asks for that. --show
+FILE draws what the model saw.
 """
 EPILOG = """\
 exit codes:
@@ -49,6 +60,7 @@ exit codes:
 
 examples:
   python -m trainer predict runs/mlp/first seven.png photos/*.jpg
+  python -m trainer predict runs/mlp/first photos/*.jpg --show seen.png
   python -m trainer predict runs/mlp/first t10k-images-idx3-ubyte.gz
   python -m trainer predict runs/mlp/first seven.png --json | jq '.predictions[].probabilities'
   python -m trainer predict runs/prices/first houses.npz --out prices.npz
@@ -71,18 +83,26 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON, with all outputs")
     help_ = "write all outputs to this .npz file, as arrays (N, ...), instead of the table"
     parser.add_argument("--out", metavar="FILE", type=Path, help=help_)
+    help_ = "draw the images that the model saw, and its answers, into this PNG file"
+    parser.add_argument("--show", metavar="FILE", type=Path, help=help_)
+    help_ = "convert pictures of one digit to the form of MNIST's, as is done for runs on MNIST"
+    parser.add_argument("--find-digit", action="store_true", help=help_)
     args = command_line.parse(parser, arguments)
-    out = expanded(args.out, "--out") if args.out else None
+    out, seen = (
+        expanded(path, option) if path else None
+        for path, option in ((args.out, "--out"), (args.show, "--show"))
+    )
     terminal = Terminal()
     trained = command_line.open_run(args.run, args.step, terminal.warn)
     from trainer.checkpoint import load_model
 
+    find_digit = args.find_digit or trained.dataset["name"] in DIGITS
     sources: list[tuple[Path, int | None]] = []
     parts: list[Examples] = []
     errors: list[dict[str, str]] = []
     for file in args.files:
         try:
-            parts.append(_read(file, trained))
+            parts.append(_read(file, trained, terminal.warn, find_digit=find_digit))
         except DataError as error:
             errors.append({"file": str(file), "error": str(error)})
             terminal.error(printable(str(error)))
@@ -98,6 +118,13 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     if out is not None and parts:
         with writing(out, hint="name another file with --out FILE"):
             write_bytes(out, _npz(sources, outputs))
+    is_image = digit_pictures.is_image(trained.task.example, trained.task.inputs)
+    if seen is not None and not is_image:
+        terminal.warn(f"--show: no images: the model reads {', '.join(trained.task.inputs)}")
+    elif seen is not None and parts:
+        with writing(seen, hint="name another file with --show FILE"):
+            write_bytes(seen, _drawn(joined, sources, outputs, trained))
+        terminal.note(f"what the model saw is drawn in {printable(str(seen))}")
     if args.json:
         classifies = trained.classes is not None
         predictions = list(_as_json(sources, outputs, classifies)) if parts else []
@@ -113,8 +140,12 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     return EXIT_DATA if errors else EXIT_COMPLETED
 
 
-def _read(file: Path, trained: Trained) -> Examples:
+def _read(
+    file: Path, trained: Trained, warn: Callable[[str], None], *, find_digit: bool
+) -> Examples:
     """Return the examples in a file: the fields that the model reads.
+
+    `find_digit` says whether pictures of a digit get MNIST's form.
 
     Raises:
         DataError: the file cannot be read, or its examples do not fit the model.
@@ -123,22 +154,40 @@ def _read(file: Path, trained: Trained) -> Examples:
 
     task, inputs = trained.task, ", ".join(trained.task.inputs)
     if file.suffix not in (".npy", ".npz"):
-        if task.read is None:
+        if task.read is not None:
+            given = task.read(file)
+        elif digit_pictures.is_image(task.example, task.inputs):
+            shape = task.example["image"].shape
+            given = digit_pictures.read(file, shape, find_digit=find_digit, warn=warn)
+        else:
             hint = "give them in an .npz file, or write a function read(path) in the model's module"
             raise DataError(f"{file}: the model reads arrays: {inputs}", hint)
-        given = task.read(file)
     else:
         contents = io.BytesIO(idx.read(file))
         try:
             loaded = np.load(contents)
             given = {task.inputs[0]: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
         except Exception as error:  # numpy raises anything on broken files
-            message = f"{file}: cannot be read ({first_line(error)})"
-            raise DataError(message, "write it by numpy") from None
+            # numpy advises to unpickle what is no file of its own: that would run code in it.
+            reason = "it is no array of numbers" if "pickle" in str(error) else first_line(error)
+            raise DataError(f"{file}: cannot be read ({reason})", "write it by numpy") from None
     try:
         return checked(trained, given)
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
+
+
+def _drawn(examples: Examples, sources: Sources, outputs: Arrays, trained: Trained) -> bytes:
+    """Return a PNG file of the images that the model saw, and its answers."""
+    images = examples["image"][:MOST_SHOWN]
+    names = [file.name if index is None else f"{file.name}[{index}]" for file, index in sources]
+    captions = [printable(name) for name in names[:MOST_SHOWN]]
+    if trained.classes is not None:
+        best = outputs["probabilities"][:MOST_SHOWN]
+        answers = [f"{np.argmax(one)}, {np.max(one):.1%}" for one in best]
+        captions = [f"{c}\n{answer}" for c, answer in zip(captions, answers, strict=True)]
+    few = f", the first {len(images)} of {len(names):,}" if len(images) < len(names) else ""
+    return pictures.digits_png(images, captions, f"what the model saw{few}")
 
 
 def _npz(sources: Sources, outputs: Arrays) -> bytes:

@@ -47,7 +47,7 @@ def load(
     is_image = digit_pictures.is_image(fields, [name for name in fields if name != "label"])
     if folder is not None:
         if not is_image:
-            hint = "leave it out: only models of one grey image and a label can be tested on others"
+            hint = "leave it out: only models of one image and a label can be tested on others"
             raise ConfigError(f"--data {folder}: the model reads {', '.join(fields)}", hint)
         examples = mnist.load_test(folder, trained.classes or 256)
         try:

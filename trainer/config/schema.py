@@ -108,7 +108,7 @@ class RunConfig(Section):
 class DataConfig(Section):
     """Which data set, where it comes from, and in which order it is read."""
 
-    name: str = one_of("mnist", "mnist_5k", "idx", "module")
+    name: str = one_of("mnist", "mnist_5k", "idx", "arrays", "module")
     module: str | None
     # Of the module: its dataclass DataOptions.
     options: Any = own()  # noqa: RUF009 - it returns a field
@@ -119,7 +119,7 @@ class DataConfig(Section):
     download: bool
     offline_fallback: bool
     timeout_seconds: float = positive()
-    num_classes: int | None = whole(2, 256)  # of images; null for a module
+    num_classes: int | None = whole(2)  # of images; null for a module and arrays
     shuffle: bool
     pixel_mean: float | None = finite()
     pixel_std: float | None = positive()
@@ -135,8 +135,8 @@ class DataConfig(Section):
                 raise ConfigError(f"{option} contains credentials", "use a URL without them")
             _check(re.match("https?://[^/]", mirror) is not None, option, mirror, rule)
         _check_module("data", self)
-        needs_root = self.name == "idx" and self.root is None
-        _check(not needs_root, "data.root", None, "data=idx needs it: data.root=DIR of the 4 files")
+        needs_root = self.name in ("idx", "arrays") and self.root is None
+        _check(not needs_root, "data.root", None, f"data={self.name} needs it: data.root=DIR")
 
 
 @dataclass(kw_only=True)

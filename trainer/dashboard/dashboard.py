@@ -8,12 +8,14 @@ right after an evaluation loses them.
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from trainer.config.schema import Config
+from trainer.dashboard import train_and_test
 from trainer.data.dataset import Dataset, Examples, size
 from trainer.data.stream import Plan, Superbatches, take
 from trainer.job.errors import first_line
@@ -22,7 +24,7 @@ from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.evaluation import Evaluation
 from trainer.tasks import confusion, pictures
 from trainer.tasks.task import Task, Weights, named_leaves
-from trainer.tracking import summaries
+from trainer.tracking import metrics, summaries
 from trainer.tracking.goodput import Ledger, PhaseTimer, StepTimes
 from trainer.tracking.tensorboard import Tracker
 
@@ -47,17 +49,19 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         tracker: Tracker,
         ledger: Ledger,
         timer: PhaseTimer,
+        log: Path,
         *,
         fresh: bool,
         warn: Callable[[str], None],
     ) -> None:
         """Start; draw examples of the inputs if this is the first start of the run (`fresh`).
 
-        Gradient norms are those of batches from `source`; `warn` shows a line.
+        Gradient norms are those of batches from `source`; `log` is the metrics.jsonl of the run;
+        `warn` shows a line.
         """
         self._dataset, self._task, self._source, self._plan = dataset, task, source, plan
         self._tracker, self._ledger = tracker, ledger
-        self._timer, self._warn = timer, warn
+        self._timer, self._log, self._warn = timer, log, warn
         self._every_steps = config.train.log_every_steps
         self._draw_every_epochs = config.train.pictures_every_epochs
         self._measure = CompiledFunction(norms.make(task), timer)
@@ -105,7 +109,14 @@ class Dashboard(AbstractContextManager["Dashboard"]):
             return
         host = jax.tree.map(np.array, jax.device_get(local))  # copied: the state is donated
         test, filters = self._dataset.test, self._task.filters
-        self._draw(lambda: (step, draw_evaluation(step, test, evaluation, counts, host, filters)))
+
+        def draw() -> Drawn:
+            drawn = draw_evaluation(step, test, evaluation, counts, host, filters)
+            title = f"train and test until step {step:,}"
+            png = train_and_test.draw(metrics.read(self._log), title)
+            return step, drawn + ([summaries.image("pictures/curves", png)] if png else [])
+
+        self._draw(draw)
 
     def __exit__(self, *_: object) -> None:
         """Write what is still being drawn."""
@@ -164,9 +175,10 @@ def draw_evaluation(
     """
     after, drawn = f"after {step:,} steps", dict[str, bytes]()
     if counts is not None:
-        title = f"percent of each label {after}"
+        title = f"percent of each true class {after}"
         drawn["confusion_counts"] = pictures.confusion_png(counts, f"test examples {after}")
         drawn["confusion_normalized"] = pictures.confusion_png(counts, title, percent=True)
+        drawn["class_accuracy"] = pictures.class_accuracy_png(counts, f"test accuracy {after}")
         if pictures.has_images(test):
             classes, confidences = (result.predictions[name] for name in ("class", "confidence"))
             drawn["most_wrong"] = pictures.mistakes_png(

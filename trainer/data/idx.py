@@ -1,8 +1,7 @@
 """IDX files -> arrays. A file holds exactly what its header declares, or it is refused.
 
 The format: two zero bytes, the element type, the number of dims, each dim as a big-endian uint32,
-then the elements. Only unsigned bytes are read, plain or gzip; the contents say which, not the
-name.
+then the elements, big-endian. A file is plain or gzip; the contents say which, not the name.
 """
 
 import gzip
@@ -11,25 +10,30 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from trainer.data.dataset import Bytes
 from trainer.job.errors import DataError
 
+Array = npt.NDArray[Any]
+
 GZIP_MAGIC = b"\x1f\x8b"
-UNSIGNED_BYTE = 0x08
+TYPES = {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: "f8"}
+CODES = {name: code for code, name in TYPES.items()}
+MOST_DIMS = 8
 AGAIN = "copy or download the file again"
 
 
-def read_images(path: Path) -> Bytes:
-    """Return the images of a file, uint8 (N, rows, cols), read-only; raises as parse()."""
-    return parse(read(path), str(path), rank=3)
+def read_images(path: Path) -> Array:
+    """Return the images of a file, (N, ...), read-only; raises as parse() and images()."""
+    return images(parse(read(path), str(path)), str(path))
 
 
-def read_labels(path: Path, num_classes: int) -> Bytes:
-    """Return the labels of a file, uint8 (N,), read-only; raises as parse()."""
-    return parse(read(path), str(path), rank=1, num_classes=num_classes)
+def read_labels(path: Path, num_classes: int) -> Array:
+    """Return the labels of a file, (N,), read-only; raises as parse() and labels()."""
+    return labels(parse(read(path), str(path)), str(path), num_classes)
 
 
 def read(path: Path) -> bytes:
@@ -45,11 +49,13 @@ def read(path: Path) -> bytes:
         raise DataError(message, "correct the path or its permissions") from error
 
 
-def parse(data: bytes, name: str, rank: int, num_classes: int = 256) -> Bytes:
-    """Return the array in the bytes of the file `name`, uint8 with `rank` dims, read-only.
+def parse(data: bytes, name: str) -> Array:
+    """Return the array in the bytes of the file `name`, of any rank and type, read-only.
+
+    Its dtype is that of the file, float32 for float64: jax computes with 32 bits.
 
     Raises:
-        DataError: the bytes are anything but one whole IDX array with elements below num_classes.
+        DataError: the bytes are anything but one whole IDX array.
     """
     if data.startswith(GZIP_MAGIC):
         try:
@@ -57,40 +63,70 @@ def parse(data: bytes, name: str, rank: int, num_classes: int = 256) -> Bytes:
         except (EOFError, OSError, zlib.error) as error:
             message = f"{name}: the gzip data are corrupt or cut short ({error})"
             raise DataError(message, AGAIN) from error
-    magic = bytes((0, 0, UNSIGNED_BYTE, rank))
-    if data[:4] != magic:
-        kind = "images" if rank == 3 else "labels"
+    start = bytes(data[:4]).ljust(4, b"\0")
+    kind, rank = TYPES.get(start[2]), start[3]
+    if start[:2] != b"\0\0" or kind is None or not 1 <= rank <= MOST_DIMS:
         raise DataError(
-            f"{name}: starts with {data[:4].hex(' ') or 'nothing'}, but an IDX file of {kind} "
-            f"(unsigned bytes) with {magic.hex(' ')}",
-            f"{AGAIN}; were two files swapped?",
+            f"{name}: starts with {data[:4].hex(' ') or 'nothing'}, but an IDX file with 00 00, "
+            "its type and its number of dims, such as 00 00 08 03",
+            AGAIN,
         )
-    start = 4 + 4 * rank
+    dtype, first = np.dtype(f">{kind}"), 4 + 4 * rank
     # Padded: where a header is cut short, a dim becomes 0 or the elements are too few.
-    shape = struct.unpack(f">{rank}I", data[4:start].ljust(4 * rank, b"\0"))
-    size = max(len(data) - start, 0)
-    if size != math.prod(shape) or size == 0:
+    shape = struct.unpack(f">{rank}I", data[4:first].ljust(4 * rank, b"\0"))
+    size = max(len(data) - first, 0)
+    if size != math.prod(shape) * dtype.itemsize or size == 0:
         dims = " x ".join(map(str, shape))
-        raise DataError(
-            f"{name}: {size:,} bytes of elements, but the header declares {dims}", AGAIN
-        )
-    array = np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
-    if array.max() >= num_classes:
-        wrong = int(np.argmax(array >= num_classes))
-        raise DataError(
-            f"{name}: label {array[wrong]} at index {wrong}: expected 0 to {num_classes - 1}",
-            "correct the file or set data.num_classes",
-        )
+        each = f" of {dtype.itemsize} bytes each" if dtype.itemsize > 1 else ""
+        message = f"{name}: {size:,} bytes of elements, but the header declares {dims}{each}"
+        raise DataError(message, AGAIN)
+    array = np.frombuffer(data, dtype, offset=first).reshape(shape)
+    # Native, without a copy where it is so already; of 32 bits at most, as jax has them.
+    array = array.astype("f4" if kind == "f8" else kind, copy=False)
+    array.flags.writeable = False
     return array
 
 
-def sha256(array: Bytes) -> str:
+def images(array: Array, name: str) -> Array:
+    """Return an array from the file `name` if it can hold images, (N, ...).
+
+    Raises:
+        DataError: it has one dim, as labels have.
+    """
+    if array.ndim == 1:
+        message = f"{name}: holds {len(array):,} numbers, but images have dims: N x rows x cols"
+        raise DataError(message, "were the files of images and labels swapped?")
+    return array
+
+
+def labels(array: Array, name: str, num_classes: int) -> Array:
+    """Return an array from the file `name` if it holds labels, (N,), from 0 to num_classes - 1.
+
+    Raises:
+        DataError: it has other dims, a number that is not whole, or one that is no class.
+    """
+    wrong = np.flatnonzero((array < 0) | (array >= num_classes))
+    problem, hint = "", "correct the labels or the number of classes, data.num_classes"
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        text = f"{array.dtype} {' x '.join(map(str, array.shape))}"
+        problem = f"holds {text}, but labels are N whole numbers"
+        hint = "were the files of images and labels swapped?"
+    elif len(wrong):
+        first = int(wrong[0])
+        problem = f"label {array[first]} at index {first}: expected 0 to {num_classes - 1}"
+    if problem:
+        raise DataError(f"{name}: {problem}", hint)
+    return array
+
+
+def sha256(array: Array) -> str:
     """Return the SHA-256 of the plain IDX file that holds just this C-contiguous array."""
-    digest = hashlib.sha256(header(array.shape))
-    digest.update(array.data)
+    digest = hashlib.sha256(header(array.shape, array.dtype))
+    digest.update(array.astype(array.dtype.newbyteorder(">"), copy=False).data)
     return digest.hexdigest()
 
 
-def header(shape: tuple[int, ...]) -> bytes:
+def header(shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8) -> bytes:
     """Return what comes before the elements in the plain file of an array of this shape."""
-    return struct.pack(f">BBBB{len(shape)}I", 0, 0, UNSIGNED_BYTE, len(shape), *shape)
+    code = CODES[np.dtype(dtype).str[1:]]
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, code, len(shape), *shape)

@@ -7,7 +7,7 @@ import numpy as np
 
 from trainer.config import user_module
 from trainer.config.schema import DataConfig
-from trainer.data import dataset, mnist
+from trainer.data import arrays, dataset, mnist
 from trainer.data.dataset import Dataset, Examples
 from trainer.data.download import Progress
 from trainer.job.errors import ConfigError
@@ -27,6 +27,8 @@ def load(
     Raises:
         ConfigError: the user's module is wrong; names its line or the array.
     """
+    if data.name == "arrays":
+        return checked(arrays.load(str(data.root)), f"data.root={data.root}")
     if data.name != "module":
         return mnist.load(data, progress=progress, poll=poll, warn=warn)
     assert data.module is not None

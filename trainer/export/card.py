@@ -74,10 +74,23 @@ def text(
         train_examples=f"{data['train_examples']:,}",
         test_examples=f"{data['test_examples']:,}",
         data_sha256=data["sha256"],
+        pixels=_pixels(index.get("pixels")),
+        jax=index["jax"].removeprefix(">="),
         metrics=_table(("data", *names), metrics) if metrics else "None were measured.",
         configuration=json.dumps(record["meaning"], indent=2),
         revision=revision,
         versions=_table(("package", "trained with", "exported with"), versions),
+    )
+
+
+def _pixels(scaling: Mapping[str, float] | None) -> str:
+    """Return how the built-in model scales pixels, which no weight tells."""
+    if scaling is None:
+        return ""
+    mean, std = (f"{scaling[name]:.8g}" for name in ("pixel_mean", "pixel_std"))
+    return (
+        f"\nThe program takes pixels from 0 to 255. It subtracts {mean} from each and divides by "
+        f"{std} (their mean and standard deviation in training, or 0 and 1)."
     )
 
 

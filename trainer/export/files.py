@@ -43,10 +43,14 @@ def write(folder: Path, trained: Trained, test: tuple[str, Examples] | None) -> 
         "step": trained.step,
         "weights_sha256": checksums.of_weights(trained.weights),
         "platforms": programs.PLATFORMS,
+        "jax": f">={'.'.join(map(str, standalone.OLDEST_JAX))}",
         "inputs": _described(inputs),
         "outputs": _described(trained.outputs),
     }
     is_mlp = "objective" in trained.record
+    if is_mlp:  # part of the program, but of no weight: other programs need it
+        scaling = {name: trained.record["objective"][name] for name in ("pixel_mean", "pixel_std")}
+        index["pixels"] = scaling
     (folder / PROGRAM).write_bytes(programs.stablehlo(trained))
     (folder / WEIGHTS).write_bytes(save(programs.named(trained.weights)))
     shutil.copyfile(standalone.__file__, folder / "predict.py")

@@ -1,6 +1,7 @@
-"""Run this model with jax and flatbuffers: `python predict.py FILE`, written by numpy.
+"""Run this model with jax 0.8.2 or newer and flatbuffers: `python predict.py FILE`.
 
-FILE.npz holds an array (N, ...) for each input in model.json, FILE.npy that of the only one.
+Numpy writes the file: FILE.npz holds an array (N, ...) for each input in model.json, FILE.npy that
+of the only one.
 """
 
 import hashlib
@@ -14,17 +15,27 @@ from zipfile import BadZipFile
 import jax.export
 import numpy as np
 
+OLDEST_JAX = (0, 8, 2)  # older versions take a program of a newer one for one of 0 devices
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 DTYPES |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 
 
+def check(right: object, message: str) -> None:
+    """Raise ValueError unless something is true."""
+    if not right:
+        raise ValueError(message)
+
+
 def load_model(folder: Path) -> Callable[[Any], dict[str, Any]]:
     """Return a function: arrays (N, ...) by name, or the only one -> outputs (N, ...) by name."""
+    oldest = ".".join(map(str, OLDEST_JAX))
+    too_old = f"jax {jax.__version__}: the model needs jax {oldest} or newer"
+    check(jax.__version_info__ >= OLDEST_JAX, too_old)
     index = json.loads((folder / "model.json").read_text())
     code, data = ((folder / f).read_bytes() for f in ("model.stablehlo", "weights.safetensors"))
     for name, content in (("model.stablehlo", code), ("weights.safetensors", data)):
-        if hashlib.sha256(content).hexdigest() != index["sha256"][name]:
-            raise ValueError(f"{folder / name} was changed: its SHA-256 is not that in model.json")
+        changed = f"{folder / name} was changed: its SHA-256 is not that in model.json"
+        check(hashlib.sha256(content).hexdigest() == index["sha256"][name], changed)
     end = 8 + int.from_bytes(data[:8], "little")  # of the header, which follows its length
     weights = {}
     for name, array in json.loads(data[8:end]).items():
@@ -39,9 +50,9 @@ def load_model(folder: Path) -> Callable[[Any], dict[str, Any]]:
             array: Any = arrays.get(name)
             dtype, shape = getattr(array, "dtype", type(array).__name__), np.shape(array)
             expected = spec["dtype"], spec["shape"][1:]
-            if (str(dtype), list(shape[1:])) != expected or not (shape and shape[0]):
-                right = f"{expected[0]} ({', '.join(map(str, ('N', *expected[1])))})"
-                raise ValueError(f"{name} is {dtype} {shape}: give {right}, N >= 1")
+            right = f"{expected[0]} ({', '.join(map(str, ('N', *expected[1])))}), N >= 1"
+            fits = (str(dtype), list(shape[1:])) == expected and shape and shape[0]
+            check(fits, f"{name} is {dtype} {shape}: give {right}")
         outputs: dict[str, Any] = program(weights, {name: arrays[name] for name in index["inputs"]})
         return outputs
 
@@ -54,7 +65,9 @@ if __name__ == "__main__":
     try:
         outputs = load_model(Path(__file__).parent)(np.load(sys.argv[1]))
     except (OSError, EOFError, ValueError, BadZipFile) as error:  # from numpy
-        sys.exit(f"{error}\n{__doc__}")
+        is_other = "pickle" in str(error)  # numpy's advice, to unpickle it, would run code in it
+        no_array = f"{sys.argv[1]} is no array of numbers: convert it to one, with numpy.save"
+        sys.exit(f"{no_array if is_other else error}\n{__doc__}")
     if "probabilities" in outputs and outputs["probabilities"].ndim == 2:
         print(*outputs["probabilities"].argmax(axis=-1), sep="\n")
     else:

@@ -1,105 +1,121 @@
-"""Files of images -> arrays. A picture of a digit gets MNIST's form: bright on black, 28 x 28.
+"""Files of images -> arrays. A picture of a digit may get MNIST's form: bright on black, 28 x 28.
 
 MNIST's own digits were made this way: scaled so that the longer side is 20 pixels, then placed so
 that the centre of their mass is the centre of 28 x 28 pixels.
 """
 
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter
 
-from trainer.data import idx
+from trainer.data import idx, image_files
 from trainer.data.dataset import Bytes, Examples
-from trainer.job.errors import DataError
+from trainer.data.image_files import PictureError
 
 SIDE = 28
 CENTRE = 14  # the index of the pixel that MNIST's digits have their mass around
 BOX = 20  # pixels of the digit's longer side
-FORMATS = ("PNG", "JPEG")
-MAX_PIXELS = 50_000_000  # what a picture's header may declare before anything is decoded
 CONTRAST = 16  # of 255: a picture that varies less is empty
 FAINT = 0.2  # of full brightness: less may be grain or a JPEG's ripples, no part of the digit
 NOISE = 6  # median deviations of the paper that still count as paper
 BLUR_SIDE = 100  # pixels: a picture this large is smoothed by one pixel, against grain
 WORKING_SIDE = 1600  # pixels; larger pictures are reduced first
+MANY = 100_000  # pixels of which one may be dead
+UNEVEN = 0.05  # of the contrast: the colour of the paper varies so much along the border
 SMALL = 4  # a digit is small if the picture is so many times larger
 FRAMED = 0.75  # of a frame's inside: the paper in it fills at least so much
 
 Floats = npt.NDArray[np.float32]
 
 
-class PictureError(ValueError):
-    """There is no digit on the picture, or it is too large."""
-
-
 def is_image(example: Mapping[str, Any], fields: Iterable[str]) -> bool:
-    """Return whether these fields of an example are one grey image: `image`, uint8 (rows, cols)."""
+    """Return whether these fields of an example are one image: `image`, uint8, grey or RGB."""
     if (*fields,) != ("image",):
         return False
-    return example["image"].dtype == np.uint8 and len(example["image"].shape) == 2
+    return example["image"].dtype == np.uint8 and image_files.is_shape(example["image"].shape)
 
 
-def read(path: Path) -> Examples:
-    """Return the images in a file, `image`: uint8 (N, rows, cols).
+def read(
+    path: Path, shape: Sequence[int], *, find_digit: bool, warn: Callable[[str], None]
+) -> Examples:
+    """Return the images in a file, `image`: uint8 (N, rows, cols), or RGB (N, rows, cols, 3).
 
-    An IDX file, plain or gzip, is taken as it is; a PNG or JPEG file shows one digit.
+    An IDX file, plain or gzip, is taken as it is, and so is a PNG or JPEG file that has the form of
+    the data set already. With `find_digit` other pictures get MNIST's form.
+
+    Args:
+        path: of the file.
+        shape: of the images of the data set.
+        find_digit: whether the data set's images have MNIST's form.
+        warn: called if the light on the paper is uneven.
 
     Raises:
-        DataError: it cannot be read, is none of these, is too large, or is empty.
+        DataError: it cannot be read, is none of these, is too large, has no digit on it, or,
+            without `find_digit`, has another size than `shape`.
     """
     contents = idx.read(path)
     if contents[:2] in (idx.GZIP_MAGIC, b"\0\0"):
-        return {"image": idx.parse(contents, str(path), rank=3)}
-    return {"image": read_picture(path)[np.newaxis]}
+        return {"image": idx.images(idx.parse(contents, str(path)), str(path))}
+    if find_digit:
+        image = read_picture(path, lambda text: warn(f"{path}: {text}"))
+    else:
+        image = image_files.read(path, partial(image_files.as_it_is, shape=shape))
+    return {"image": image[np.newaxis]}
 
 
-def read_picture(path: Path) -> Bytes:
+def read_picture(path: Path, warn: Callable[[str], None]) -> Bytes:
     """Return the digit in a PNG or JPEG file in MNIST's form, uint8 (28, 28).
 
     Raises:
         DataError: it cannot be read, is neither, is too large, or is empty.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's of large pictures, which MAX_PIXELS refuses
-            with Image.open(path, formats=FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    size = f"{picture.width:,} x {picture.height:,} pixels"
-                    raise PictureError(f"{size}, expected at most {MAX_PIXELS:,}: reduce it")
-                return to_mnist(ImageOps.exif_transpose(picture))
-    except UnidentifiedImageError:
-        raise DataError(f"{path}: not a PNG, JPEG or IDX file: convert it to one") from None
-    except PictureError as error:
-        raise DataError(f"{path}: {error}") from None
-    except Exception as error:  # Pillow raises anything on broken files
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{path}: cannot be read ({reason}): correct or replace it") from None
+    return image_files.read(path, partial(to_mnist, warn=warn))
 
 
-def to_mnist(picture: Image.Image) -> Bytes:
-    """Return a picture of one digit in MNIST's form, uint8 (28, 28).
+def to_mnist(picture: Image.Image, warn: Callable[[str], None]) -> Bytes:
+    """Return a picture of one digit in MNIST's form, uint8 (28, 28); as it is if it has that.
 
-    The picture may be of any mode and size, transparent, of any two colours that differ.
+    The picture may be of any mode and size, transparent, of any two colours that differ. `warn` is
+    called if the light on the paper is uneven.
 
     Raises:
         PictureError: it is of one colour, or shows no background.
     """
+    if picture.mode in ("L", "RGB") and not picture.has_transparency_data:
+        pixels = np.asarray(picture.convert("L"))
+        if _has_form(pixels):
+            return pixels
     picture = _opaque(picture)
     picture.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
-    return _centred(_fitted(_cut_out(np.asarray(picture, np.float32))))
+    return _centred(_fitted(_cut_out(np.asarray(picture, np.float32), warn)))
+
+
+def _has_form(pixels: Bytes) -> bool:
+    """Return whether a grey image has the size of MNIST's digits, and their place in it."""
+    if pixels.shape != (SIDE, SIDE) or not pixels.any():
+        return False
+    spans = [np.ptp(np.flatnonzero(pixels.any(axis=axis))) + 1 for axis in (0, 1)]
+    sums = [pixels.sum(axis=axis, dtype=np.float64) for axis in (0, 1)]
+    centres = [line @ np.arange(SIDE) / line.sum() for line in sums]
+    near = all(abs(centre - CENTRE) <= 0.51 for centre in centres)  # half a pixel: it was rounded
+    return near and BOX - 1 <= int(max(spans)) <= BOX
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
     """Return the picture in RGB; of a transparent one in a single colour, its alpha channel."""
     if picture.mode in ("I", "I;16", "I;16B", "I;16L", "F"):  # which Pillow would cut off at 255
         values = np.asarray(picture, np.float64)
-        span = max(float(np.ptp(values)), 1.0)
-        picture = Image.fromarray(((values - values.min()) / span * 255).astype(np.uint8))
+        # Without the few darkest and brightest: one dead pixel would leave no contrast to the rest.
+        few = 1 + values.size // MANY
+        ordered = np.partition(values, (few, values.size - 1 - few), axis=None)
+        dark, bright = ordered[few], ordered[values.size - 1 - few]
+        scaled = (values - dark) / max(bright - dark, 1.0) * 255
+        picture = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
@@ -108,7 +124,7 @@ def _opaque(picture: Image.Image) -> Image.Image:
     return (picture.getchannel("A") if flat else picture).convert("RGB")
 
 
-def _cut_out(pixels: Floats) -> Floats:
+def _cut_out(pixels: Floats, warn: Callable[[str], None]) -> Floats:
     """Return the ink of the digit on RGB pixels (rows, cols, 3), 0 to 1, within its box.
 
     The ink of a pixel is how far its colour is from the background's, the median of the border: so
@@ -118,7 +134,12 @@ def _cut_out(pixels: Floats) -> Floats:
         PictureError: there is none.
     """
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-    far = np.sqrt(np.mean((pixels - np.median(border, axis=0)) ** 2, axis=-1)).astype(np.uint8)
+    difference = pixels - np.median(border, axis=0)
+    plane, spread, rest = _light(difference)
+    uneven = spread > UNEVEN * float(np.abs(difference).max())
+    if uneven and rest < spread / 2:  # else it is no light: the digit may touch the border
+        difference = difference - plane
+    far = np.sqrt(np.mean(difference**2, axis=-1)).clip(0, 255).astype(np.uint8)
     blur = ImageFilter.BoxBlur(min(far.shape) // BLUR_SIDE / 2)
     far = np.asarray(Image.fromarray(far).filter(blur))
     limit = _otsu(far)
@@ -136,8 +157,34 @@ def _cut_out(pixels: Floats) -> Floats:
     if framed or SMALL * max(ink.shape) < max(far.shape):  # look again, at the digit alone
         margin = -1 - min(ink.shape) // 50 if framed else 1 + max(ink.shape) // 2
         top, left = max(top - margin, 0), max(left - margin, 0)
-        return _cut_out(pixels[top : bottom + margin, left : right + margin])
+        return _cut_out(pixels[top : bottom + margin, left : right + margin], warn)
+    if uneven:
+        warn("the light or the paper is uneven, so what was read may be wrong: see --show")
     return ink
+
+
+def _light(pixels: Floats) -> tuple[Floats, float, float]:
+    """Return a plane through the colours of the border, (rows, cols, 3), and how far they vary.
+
+    That is the largest distance from zero, then from the plane, of 16 parts of the border, but for
+    two: the digit may reach those.
+    """
+    rows, cols = pixels.shape[:2]
+    y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : cols * 1j].astype(np.float32)
+    grid = np.stack([np.ones_like(x), y, x], axis=-1)
+    both, deep = np.concatenate([grid, pixels], axis=-1), 1 + min(rows, cols) // 40
+    sides = (
+        both[:deep].swapaxes(0, 1),
+        both[-deep:].swapaxes(0, 1),
+        both[:, :deep],
+        both[:, -deep:],
+    )
+    parts = [part.reshape(-1, 6) for side in sides for part in np.array_split(side, 4) if len(part)]
+    medians = np.array([np.median(part, axis=0) for part in parts])
+    plane = np.linalg.lstsq(medians[:, :3], medians[:, 3:])[0]
+    rest = medians[:, 3:] - medians[:, :3] @ plane
+    far = [np.sqrt(np.mean(values**2, axis=-1)) for values in (medians[:, 3:], rest)]
+    return grid @ plane.astype(np.float32), *(float(np.sort(values)[-3:][0]) for values in far)
 
 
 def _otsu(values: Bytes) -> int:

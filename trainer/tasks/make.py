@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.config import user_module
 from trainer.config.schema import DataConfig, ModelConfig
+from trainer.data import idx
 from trainer.data.dataset import Dataset, Examples
 from trainer.job.errors import ConfigError, DataError
 from trainer.tasks import mlp, module
@@ -23,8 +24,19 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
 
     Raises:
         ConfigError: the user's module is wrong, or the data do not fit the model.
-        DataError: all pixels of the training images are equal.
+        DataError: all pixels of the training images are equal, or a label is none of the classes.
     """
+    task, record = _make(model, data, dataset)
+    if task.prediction is not None:  # it classifies; a label beyond its logits would have no loss
+        weights = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
+        logits = jax.eval_shape(lambda x, w: task.fwd(x, w, None), task.example, weights)
+        (classes,) = jax.tree.leaves(logits)[0].shape
+        for split, examples in (("train", dataset.train), ("test", dataset.test)):
+            idx.labels(examples["label"], f"data set {dataset.name}, {split}", classes)
+    return task, record
+
+
+def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, Record]:
     example = {
         name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
         for name, array in dataset.train.items()
@@ -39,7 +51,8 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
         }
         return module.make(own, model.options, example), record
     image, label = example.get("image"), example.get("label")
-    if image is None or image.dtype != np.uint8 or label is None or label.shape != ():
+    fits = label is not None and label.shape == () and label.dtype.kind in "iu"
+    if image is None or image.dtype != np.uint8 or label is None or not fits:
         fields = ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in example.items())
         message = f"model=mlp: data set {dataset.name} has {fields}"
         hint = "it needs `image`, uint8, and `label`, integers; for others bring model=module"
@@ -50,13 +63,15 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
         mean, std = mlp.pixel_statistics(dataset.name, images, data.pixel_mean, data.pixel_std)
     classes = data.num_classes or _classes(dataset.train)
     objective = mlp.Objective(str(model.loss), classes, mean, std, str(model.precision))
-    return _mlp(objective, image.shape, vars(model)), {
-        "objective": {**objective._asdict(), "image_shape": list(image.shape)}
-    }
+    record = {"image_shape": list(image.shape), "label_dtype": str(label.dtype)}
+    record = {"objective": {**objective._asdict(), **record}}
+    return _mlp(record, objective, vars(model)), record
 
 
-def _mlp(objective: mlp.Objective, shape: tuple[int, ...], model: Mapping[str, Any]) -> Task:
-    return mlp.make(objective, shape, model["hidden_sizes"], model["kernel_initializer"])
+def _mlp(record: Mapping[str, Any], objective: mlp.Objective, model: Mapping[str, Any]) -> Task:
+    shape = tuple(record["objective"]["image_shape"])
+    dtype = record["objective"].get("label_dtype", "uint8")  # that of older versions
+    return mlp.make(objective, shape, model["hidden_sizes"], model["kernel_initializer"], dtype)
 
 
 def _classes(examples: Examples) -> int:
@@ -77,7 +92,7 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
     """
     model = record["config"]["model"]
     if "objective" in record:
-        return _mlp(*objective_of(record), model)
+        return _mlp(record, objective_of(record)[0], model)
     if "example" not in record:
         raise DataError(f"{run}: its checkpoints are not known to this version of the trainer")
     name = model["module"]
@@ -98,8 +113,9 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
 
 def objective_of(record: Mapping[str, Any]) -> tuple[mlp.Objective, tuple[int, ...]]:
     """Return what the MLP in a checkpoint was trained for, and the shape of its images."""
-    values = dict(record["objective"])
-    shape = tuple(values.pop("image_shape"))
+    known = record["objective"].items()
+    values = {name: value for name, value in known if name in mlp.Objective._fields}
+    shape = tuple(record["objective"]["image_shape"])
     # In float32, whatever precision it was trained with: this may be another platform.
     return mlp.Objective(**values)._replace(precision="float32"), shape
 

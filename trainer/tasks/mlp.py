@@ -11,7 +11,7 @@ import numpy as np
 from trainer.data.dataset import Bytes, Superbatch
 from trainer.job.errors import DataError
 from trainer.models import mlp
-from trainer.tasks import classification, digit_pictures
+from trainer.tasks import classification
 from trainer.tasks.task import BatchGradients, Example, Key, Task, masked, sum_over_rows
 
 
@@ -26,9 +26,13 @@ class Objective(NamedTuple):
 
 
 def make(
-    objective: Objective, image_shape: Sequence[int], hidden_sizes: Sequence[int], initializer: str
+    objective: Objective,
+    image_shape: Sequence[int],
+    hidden_sizes: Sequence[int],
+    initializer: str,
+    label_dtype: str = "uint8",
 ) -> Task:
-    """Return the task for images of a shape: fields `image`, uint8, and `label`, uint8.
+    """Return the task for images of a shape: fields `image`, uint8, and `label`, whole numbers.
 
     `initializer` is a key of mlp.INITIALIZERS. The rate of training is that of the hooks at the
     end: the gradients of the whole batch with a cheap bound, and the last kernel transposed.
@@ -43,6 +47,9 @@ def make(
         x = standardised(jnp.asarray(example["image"]), objective).reshape(-1)
         return mlp.fwd(x, weights, objective.precision)
 
+    def filters(weights: mlp.Weights) -> np.ndarray:
+        return np.asarray(weights[0].kernel).T.reshape(-1, *image_shape)
+
     return Task(
         init=init,
         fwd=fwd,
@@ -52,14 +59,13 @@ def make(
         inputs=("image",),
         example={
             "image": jax.ShapeDtypeStruct(tuple(image_shape), np.uint8),
-            "label": jax.ShapeDtypeStruct((), np.uint8),
+            "label": jax.ShapeDtypeStruct((), np.dtype(label_dtype)),
         },
         outputs=classification.outputs,
         prediction=classification.prediction,
-        read=digit_pictures.read,
         gradients=partial(_gradients, objective=objective),
         layout=(mlp.transpose_last_layer, mlp.transpose_last_layer),
-        filters=lambda weights: np.asarray(weights[0].kernel).T.reshape(-1, *image_shape),
+        filters=filters if len(image_shape) == 2 else None,
     )
 
 
@@ -97,10 +103,9 @@ def pixel_statistics(
         DataError: all pixels are equal; names the data set.
     """
     if mean is None or std is None:
-        # Counted by value: no copy of the images in floating point.
-        counts = sum(
-            np.bincount(part.ravel(), minlength=256) for part in np.array_split(images, 64)
-        )
+        # Counted by value, 4 MiB at a time: bincount makes 8 bytes of each pixel.
+        parts = np.array_split(images, 1 + (images.nbytes >> 22))
+        counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
         values, weights = np.arange(256.0), counts / np.sum(counts)
         measured = float(values @ weights)
         mean = measured if mean is None else mean

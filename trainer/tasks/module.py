@@ -15,7 +15,7 @@ import numpy as np
 from trainer.config import user_module
 from trainer.data.dataset import Examples
 from trainer.job.errors import ConfigError, DataError
-from trainer.tasks import classification, digit_pictures
+from trainer.tasks import classification
 from trainer.tasks.task import Example, Key, Named, Output, Task, Weights, named_leaves
 
 OPTION = "model.module"
@@ -88,7 +88,7 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
         example=spec,
         outputs=outputs,
         prediction=classification.prediction if own_loss is None else None,
-        read=checked.reader(digit_pictures.is_image(spec, inputs)),
+        read=checked.reader(),
         is_random=has_key,
     )
 
@@ -150,10 +150,10 @@ class _Checked:
             raise self.error(name, f"takes ({', '.join(own)})", f"let it take {wanted}")
         return found
 
-    def reader(self, is_image: bool) -> Callable[[Path], Examples] | None:
-        """Return its `read`, whose errors become DataError; of images alone there is a default."""
+    def reader(self) -> Callable[[Path], Examples] | None:
+        """Return its `read`, whose errors become DataError, or None."""
         if not hasattr(self._module, "read"):
-            return digit_pictures.read if is_image else None
+            return None
         own = self.function("read", "path")
 
         def read(path: Path) -> Examples:

@@ -13,27 +13,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data import image_files
 from trainer.tasks import confusion
 
 if TYPE_CHECKING:  # matplotlib takes a while to import, and only drawing needs it
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Images = npt.NDArray[np.uint8]  # (N, rows, cols), 0 to 255
+Images = npt.NDArray[np.uint8]  # (N, rows, cols), or with 1 or 3 colours; 0 to 255
 Classes = npt.NDArray[np.integer[Any]]  # (N,)
 Shares = npt.NDArray[np.floating[Any]]  # (N,), 0 to 1
 
 RIGHT, WRONG = (0.13, 0.40, 0.67), (0.70, 0.09, 0.17)  # blue, red: the colour-blind see both
 MOST_WITH_COUNTS = 20  # classes: with more, a cell has no room for a number
+MOST_BARS = 40  # classes
 _DPI = 100  # a point is 1.4 pixels
+_SMALLEST, LARGE = 9, 12  # points: what can be read, and titles and the names of axes
+_LEFT, _BOTTOM, _TOP, _RIGHT = 80, 60, 36, 14  # pixels around axes
 _DIGITS, _FILTERS = 4, 9  # in a row: TensorBoard shows a picture as wide as four digits
+_WIDTH = 560  # pixels of a row of digits
+_WIDE = 0.9  # pixels of a figure, in a font of 1 point
+_LONGEST = 22  # characters of a line below a digit
 
 
 def has_images(examples: Mapping[str, npt.NDArray[Any]]) -> bool:
-    """Return whether examples are grey images with labels: `image`, uint8 (N, rows, cols)."""
+    """Return whether examples are images with labels: `image`, uint8 (N, rows, cols[, 1 or 3])."""
     image, label = examples.get("image"), examples.get("label")
     if image is None or label is None:
         return False
-    return image.dtype == np.uint8 and (image.ndim, label.ndim) == (3, 1)
+    is_image = image.dtype == np.uint8 and image_files.is_shape(image.shape[1:])
+    return is_image and label.ndim == 1
 
 
 def confusion_png(counts: confusion.Counts, title: str, *, percent: bool = False) -> bytes:
@@ -46,37 +55,68 @@ def confusion_png(counts: confusion.Counts, title: str, *, percent: bool = False
     diagonal = np.eye(classes, dtype=bool)
     strengths = np.where(diagonal, shares, np.minimum(20 * shares, 1))
     colours = np.where(diagonal[..., None], RIGHT, WRONG)
-    figure = _figure(530, 560)
-    axes = figure.add_axes((0.12, 0.1, 0.86, 0.84))
-    axes.imshow(1 - strengths[..., None] * (1 - colours))
     small = classes <= MOST_WITH_COUNTS
+    places = np.ndindex(counts.shape) if small else ()
+    texts = [
+        f"{100 * shares[at]:.1f}".removesuffix(".0") if percent else str(counts[at])
+        for at in places
+    ]
+    longest = max(map(len, texts), default=0)
+    least = 6 + longest * _WIDE * _SMALLEST if small else 0
+    cell = max(456 / classes, least)  # pixels: the smallest text fits
+    figure, axes = _with_axes(cell * classes, cell * classes)
+    axes.imshow(1 - strengths[..., None] * (1 - colours))
     ticks = range(0, classes, 1 if small else classes // 10)
-    axes.set(title=title, xlabel="prediction", ylabel="label", xticks=ticks, yticks=ticks)
+    axes.set(xticks=ticks, yticks=ticks)
+    _name(axes, title, "predicted class", "true class")
     for row, col in np.argwhere(counts) if small else ():
-        text = f"{100 * shares[row, col]:.1f}".removesuffix(".0")
-        text = text if percent else str(counts[row, col])
-        size = min(11.0, 460 / classes / len(text))  # points: as wide as the cell at most
+        text = texts[row * classes + col]
+        size = min(11.0, (cell - 6) / len(text) / _WIDE)  # points: as wide as the cell at most
         ink = "white" if strengths[row, col] > 0.5 else "black"
         axes.text(col, row, text, size=size, color=ink, ha="center", va="center")
-    return _png(figure)
+    return png(figure)
+
+
+def class_accuracy_png(counts: confusion.Counts, title: str) -> bytes:
+    """Draw the accuracy of each class as a bar: of the 40 least accurate ones, if there are more.
+
+    Classes without examples are left out.
+    """
+    accuracies = confusion.class_accuracies(counts)
+    (classes,) = np.nonzero(~np.isnan(accuracies))
+    worst = classes[np.argsort(accuracies[classes], kind="stable")[:MOST_BARS]]
+    shown = np.sort(worst)
+    figure, axes = _with_axes(456, 22 * max(len(shown), 1))
+    rows = range(len(shown))
+    axes.barh(rows, accuracies[shown], color=RIGHT)
+    axes.set(xlim=(0, 1.13), ylim=(len(shown) - 0.5, -0.5), yticks=rows, yticklabels=shown)
+    axes.set(xticks=(0, 0.5, 1), xticklabels=("0%", "50%", "100%"))
+    few = "" if len(shown) == len(classes) else f", the {len(shown)} least accurate"
+    _name(axes, f"{title}{few}", "accuracy", "class")
+    for row, share in zip(rows, accuracies[shown], strict=True):
+        axes.text(share + 0.01, row, f"{share:.1%}", size=_SMALLEST, va="center")
+    return png(figure)
 
 
 def digits_png(images: Images, captions: Sequence[str], title: str) -> bytes:
     """Draw images side by side, with a caption of two short lines at most below each."""
-    count, height, width = images.shape
+    count, height, width = images.shape[:3]
     side = max(height, width)
     cell_h, cell_w = round(1.45 * side), round(1.25 * side)
-    grid = _grid(images, _DIGITS, (cell_h, cell_w), 255)
-    scaled = 520 * grid.shape[0] / grid.shape[1]  # pixels
-    figure = _figure(520, 40 + scaled)
-    figure.suptitle(title if count else f"{title}: none", y=0.99)
+    coloured = images.reshape(count, height, width, *images.shape[3:] or (1,))
+    coloured = coloured if coloured.shape[-1] == 3 else coloured.repeat(3, axis=-1)
+    grid = _grid(coloured, _DIGITS, (cell_h, cell_w), 255)
+    scaled = _WIDTH * grid.shape[0] / grid.shape[1]  # pixels
+    figure = figure_of(_WIDTH, 40 + scaled)
+    figure.suptitle(title if count else f"{title}: none", y=0.99, size=LARGE)
     axes = figure.add_axes((0, 0, 1, scaled / (40 + scaled)))
     axes.set_axis_off()
-    axes.imshow(grid, "gray", vmin=0, vmax=255)
+    axes.imshow(grid)
     for i, caption in enumerate(captions):
         x, y = (i % _DIGITS + 0.5) * cell_w, i // _DIGITS * cell_h + height
-        axes.text(x, y, caption, size=8, ha="center", va="top")
-    return _png(figure)
+        text = "\n".join(_shortened(line) for line in caption.split("\n"))
+        axes.text(x, y, text, size=_SMALLEST, ha="center", va="top")
+    return png(figure)
 
 
 def mistakes_png(
@@ -109,24 +149,43 @@ def filters_png(kernels: npt.NDArray[np.floating[Any]]) -> bytes:
     largest = np.abs(kernels).max(axis=(1, 2), keepdims=True, initial=1e-12)
     grid = _grid(kernels / largest, _FILTERS, (height + 2, width + 2), 0.0)
     scale = max(1, 56 // max(height, width))
-    figure = _figure(1, 1)
+    figure = figure_of(1, 1)
     large = grid.repeat(scale, axis=0).repeat(scale, axis=1)
     figure.figimage(large, cmap="bwr", vmin=-1, vmax=1, resize=True)
-    return _png(figure)
+    return png(figure)
 
 
 def _grid(
     images: npt.NDArray[Any], columns: int, cell: tuple[int, int], background: float
 ) -> npt.NDArray[Any]:
-    """Return one image of (N, rows, cols) images, each at the top of a cell (height, width)."""
-    count, height, width = images.shape
+    """Return one image of many (N, rows, cols, ...), each at the top of a cell (height, width)."""
+    count, height, width, *colours = images.shape
     rows, left = max(1, -(-count // columns)), (cell[1] - width) // 2
-    cells = np.full((rows * columns, *cell), background, images.dtype)
+    cells = np.full((rows * columns, *cell, *colours), background, images.dtype)
     cells[:count, :height, left : left + width] = images
-    return cells.reshape(rows, columns, *cell).swapaxes(1, 2).reshape(rows * cell[0], -1)
+    lines = cells.reshape(rows, columns, *cell, *colours).swapaxes(1, 2)
+    return lines.reshape(rows * cell[0], columns * cell[1], *colours)
 
 
-def _figure(width: float, height: float) -> Figure:
+def _shortened(line: str) -> str:
+    return line if len(line) <= _LONGEST else f"...{line[3 - _LONGEST :]}"
+
+
+def _with_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure with axes of a size in pixels, and room for their names."""
+    around = width + _LEFT + _RIGHT, height + _BOTTOM + _TOP
+    figure = figure_of(*around)
+    place = _LEFT / around[0], _BOTTOM / around[1], width / around[0], height / around[1]
+    return figure, figure.add_axes(place)
+
+
+def _name(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, size=LARGE)
+    axes.set_xlabel(x, size=LARGE)
+    axes.set_ylabel(y, size=LARGE)
+
+
+def figure_of(width: float, height: float) -> Figure:
     """Return an empty figure of a size in pixels."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no lines about its font cache
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -137,7 +196,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return the PNG file of a figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()

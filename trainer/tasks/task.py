@@ -43,7 +43,8 @@ class Task(NamedTuple):
     # Small arrays for pictures and tables; of a classifier the predicted `class`, () int32, and
     # its `confidence`, (). None: nothing.
     prediction: Callable[[Output], Named] | None = None
-    read: Callable[[Path], Examples] | None = None  # of a file for `predict`: fields (N, ...)
+    # Of a file for `predict`: fields (N, ...). None: `predict` reads arrays, and pictures.
+    read: Callable[[Path], Examples] | None = None
     is_random: bool = False  # whether fwd draws random numbers in training, as dropout does
     # Hooks that make training faster and change no result. gradients: as `batch_gradients`.
     gradients: Callable[[Weights, Superbatch], BatchGradients] | None = None

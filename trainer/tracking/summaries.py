@@ -21,7 +21,6 @@ CHARTS = {
         "loss": ["train/loss", "eval/loss"],
         "accuracy": ["train/accuracy", "eval/accuracy"],
         "learning rate": ["train/lr"],
-        "accuracy by class": ["eval_class_accuracy/*"],
     },
     "Speed": {
         "examples per second": ["train/examples_per_second"],

@@ -257,6 +257,7 @@ class Run:
                     tracker,
                     self.ledger,
                     timer,
+                    process.directory / "metrics.jsonl",
                     fresh=restored is None,
                     warn=warn,
                 )

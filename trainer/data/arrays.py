@@ -1,0 +1,72 @@
+"""Numpy's files -> a Dataset: a folder of .npy files, which are mapped into memory, or one .npz.
+
+An array is named SPLIT_FIELD, such as `train_image` and `test_label`, or FIELD_SPLIT, as Keras does
+(`x_train`). In a folder, SPLIT/FIELD.npy will do too. Nothing is ever unpickled.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from trainer.data.dataset import Dataset, Examples
+from trainer.job.directory import expanded
+from trainer.job.errors import DataError
+
+SPLITS = ("train", "test")
+NAME = re.compile(r"(?:(train|test)[_/](\w+)|(\w+)_(train|test))")
+NAMES = {"images": "image", "labels": "label"}
+OF_KERAS = {"x": "image", "y": "label"}
+
+
+def load(root: str) -> Dataset:
+    """Return the arrays in a folder or an .npz file, as they are: the caller checks them.
+
+    Raises:
+        DataError: there are none of a split, or a file cannot be read.
+    """
+    path = expanded(root, "data.root")
+    splits: dict[str, Examples] = {split: {} for split in SPLITS}
+    others = []
+    try:
+        for name, array in _read(path).items():
+            match = NAME.fullmatch(name)
+            if match is None:
+                others.append(name)
+                continue
+            split, field = match[1] or match[4], match[2] or match[3]
+            splits[split][NAMES.get(field, field)] = array
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
+        is_object = any(word in str(error) for word in ("pickle", "Python objects"))
+        reason = "it holds Python objects" if is_object else error
+        message = f"data.root={path}: cannot be read ({reason})"
+        raise DataError(message, "give a folder of .npy files, or an .npz file") from error
+    if missing := [split for split, fields in splits.items() if not fields]:
+        holds = ", ".join(sorted([*others, *splits["train"], *splits["test"]])) or "nothing"
+        hint = "name arrays like train_image, train_label, test_image and test_label"
+        raise DataError(f"data.root={path}: no array of {missing[0]} there, it holds {holds}", hint)
+    train, test = (_renamed(fields) for fields in splits.values())
+    return Dataset("arrays", train, test)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the arrays by name; of an .npz file all are read."""
+    if path.is_dir():
+        files = sorted(path.glob("*.npy")) + sorted(path.glob("*/*.npy"))
+        names = [file.relative_to(path).with_suffix("").as_posix() for file in files]
+        return {
+            name: np.load(file, mmap_mode="r", allow_pickle=False)
+            for name, file in zip(names, files, strict=True)
+        }
+    with path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        return {} if isinstance(loaded, np.ndarray) else dict(loaded)
+
+
+def _renamed(fields: Examples) -> Examples:
+    """Return them under the names that the built-in model reads, if they are images of Keras."""
+    if (x := fields.get("x")) is None or x.dtype != np.uint8 or x.ndim < 3:
+        return fields
+    return {OF_KERAS.get(name, name): array for name, array in fields.items()}
