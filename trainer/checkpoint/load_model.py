@@ -83,7 +83,7 @@ def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
                 arrays, record = files.read(reader, folder)
                 task = from_record(record, run, warn)
                 template = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
-                weights = files.fit(arrays, template, "weights/")
+                weights = _weights(arrays, template, record)
             except Damaged as error:
                 if not folder.exists():
                     continue  # the job has deleted it in the meantime, as it should
@@ -103,6 +103,16 @@ def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
     if damaged:
         raise DataError(f"{run}: none of its checkpoints is intact; see `python -m trainer verify`")
     return load(run, step, warn)  # the job has deleted them all, so there are newer ones
+
+
+def _weights(arrays: Arrays, template: Weights, record: Record) -> Weights:
+    """Return the weights in a checkpoint, or their average where the run evaluates that."""
+    ema = record["config"].get("ema", {})
+    if ema.get("decay") is None or not ema["evaluate"]:
+        return files.fit(arrays, template, "weights/")
+    wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32), template)
+    average = files.fit(arrays, wide, "ema/")
+    return jax.tree.map(lambda a, x: a.astype(x.dtype), average, template)
 
 
 def _steps(run: Path, step: int | None) -> list[int]:

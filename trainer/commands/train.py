@@ -16,7 +16,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     if "--version" in arguments:  # Hydra would print its own
         show(f"trainer {trainer.__version__}")
         return 0
-    for word in arguments:
+    for word in (argument for argument in arguments if "=" not in argument):
         if near := difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.6):
             raise ConfigError(f"{word} is not a command: did you mean {near[0]}?")
     jobs = compose(arguments)

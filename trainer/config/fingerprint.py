@@ -18,12 +18,19 @@ FINGERPRINT = (
     "optim",
     "train.global_batch_size",
     "parallel.virtual_shards",
+    "train.accumulate",
+    "train.limit_steps",
+    "train.overfit_batches",
+    "ema.decay",
 )
+# With these values, training is what it was before there were these options.
+NEUTRAL = {"train.accumulate": 1, **dict.fromkeys(FINGERPRINT[-3:])}
 
 
 def fingerprint(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return, as JSON, all that determines the weights of a run; `dataset` describes its data."""
     options = select(as_json(config), FINGERPRINT)
+    options = {k: v for k, v in options.items() if k not in NEUTRAL or v != NEUTRAL[k]}
     for section in ("model", "optim"):
         part = options[section]
         if part.get("module"):  # the file may be moved

@@ -70,8 +70,9 @@ def check_division(
     global_batch_size: int,
     virtual_shards: int | None,
     option: str = "train.global_batch_size",
+    accumulate: int = 1,
 ) -> None:
-    """Check that a batch divides over devices, and both with parallel.virtual_shards. Pure.
+    """Check that a batch divides over devices, with the virtual shards and train.accumulate. Pure.
 
     Raises:
         ConfigError: they do not divide; names `option`, which says the size of the batch.
@@ -81,18 +82,19 @@ def check_division(
             f"{option}={global_batch_size} does not divide over {devices} devices",
             f"use a multiple of {devices}",
         )
-    if virtual_shards is None:
-        return
-    if virtual_shards % devices:
+    if virtual_shards is not None and virtual_shards % devices:
         raise ConfigError(
             f"parallel.virtual_shards={virtual_shards} does not divide over {devices} devices",
             f"use a multiple of {devices}",
         )
-    if global_batch_size % virtual_shards:
+    parts = accumulate * (virtual_shards or devices)
+    if global_batch_size % parts:
+        into = [] if virtual_shards is None else [f"parallel.virtual_shards={virtual_shards}"]
+        into += [] if accumulate == 1 else [f"train.accumulate={accumulate}"]
+        over = f" on {devices} devices" if virtual_shards is None and devices > 1 else ""
         raise ConfigError(
-            f"{option}={global_batch_size} does not divide into "
-            f"parallel.virtual_shards={virtual_shards}",
-            f"use a multiple of {virtual_shards}",
+            f"{option}={global_batch_size} does not divide into {' x '.join(into)}{over}",
+            f"use a multiple of {parts}",
         )
 
 

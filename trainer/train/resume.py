@@ -1,6 +1,6 @@
 """Resuming: the state of the newest intact checkpoint, if it belongs to this configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from trainer.config.fingerprint import differences
 from trainer.data.stream import Plan
 from trainer.distributed import collectives
 from trainer.job.errors import ConfigError
+from trainer.optimizers.schedules import Schedule
 from trainer.parallel import mesh as meshes
 
 
@@ -21,6 +22,7 @@ def restore(
     mesh: Mesh,
     fingerprint: Mapping[str, Any],
     plan: Plan,
+    schedule_of: Callable[[int], Schedule],
 ) -> Restored | None:
     """Restore the newest intact checkpoint on all processes; None if there has never been one.
 
@@ -32,6 +34,7 @@ def restore(
         mesh: the devices that will hold the state.
         fingerprint: the options that must not change on resume.
         plan: the steps of this training.
+        schedule_of: epochs -> the learning rates of a training of so many.
 
     Returns:
         the checkpoint; its state is on every device.
@@ -49,12 +52,19 @@ def restore(
         record = checkpoints.newest_record()
         # Before any array is read: one of another shape would look like a damaged checkpoint.
         if record is not None:
-            _check_fingerprint(checkpoints, record["meaning"], fingerprint)
+            before, now = record["meaning"], fingerprint
+            epochs = [of.get("train.epochs") for of in (before, now)]
+            if None not in epochs and epochs[0] != epochs[1]:
+                steps = np.arange(record["step"])
+                one, other = (schedule_of(int(str(each)))(steps) for each in epochs)
+                if np.array_equal(one, other):  # more epochs change no step that is done
+                    before = {**before, "train.epochs": epochs[1]}
+            _check_fingerprint(checkpoints, before, now)
         restored = checkpoints.restore(template)
         if restored is not None and restored.step > plan.total_steps:
             raise ConfigError(
-                f"train.epochs={plan.total_steps // plan.steps_per_epoch}: "
-                f"{checkpoints.directory.parent} has done "
+                f"train.epochs, perhaps with train.max_steps, allow {plan.total_steps:,} steps: "
+                f"{checkpoints.directory.parent} has done {restored.step:,}, "
                 f"{restored.step / plan.steps_per_epoch:g} epochs",
                 "use at least that many, or start another run with run.name=NAME",
             )
@@ -83,8 +93,8 @@ def _check_fingerprint(
     )
     if any(line.startswith("train.epochs:") for line in changed):
         message += (
-            "\nWith any schedule but constant, the learning rate of every step depends on "
-            "train.epochs."
+            "\nWith optim.schedule and these epochs, steps that are done would have had another "
+            "learning rate."
         )
     hint = "Give these options as they were, or start another run with run.name=NAME"
     raise ConfigError(f"{message}\n{hint}")
