@@ -70,6 +70,8 @@ def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experimen
         ("data.mirrors=[host/folder]", "data.mirrors[0]=host/folder: use a URL"),
         ("optim.momentum=1", "optim.momentum=1.0: use a number in [0, 1)"),
         ("optim.momentum=0", "optim.nesterov=True: needs optim.momentum above 0"),
+        ("init.step=3", "init.step=3: name the other run, too: init.run=DIR"),
+        ("init.map=[a]", "init.map=['a']: use OTHER:THIS, like [encoder:body]"),
         ("train.accumulate=0", "train.accumulate=0: use a whole number from 1"),
         ("ema.decay=1", "ema.decay=1.0: use a number in (0, 1), like 0.999"),
         ("train.max_steps=0", "train.max_steps=0: use a whole number from 1"),

@@ -232,6 +232,26 @@ class OptimConfig(Section):
 
 
 @dataclass(kw_only=True)
+class InitConfig(Section):
+    """The weights that a run begins with, where they are not drawn."""
+
+    run: str | None = folder()
+    step: int | None = whole(0)
+    map: list[str] = ruled(  # noqa: RUF009 - it returns a field
+        lambda rules: all(re.fullmatch("[^:]+:[^:]+", rule) for rule in rules),
+        "use OTHER:THIS, like [encoder:body]",
+    )
+    freeze: list[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("step", "map"):
+            value = getattr(self, name)
+            rule = "name the other run, too: init.run=DIR"
+            _check(self.run is not None or value in (None, []), f"init.{name}", value, rule)
+
+
+@dataclass(kw_only=True)
 class EmaConfig(Section):
     """The exponential moving average of the weights."""
 
@@ -334,6 +354,7 @@ class Config:
     data: DataConfig
     model: ModelConfig
     optim: OptimConfig
+    init: InitConfig
     ema: EmaConfig
     train: TrainConfig
     checkpoint: CheckpointConfig

@@ -77,25 +77,19 @@ def check_division(
     Raises:
         ConfigError: they do not divide; names `option`, which says the size of the batch.
     """
-    if global_batch_size % devices:
-        raise ConfigError(
-            f"{option}={global_batch_size} does not divide over {devices} devices",
-            f"use a multiple of {devices}",
-        )
-    if virtual_shards is not None and virtual_shards % devices:
-        raise ConfigError(
-            f"parallel.virtual_shards={virtual_shards} does not divide over {devices} devices",
-            f"use a multiple of {devices}",
-        )
-    parts = accumulate * (virtual_shards or devices)
-    if global_batch_size % parts:
-        into = [] if virtual_shards is None else [f"parallel.virtual_shards={virtual_shards}"]
-        into += [] if accumulate == 1 else [f"train.accumulate={accumulate}"]
-        over = f" on {devices} devices" if virtual_shards is None and devices > 1 else ""
-        raise ConfigError(
-            f"{option}={global_batch_size} does not divide into {' x '.join(into)}{over}",
-            f"use a multiple of {parts}",
-        )
+    batch, over = f"{option}={global_batch_size}", f"over {devices} devices"
+    shards, parts = devices, f"train.accumulate={accumulate}"
+    checks = [(batch, global_batch_size, devices, over)]
+    if virtual_shards is not None:
+        own = f"parallel.virtual_shards={virtual_shards}"
+        checks.append((own, virtual_shards, devices, over))
+        shards, parts = virtual_shards, own if accumulate == 1 else f"{own} x {parts}"
+    elif devices > 1:
+        parts += f" on {devices} devices"
+    checks.append((batch, global_batch_size, shards * accumulate, f"into {parts}"))
+    for what, size, divisor, where in checks:
+        if size % divisor:
+            raise ConfigError(f"{what} does not divide {where}", f"use a multiple of {divisor}")
 
 
 def place(sharding: NamedSharding, local: Any) -> Any:

@@ -44,6 +44,7 @@ class Update(NamedTuple):
     optimizer: Optimizer
     clip_norm: float | None = None  # scale larger mean gradients down to this norm
     skip_nonfinite: bool = False  # True: drop a non-finite update and continue; False: stop there
+    frozen: Any = None  # a pytree of bools: which weights the optimizer leaves alone; None: none
     log_norm: bool = False  # whether the metrics have the norm of the summed gradients
     ema_decay: float | None = None  # of the average of the weights, at each step; None: no average
 
@@ -86,9 +87,15 @@ TrainStep = Any  # jitted: (TrainState, DispatchInputs) -> (TrainState, StepMetr
 
 
 def new_state(task: Task, update: Update, key: jax.Array) -> TrainState:
-    """Return the state before the first step; the average begins with the weights. Pure."""
-    weights = task.init(key)
-    ema = None if update.ema_decay is None else jax.tree.map(_wide, weights)
+    """Return the state before the first step. Pure."""
+    return state_of(task.init(key), update)
+
+
+def state_of(weights: Weights, update: Update) -> TrainState:
+    """Return the state before the first step with these weights, as the average begins. Pure."""
+    # Copied: a step takes the memory of each leaf over, and jit returns an argument as it is.
+    wide = None if update.ema_decay is None else jax.tree.map(_wide, weights)
+    ema = jax.tree.map(jnp.copy, wide)
     return TrainState(weights, update.optimizer.init(weights), jnp.zeros((), jnp.int32), ema)
 
 
@@ -133,7 +140,11 @@ def make_train_step(
     jit = partial(jax.jit, donate_argnums=0, compiler_options=xla_options)
 
     def steps(state: TrainState, inputs: DispatchInputs) -> tuple[TrainState, StepMetrics]:
-        own_layout = options.layout and layout.fits(task, state.weights, state.optim_state)
+        own_layout = (
+            options.layout
+            and update.frozen is None
+            and layout.fits(task, state.weights, state.optim_state)
+        )
         fitting = options._replace(layout=own_layout)
         one_step = partial(_one_step, task, update, split, fitting)
         state = _in_layout(state, task, fitting, back=False)
@@ -223,7 +234,14 @@ def _one_step(
     def gradients_of(batch: Superbatch) -> BatchGradients:
         keys = keys_of(task, inputs.seeds, inputs.steps, batch)
         if not options.layout or task.layout is None:
-            return batch_gradients(task, state.weights, batch, keys)
+            result = batch_gradients(task, state.weights, batch, keys)
+            if update.frozen is None:
+                return result
+            # As zeros they are not computed, and are no part of a norm.
+            kept = jax.tree.map(
+                lambda g, fixed: jnp.zeros_like(g) if fixed else g, result.gradients, update.frozen
+            )
+            return result._replace(gradients=kept)
         # The weights are in the task's layout here, see _in_layout: turn them for the forward pass,
         # and the gradients into that layout. XLA folds both into the matrix products.
         there, back = task.layout

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from jax.sharding import Mesh
 
-from trainer.checkpoint import checksums
+from trainer.checkpoint import checksums, transfer
 from trainer.checkpoint.store import Best, Checkpoints
 from trainer.config import user_module
 from trainer.config.fingerprint import differences, fingerprint
@@ -28,6 +28,7 @@ from trainer.optimizers import optimizer as optimizers
 from trainer.optimizers import schedules
 from trainer.parallel import compiler, evaluation, step
 from trainer.parallel.compiler import CompiledFunction
+from trainer.parallel.mesh import replicated
 from trainer.tasks import make as tasks
 from trainer.tasks.task import Task
 from trainer.tracking import environment, summaries, summary
@@ -133,6 +134,11 @@ class Run:
             )
             if restored is None:
                 self.state = step.init_state(task, update, key, mesh)
+                if config.init.run is not None:
+                    init, weights = config.init, self.state.weights
+                    weights = resume.other_weights(init, weights, process, terminal)
+                    make = partial(step.state_of, update=update)
+                    self.state = jax.jit(make, out_shardings=replicated(mesh))(weights)
             else:
                 self.state = restored.state
                 terminal.note(f"resuming after step {restored.step:,}")
@@ -322,7 +328,10 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
     optimizer = optimizers.make(optim.name, optim.momentum, optim.nesterov, optim.options, weights)
     skip = config.train.on_nonfinite == "skip"
     log_norm = config.train.log_gradient_norm
-    update = step.Update(optimizer, optim.clip_norm, skip, log_norm, config.ema.decay)
+    fixed = transfer.frozen(weights, config.init.freeze)
+    if fixed is not None:
+        optimizer = optimizers.without(optimizer, fixed)
+    update = step.Update(optimizer, optim.clip_norm, skip, fixed, log_norm, config.ema.decay)
 
     step_options = compiler.step_options(platform, mesh.size, shards)
     xla_options = compiler.xla_options(platform, config.train.deterministic)

@@ -1,19 +1,25 @@
-"""Resuming: the state of the newest intact checkpoint, if it belongs to this configuration."""
+"""What a run begins with: its newest checkpoint, if it belongs to this configuration; init.run."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from trainer.checkpoint import load_model, transfer
 from trainer.checkpoint.store import Checkpoints, Restored
 from trainer.config.fingerprint import differences
+from trainer.config.schema import InitConfig
 from trainer.data.stream import Plan
 from trainer.distributed import collectives
+from trainer.distributed.initialize import ProcessContext
 from trainer.job.errors import ConfigError
 from trainer.optimizers.schedules import Schedule
 from trainer.parallel import mesh as meshes
+from trainer.tasks.task import Weights, named_leaves
+from trainer.tracking.terminal import Terminal
 
 
 def restore(
@@ -81,6 +87,39 @@ def restore(
         host = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
     state = meshes.place(meshes.replicated(mesh), collectives.broadcast(host))
     return Restored(about[0], state, about[1])
+
+
+def other_weights(
+    init: InitConfig, weights: Weights, process: ProcessContext, terminal: Terminal
+) -> Weights:
+    """Return the weights, with those of init.run in the place of leaves that are like them.
+
+    Process 0 reads them and broadcasts them, as `restore` does.
+
+    Raises:
+        ConfigError: nothing fits, or init.map is wrong.
+        DataError: that run has no such checkpoint that is intact.
+    """
+
+    def read() -> dict[str, Any] | None:
+        if not process.is_chief:
+            return None
+        number, other = load_model.arrays_of(Path(str(init.run)), init.step, terminal.warn)
+        found = transfer.transfer(weights, other, init.map)
+        rows = [("taken", [*found.taken]), ("drawn", found.drawn), ("left over", found.left)]
+        terminal.note(f"init.run={init.run}: the weights after step {number:,}")
+        terminal.note("\n".join(f"  {what:9}  {', '.join(paths)}" for what, paths in rows if paths))
+        return found.taken
+
+    taken = collectives.together(read)
+    names = collectives.share(lambda: None if taken is None else [*taken])[0]
+    own = named_leaves(weights)
+    host = {
+        name: np.zeros(own[name].shape, own[name].dtype) if taken is None else taken[name]
+        for name in names
+    }
+    placed = meshes.place(meshes.replicated(process.mesh), collectives.broadcast(host))
+    return jax.tree.unflatten(jax.tree.structure(weights), ({**own, **placed}).values())
 
 
 def _check_fingerprint(
