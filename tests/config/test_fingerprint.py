@@ -54,6 +54,9 @@ def test_the_fingerprint_of_the_main_job_is_that_of_old_checkpoints():
         (["optim.lr=0.1"], "optim.lr: 0.05 in the checkpoint, 0.1 in this configuration"),
         (["optim=adam"], "optim.name: sgd in the checkpoint, adam in this configuration"),
         (["optim=adam"], "optim.momentum: 0.9 in the checkpoint, None in this configuration"),
+        (["train.accumulate=2"], "train.accumulate: None in the checkpoint, 2 in this"),
+        (["ema.decay=0.99"], "ema.decay: None in the checkpoint, 0.99 in this configuration"),
+        (["train.limit_steps=9"], "train.limit_steps: None in the checkpoint, 9 in this"),
         (["train.epochs=9"], "train.epochs: 10 in the checkpoint, 9 in this configuration"),
     ],
 )
@@ -65,6 +68,11 @@ def test_an_option_that_changes_the_training_is_a_difference(arguments, line):
     "argument",
     [
         "checkpoint.best=loss:min",
+        "ema.evaluate=false",
+        "train.max_steps=100",
+        "train.max_seconds=100",
+        "train.stop_early.patience=2",
+        "train.log_gradient_norm=true",
         "train.steps_per_dispatch=7",
         "data.root=/elsewhere",
         "run.name=x",

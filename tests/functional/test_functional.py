@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.functional import linear, losses
-from trainer.optimizers import schedules, sgd
+from trainer.optimizers import sgd
 from trainer.optimizers import sgd as update
 
 
@@ -98,25 +98,3 @@ def test_apply_gradients_goes_down_or_up():
     np.testing.assert_array_equal(
         update.apply_gradients(gradients, weights, minimize=False)["a"], [1.5, 1.0]
     )
-
-
-@pytest.mark.parametrize("name", ["constant", "warmup_linear", "warmup_cosine"])
-def test_schedules_are_pure_functions_of_the_step(name):
-    schedule = schedules.make(name, 0.1, 10, 100)
-    steps = np.arange(120)
-    rates = schedule(steps)
-    assert rates.dtype == np.float32
-    np.testing.assert_array_equal(
-        rates, np.concatenate([schedule(steps[i : i + 1]) for i in steps])
-    )
-    assert rates.max() <= np.float32(0.1)
-    if name == "constant":
-        assert (rates == np.float32(0.1)).all()
-    else:
-        np.testing.assert_allclose(rates[[0, 9]], [0.01, 0.1], rtol=1e-6)
-        assert (np.diff(rates[9:100]) <= 0).all()
-        np.testing.assert_allclose(rates[[55, 100, 119]], [0.05, 0, 0], atol=1e-7)
-
-
-def test_a_schedule_without_warm_up_starts_at_its_peak():
-    assert schedules.make("warmup_linear", 0.1, 0, 100)(np.array([0]))[0] == np.float32(0.1)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from support import in_process
 
 from trainer.models import mlp
 from trainer.parallel import compiler
@@ -48,9 +49,16 @@ def test_a_gpu_is_told_how_to_multiply(precision, said):
     assert text.count(said) == 2
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-def test_a_cpu_refuses_what_it_cannot_do(trainer, precision):
-    done = trainer("+experiment=smoke", f"model.precision={precision}")
+def test_a_cpu_refuses_what_it_cannot_do(tmp_path):
+    done = in_process.train(tmp_path, "+experiment=smoke", "model.precision=tf32")
     assert done.returncode == 78
-    assert f"model.precision={precision}: a CPU multiplies float32 only" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "model.precision=tf32: a CPU multiplies float32 and bfloat16 only" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"), [("avx512_bf16", None), ("bf16", None), ("avx512f", "this CPU has no instru")]
+)
+def test_bfloat16_needs_instructions_of_the_cpu(tmp_path, flag, said):
+    (tmp_path / "cpuinfo").write_text(f"model name : x\nflags : fpu {flag} sse\n")
+    why = compiler.cannot_multiply("cpu", "bfloat16", tmp_path / "cpuinfo")
+    assert why is None if said is None else why.startswith(said)

@@ -24,7 +24,7 @@ def test_the_gradient_is_that_of_the_next_step(masked):
     labels = rng.integers(0, 10, 8).astype(np.uint8)
     batch = Superbatch({"image": images, "label": labels}, mask)
     mesh = meshes.make_mesh(1)
-    state = step.init_state(TASK, UPDATE.optimizer, jax.random.PRNGKey(1), mesh)
+    state = step.init_state(TASK, UPDATE, jax.random.PRNGKey(1), mesh)
     before = jax.tree.map(np.array, jax.device_get(state.weights))
     result = jax.device_get(norms.make(TASK)(state.weights, jax.device_put(batch)))
 

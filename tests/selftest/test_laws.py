@@ -44,7 +44,9 @@ def laws(tmp_path):
 
 
 def test_all_hold(laws):
-    code, found, _ = laws(MODEL.replace("LESS", ""), "optim=adamw", "parallel.virtual_shards=4")
+    options = ("optim=adamw", "optim.clip_norm=1", "ema.decay=0.9", "train.accumulate=2")
+    options += ("train.log_gradient_norm=true", "parallel.virtual_shards=4")
+    code, found, _ = laws(MODEL.replace("LESS", ""), *options)
     assert code == EXIT_COMPLETED
     assert list(found) == ["dispatches", "devices", "resume", "evaluation", "all-reduce", "shards"]
     assert all(holds for holds, _ in found.values())

@@ -39,19 +39,23 @@ def programs(
     skip=False,
     loss=OBJECTIVE.loss,
     options=CPU_STEP,
+    accumulate=1,
+    precision="float32",
+    **update,
 ):
     """The mesh and the training step, compiled once for all tests."""
     mesh = meshes.make_mesh(devices)
-    update = UPDATE._replace(skip_nonfinite=skip)
-    task = make_task(OBJECTIVE._replace(loss=loss))
-    return mesh, step.make_train_step(task, update, mesh, method, virtual_shards, options)
+    rule = UPDATE._replace(skip_nonfinite=skip, **update)
+    task = make_task(OBJECTIVE._replace(loss=loss, precision=precision))
+    made = step.make_train_step(task, rule, mesh, method, virtual_shards, accumulate, options)
+    return mesh, made
 
 
 @functools.cache
 def first_state():
     with jax.transfer_guard("allow"):
         key, mesh = jax.random.PRNGKey(1), meshes.make_mesh(1)
-        return jax.device_get(step.init_state(make_task(), UPDATE.optimizer, key, mesh))
+        return jax.device_get(step.init_state(make_task(), UPDATE, key, mesh))
 
 
 def place(mesh, state):
@@ -76,7 +80,10 @@ def place_inputs(mesh, data, steps, lrs, stop=0):
 def train(devices, k, steps=6, method="shard_map", state=None, stop=0, lrs=None, **how):
     """Train some steps, K a dispatch; return the state and the metrics, on the host."""
     mesh, program = programs(devices, method, **how)
-    state = place(mesh, (state or first_state())._replace(step=np.zeros((), np.int32)))
+    state = (state or first_state())._replace(step=np.zeros((), np.int32))
+    if how.get("ema_decay") and state.ema is None:
+        state = state._replace(ema=state.weights)
+    state = place(mesh, state)
     data, seen = batches(steps), []
     lrs = np.linspace(0.01, 0.1, steps, dtype=np.float32) if lrs is None else lrs
     for lo in range(0, steps, k):

@@ -129,3 +129,22 @@ def test_a_product_that_overflows_between_finite_numbers_is_found():
     assert np.isfinite(result.gradients[0].bias).all()
     assert np.isinf(result.gradients[0].kernel).all()
     assert not np.isfinite(2 * float(result.bound))
+
+
+def test_in_bfloat16_the_factors_are_rounded_and_the_sums_are_not():
+    objective = OBJECTIVE._replace(precision="bfloat16")
+    held = weights(0.1)
+    exact, rounded = (gradients(held, batch(), each) for each in (OBJECTIVE, objective))
+    off = jax.tree.map(
+        lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max()),
+        rounded.gradients,
+        exact.gradients,
+    )
+    assert 1e-5 < max(jax.tree.leaves(off)) < 2**-6
+    np.testing.assert_allclose(rounded.sums[0], exact.sums[0], rtol=1e-3)
+    text = gradients.lower(held, batch(), objective).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) == 8  # forward, to each kernel, and to each input but the image
+    for line in products:
+        assert line.count("xbf16>") == 2, line
+        assert line.rstrip().endswith("xf32>")

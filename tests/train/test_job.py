@@ -293,7 +293,7 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path, finished):
     shutil.copytree(finished, tmp_path / "run")
     done = train(tmp_path, *SMOKE, *CONSTANT, "train.epochs=1")
     assert done.returncode == 78
-    assert "has done 2 epochs" in done.stderr
+    assert "has done 126, 2 epochs" in done.stderr
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["moved", "replaced by a file"])

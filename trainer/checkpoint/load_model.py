@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from trainer.tasks.make import from_record
 from trainer.tasks.task import Task, Weights, outputs_of_one
 
 Arrays = dict[str, npt.NDArray[Any]]
+WEIGHTS = "weights/"
+T = TypeVar("T")
 
 
 class Trained(NamedTuple):
@@ -75,6 +77,37 @@ def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
             finite.
         ReadError: the storage fails.
     """
+
+    def trained(number: int, arrays: Arrays, record: Record) -> Trained:
+        task = from_record(record, run, warn)
+        template = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
+        average = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32), template)
+        prefix = prefix_of(record)
+        weights = files.fit(arrays, template if prefix == WEIGHTS else average, prefix)
+        weights = jax.tree.map(lambda a, x: a.astype(x.dtype), weights, template)
+        return Trained(run.absolute(), number, weights, task, record)
+
+    return intact(run, step, warn, trained)
+
+
+def arrays_of(run: Path, step: int | None, warn: Callable[[str], None]) -> tuple[int, Arrays]:
+    """Return the step and the weights, by their paths, of what `load` loads; needs no module."""
+
+    def weights(number: int, arrays: Arrays, record: Record) -> tuple[int, Arrays]:
+        prefix = prefix_of(record)
+        named = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        return number, named
+
+    return intact(run, step, warn, weights)
+
+
+def intact(
+    run: Path,
+    step: int | None,
+    warn: Callable[[str], None],
+    use: Callable[[int, Arrays, Record], T],
+) -> T:
+    """Return what `use` makes of a step, its arrays and its record; see `load`."""
     damaged = False
     run = run.absolute()
     with files.checkpointer() as reader:
@@ -82,9 +115,7 @@ def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
             folder = run / CHECKPOINTS / str(number)
             try:
                 arrays, record = files.read(reader, folder)
-                task = from_record(record, run, warn)
-                template = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
-                weights = files.fit(arrays, template, "weights/")
+                used = use(number, arrays, record)
             except Exception as error:
                 if isinstance(error, TrainerError):
                     raise
@@ -98,15 +129,23 @@ def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
                     raise DataError(message, hint) from None
                 warn(f"{message}: trying an older one")
                 continue
-            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights)):
+            prefix = prefix_of(record)
+            weights = [array for name, array in arrays.items() if name.startswith(prefix)]
+            if not all(np.isfinite(array).all() for array in weights):
                 raise DataError(
                     f"checkpoint {number} of {run} holds weights that are NaN or infinite",
                     "name an earlier one with --step N, or train again with a lower optim.lr",
                 )
-            return Trained(run, number, weights, task, record)
+            return used
     if damaged:
         raise DataError(f"{run}: none of its checkpoints is intact; see `python -m trainer verify`")
-    return load(run, step, warn)  # the job has deleted them all, so there are newer ones
+    return intact(run, step, warn, use)  # the job has deleted them all, so there are newer ones
+
+
+def prefix_of(record: Record) -> str:
+    """Return what the paths of the weights begin with, or of their average, if it is evaluated."""
+    ema = record["config"].get("ema", {})
+    return WEIGHTS if ema.get("decay") is None or not ema["evaluate"] else "ema/"
 
 
 def _steps(run: Path, step: int | None) -> list[int]:

@@ -18,12 +18,29 @@ FINGERPRINT = (
     "optim",
     "train.global_batch_size",
     "parallel.virtual_shards",
+    "train.accumulate",
+    "train.limit_steps",
+    "train.overfit_batches",
+    "ema.decay",
+    "init.run",
+    "init.step",
+    "init.map",
+    "init.freeze",
 )
+# With these values, training is what it was before there were these options.
+NEUTRAL: dict[str, Any] = {
+    "train.accumulate": 1,
+    **dict.fromkeys(("train.limit_steps", "train.overfit_batches", "ema.decay")),
+    **{"init.run": None, "init.step": None, "init.map": [], "init.freeze": []},
+}
 
 
 def fingerprint(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return, as JSON, all that determines the weights of a run; `dataset` describes its data."""
     options = select(as_json(config), FINGERPRINT)
+    options = {k: v for k, v in options.items() if k not in NEUTRAL or v != NEUTRAL[k]}
+    if config.init.run is not None:  # the folder may be moved
+        options["init.run"] = Path(config.init.run).name
     for section in ("model", "optim"):
         part = options[section]
         if part.get("module"):  # the file may be moved

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 
 from trainer.config.redact import redacted
 from trainer.job import resources
-from trainer.job.errors import ConfigError
+from trainer.job.errors import EXIT_COMPLETED, EXIT_RETRY, ConfigError
 
 CONFIG_DIR = "TRAINER_CONFIG_DIR"  # --config-dir, for this process and for its children
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
@@ -80,9 +81,11 @@ def _check_module(section: str, part: Any) -> None:
 class Section:
     """A section of the configuration: tests each field that has a rule."""
 
+    section: ClassVar[str | None] = None  # its path, where it is not that of the class
+
     def __post_init__(self) -> None:
         """Raise ConfigError if a value does not pass."""
-        section = type(self).__name__.removesuffix("Config").lower()
+        section = self.section or type(self).__name__.removesuffix("Config").lower()
         for option in fields(self):  # type: ignore[arg-type]
             value, rule = getattr(self, option.name), option.metadata
             if rule and (value is not None or option.type == "Any"):
@@ -173,6 +176,15 @@ class ModelConfig(Section):
 MLP_OPTIONS = ("hidden_sizes", "kernel_initializer", "pixels", "loss", "precision")
 
 
+DECAYS = ("warmup_linear", "warmup_cosine", "warmup_stable_decay")
+OF_SCHEDULES = (  # option, the schedules that have it, and an example where they require it
+    ("final_fraction", DECAYS, None),
+    ("decay_fraction", ("warmup_stable_decay",), "0.2"),
+    ("boundaries", ("piecewise",), "[5,8]"),
+    ("factors", ("piecewise",), "[0.1,0.01]"),
+)
+
+
 @dataclass(kw_only=True)
 class OptimConfig(Section):
     """The optimizer and its schedule."""
@@ -185,8 +197,19 @@ class OptimConfig(Section):
     momentum: float | None = fraction()
     nesterov: bool | None
     clip_norm: float | None = positive()
-    schedule: str = one_of("constant", "warmup_linear", "warmup_cosine")
+    schedule: str = one_of("constant", "piecewise", *DECAYS)
     warmup_fraction: float = fraction()
+    warmup_steps: int | None = whole(0)
+    final_fraction: float | None = fraction()
+    decay_fraction: float | None = fraction()
+    boundaries: list[float] | None = ruled(  # noqa: RUF009 - it returns a field
+        lambda epochs: epochs and epochs[0] > 0 and all(a < b for a, b in pairwise(epochs)),
+        "use at least one epoch, in ascending order, like [5,8]",
+    )
+    factors: list[float] | None = ruled(  # noqa: RUF009 - as above
+        lambda factors: all(0 <= factor <= 1 for factor in factors),
+        "use numbers from 0 to 1, like [0.1,0.01]",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -198,6 +221,60 @@ class OptimConfig(Section):
             _check((value is not None) == is_sgd, f"optim.{name}", value, rule)
         unused = self.name == "sgd" and bool(self.options)
         _check(not unused, "optim.options", self.options, "optim=sgd has none: leave them out")
+        for name, schedules, required in OF_SCHEDULES:
+            value, used = getattr(self, name), self.schedule in schedules
+            rule = f"only optim.schedule={' or '.join(schedules)} has it: leave it out"
+            _check(used or value is None, f"optim.{name}", value, rule)
+            rule = f"optim.schedule={self.schedule} needs it, like optim.{name}={required}"
+            _check(not (used and required and value is None), f"optim.{name}", value, rule)
+        matches = len(self.boundaries or ()) == len(self.factors or ())
+        rule = f"use as many as there are in optim.boundaries={self.boundaries}"
+        _check(matches, "optim.factors", self.factors, rule)
+
+
+@dataclass(kw_only=True)
+class InitConfig(Section):
+    """The weights that a run begins with, where they are not drawn."""
+
+    run: str | None = folder()
+    step: int | None = whole(0)
+    map: list[str] = ruled(  # noqa: RUF009 - it returns a field
+        lambda rules: all(re.fullmatch("[^:]+:[^:]+", rule) for rule in rules),
+        "use OTHER:THIS, like [encoder:body]",
+    )
+    freeze: list[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("step", "map"):
+            value = getattr(self, name)
+            rule = "name the other run, too: init.run=DIR"
+            _check(self.run is not None or value in (None, []), f"init.{name}", value, rule)
+
+
+@dataclass(kw_only=True)
+class EmaConfig(Section):
+    """The exponential moving average of the weights."""
+
+    decay: float | None = ruled(lambda decay: 0 < decay < 1, "use a number in (0, 1), like 0.999")
+    evaluate: bool
+
+
+_DIRECTED = partial(
+    ruled,
+    lambda metric: re.fullmatch(r"\w+:(max|min)", metric) is not None,
+    "use METRIC:max or METRIC:min, like accuracy:max",
+)
+
+
+@dataclass(kw_only=True)
+class StopEarlyConfig(Section):
+    """When to end a run that does not get better."""
+
+    section = "train.stop_early"
+    patience: int | None = whole(1)
+    metric: str | None = _DIRECTED()
+    min_delta: float = ruled(lambda x: math.isfinite(x) and x >= 0, "use a finite number from 0 up")
 
 
 @dataclass(kw_only=True)
@@ -206,13 +283,24 @@ class TrainConfig(Section):
 
     epochs: int = whole(1)
     global_batch_size: int = whole(1)
+    accumulate: int = whole(1)
     steps_per_dispatch: Any = ruled(  # noqa: RUF009 - as above; OmegaConf 2.3 merges no union
         lambda k: k == "auto" or (type(k) is int and 1 <= k < 2**31),
         "use a whole number from 1 up, or auto",
     )
+    max_steps: int | None = whole(1)
+    max_seconds: float | None = positive()
+    max_seconds_exit: int = ruled(
+        lambda code: code in (EXIT_COMPLETED, EXIT_RETRY),
+        f"use {EXIT_COMPLETED}, completed, or {EXIT_RETRY}, to be run again",
+    )
+    stop_early: StopEarlyConfig
+    limit_steps: int | None = whole(1)
+    overfit_batches: int | None = whole(1)
     eval_every_epochs: int = whole(1)
     eval_batch_size: int = whole(1)
     log_every_steps: int = whole(1)
+    log_gradient_norm: bool
     pictures_every_epochs: int | None = whole(1)
     profile_steps: list[int] | None = ruled(  # noqa: RUF009 - as above
         lambda steps: len(steps) == 2 and 1 <= steps[0] <= steps[1],
@@ -231,10 +319,7 @@ class CheckpointConfig(Section):
     every_steps: int | None = whole(1)
     keep_last: int = whole(1)
     keep_best: int = whole(0)
-    best: str | None = ruled(
-        lambda best: re.fullmatch(r"\w+:(max|min)", best) is not None,
-        "use METRIC:max or METRIC:min, like accuracy:max",
-    )
+    best: str | None = _DIRECTED()
     max_failed_saves: int = whole(0)
 
 
@@ -271,6 +356,8 @@ class Config:
     data: DataConfig
     model: ModelConfig
     optim: OptimConfig
+    init: InitConfig
+    ema: EmaConfig
     train: TrainConfig
     checkpoint: CheckpointConfig
     parallel: ParallelConfig

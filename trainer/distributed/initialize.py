@@ -77,7 +77,8 @@ def initialize(
         meshes.check_method(config.parallel.method, topology.num_processes)
         mesh = meshes.make_mesh(config.parallel.devices)
         rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")
-        meshes.check_division(mesh.size, batch_size, config.parallel.virtual_shards)
+        shards, accumulate = config.parallel.virtual_shards, config.train.accumulate
+        meshes.check_division(mesh.size, batch_size, shards, accumulate=accumulate)
         return mesh, rows
 
     def claim() -> str:

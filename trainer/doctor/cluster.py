@@ -46,9 +46,8 @@ def seen(topology: Topology) -> str:
 
 def batch(config: Config, devices: Mesh) -> str:
     """Check that the batch and the virtual shards divide over the devices."""
-    size = config.train.global_batch_size
-    mesh.local_rows(devices, size, "train.global_batch_size")
-    mesh.check_division(devices.size, size, config.parallel.virtual_shards)
+    size, shards = config.train.global_batch_size, config.parallel.virtual_shards
+    mesh.check_division(devices.size, size, shards, accumulate=config.train.accumulate)
     return f"{size} examples a step, {size // devices.size} a device"
 
 
@@ -149,9 +148,9 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> str:
         first_step=0,
         with_index=made.task.is_random,
     )
-    inputs = feed.inputs(devices, feed.send(devices, made.schedule, source[0], 0), False)
+    inputs = feed.inputs(devices, feed.send(devices, made.schedule_of(1), source[0], 0), False)
     key = jax.random.PRNGKey(config.run.seed)
-    state = step.init_state(made.task, made.optimizer, key, devices)
+    state = step.init_state(made.task, made.update, key, devices)
     began = time.perf_counter()
     _, reduced = made.train_step(state, inputs)
     sums = jax.device_get(reduced).sums

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn.initializers import glorot_uniform, he_normal
 
-from trainer.functional import linear
+from trainer.functional import bfloat16, linear
 
 INITIALIZERS = {"he_normal": he_normal, "glorot_uniform": glorot_uniform}
 
@@ -23,7 +23,7 @@ INITIALIZERS = {"he_normal": he_normal, "glorot_uniform": glorot_uniform}
 PRECISIONS: dict[str, lax.PrecisionLike] = {
     "float32": lax.Precision.HIGHEST,
     "tf32": lax.DotAlgorithmPreset.TF32_TF32_F32,
-    "bfloat16": lax.DotAlgorithmPreset.BF16_BF16_F32,
+    "bfloat16": bfloat16.ON_GPU,
 }
 
 Weights = list[linear.Weights]
@@ -61,13 +61,20 @@ def leaves(weights: Weights) -> Iterator[tuple[int, str, Any]]:
 def activations(x: jax.Array, weights: Weights, precision: str = "float32") -> list[jax.Array]:
     """Return the input of every layer, beginning with the image (pixels,), and the logits.
 
-    All are float32; the precision is a key of PRECISIONS.
+    All are float32; the precision is a key of PRECISIONS. In bfloat16 the image may be a batch
+    (rows, pixels), for which biases are (rows, features).
     """
+
+    def fwd(x: jax.Array, layer: linear.Weights) -> jax.Array:
+        if precision == "bfloat16":
+            return bfloat16.product(x, layer.kernel) + layer.bias
+        return linear.fwd(x, layer, precision=PRECISIONS[precision])
+
     *hidden, last = weights
     inputs = [x]
     for layer in hidden:
-        inputs.append(linear.fwd(inputs[-1], layer, jax.nn.relu, PRECISIONS[precision]))
-    return [*inputs, linear.fwd(inputs[-1], last, precision=PRECISIONS[precision])]
+        inputs.append(jax.nn.relu(fwd(inputs[-1], layer)))
+    return [*inputs, fwd(inputs[-1], last)]
 
 
 def fwd(x: jax.Array, weights: Weights, precision: str = "float32") -> jax.Array:
@@ -108,10 +115,10 @@ def gradients(
         layer._replace(bias=jnp.broadcast_to(layer.bias, (rows, *layer.bias.shape)))
         for layer in weights
     ]
-    fwd_rows = jax.vmap(
-        partial(activations, precision=precision),
-        in_axes=(0, [linear.Weights(None, 0)] * len(weights)),  # type: ignore[arg-type]
-    )
+    fwd_rows = partial(activations, precision=precision)
+    if precision != "bfloat16":
+        in_axes: Any = (0, [linear.Weights(None, 0)] * len(weights))  # type: ignore[arg-type]
+        fwd_rows = jax.vmap(fwd_rows, in_axes)
 
     def summed_loss(row_weights: Weights) -> tuple[jax.Array, tuple[list[jax.Array], Aux]]:
         *inputs, logits = fwd_rows(x, row_weights)

@@ -105,6 +105,29 @@ def make(
     return optimizer
 
 
+def without(optimizer: Optimizer, frozen: Tree) -> Optimizer:
+    """Return an optimizer that leaves some leaves as they are, and keeps no state for them.
+
+    `frozen` is a pytree of bools, like the weights. The other optimizer sees None in their place.
+    """
+
+    def trained(tree: Tree) -> Tree:
+        return jax.tree.map(lambda leaf, is_frozen: None if is_frozen else leaf, tree, frozen)
+
+    def step(gradients: Tree, state: Any, weights: Tree, lr: jax.Array) -> tuple[Tree, Any]:
+        updates, state = optimizer.step(trained(gradients), state, trained(weights), lr)
+        rest = iter(jax.tree.leaves(updates))
+        whole = jax.tree.map(
+            lambda w, fixed: jnp.zeros_like(w) if fixed else next(rest), weights, frozen
+        )
+        return whole, state
+
+    def init(weights: Tree) -> Any:
+        return optimizer.init(trained(weights))
+
+    return optimizer._replace(init=init, step=step)
+
+
 def global_norm(gradients: Tree) -> jax.Array:
     """Return the root of the sum of the squares of all elements, a scalar, float32."""
     squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)]

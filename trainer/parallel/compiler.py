@@ -4,6 +4,7 @@ The results are the same but for rounding. What each choice gains on a GPU is in
 docs/benchmarks.md.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +52,22 @@ def step_options(platform: str, devices: int, virtual_shards: int | None) -> Ste
     # Several devices: one all-reduce in the body of the loop. Virtual shards: one device needs the
     # same loop as several, for the same bits.
     return GPU_STEP if devices == 1 and virtual_shards is None else GPU_STEP._replace(unroll=1)
+
+
+def cannot_multiply(
+    platform: str, precision: str | None, cpu: Path = Path("/proc/cpuinfo")
+) -> str | None:
+    """Return why these devices do not have a model.precision; None if they do.
+
+    A CPU without the instructions for bfloat16 would take ten times as long as in float32.
+    """
+    if platform != "cpu" or precision in (None, "float32"):
+        return None
+    if precision != "bfloat16":
+        return "a CPU multiplies float32 and bfloat16 only"
+    words = {*cpu.read_text().split()} if cpu.exists() else set()
+    has = words & {"avx512_bf16", "amx_bf16", "bf16"}  # the last is that of aarch64
+    return None if has else "this CPU has no instructions for it (avx512_bf16, amx_bf16)"
 
 
 def xla_options(platform: str, deterministic: bool) -> XlaOptions:

@@ -70,30 +70,26 @@ def check_division(
     global_batch_size: int,
     virtual_shards: int | None,
     option: str = "train.global_batch_size",
+    accumulate: int = 1,
 ) -> None:
-    """Check that a batch divides over devices, and both with parallel.virtual_shards. Pure.
+    """Check that a batch divides over devices, with the virtual shards and train.accumulate. Pure.
 
     Raises:
         ConfigError: they do not divide; names `option`, which says the size of the batch.
     """
-    if global_batch_size % devices:
-        raise ConfigError(
-            f"{option}={global_batch_size} does not divide over {devices} devices",
-            f"use a multiple of {devices}",
-        )
-    if virtual_shards is None:
-        return
-    if virtual_shards % devices:
-        raise ConfigError(
-            f"parallel.virtual_shards={virtual_shards} does not divide over {devices} devices",
-            f"use a multiple of {devices}",
-        )
-    if global_batch_size % virtual_shards:
-        raise ConfigError(
-            f"{option}={global_batch_size} does not divide into "
-            f"parallel.virtual_shards={virtual_shards}",
-            f"use a multiple of {virtual_shards}",
-        )
+    batch, over = f"{option}={global_batch_size}", f"over {devices} devices"
+    shards, parts = devices, f"train.accumulate={accumulate}"
+    checks = [(batch, global_batch_size, devices, over)]
+    if virtual_shards is not None:
+        own = f"parallel.virtual_shards={virtual_shards}"
+        checks.append((own, virtual_shards, devices, over))
+        shards, parts = virtual_shards, own if accumulate == 1 else f"{own} x {parts}"
+    elif devices > 1:
+        parts += f" on {devices} devices"
+    checks.append((batch, global_batch_size, shards * accumulate, f"into {parts}"))
+    for what, size, divisor, where in checks:
+        if size % divisor:
+            raise ConfigError(f"{what} does not divide {where}", f"use a multiple of {divisor}")
 
 
 def place(sharding: NamedSharding, local: Any) -> Any:

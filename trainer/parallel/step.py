@@ -11,19 +11,20 @@ Because sums and counts travel, and not means, a short, masked batch weighs by i
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from trainer.data.dataset import Superbatch
 from trainer.optimizers.optimizer import Optimizer, global_norm
 from trainer.optimizers.sgd import apply_gradients
+from trainer.parallel import gradients, layout
 from trainer.parallel.compiler import CPU_STEP, StepOptions, XlaOptions
+from trainer.parallel.gradients import Split
 from trainer.parallel.mesh import AXIS, replicated
 from trainer.tasks.task import BatchGradients, Task, Weights, batch_gradients, keys_of
 
@@ -34,6 +35,7 @@ class TrainState(NamedTuple):
     weights: Weights
     optim_state: Any  # of the optimizer
     step: jax.Array  # () int32: optimizer steps done
+    ema: Weights | None = None  # with ema.decay: the average of the weights, float32
 
 
 class Update(NamedTuple):
@@ -42,14 +44,9 @@ class Update(NamedTuple):
     optimizer: Optimizer
     clip_norm: float | None = None  # scale larger mean gradients down to this norm
     skip_nonfinite: bool = False  # True: drop a non-finite update and continue; False: stop there
-
-
-class Shards(NamedTuple):
-    """How a batch is split: over the devices, and for parallel.virtual_shards."""
-
-    total: int | None  # virtual shards of the whole batch; None: no virtual shards
-    local: int  # virtual shards on each device
-    axis: str | None  # of the mesh, to sum over; None: there is one device
+    frozen: Any = None  # a pytree of bools: which weights the optimizer leaves alone; None: none
+    log_norm: bool = False  # whether the metrics have the norm of the summed gradients
+    ema_decay: float | None = None  # of the average of the weights, at each step; None: no average
 
 
 class DispatchInputs(NamedTuple):
@@ -69,7 +66,10 @@ class StepMetrics(NamedTuple):
 
     @property
     def sums(self) -> jax.Array:
-        """(K, columns): summed loss, metrics, and examples; zero where a step was not finite."""
+        """(K, columns): summed loss, metrics, perhaps the gradients' norm, and examples.
+
+        Zero where a step was not finite.
+        """
         return self.packed[:, :-2]
 
     @property
@@ -86,15 +86,22 @@ class StepMetrics(NamedTuple):
 TrainStep = Any  # jitted: (TrainState, DispatchInputs) -> (TrainState, StepMetrics)
 
 
-def new_state(task: Task, optimizer: Optimizer, key: jax.Array) -> TrainState:
+def new_state(task: Task, update: Update, key: jax.Array) -> TrainState:
     """Return the state before the first step. Pure."""
-    weights = task.init(key)
-    return TrainState(weights, optimizer.init(weights), jnp.zeros((), jnp.int32))
+    return state_of(task.init(key), update)
 
 
-def init_state(task: Task, optimizer: Optimizer, key: jax.Array, mesh: Mesh) -> TrainState:
+def state_of(weights: Weights, update: Update) -> TrainState:
+    """Return the state before the first step with these weights, as the average begins. Pure."""
+    # Copied: a step takes the memory of each leaf over, and jit returns an argument as it is.
+    wide = None if update.ema_decay is None else jax.tree.map(_wide, weights)
+    ema = jax.tree.map(jnp.copy, wide)
+    return TrainState(weights, update.optimizer.init(weights), jnp.zeros((), jnp.int32), ema)
+
+
+def init_state(task: Task, update: Update, key: jax.Array, mesh: Mesh) -> TrainState:
     """Compute the state before the first step directly on every device of the mesh."""
-    make = jax.jit(partial(new_state, task, optimizer), out_shardings=replicated(mesh))
+    make = jax.jit(partial(new_state, task, update), out_shardings=replicated(mesh))
     return make(key)
 
 
@@ -104,6 +111,7 @@ def make_train_step(
     mesh: Mesh,
     method: str,
     virtual_shards: int | None = None,
+    accumulate: int = 1,
     options: StepOptions = CPU_STEP,
     xla_options: XlaOptions | None = None,
 ) -> TrainStep:
@@ -119,17 +127,26 @@ def make_train_step(
         method: "shard_map", or "pmap" for the same results the old way.
         virtual_shards: add up the gradients of this many parts of the batch in a fixed order, for
             the same bits on any number of devices that divides it; None: one part a device.
+        accumulate: compute the gradients of this many parts of what a device, or a virtual shard,
+            has of the batch one after the other: less memory, one update.
         options: how the step is written; the results are the same but for rounding.
         xla_options: XLA's compile options.
     """
+    if update.ema_decay is not None:  # else XLA rounds the averages of the body's steps differently
+        options = options._replace(unroll=1)
     local = (virtual_shards or mesh.size) // mesh.size
-    shards = Shards(virtual_shards, local, AXIS if mesh.size > 1 else None)
+    split = Split(virtual_shards, local, accumulate, AXIS if mesh.size > 1 else None)
     # Donated, so that the new state is written into the memory of the old one.
     jit = partial(jax.jit, donate_argnums=0, compiler_options=xla_options)
 
     def steps(state: TrainState, inputs: DispatchInputs) -> tuple[TrainState, StepMetrics]:
-        fitting = options._replace(layout=options.layout and _has_layout(state, task))
-        one_step = partial(_one_step, task, update, shards, fitting)
+        own_layout = (
+            options.layout
+            and update.frozen is None
+            and layout.fits(task, state.weights, state.optim_state)
+        )
+        fitting = options._replace(layout=own_layout)
+        one_step = partial(_one_step, task, update, split, fitting)
         state = _in_layout(state, task, fitting, back=False)
         if options.counted or task.gradients is not None:
             state, packed = lax.scan(one_step, state, inputs, unroll=options.unroll)
@@ -204,7 +221,7 @@ def _scan_uncounted(
 def _one_step(
     task: Task,
     update: Update,
-    shards: Shards,
+    split: Split,
     options: StepOptions,
     state: TrainState,
     inputs: DispatchInputs,
@@ -213,12 +230,31 @@ def _one_step(
 
     Returns the state, and a row of StepMetrics.packed.
     """
-    summed, votes = _summed_gradients(state.weights, inputs, task, shards, options)
+
+    def gradients_of(batch: Superbatch) -> BatchGradients:
+        keys = keys_of(task, inputs.seeds, inputs.steps, batch)
+        if not options.layout or task.layout is None:
+            result = batch_gradients(task, state.weights, batch, keys)
+            if update.frozen is None:
+                return result
+            # As zeros they are not computed, and are no part of a norm.
+            kept = jax.tree.map(
+                lambda g, fixed: jnp.zeros_like(g) if fixed else g, result.gradients, update.frozen
+            )
+            return result._replace(gradients=kept)
+        # The weights are in the task's layout here, see _in_layout: turn them for the forward pass,
+        # and the gradients into that layout. XLA folds both into the matrix products.
+        there, back = task.layout
+        result = batch_gradients(task, back(state.weights), batch, keys)
+        return result._replace(gradients=there(result.gradients))
+
+    votes = jnp.sum(inputs.stop_votes.astype(jnp.float32))
+    summed, votes = gradients.summed(gradients_of, inputs.batch, votes, split)
     sums, examples = summed.sums, summed.sums[-1]
     # Without this barrier XLA's GPU multiplies with the learning rate in a kernel of its own, for
     # which it slices the rate out of the K of them: that keeps the loop over the steps out of the
     # CUDA graph.
-    gradients = lax.optimization_barrier(summed.gradients)
+    total = lax.optimization_barrier(summed.gradients)
     # Twice the bound: rounding may exceed it.
     finite = jnp.isfinite(sums[0]) & jnp.isfinite(2 * summed.bound)
     if update.skip_nonfinite:
@@ -229,124 +265,57 @@ def _one_step(
         apply = finite & (state.step == inputs.steps)
         done = state.step + apply.astype(jnp.int32)
 
-    def updated() -> tuple[Weights, Any]:
+    def updated() -> tuple[Weights, Any, Weights | None]:
         optimizer, scale = update.optimizer, 1 / examples
         if update.clip_norm is not None:
-            norm = global_norm(gradients) * scale
+            norm = global_norm(total) * scale
             scale = scale * jnp.minimum(1, update.clip_norm / jnp.maximum(norm, 1e-30))
         if optimizer.scales_with_lr and update.clip_norm is None:
             # Not lr * (1 / examples): the rounding of the runs before there were other optimizers.
-            lr, means = inputs.lrs / examples, gradients
+            lr, means = inputs.lrs / examples, total
         elif optimizer.scales_with_lr:
-            lr, means = inputs.lrs * scale, gradients
+            lr, means = inputs.lrs * scale, total
         else:
             lr = inputs.lrs
-            means = jax.tree.map(lambda g, w: (g * scale).astype(w.dtype), gradients, state.weights)
+            means = jax.tree.map(lambda g, w: (g * scale).astype(w.dtype), total, state.weights)
         updates, optim_state = optimizer.step(means, state.optim_state, state.weights, lr)
         updates = jax.tree.map(lambda u, w: u.astype(w.dtype), updates, state.weights)
-        return apply_gradients(updates, state.weights), optim_state
+        weights, ema, decay = apply_gradients(updates, state.weights), state.ema, update.ema_decay
+        if decay is not None:
+            # The barrier, and this form, leave one way to round it, whatever XLA fuses.
+            weights = lax.optimization_barrier(weights)
+            ema = jax.tree.map(lambda a, w: a + (1 - decay) * (_wide(w) - a), ema, weights)
+        return weights, optim_state, ema
 
-    before = (state.weights, state.optim_state)
+    before = (state.weights, state.optim_state, state.ema)
     if options.branch:
-        weights, optim_state = lax.cond(apply, updated, lambda: before)
+        weights, optim_state, ema = lax.cond(apply, updated, lambda: before)
     else:
-        weights, optim_state = jax.tree.map(partial(jnp.where, apply), updated(), before)
+        weights, optim_state, ema = jax.tree.map(partial(jnp.where, apply), updated(), before)
     # Without this barrier, and with several steps in one body of the loop (unroll), XLA computes
     # the update once for the next step and once to keep it, and may round the two differently.
-    state = lax.optimization_barrier(TrainState(weights, optim_state, done))
+    state = lax.optimization_barrier(TrainState(weights, optim_state, done, ema))
+    if update.log_norm:  # divided by the examples it is that of the mean gradients
+        sums = (*sums[:-1], global_norm(total), sums[-1])
     metrics = [*jnp.where(finite, jnp.stack(sums), 0), finite.astype(jnp.float32), votes]
     return state, jnp.stack(metrics)
 
 
-def _summed_gradients(
-    weights: Weights,
-    inputs: DispatchInputs,
-    task: Task,
-    shards: Shards,
-    options: StepOptions,
-) -> tuple[BatchGradients, jax.Array]:
-    """Sum gradients, metrics and stop votes over all devices: the one all-reduce of a step."""
-
-    def gradients_of(batch: Superbatch) -> BatchGradients:
-        keys = keys_of(task, inputs.seeds, inputs.steps, batch)
-        if not options.layout or task.layout is None:
-            return batch_gradients(task, weights, batch, keys)
-        # The weights are in the task's layout here, see _in_layout: turn them for the forward pass,
-        # and the gradients into that layout. XLA folds both into the matrix products.
-        there, back = task.layout
-        result = batch_gradients(task, back(weights), batch, keys)
-        return result._replace(gradients=there(result.gradients))
-
-    votes = jnp.sum(inputs.stop_votes.astype(jnp.float32))
-    if shards.total is None:
-        return _sum_over_devices((gradients_of(inputs.batch), votes), shards)
-
-    # Virtual shards. Floating-point sums depend on their order, so devices must not add up what is
-    # theirs first. Instead every shard has a row of its own in an array of all shards, in which
-    # each device leaves the others' rows zero: adding the devices up is exact, whatever the order.
-    # Then every device adds the rows in the same fixed order.
-    rows = jax.tree.map(lambda x: x.reshape(shards.local, -1, *x.shape[1:]), inputs.batch)
-    each = lax.map(gradients_of, rows)
-
-    def among_all_shards(x: jax.Array) -> jax.Array:
-        if shards.axis is None:
-            return x
-        empty = jnp.zeros((shards.total, *x.shape[1:]), x.dtype)
-        first = lax.axis_index(shards.axis) * shards.local
-        return lax.dynamic_update_slice_in_dim(empty, x, first, axis=0)
-
-    each, votes = _sum_over_devices((jax.tree.map(among_all_shards, each), votes), shards)
-    return jax.tree.map(lambda x: reduce(jnp.add, list(x)), each), votes
+def averaged(state: TrainState) -> Weights:
+    """Return the average of the weights, in their dtypes; without one, the weights."""
+    if state.ema is None:
+        return state.weights
+    return jax.tree.map(lambda a, w: a.astype(w.dtype), state.ema, state.weights)
 
 
-def _sum_over_devices(tree: Any, shards: Shards) -> Any:
-    """Add a pytree of float32 arrays up over the devices, as ONE flat array.
-
-    gloo, on CPUs, sends several arrays one after the other, each with a latency of its own. For a
-    single device do nothing: XLA would copy all of it.
-    """
-    if shards.axis is None:
-        return tree
-    flat, unravel = ravel_pytree(tree)
-    return unravel(lax.psum(flat, shards.axis))
-
-
-def _has_layout(state: TrainState, task: Task) -> bool:
-    """Return whether the task has a layout of its own that the optimizer's state can follow.
-
-    It can if all arrays in it belong to trees like the weights, as the velocities do. The state of
-    some optimizers has arrays for a part of the weights, or for their rows.
-    """
-    if task.layout is None:
-        return False
-    others = jax.tree.leaves(
-        jax.tree.map(
-            lambda tree: () if _is_like(state.weights, tree) else tree,
-            state.optim_state,
-            is_leaf=partial(_is_like, state.weights),
-        )
-    )
-    return all(leaf.ndim == 0 for leaf in others)
-
-
-def _is_like(weights: Weights, tree: Any) -> bool:
-    """Return whether a pytree has the structure and the shapes of the weights."""
-    structures: tuple[Any, Any] = (jax.tree.structure(weights), jax.tree.structure(tree))
-    if structures[0] != structures[1]:
-        return False
-    return jax.tree.map(jnp.shape, weights) == jax.tree.map(jnp.shape, tree)
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.float32)
 
 
 def _in_layout(state: TrainState, task: Task, options: StepOptions, *, back: bool) -> TrainState:
-    """Bring the weights, and what the optimizer keeps for each of them, to the task's layout.
-
-    They stay in it while steps run, or come `back` from it, where the options say so.
-    """
-    if options.layout and task.layout is not None:
-        is_like, turn = partial(_is_like, state.weights), task.layout[back]
-        state = jax.tree.map(
-            lambda tree: turn(tree) if is_like(tree) else tree, state, is_leaf=is_like
-        )
+    """Bring the state to the task's layout, or `back` from it, where the options say so."""
+    if options.layout:
+        state = layout.turned(state, state.weights, task, back=back)
     # The barrier keeps XLA from looking through the new layout where the loop has one step only: K
     # steps in one dispatch must give the same bits as K dispatches of one step.
     return lax.optimization_barrier(state)

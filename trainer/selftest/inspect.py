@@ -43,7 +43,12 @@ def _results(run: Path) -> list[str]:
     versions = read_or_empty(run / "environment.json", environment.SHAPE).get("versions")
     lines = [f"environment.json: {versions}"]  # another program may round in another way
     summary = runs.last_summary(run)
-    compared = ["steps", "weights_sha256", *sorted(n for n in summary if n.startswith("test_"))]
+    compared = [
+        "steps",
+        "weights_sha256",
+        "ema_sha256",
+        *sorted(n for n in summary if n.startswith("test_")),
+    ]
     lines += [f"summary.json: {name}: {summary.get(name)!r}" for name in compared]
     for point in runs.points(run):
         values = {name: value for name, value in point.items() if name not in CLOCKED}

@@ -113,10 +113,12 @@ class Laws:
         from trainer.distributed.connect import configure
 
         configure(job.config.run, None, terminal.warn)
+        parts = DEVICES * job.config.train.accumulate
+        self._batch = -(-BATCH // parts) * parts
         self._config = dataclasses.replace(
             job.config,
             train=dataclasses.replace(
-                job.config.train, global_batch_size=BATCH, steps_per_dispatch=1, epochs=1
+                job.config.train, global_batch_size=self._batch, steps_per_dispatch=1, epochs=1
             ),
         )
 
@@ -126,7 +128,7 @@ class Laws:
         whole = data_sets.load(
             job.config.data, progress=terminal.download, poll=poll, warn=terminal.warn
         )
-        train = {name: array[: STEPS * BATCH - SHORT] for name, array in whole.train.items()}
+        train = {name: array[: STEPS * self._batch - SHORT] for name, array in whole.train.items()}
         test = {name: array[:TESTED] for name, array in whole.test.items()}
         self._dataset: Dataset = whole._replace(train=train, test=test)
 
@@ -234,19 +236,19 @@ class Laws:
         source = Superbatches(
             self._dataset.train,
             plan=Plan(made.plan.steps_per_epoch, k, made.plan.total_steps),
-            global_batch_size=BATCH,
-            rows=slice(0, BATCH),
+            global_batch_size=self._batch,
+            rows=slice(0, self._batch),
             seed=seed,
             first_step=0,
             with_index=made.task.is_random,
         )
         if state is None:
-            placed = init_state(made.task, made.optimizer, jax.random.PRNGKey(seed), mesh)
+            placed = init_state(made.task, made.update, jax.random.PRNGKey(seed), mesh)
         else:
             placed = meshes.place(meshes.replicated(mesh), jax.tree.map(np.asarray, state))
 
         def inputs(step: int) -> Any:
-            sent = feed.send(mesh, made.schedule, source[step // k], step, seed)
+            sent = feed.send(mesh, made.schedule_of(1), source[step // k], step, seed)
             return feed.inputs(mesh, sent)
 
         return made.train_step, placed, inputs(first), inputs

@@ -118,7 +118,8 @@ def _check_job(job: Job, args: argparse.Namespace) -> None:
         raise ConfigError(f"parallel.devices={parallel.devices}: {each}", hint)
     check_method(parallel.method, processes)
     devices = processes * (parallel.devices or max(gpus, 1))
-    check_division(devices, job.config.train.global_batch_size, parallel.virtual_shards)
+    size, accumulate = job.config.train.global_batch_size, job.config.train.accumulate
+    check_division(devices, size, parallel.virtual_shards, accumulate=accumulate)
 
 
 def _parser() -> argparse.ArgumentParser:

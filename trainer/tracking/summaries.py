@@ -31,7 +31,7 @@ CHARTS = {
     },
     "Layers": {
         "weight norms": ["weight_norm/*"],
-        "gradient norms": ["gradient_norm/*"],
+        "gradient norms": ["train/gradient_norm", "gradient_norm/*"],
     },
 }
 METRICS = ("eval/accuracy", "eval/loss")  # beside the hyperparameters

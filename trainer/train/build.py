@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from jax.sharding import Mesh
 
-from trainer.checkpoint import checksums
+from trainer.checkpoint import checksums, transfer
 from trainer.checkpoint.store import Best, Checkpoints
 from trainer.config import user_module
 from trainer.config.fingerprint import differences, fingerprint
-from trainer.config.schema import Config, as_json
+from trainer.config.schema import Config, OptimConfig, as_json
 from trainer.dashboard.dashboard import Dashboard
 from trainer.data import load as data_sets
 from trainer.data.dataset import Dataset, size
@@ -26,9 +26,9 @@ from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
 from trainer.optimizers import optimizer as optimizers
 from trainer.optimizers import schedules
-from trainer.optimizers.optimizer import Optimizer
 from trainer.parallel import compiler, evaluation, step
 from trainer.parallel.compiler import CompiledFunction
+from trainer.parallel.mesh import replicated
 from trainer.tasks import make as tasks
 from trainer.tasks.task import Task
 from trainer.tracking import environment, summaries, summary
@@ -38,7 +38,7 @@ from trainer.tracking.tensorboard import TENSORBOARD, Tracker
 from trainer.tracking.terminal import Terminal
 from trainer.train import resume, steps_per_dispatch
 from trainer.train.feed import Feeder
-from trainer.train.progress import Progress
+from trainer.train.progress import Patience, Progress
 from trainer.train.writer import Writer
 
 T = TypeVar("T")
@@ -101,9 +101,17 @@ class Run:
         report["dataset"] = summary.describe(dataset)
         if config.data.name == "mnist" != dataset.name:
             report["fallback_from"] = "mnist"
+        if (few := config.train.overfit_batches) is not None:
+            few *= config.train.global_batch_size
+            train = {name: array[:few] for name, array in dataset.train.items()}
+            dataset = dataset._replace(train=train)
         self.task = task = programs.task
-        best = best_of(config.checkpoint.best, task)
+        best = best_of(config.checkpoint.best, task, "checkpoint.best")
         report["best"] = f"{best.metric}:{'max' if best.largest else 'min'}"
+        stop_early = config.train.stop_early
+        watched = best_of(
+            stop_early.metric or config.checkpoint.best, task, "train.stop_early.metric"
+        )
 
         # The state: that of the newest intact checkpoint, or a new one.
         def open_checkpoints() -> Checkpoints:
@@ -118,17 +126,24 @@ class Run:
             return stack.enter_context(checkpoints)
 
         key = jax.random.PRNGKey(config.run.seed)
-        optimizer = programs.optimizer
-        template = jax.eval_shape(partial(step.new_state, task, optimizer), key)
+        update = programs.update
+        template = jax.eval_shape(partial(step.new_state, task, update), key)
         identity = fingerprint(config, report["dataset"])
         with timer.phase("startup"):
             collectives.share(partial(stop.check, "before the state was restored"))
             checkpoints = _on_chief(process, open_checkpoints)
         with timer.phase("restore"):
-            restored = resume.restore(checkpoints, template, mesh, identity, programs.plan)
+            restored = resume.restore(
+                checkpoints, template, mesh, identity, programs.plan, programs.schedule_of
+            )
         with timer.phase("startup"):
             if restored is None:
-                self.state = step.init_state(task, optimizer, key, mesh)
+                self.state = step.init_state(task, update, key, mesh)
+                if config.init.run is not None:
+                    init, weights = config.init, self.state.weights
+                    weights = resume.other_weights(init, weights, process, terminal)
+                    make = partial(step.state_of, update=update)
+                    self.state = jax.jit(make, out_shardings=replicated(mesh))(weights)
             else:
                 self.state = restored.state
                 terminal.note(f"resuming after step {restored.step:,}")
@@ -209,6 +224,8 @@ class Run:
         self.plan = plan
         report["steps_per_dispatch"] = plan.steps_per_dispatch
 
+        schedule = programs.schedule_of(config.train.epochs)
+
         # The stream of batches. Batch i depends on nothing but the seed and i, so that a resumed
         # run continues with the batch after the last one that its checkpoint has seen.
         self.batches = Superbatches(
@@ -222,9 +239,7 @@ class Run:
         )
         stream = iterate(self.batches)
         stack.callback(stream.close)
-        self.feeder = Feeder(
-            mesh, programs.schedule, stream, self.steps_done, config.run.seed, timer
-        )
+        self.feeder = Feeder(mesh, schedule, stream, self.steps_done, config.run.seed, timer)
         self.evaluate = evaluation.Evaluator(
             CompiledFunction(programs.eval_step, timer),
             task.metric_names,
@@ -235,10 +250,17 @@ class Run:
         )
 
         # What shows how training goes.
+        self.patience = Patience(
+            watched,
+            stop_early.patience,
+            stop_early.min_delta,
+            saved.get("progress", {}).get("patience"),
+        )
+        logged = ("gradient_norm",) if update.log_norm else ()
         self.progress = Progress(
             config.train.log_every_steps,
-            task.metric_names,
-            programs.schedule,
+            (*task.metric_names, *logged),
+            schedule,
             tracker,
             terminal,
             saved.get("progress"),
@@ -274,10 +296,10 @@ class Programs(NamedTuple):
     """What the configuration, the data set and the devices determine; nothing is computed yet."""
 
     plan: Plan  # with one step a dispatch, for train.steps_per_dispatch=auto
-    schedule: schedules.Schedule
+    schedule_of: Callable[[int], schedules.Schedule]  # of a training of so many epochs
     task: Task
     record: dict[str, Any]  # what a checkpoint keeps to make the task again
-    optimizer: Optimizer
+    update: step.Update
     train_step: step.TrainStep
     eval_step: evaluation.EvalStep
 
@@ -291,8 +313,10 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
         DataError: all pixels of the training images are equal.
     """
     model, optim = config.model, config.optim
-    steps_per_epoch = -(-size(dataset.train) // config.train.global_batch_size)
-    total_steps = config.train.epochs * steps_per_epoch
+    limits = (config.train.limit_steps, config.train.overfit_batches)
+    whole = -(-size(dataset.train) // config.train.global_batch_size)
+    steps_per_epoch = min([whole, *(limit for limit in limits if limit is not None)])
+    total_steps = min(config.train.epochs * steps_per_epoch, config.train.max_steps or 2**31)
     if total_steps >= 2**31:
         message = f"train.epochs={config.train.epochs}: {total_steps:,} steps"
         raise ConfigError(f"{message} are more than an int32 counts", "use fewer epochs")
@@ -300,41 +324,62 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
     epochs_per_span = math.gcd(config.train.eval_every_epochs, config.checkpoint.every_epochs or 0)
     plan = Plan(steps_per_epoch, k if isinstance(k, int) else 1, total_steps, epochs_per_span)
 
-    warmup_steps = round(optim.warmup_fraction * total_steps)
-    schedule = schedules.make(optim.schedule, optim.lr, warmup_steps, total_steps)
+    schedule_of = partial(_schedule, optim, steps_per_epoch)
 
     platform, shards = mesh.devices.flat[0].platform, config.parallel.virtual_shards
-    if model.precision not in (None, "float32") and platform == "cpu":
-        raise ConfigError(
-            f"model.precision={model.precision}: a CPU multiplies float32 only",
-            "leave it at float32",
-        )
+    if (cannot := compiler.cannot_multiply(platform, model.precision)) is not None:
+        raise ConfigError(f"model.precision={model.precision}: {cannot}", "leave it at float32")
     task, record = tasks.make(model, config.data, dataset)
     weights = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
     optimizer = optimizers.make(optim.name, optim.momentum, optim.nesterov, optim.options, weights)
-    update = step.Update(optimizer, optim.clip_norm, config.train.on_nonfinite == "skip")
+    skip = config.train.on_nonfinite == "skip"
+    log_norm = config.train.log_gradient_norm
+    fixed = transfer.frozen(weights, config.init.freeze)
+    if fixed is not None:
+        optimizer = optimizers.without(optimizer, fixed)
+    update = step.Update(optimizer, optim.clip_norm, skip, fixed, log_norm, config.ema.decay)
 
     step_options = compiler.step_options(platform, mesh.size, shards)
     xla_options = compiler.xla_options(platform, config.train.deterministic)
     train_step = step.make_train_step(
-        task, update, mesh, config.parallel.method, shards, step_options, xla_options
+        task,
+        update,
+        mesh,
+        config.parallel.method,
+        shards,
+        config.train.accumulate,
+        step_options,
+        xla_options,
     )
     eval_step = evaluation.make_eval_step(task, mesh, shards, xla_options)
-    return Programs(plan, schedule, task, record, optimizer, train_step, eval_step)
+    return Programs(plan, schedule_of, task, record, update, train_step, eval_step)
 
 
-def best_of(option: str | None, task: Task) -> Best:
-    """Return which checkpoints are the best, by checkpoint.best.
+def _schedule(optim: OptimConfig, steps_per_epoch: int, epochs: int) -> schedules.Schedule:
+    """Return the learning rates of a training of so many epochs."""
+    total, warmup = epochs * steps_per_epoch, optim.warmup_steps
+    spans = schedules.Spans(
+        total,
+        round(optim.warmup_fraction * total) if warmup is None else warmup,
+        round((optim.decay_fraction or 0.0) * total),
+        tuple(round(epoch * steps_per_epoch) for epoch in optim.boundaries or ()),
+    )
+    final = optim.final_fraction or 0.0
+    return schedules.make(optim.schedule, optim.lr, spans, final, optim.factors or ())
+
+
+def best_of(value: str | None, task: Task, option: str) -> Best:
+    """Return the metric that says what is better, and its direction, by the value of an option.
 
     Raises:
         ConfigError: the task has no such metric.
     """
-    if option is None:
-        option = "accuracy:max" if "accuracy" in task.metric_names else "loss:min"
-    metric, _, direction = option.partition(":")
+    if value is None:
+        value = "accuracy:max" if "accuracy" in task.metric_names else "loss:min"
+    metric, _, direction = value.partition(":")
     if metric not in (names := ("loss", *task.metric_names)):
         hint = f"use one of {', '.join(names)}"
-        raise ConfigError(f"checkpoint.best={option}: the task has no such metric", hint)
+        raise ConfigError(f"{option}={value}: the task has no such metric", hint)
     return Best(metric, direction == "max")
 
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from trainer.checkpoint import checksums
 from trainer.distributed import collectives
-from trainer.job.errors import NonFinite, Preempted
+from trainer.job.errors import EXIT_COMPLETED, NonFinite, Preempted
 from trainer.job.files import write_json
-from trainer.parallel.step import StepMetrics
+from trainer.parallel.step import StepMetrics, averaged
 from trainer.train import feed
 from trainer.train.build import Run
 from trainer.train.nonfinite import diagnose
@@ -28,6 +28,7 @@ class TrainingLoop:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.pending: tuple[range, StepMetrics] | None = None  # dispatched, metrics not fetched
+        self.tested_at: int | None = None  # the step of the last evaluation
         self._report_steps(run.steps_done)
 
     def train(self) -> None:
@@ -41,14 +42,18 @@ class TrainingLoop:
         run, plan, options = self.run, self.run.plan, self.run.config
         collectives.share(partial(run.stop.check, "before training began"))
         run.terminal.start(plan.total_steps, run.steps_done, plan.steps_per_epoch)
-        while run.steps_done < plan.total_steps:
+        while run.steps_done < plan.total_steps and not run.patience.ended:
             before = run.steps_done
             stop = self.dispatch()
             epoch, steps_into_epoch = divmod(run.steps_done, plan.steps_per_epoch)
             last, tested = run.steps_done == plan.total_steps, None
-            if last or (steps_into_epoch == 0 and epoch % options.train.eval_every_epochs == 0):
+            due = steps_into_epoch == 0 and epoch % options.train.eval_every_epochs == 0
+            if last or due:
                 stop |= self.fetch_metrics()
                 tested = self.evaluate()
+                if due:  # not what is evaluated because the run ends: it may be extended
+                    run.patience.add(tested)
+                    last |= run.patience.ended
             every_epochs, every_steps = (
                 options.checkpoint.every_epochs,
                 options.checkpoint.every_steps,
@@ -62,14 +67,20 @@ class TrainingLoop:
             ):
                 stop |= self.fetch_metrics()
                 self.save(tested)
-            if stop and not last:
+            if stop and not last and not self._is_over():
                 self._end_preempted()
-        if run.report["test_loss"] is None:  # started again after its end: nothing was trained
+            if stop and not last:
+                break
+        if run.patience.ended:
+            run.terminal.note(f"train.stop_early: the run ends after step {run.steps_done:,}")
+        if self.tested_at != run.steps_done:  # out of time, or started again after its end
             self.evaluate()
         collectives.share(self._finish_saves)
         collectives.share(self._check_last_update)
         # WAITS for the last step, unless the evaluation already has.
         run.report["weights_sha256"] = checksums.of_weights(jax.device_get(run.state.weights))
+        if run.state.ema is not None:
+            run.report["ema_sha256"] = checksums.of_weights(jax.device_get(run.state.ema))
 
     def dispatch(self) -> bool:
         """Start the next K steps, fetch the metrics of those before; return whether to stop."""
@@ -80,7 +91,8 @@ class TrainingLoop:
         if self.pending is not None:
             run.feeder.send_ahead()
         with run.timer.phase("step"):
-            stop_vote = run.stop() or (run.writer is not None and run.writer.failing())
+            failing = run.writer is not None and run.writer.failing()
+            stop_vote = run.stop() or failing or self._out_of_time()
             run.profile.starting(dispatch.steps)
             inputs = feed.inputs(run.process.mesh, dispatch, stop_vote)
             run.state, metrics = run.train_step(run.state, inputs)
@@ -128,9 +140,12 @@ class TrainingLoop:
         """Evaluate the test split, report the result, and return the mean loss and metrics."""
         run, began = self.run, time.perf_counter()
         with run.timer.phase("evaluate"):
-            result = run.evaluate(run.state.weights)  # WAITS for all predictions
+            average = run.config.ema.evaluate
+            weights = averaged(run.state) if average else run.state.weights
+            result = run.evaluate(weights)  # WAITS for all predictions
             if run.dashboard is not None:
-                run.dashboard.evaluated(run.steps_done, run.state.weights, result)
+                run.dashboard.evaluated(run.steps_done, weights, result)
+        self.tested_at = run.steps_done
         run.report |= {f"test_{name}": value for name, value in result.means.items()}
         run.report["metrics"] = [*result.means]
         run.terminal.evaluation(
@@ -150,17 +165,33 @@ class TrainingLoop:
         """
         run = self.run
         if run.writer is not None:
-            run.writer.save(run.steps_done, run.state, run.progress.state(), tested)
+            progress = {**run.progress.state(), "patience": run.patience.state()}
+            run.writer.save(run.steps_done, run.state, progress, tested)
         if run.ledger is not None:
             run.ledger.write(run.steps_done, now=True)
 
+    def _out_of_time(self) -> bool:
+        """Return whether train.max_seconds have passed since this process started."""
+        limit = self.run.config.train.max_seconds
+        return limit is not None and self.run.timer.elapsed > limit
+
+    def _is_over(self) -> bool:
+        """Return on all processes whether the stop that they agreed on completes the run."""
+        if self.run.config.train.max_seconds_exit != EXIT_COMPLETED:
+            return False
+        asked = collectives.share(lambda: (self.run.stop(), self._out_of_time()))
+        signals, late = (any(each) for each in zip(*asked, strict=True))
+        return late and not signals
+
     def _end_preempted(self) -> None:
         """End on all processes with the steps done saved."""
+        run = self.run
+        late = f"train.max_seconds={run.config.train.max_seconds:g}" if self._out_of_time() else ""
+        cause = run.stop.signal_name or late or "a stop signal to another process"
 
         def end() -> None:
             self._finish_saves()
-            signal_name = self.run.stop.signal_name or "a stop signal to another process"
-            raise Preempted(f"{signal_name}: saved after step {self.run.steps_done:,}")
+            raise Preempted(f"{cause}: saved after step {run.steps_done:,}")
 
         collectives.share(end)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.checkpoint.store import Best
 from trainer.optimizers.schedules import Schedule
 from trainer.tracking.tensorboard import Tracker
 from trainer.tracking.terminal import Terminal
+
+State = dict[str, Any]  # JSON, kept in a checkpoint: a resumed run logs the same points
 
 
 class Meter(NamedTuple):
@@ -38,7 +41,45 @@ class Meter(NamedTuple):
         }
 
 
-State = dict[str, Any]  # JSON, kept in a checkpoint: a resumed run logs the same points
+class Patience:
+    """train.stop_early: how long the best evaluation has been the best.
+
+    All processes see the same evaluations, and a checkpoint keeps the state: a run ends at the same
+    step, however often it was stopped.
+    """
+
+    def __init__(self, best: Best, most: int | None, min_delta: float, saved: State | None) -> None:
+        """Continue from a state.
+
+        Args:
+            best: the metric, and which values of it are better.
+            most: so many evaluations in a row without a better one are enough; None: any number.
+            min_delta: a value that is better by no more than this is no better one.
+            saved: what state() returned; with another metric it does not count.
+        """
+        self._best, self._most, self._min_delta = best, most, min_delta
+        if saved is None or saved["best"] != [*best]:
+            saved = {"lowest": None, "waited": 0}
+        self._lowest: float | None = saved["lowest"]  # by Best.value
+        self._waited: int = saved["waited"]  # evaluations since then
+
+    def state(self) -> State:
+        """Return what a checkpoint keeps, as JSON."""
+        return {"best": [*self._best], "lowest": self._lowest, "waited": self._waited}
+
+    def add(self, tested: Mapping[str, float]) -> None:
+        """Add the result of an evaluation: the mean loss and metrics."""
+        value = self._best.value(tested)
+        better = self._lowest is None or value < self._lowest - self._min_delta
+        if math.isfinite(value) and better:
+            self._lowest, self._waited = value, 0
+        else:
+            self._waited += 1
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was long enough."""
+        return self._most is not None and self._waited >= self._most
 
 
 class Progress:
@@ -66,8 +107,11 @@ class Progress:
         self._terminal = terminal
         saved = saved or {"window": [], "epoch": [], "skipped": 0}
         self.skipped: int = saved["skipped"]  # steps whose update was dropped
-        self._window = Meter(tuple(saved["window"]))
-        self._epoch = Meter(tuple(saved["epoch"]))
+        self._window, self._epoch = (
+            # Without what was added up before train.log_gradient_norm was switched on or off.
+            Meter(tuple(saved[part]) if len(saved[part]) == len(metric_names) + 2 else ())
+            for part in ("window", "epoch")
+        )
         # Of this start: (examples, seconds of training) now, and when the last two points were
         # logged. The speed since then is that of the present: a slow-down shows.
         self._done = self._last = self._before = (0.0, 0.0)

@@ -1,18 +1,25 @@
-"""Resuming: the state of the newest intact checkpoint, if it belongs to this configuration."""
+"""What a run begins with: its newest checkpoint, if it belongs to this configuration; init.run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from trainer.checkpoint import load_model, transfer
 from trainer.checkpoint.store import Checkpoints, Restored
 from trainer.config.fingerprint import differences
+from trainer.config.schema import InitConfig
 from trainer.data.stream import Plan
 from trainer.distributed import collectives
+from trainer.distributed.initialize import ProcessContext
 from trainer.job.errors import ConfigError
+from trainer.optimizers.schedules import Schedule
 from trainer.parallel import mesh as meshes
+from trainer.tasks.task import Weights, named_leaves
+from trainer.tracking.terminal import Terminal
 
 
 def restore(
@@ -21,6 +28,7 @@ def restore(
     mesh: Mesh,
     fingerprint: Mapping[str, Any],
     plan: Plan,
+    schedule_of: Callable[[int], Schedule],
 ) -> Restored | None:
     """Restore the newest intact checkpoint on all processes; None if there has never been one.
 
@@ -32,6 +40,7 @@ def restore(
         mesh: the devices that will hold the state.
         fingerprint: the options that must not change on resume.
         plan: the steps of this training.
+        schedule_of: epochs -> the learning rates of a training of so many.
 
     Returns:
         the checkpoint; its state is on every device.
@@ -49,12 +58,19 @@ def restore(
         record = checkpoints.newest_record()
         # Before any array is read: one of another shape would look like a damaged checkpoint.
         if record is not None:
-            _check_fingerprint(checkpoints, record["meaning"], fingerprint)
+            before, now = record["meaning"], fingerprint
+            epochs = [of.get("train.epochs") for of in (before, now)]
+            if None not in epochs and epochs[0] != epochs[1]:
+                steps = np.arange(record["step"])
+                one, other = (schedule_of(int(str(each)))(steps) for each in epochs)
+                if np.array_equal(one, other):  # more epochs change no step that is done
+                    before = {**before, "train.epochs": epochs[1]}
+            _check_fingerprint(checkpoints, before, now)
         restored = checkpoints.restore(template)
         if restored is not None and restored.step > plan.total_steps:
             raise ConfigError(
-                f"train.epochs={plan.total_steps // plan.steps_per_epoch}: "
-                f"{checkpoints.directory.parent} has done "
+                f"train.epochs, perhaps with train.max_steps, allow {plan.total_steps:,} steps: "
+                f"{checkpoints.directory.parent} has done {restored.step:,}, "
                 f"{restored.step / plan.steps_per_epoch:g} epochs",
                 "use at least that many, or start another run with run.name=NAME",
             )
@@ -73,6 +89,39 @@ def restore(
     return Restored(about[0], state, about[1])
 
 
+def other_weights(
+    init: InitConfig, weights: Weights, process: ProcessContext, terminal: Terminal
+) -> Weights:
+    """Return the weights, with those of init.run in the place of leaves that are like them.
+
+    Process 0 reads them and broadcasts them, as `restore` does.
+
+    Raises:
+        ConfigError: nothing fits, or init.map is wrong.
+        DataError: that run has no such checkpoint that is intact.
+    """
+
+    def read() -> dict[str, Any] | None:
+        if not process.is_chief:
+            return None
+        number, other = load_model.arrays_of(Path(str(init.run)), init.step, terminal.warn)
+        found = transfer.transfer(weights, other, init.map)
+        rows = [("taken", [*found.taken]), ("drawn", found.drawn), ("left over", found.left)]
+        terminal.note(f"init.run={init.run}: the weights after step {number:,}")
+        terminal.note("\n".join(f"  {what:9}  {', '.join(paths)}" for what, paths in rows if paths))
+        return found.taken
+
+    taken = collectives.together(read)
+    names = collectives.share(lambda: None if taken is None else [*taken])[0]
+    own = named_leaves(weights)
+    host = {
+        name: np.zeros(own[name].shape, own[name].dtype) if taken is None else taken[name]
+        for name in names
+    }
+    placed = meshes.place(meshes.replicated(process.mesh), collectives.broadcast(host))
+    return jax.tree.unflatten(jax.tree.structure(weights), ({**own, **placed}).values())
+
+
 def _check_fingerprint(
     checkpoints: Checkpoints, before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
@@ -83,8 +132,8 @@ def _check_fingerprint(
     )
     if any(line.startswith("train.epochs:") for line in changed):
         message += (
-            "\nWith any schedule but constant, the learning rate of every step depends on "
-            "train.epochs."
+            "\nWith optim.schedule and these epochs, steps that are done would have had another "
+            "learning rate."
         )
     hint = "Give these options as they were, or start another run with run.name=NAME"
     raise ConfigError(f"{message}\n{hint}")

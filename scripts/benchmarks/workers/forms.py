@@ -67,7 +67,7 @@ def measure(dispatches: int, **arguments: Any) -> dict[str, Any]:
         model = dataclasses.replace(config.model, precision=variant.precision)
         jitted = step.make_train_step(
             tasks.make(model, config.data, dataset)[0],
-            step.Update(programs.optimizer),
+            programs.update,
             mesh,
             "shard_map",
             options=variant.form,

@@ -56,7 +56,7 @@ def prepare(arrays: str, batch_size: int, k: int, overrides: list[str]) -> Progr
     batch = Superbatch(examples, np.ones(index.shape, np.uint8))
     lrs = np.full(k, 0.01, np.float32)
     feed = jax.block_until_ready(inputs(mesh, send(mesh, lambda _: lrs, batch, 0), False))
-    state = step.init_state(programs.task, programs.optimizer, jax.random.key(0), mesh)
+    state = step.init_state(programs.task, programs.update, jax.random.key(0), mesh)
     return Program(config, dataset, mesh, programs, state, feed)
 
 
@@ -160,9 +160,7 @@ def _abstract(devices: int, batch_size: int) -> tuple[step.TrainStep, Any, Any]:
 
     state = jax.tree.map(
         lambda x: array(x.dtype, *x.shape, sharding=whole),
-        jax.eval_shape(
-            partial(step.new_state, programs.task, programs.optimizer), jax.random.key(0)
-        ),
+        jax.eval_shape(partial(step.new_state, programs.task, programs.update), jax.random.key(0)),
     )
     images, labels = array(np.uint8, k, batch_size, *image), array(np.uint8, k, batch_size)
     lrs, steps = array(np.float32, k, sharding=whole), array(np.int32, k, sharding=whole)
