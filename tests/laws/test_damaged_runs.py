@@ -20,7 +20,7 @@ from support import in_process, mutations
 from trainer.checkpoint import checksums
 from trainer.commands import evaluate, runs, verify
 from trainer.config.compose import compose
-from trainer.data import mnist_5k
+from trainer.data import mnist
 from trainer.job import lock
 from trainer.job.errors import EXIT_COMPLETED, EXIT_CONFIG, EXIT_DATA, EXIT_SAVE, TrainerError
 from trainer.job.files import Damaged, parse, read_or_empty
@@ -54,7 +54,7 @@ def read_once():
         return done.get(key) or done.setdefault(key, draw(counts, title))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mnist_5k, "load", functools.cache(mnist_5k.load))
+        patch.setattr(mnist, "_packaged", functools.cache(mnist._packaged))
         patch.setattr(pictures, "confusion_png", drawn)
         yield
 

@@ -89,7 +89,7 @@ def load(
 
 def _options(trained: Trained) -> DataConfig:
     """Return the options data.* of the run, perhaps of a version that had fewer."""
-    given = trained.record["config"]["data"]
+    given = {"options": {}, **trained.record["config"]["data"]}
     values: dict[str, Any] = {f.name: given.get(f.name) for f in dataclasses.fields(DataConfig)}
     data = DataConfig(**values)
     if data.module is None:
@@ -97,6 +97,6 @@ def _options(trained: Trained) -> DataConfig:
     name = data.module
     if user_module.is_file(name):  # where it was, or else the copy that the run keeps
         name = trained.record.get("data_module") or name
-        copy = trained.run / ".hydra" / Path(name).name
-        name = str(copy) if copy.is_file() and not Path(name).is_file() else name
+        kept = [trained.run / ".hydra" / f"{prefix}{Path(name).name}" for prefix in ("data-", "")]
+        name = str(next((path for path in (Path(name), *kept) if path.is_file()), name))
     return dataclasses.replace(data, module=name)
