@@ -44,6 +44,7 @@ def main() -> None:
     sys.unraisablehook = _without_echoes(sys.unraisablehook)
     command, function, message = "train", "main", ""
     try:
+        _check_xla_flags()
         arguments = _without_config_dir(sys.argv[1:])
         if arguments and arguments[0] in COMMANDS:
             command, *arguments = arguments
@@ -89,6 +90,24 @@ def _missing_package(error: Exception) -> str | None:
     return None if name is None or name.partition(".")[0] == "trainer" else name
 
 
+def _check_xla_flags() -> None:
+    """Let another process, for 0.2 s, look at XLA_FLAGS, if there are any.
+
+    XLA itself would end this one with 1.
+
+    Raises:
+        ConfigError: XLA does not know a flag, or its value is wrong.
+    """
+    if flags := os.environ.get("XLA_FLAGS"):
+        import subprocess
+
+        look = [sys.executable, "-c", "from jaxlib import _jax; _jax.CompileOptions()"]
+        said = subprocess.run(look, capture_output=True, text=True, check=False).stderr
+        if (at := said.find("] ")) > 0 and "Traceback" not in said:
+            reason = first_line(Exception(said[at + 2 :]))
+            raise ConfigError(f"XLA_FLAGS={flags}: {reason}", "correct it or unset it")
+
+
 def _wrong_variable(error: Exception) -> str | None:
     """Return the environment variable of jax whose value an error is about, if it is about one."""
     names = [name for name in os.environ if name.startswith("JAX_")]
@@ -115,13 +134,14 @@ def _without_config_dir(arguments: Sequence[str]) -> list[str]:
     if folder is not None:
         from trainer.job.directory import expanded
 
-        path = expanded(folder, option).absolute()
+        path, wrong = expanded(folder, option).absolute(), ""
         if not folder or not path.is_dir():
-            hint = "name the folder that holds experiment/, model/ and the like"
-            raise ConfigError(f"{option}={folder} is not a folder", hint)
-        if (path / "config.yaml").exists():
-            message = f"{option}={folder}: its config.yaml would replace that of the trainer"
-            raise ConfigError(message, "give it another name, or make it an experiment")
+            wrong = " is not a folder: name the folder that holds experiment/, model/ and the like"
+        elif (path / "config.yaml").exists():
+            wrong = ": its config.yaml would replace that of the trainer: give it another name, or "
+            wrong += "make it an experiment"
+        if wrong:
+            raise ConfigError(f"{option}={folder}{wrong}")
         os.environ["TRAINER_CONFIG_DIR"] = str(path)
     return others
 

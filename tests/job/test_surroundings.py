@@ -61,7 +61,17 @@ def test_closed_streams_change_no_exit_code(smoke_run, tmp_path, command, closed
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
-@pytest.mark.parametrize(("name", "value"), [("JAX_ENABLE_X64", ""), ("JAX_ENABLE_X64", "perhaps")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JAX_ENABLE_X64", ""),
+        ("JAX_ENABLE_X64", "perhaps"),
+        ("JAX_TRACEBACK_FILTERING", "x"),
+        ("XLA_FLAGS", "--xla_foo_bar=1"),
+        ("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=maybe"),
+        ("XLA_FLAGS", "no_file"),
+    ],
+)
 def test_a_wrong_variable_of_jax_is_named(smoke_run, tmp_path, command, name, value):
     copy(smoke_run, tmp_path / "run")
     done = run(tmp_path, *COMMANDS[command], **{name: value})
