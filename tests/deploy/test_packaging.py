@@ -161,7 +161,7 @@ def test_the_environment_is_made_once_and_grows_and_follows_the_lock(checkout):
     (venv / "half").touch()
     fresh = make_environment(checkout)
     assert fresh.returncode == 0, fresh.stderr
-    assert "installing the packages of base into .venv (Python 3." in fresh.stderr
+    assert "installing base.txt into .venv (Python 3." in fresh.stderr
     assert (packages / "one.py").exists()
     assert not (packages / "two.py").exists()
     assert not (venv / "half").exists()
@@ -186,7 +186,7 @@ def test_the_environment_is_made_once_and_grows_and_follows_the_lock(checkout):
     (packages / "of_the_old_lock.py").touch()
     renewed = make_environment(checkout)
     assert renewed.returncode == 0, renewed.stderr
-    assert "installing the packages of base dev into .venv" in renewed.stderr
+    assert "installing base.txt dev.txt into .venv" in renewed.stderr
     assert (packages / "two.py").exists()
     assert not (packages / "of_the_old_lock.py").exists()
     assert make_environment(checkout, "dev").stderr == ""
