@@ -252,7 +252,7 @@ def test_pictures_are_pictures(board):
     ("page", "wanted", "pictures"),
     [
         ("scalars", ("eval/accuracy", "eval/loss", "eval_class_accuracy/9"), 0),
-        ("images", ("pictures/confusion_normalized", "pictures/most_wrong"), 10),
+        ("images", ("pictures/confusion_normalized", "pictures/inputs"), 10),
         ("custom_scalars", ("Training", "Speed", "Layers", "train/loss (resumed/tensorboard)"), 0),
         ("text", ("configuration/text_summary", "log_every_steps: 21", "orbax-checkpoint"), 0),
     ],
@@ -319,7 +319,7 @@ def test_a_run_moves_on_while_it_is_written(folder, boards):
 
     for steps, resume_step in (((1, 2), None), ((3,), 2)):
         with Tracker(run, resume_step, pytest.fail) as tracker:
-            write_start(tracker, config, None, "", {"devices": []})
+            write_start(tracker, config, "noise", None, "", {"devices": []})
             for step in steps:
                 tracker.scalars("train", step, {"loss": 1.0})
                 tracker.flush()

@@ -23,11 +23,12 @@ def measure(bench: Bench, name: str) -> Section:
     epochs, smaller, brings_data = EXAMPLES[name]
     folder = ROOT / "examples" / name
     file = folder / f"{name}.py"
-    experiment = ["--config-dir", str(folder), f"+experiment={name}"]
+    own_conf, experiment = ["--config-dir", str(folder)], [f"+experiment={name}"]
     own = ["data=module", f"data.module={file}"] if brings_data else []
     options = bench.merged([f"model.module={file}", *own, *(smaller if bench.quick else [])])
-    where = {"folder": str(bench.scratch / name), "overrides": experiment + options}
-    facts = bench.once("the data", partial(bench.worker, "parts.example", **where))
+    where = {"folder": str(bench.scratch / name), "config_dir": str(folder)}
+    load = partial(bench.worker, "parts.example", **where, overrides=experiment + options)
+    facts = bench.once("the data", load)
     if "left_out" in facts:
         return Section(title, [line(TRAINER, "", "examples/s", [facts], "")])
 
@@ -44,7 +45,7 @@ def measure(bench: Bench, name: str) -> Section:
     options += [f"train.epochs={n}", f"train.eval_every_epochs={n}"]
     results = bench.interleave(
         {
-            TRAINER: partial(bench.train, *options, experiment=experiment),
+            TRAINER: partial(bench.train, *options, experiment=own_conf + experiment),
             SLICED: partial(torch, variant="sliced"),
             COMPILED: partial(torch, variant="compiled"),
             FLAX: partial(bench.worker, "flax_loop.example", **timed),

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from benchmarks.workers import LeftOut, program, rival
 from trainer.config.compose import compose
-from trainer.config.schema import Config
+from trainer.config.schema import CONFIG_DIR, Config
 from trainer.data.dataset import Dataset, size
 from trainer.data.load import load
 from trainer.data.stream import Plan, Superbatches, iterate
@@ -53,11 +53,12 @@ def machine(folder: str, overrides: list[str]) -> dict[str, Any]:
     }
 
 
-def example(folder: str, overrides: list[str]) -> dict[str, Any]:
+def example(folder: str, config_dir: str, overrides: list[str]) -> dict[str, Any]:
     """Write an example's data set to `folder` as arrays; return what its rivals have to know.
 
     That is `examples`, the number for training, and fields of rival.Job in `job`.
     """
+    os.environ[CONFIG_DIR] = config_dir
     config = compose(overrides)[0].config
     optim = config.optim
     job = {
