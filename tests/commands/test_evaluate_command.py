@@ -160,7 +160,10 @@ def test_a_relative_data_root_is_found_from_elsewhere(kinds_run, evaluated, tmp_
             ),
             "image is uint8 N x 14 x 56, but the model was trained on uint8 N x 28 x 28",
         ),
-        (shutil.rmtree, "put it there"),
+        (
+            shutil.rmtree,
+            "the folder cannot be read .No such file or directory.: correct the folder",
+        ),
     ],
     ids=["no labels", "corrupt", "labels", "counts", "pixels", "shape", "no folder"],
 )
