@@ -33,7 +33,8 @@ _OTHER_NAMES = {  # what people type -> what there is
 def refuse_words(words: Sequence[str], *, see: str = _SEE, commands: Collection[str] = ()) -> None:
     """Raise ConfigError for a word that is a flag, or nearly the name of a command."""
     for place, word in enumerate(words):
-        near = difflib.get_close_matches(word, commands, n=1, cutoff=0.6)
+        names = () if "=" in word else commands
+        near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
         if near or word.startswith("-"):
             name, equals, value = word.lstrip("-").partition("=")
             value = value if equals else next(iter(words[place + 1 :]), "")
