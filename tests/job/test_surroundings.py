@@ -88,8 +88,6 @@ def test_a_notebook_s_backend_for_drawing_does_not_matter(tmp_path):
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_every_signal_that_asks_to_end_saves(trainer, number):
-    if signal.getsignal(number) is signal.SIG_IGN:  # under nohup
-        signal.signal(number, signal.SIG_DFL)
     process = trainer.start(
         *("+experiment=smoke", "model.hidden_sizes=[8]", "train.epochs=5000", "run.dir=run"),
         "train.log_every_steps=10",
