@@ -41,7 +41,10 @@ MOST_SECONDS = 20
 COUNT = int(os.environ.get("TRAINER_MUTATIONS", "40"))
 FIRST = int(os.environ.get("TRAINER_MUTATIONS_FROM", "0"))
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.slow,  # files of JSON: on one Python only
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

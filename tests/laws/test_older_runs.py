@@ -12,6 +12,7 @@ from trainer.commands import evaluate, runs, verify
 from trainer.export import command as export
 from trainer.job.signals import StopRequest
 
+pytestmark = pytest.mark.slow  # as test_damaged_runs
 # What a checkpoint's record had on 2026-11-25, before users could bring a model.
 KEYS = (
     *("meaning", "objective", "config", "config_sha256", "data_root", "versions", "progress"),
