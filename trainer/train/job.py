@@ -229,7 +229,9 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _describe(topology: Topology, process: ProcessContext) -> str:
     processes = jax.process_count()
+    # The shorter one fits 80 columns; the closing table has the whole path.
+    directory = min(str(process.directory), os.path.relpath(process.directory), key=len)
     return (
         f"{processes} {'process' if processes == 1 else 'processes'} ({topology.evidence}), "
-        f"{process.mesh.size} x {jax.devices()[0].device_kind}, in {process.directory}"
+        f"{process.mesh.size} x {jax.devices()[0].device_kind}, in {directory}"
     )
