@@ -11,7 +11,7 @@ import os
 import numpy as np
 from trainer.config.compose import compose
 from trainer.distributed import collectives, connect, topology
-os.environ.pop("XLA_FLAGS")
+os.environ.pop("XLA_FLAGS", None)
 options = compose(["+experiment=smoke"])[0].config.cluster
 place = topology.resolve(options, os.environ)
 connect.connect(place, options, lambda: False, print)

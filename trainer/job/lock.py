@@ -53,11 +53,15 @@ def hold(
                 if time.monotonic() > grace:
                     _check_holder(path, f"{what} {directory}", job, give_up)
                 time.sleep(_PAUSE_SECONDS)
-            file.truncate(0)  # the note of the holder before
+            note, size = b"", os.fstat(file.fileno()).st_size
             if not shared:
                 since = time.strftime("%Y-%m-%d %H:%M:%S %z")
                 me = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "job": job}
-                os.write(file.fileno(), json.dumps(me).encode())  # unbuffered: the disk may be full
+                note = json.dumps(me).encode()
+            # In one piece over the note of the holder before: a job that waits reads one or the
+            # other. Unbuffered: the disk may be full.
+            os.pwrite(file.fileno(), note.ljust(size), 0)
+            file.truncate(len(note))
         if not shared:
             _OWN[path.absolute()] = os.fstat(file.fileno())
             stack.callback(_OWN.pop, path.absolute(), None)
@@ -116,7 +120,8 @@ def held(directory: Path, name: str = NAME) -> bool:
 
 def _open(path: str, flags: int) -> int:
     """Open a lock file. What a link leads to would be overwritten, and a pipe would wait."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    # Not O_APPEND: a write would not replace the note.
+    return os.open(path, (flags & ~os.O_APPEND) | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _take(file: IO[Any], kind: int) -> bool:
