@@ -11,6 +11,8 @@ import os
 import random
 import shutil
 import signal
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -321,14 +323,17 @@ def test_read_or_empty_says_nothing_about_what_is_missing(tmp_path):
 
 
 class RemovesTheLock(StopRequest):
-    """Is asked in the middle of training, and removes the lock of the run then."""
+    """Is asked before each dispatch; removes the lock of the run once checkpoint 42 is written."""
 
     def __init__(self, path):
         super().__init__()
-        self.path = path
+        self.path, self.dispatches = path, 0
 
     def __call__(self):
-        if self.path.exists() and (self.path.parent / "checkpoints" / "42").exists():
+        self.dispatches += sys._getframe(1).f_code.co_name == "dispatch"
+        if self.dispatches == 3 and self.path.exists():  # of 21 steps each
+            while not (self.path.parent / "checkpoints" / "42").exists():
+                time.sleep(0.01)
             self.path.unlink()
         return super().__call__()
 
