@@ -11,11 +11,11 @@ from support.trained_runs import copy, damage, everything
 
 from trainer.checkpoint import load_model
 from trainer.commands import evaluate
-from trainer.data import idx
-from trainer.data.mnist import FILES
+from trainer.formats import idx
 from trainer.job import lock
 from trainer.job.errors import EXIT_CONFIG, EXIT_DATA, ConfigError, DataError, SaveError
 from trainer.job.signals import StopRequest
+from trainer.sources.mnist import FILES
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

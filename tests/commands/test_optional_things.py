@@ -9,8 +9,8 @@ import pytest
 
 from trainer.commands import COMMANDS
 from trainer.config.compose import compose
-from trainer.data import idx
 from trainer.distributed import connect
+from trainer.formats import idx
 
 SMALL = ("+experiment=smoke", "train.epochs=1", "model.hidden_sizes=[8]", "run.name=a")
 RUN = "a finished run"

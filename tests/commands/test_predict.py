@@ -13,10 +13,10 @@ from support.trained_runs import copy, damage, everything
 
 from trainer.checkpoint import load_model
 from trainer.commands import predict
-from trainer.data import idx
-from trainer.data.mnist import FILES
+from trainer.formats import idx
 from trainer.job.errors import EXIT_CONFIG, EXIT_DATA, ConfigError, DataError, Preempted
 from trainer.job.signals import StopRequest
+from trainer.sources.mnist import FILES
 from trainer.tasks import digit_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -213,7 +213,7 @@ def test_an_export_without_the_data(prices, done, tmp_path, monkeypatch):
     def gone(*_, **__):
         raise ConfigError("data.module: FileNotFoundError: houses.csv")
 
-    monkeypatch.setattr("trainer.data.load.load", gone)
+    monkeypatch.setattr("trainer.sources.load.load", gone)
     code, out, err = done(export, prices, tmp_path / "prices")
     assert code == 0
     assert "there are no test examples (data.module: FileNotFoundError" in err

@@ -10,7 +10,7 @@ import pytest
 from trainer.config import schema as trainer_config
 from trainer.config.compose import compose
 from trainer.config.schema import Config
-from trainer.data import idx
+from trainer.formats import idx
 from trainer.job.errors import ConfigError, DataError
 
 IMAGES = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)

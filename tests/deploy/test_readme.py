@@ -15,8 +15,8 @@ from support.manifests import BIN
 
 from trainer.commands import COMMANDS
 from trainer.config.compose import compose
-from trainer.data import idx
 from trainer.data.dataset import Dataset
+from trainer.formats import idx
 from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 from trainer.submit import command as submit

@@ -19,8 +19,8 @@ from support.harm import flip_a_bit, own_disk
 from support.trained_runs import copy, damage, everything
 
 from trainer.checkpoint import load_model
-from trainer.data import idx, mnist
 from trainer.export import bundle, command, files, programs, standalone
+from trainer.formats import idx
 from trainer.job.errors import (
     EXIT_CONFIG,
     EXIT_INTERNAL,
@@ -31,6 +31,7 @@ from trainer.job.errors import (
     TrainerError,
 )
 from trainer.job.signals import StopRequest
+from trainer.sources import mnist
 from trainer.tasks import make
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -444,7 +445,7 @@ def test_damaged_checkpoints(smoke_run, tmp_path, capsys):
 
 
 def test_where_the_test_images_are_not_to_be_had(smoke_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("trainer.data.mnist.FILE_5K", "data/none.csv.gz")
+    monkeypatch.setattr("trainer.sources.mnist.FILE_5K", "data/none.csv.gz")
     assert command.main([str(smoke_run), str(tmp_path / "digits")], StopRequest()) == 0
     output = capsys.readouterr().err
     assert "there are no test examples (" in output

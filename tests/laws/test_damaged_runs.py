@@ -22,11 +22,11 @@ from support import in_process, mutations
 from trainer.checkpoint import checksums
 from trainer.commands import evaluate, runs, verify
 from trainer.config.compose import compose
-from trainer.data import mnist
 from trainer.job import lock
 from trainer.job.errors import EXIT_COMPLETED, EXIT_CONFIG, EXIT_DATA, EXIT_SAVE, TrainerError
 from trainer.job.files import Damaged, parse, read_or_empty
 from trainer.job.signals import StopRequest
+from trainer.sources import mnist
 from trainer.sweep import command as sweep_command
 from trainer.sweep import folder as sweep_folder
 from trainer.tasks import pictures

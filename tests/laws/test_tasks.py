@@ -11,12 +11,12 @@ import pytest
 from support.steps import assert_equal, place, place_inputs
 
 from trainer.config import user_module
-from trainer.data import load
 from trainer.data.dataset import Dataset, Superbatch
 from trainer.data.stream import Plan, Superbatches
 from trainer.optimizers.optimizer import from_optax, stochastic_gradient_descent
 from trainer.parallel import evaluation, step
 from trainer.parallel import mesh as meshes
+from trainer.sources import load
 from trainer.tasks import mlp, module
 from trainer.tasks.task import Task, apply, losses_and_metrics
 

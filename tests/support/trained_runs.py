@@ -10,10 +10,10 @@ from conftest import Trainer
 from support.harm import flip_a_bit, largest_file
 
 from trainer.commands import train as train_command
-from trainer.data import idx
-from trainer.data.mnist import FILES
+from trainer.formats import idx
 from trainer.job.errors import TrainerError
 from trainer.job.signals import StopRequest
+from trainer.sources.mnist import FILES
 
 # Three epochs of the main job's recipe, less wide: 98 % on MNIST in 3 s.
 MNIST = ("+experiment=mlp", "model.hidden_sizes=[128]", "train.epochs=3", "run.dir=mnist")

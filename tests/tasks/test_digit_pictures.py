@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 from support.drawn_digits import draw
 
-from trainer.data import idx, image_files
-from trainer.data.image_files import PictureError
+from trainer.formats import idx, image_files
+from trainer.formats.image_files import PictureError
 from trainer.job.errors import DataError
 from trainer.tasks import digit_pictures
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.commands import arguments as command_line
-from trainer.data import idx
+from trainer.formats import idx
 from trainer.job.directory import expanded
 from trainer.job.errors import (
     EXIT_COMPLETED,

@@ -9,14 +9,14 @@ from typing import Any
 from trainer.checkpoint.load_model import Trained, checked
 from trainer.config import user_module
 from trainer.config.schema import DataConfig
-from trainer.data import load as data_sets
-from trainer.data import mnist
 from trainer.data.dataset import Examples
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError
 from trainer.job.signals import StopRequest
 from trainer.parallel import mesh as meshes
 from trainer.parallel.evaluation import Evaluation, Evaluator, make_eval_step
+from trainer.sources import load as data_sets
+from trainer.sources import mnist
 from trainer.tasks import digit_pictures
 from trainer.tracking.terminal import Terminal
 

@@ -10,20 +10,20 @@ from typing import NoReturn
 from jax.sharding import Mesh
 
 from trainer.config.schema import Config
-from trainer.data import load as data_sets
 from trainer.data.dataset import Dataset, size
-from trainer.data.download import Missing
 from trainer.distributed.collectives import is_peer_loss, share, together
 from trainer.distributed.connect import connect, start_devices
 from trainer.distributed.heartbeat import Heartbeat
 from trainer.distributed.topology import Topology, resolve
 from trainer.doctor import cluster, host
 from trainer.doctor.finding import FAILURE, OK, Concern, Finding, exit_code, from_error, merge
+from trainer.formats.download import Missing
 from trainer.job.directory import expanded
 from trainer.job.errors import PeerLost, TrainerError
 from trainer.job.exit import hard_exit, time_limit
 from trainer.job.signals import StopRequest
 from trainer.parallel.mesh import AXIS, make_mesh
+from trainer.sources import load as data_sets
 from trainer.tracking.terminal import Terminal
 
 

@@ -63,7 +63,9 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     try:
-        outputs = load_model(Path(__file__).parent)(np.load(sys.argv[1]))
+        # Opened here: numpy leaves a broken .npz file open.
+        with Path(sys.argv[1]).open("rb") as file:
+            outputs = load_model(Path(__file__).parent)(np.load(file))
     except (OSError, EOFError, ValueError, BadZipFile) as error:  # from numpy
         is_other = "pickle" in str(error)  # numpy's advice, to unpickle it, would run code in it
         no_array = f"{sys.argv[1]} is no array of numbers: convert it to one, with numpy.save"

@@ -109,8 +109,8 @@ class Laws:
 
     def __init__(self, job: Job, terminal: Terminal, stop: StopRequest) -> None:
         """Load the data and keep some examples of it."""
-        from trainer.data import load as data_sets
         from trainer.distributed.connect import configure
+        from trainer.sources import load as data_sets
 
         configure(job.config.run, None, terminal.warn)
         parts = DEVICES * job.config.train.accumulate

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from trainer.data import idx, image_files
 from trainer.data.dataset import Bytes, Examples
-from trainer.data.image_files import PictureError
+from trainer.formats import idx, image_files
+from trainer.formats.image_files import PictureError
 
 SIDE = 28
 CENTRE = 14  # the index of the pixel that MNIST's digits have their mass around

@@ -10,8 +10,8 @@ import numpy as np
 
 from trainer.config import user_module
 from trainer.config.schema import DataConfig, ModelConfig
-from trainer.data import idx
 from trainer.data.dataset import Dataset, Examples
+from trainer.formats import idx
 from trainer.job.errors import ConfigError, DataError
 from trainer.tasks import mlp, module
 from trainer.tasks.task import Task

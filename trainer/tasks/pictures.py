@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data import image_files
+from trainer.formats import image_files
 from trainer.tasks import confusion
 
 if TYPE_CHECKING:  # matplotlib takes a while to import, and only drawing needs it

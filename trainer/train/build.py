@@ -16,7 +16,6 @@ from trainer.config import user_module
 from trainer.config.fingerprint import differences, fingerprint
 from trainer.config.schema import Config, OptimConfig, as_json
 from trainer.dashboard.dashboard import Dashboard
-from trainer.data import load as data_sets
 from trainer.data.dataset import Dataset, size
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.distributed import collectives
@@ -29,6 +28,7 @@ from trainer.optimizers import schedules
 from trainer.parallel import compiler, evaluation, step
 from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.mesh import replicated
+from trainer.sources import load as data_sets
 from trainer.tasks import make as tasks
 from trainer.tasks.task import Task
 from trainer.tracking import environment, summaries, summary

@@ -11,9 +11,9 @@ import numpy as np
 from benchmarks import scaling
 from benchmarks.bench import Bench
 from benchmarks.figures import Line, Result, Section, line
-from trainer.data import idx
-from trainer.data.mnist import FILES
+from trainer.formats import idx
 from trainer.selftest.children import Layout
+from trainer.sources.mnist import FILES
 
 TITLE = "Scaling"
 BATCH_SIZE = 64

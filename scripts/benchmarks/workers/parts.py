@@ -18,11 +18,11 @@ from benchmarks.workers import LeftOut, program, rival
 from trainer.config.compose import compose
 from trainer.config.schema import CONFIG_DIR, Config
 from trainer.data.dataset import Dataset, size
-from trainer.data.load import load
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.distributed.connect import connect
 from trainer.distributed.topology import resolve
 from trainer.parallel import mesh as meshes
+from trainer.sources.load import load
 from trainer.tracking import environment
 from trainer.tracking.terminal import Terminal
 

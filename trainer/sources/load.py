@@ -7,10 +7,11 @@ import numpy as np
 
 from trainer.config import user_module
 from trainer.config.schema import DataConfig
-from trainer.data import arrays, dataset, mnist
+from trainer.data import dataset
 from trainer.data.dataset import Dataset, Examples
-from trainer.data.download import Progress
+from trainer.formats.download import Progress
 from trainer.job.errors import ConfigError
+from trainer.sources import arrays, mnist
 
 _CANONICAL = {"int64": "int32", "uint64": "uint32", "float64": "float32"}  # as jax has them
 

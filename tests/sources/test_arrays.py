@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from trainer.config.compose import compose
-from trainer.data.load import load
 from trainer.job.errors import ConfigError, DataError
+from trainer.sources.load import load
 
 DRAW = np.random.default_rng(0)
 ARRAYS = {

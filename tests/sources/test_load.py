@@ -10,8 +10,8 @@ import pytest
 from trainer.config.compose import compose
 from trainer.data import dataset
 from trainer.data.dataset import Dataset
-from trainer.data.load import checked, load
 from trainer.job.errors import ConfigError
+from trainer.sources.load import checked, load
 
 WHERE = "data.module=mine.py: load()"
 IMAGES, LABELS = np.zeros((6, 2, 3), np.uint8), np.arange(6, dtype=np.int32)

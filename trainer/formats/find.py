@@ -10,7 +10,7 @@ import re
 from itertools import islice
 from pathlib import Path
 
-from trainer.data.download import Missing
+from trainer.formats.download import Missing
 from trainer.job.errors import DataError
 
 NAME = re.compile(

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config.schema import DataConfig
-from trainer.data import idx
 from trainer.data.dataset import Dataset, Examples
-from trainer.data.download import Missing, Progress, fetch
-from trainer.data.find import find
-from trainer.data.idx import Array
+from trainer.formats import idx
+from trainer.formats.download import Missing, Progress, fetch
+from trainer.formats.find import find
+from trainer.formats.idx import Array
 from trainer.job import resources
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError

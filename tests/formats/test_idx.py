@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import idx
+from trainer.formats import idx
 from trainer.job.errors import DataError
 
 

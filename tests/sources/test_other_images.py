@@ -9,12 +9,12 @@ from support.trained_runs import train_here
 
 from trainer.commands import evaluate, predict
 from trainer.config.compose import compose
-from trainer.data import idx
-from trainer.data.load import load
-from trainer.data.mnist import FILES
 from trainer.export import command as export
+from trainer.formats import idx
 from trainer.job.errors import DataError
 from trainer.job.signals import StopRequest
+from trainer.sources.load import load
+from trainer.sources.mnist import FILES
 from trainer.tasks import make
 
 OWN = """

@@ -15,9 +15,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from trainer.config.schema import DataConfig
-from trainer.data import idx, mnist
-from trainer.data.mnist import FILES
+from trainer.formats import idx
 from trainer.job.errors import ConfigError, DataError, Preempted
+from trainer.sources import mnist
+from trainer.sources.mnist import FILES
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data import download
-from trainer.data.download import fetch
+from trainer.formats import download
+from trainer.formats.download import fetch
 from trainer.job.errors import DataError, Preempted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,7 +225,7 @@ def test_downloads_at_once_do_no_harm(server, tmp_path):
     """One of them in a process that is killed in the middle."""
     program = f"""
 from pathlib import Path
-from trainer.data.download import fetch
+from trainer.formats.download import fetch
 fetch(["{server.url("half")}"], "file.gz", Path("file.gz"), parse=print, timeout_seconds=20,
       progress=lambda *_: None, poll=lambda: None)
 """

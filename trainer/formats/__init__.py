@@ -1,0 +1,1 @@
+"""Formats of files and of downloads, read as arrays."""

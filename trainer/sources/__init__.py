@@ -1,0 +1,1 @@
+"""The kinds of data sets: what the options data.* name."""
