@@ -1,22 +1,36 @@
-"""What is trained on: examples in memory, and the batches of them that one dispatch consumes."""
+"""What is trained on: examples in memory or in files; the batches that one dispatch consumes."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data.rows import Array
+
 Bytes = npt.NDArray[np.uint8]
-Examples = dict[str, npt.NDArray[Any]]  # field -> (N, ...), each with the same N; read-only
+Examples = dict[str, Any]  # field -> Array (N, ...), each with the same N; read-only
 
 
 class Dataset(NamedTuple):
-    """What to train on and what to test on. Both splits have the same fields, dtypes and shapes."""
+    """What to train on, to select by and to test on: splits of the same fields, dtypes and shapes.
+
+    Where there is no validation split, data.validation_fraction makes one of the training examples.
+    """
 
     name: str
     train: Examples
     test: Examples
     sha256: str = ""  # identifies the contents; "" is filled in when the data set is loaded
+    validation: Examples | None = None
+    class_names: tuple[str, ...] = ()  # of labels 0, 1, ...; empty: there are no names
+
+    @property
+    def splits(self) -> dict[str, Examples]:
+        """The splits that there are, by name."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: examples for name, examples in splits.items() if examples is not None}
 
 
 class Superbatch(NamedTuple):
@@ -27,20 +41,26 @@ class Superbatch(NamedTuple):
     index: Any = None  # (K, batch) int32: of each example in its split; None: nobody asks for it
 
 
-def size(examples: Examples) -> int:
+def size(examples: Mapping[str, Array]) -> int:
     """Return the number of examples."""
     return len(next(iter(examples.values())))
 
 
-def bytes_of_one(examples: Examples) -> int:
+def bytes_of_one(examples: Mapping[str, Array]) -> int:
     """Return the bytes of one example."""
     return sum(array.nbytes for array in examples.values()) // size(examples)
 
 
-def sha256(train: Examples, test: Examples) -> str:
+def first(examples: Mapping[str, Array], count: int) -> Examples:
+    """Return the first examples, in memory."""
+    return {name: array[:count] for name, array in examples.items()}
+
+
+def sha256(dataset: Dataset) -> str:
     """Return the SHA-256 over the names, dtypes, shapes and bytes of all arrays."""
     digest = hashlib.sha256()
-    for examples in (train, test):
+    splits = [dataset.train, dataset.test, *([dataset.validation] if dataset.validation else [])]
+    for examples in splits:
         for name, array in sorted(examples.items()):
             digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.dataset import Examples, Superbatch, bytes_of_one, size
+from trainer.data.rows import gather
 
 BLOCK_BYTES = 4 << 20  # of examples; an element costs grain about 0.1 ms, whatever its size
 FREED_BYTES = 256 << 20  # of freed memory, kept for the next blocks
@@ -149,11 +150,7 @@ class Superbatches:
             of_epoch = slice(*np.searchsorted(epochs, (epoch, epoch + 1)))
             indices[of_epoch] = self._order(epoch)[indices[of_epoch]]
         indices[~mask] = 0
-        examples = {}
-        for name, array in self._examples.items():
-            # mode="clip" skips a second pass over the indices, which are in range by construction.
-            rows_of = np.take(array, indices.ravel(), axis=0, mode="clip")
-            examples[name] = rows_of.reshape(*indices.shape, *array.shape[1:])
+        examples = {name: gather(array, indices) for name, array in self._examples.items()}
         index = indices.astype(np.int32) if self._with_index else None
         return Superbatch(examples, mask.astype(np.uint8), index), indices
 

@@ -52,16 +52,21 @@ def checked(made: Any, where: str) -> Dataset:
     if not isinstance(made, Dataset):
         hint = "return trainer.Dataset(name, train, test), each a dict of numpy arrays"
         raise ConfigError(f"{where} returned {type(made).__name__}", hint)
-    train, test = (_split(getattr(made, name), name, where) for name in ("train", "test"))
-    if train.keys() != test.keys():
-        message = f"train has the fields {', '.join(train)}, test {', '.join(test)}"
-        raise ConfigError(f"{where}: {message}", "give both the same")
-    for name, array in train.items():
-        one, other = ((a.dtype, a.shape[1:]) for a in (array, test[name]))
-        if one != other:
-            message = f"{where}: {name} is {_text(one)} in train, but {_text(other)} in test"
-            raise ConfigError(message, "give both the same dtype and shape")
-    return Dataset(str(made.name), train, test, made.sha256 or dataset.sha256(train, test))
+    splits = {name: _split(examples, name, where) for name, examples in made.splits.items()}
+    train = splits["train"]
+    for split, examples in splits.items():
+        if train.keys() != examples.keys():
+            message = f"train has the fields {', '.join(train)}, {split} {', '.join(examples)}"
+            raise ConfigError(f"{where}: {message}", "give all the same")
+        for name, array in train.items():
+            one, other = ((a.dtype, a.shape[1:]) for a in (array, examples[name]))
+            if one != other:
+                message = f"{where}: {name} is {_text(one)} in train, but {_text(other)} in {split}"
+                raise ConfigError(message, "give all the same dtype and shape")
+    names = tuple(map(str, made.class_names))
+    given: dict[str, Any] = {**made._asdict(), **splits, "name": str(made.name)}
+    whole = Dataset(**{**given, "class_names": names})
+    return whole._replace(sha256=whole.sha256 or dataset.sha256(whole))
 
 
 def _split(given: Any, split: str, where: str) -> Examples:
