@@ -95,8 +95,9 @@ class Bench:
         """Run `python -m trainer EXPERIMENT OVERRIDES`, as its users do.
 
         `look` is called with the run directory while it runs. Returns summary (summary.json),
-        points (of metrics.jsonl), began (unix seconds), wall (seconds of the command), peak_bytes
-        (of the largest process), and what `read` returns for the run directory at the end.
+        evaluations (points of the validation split), began (unix seconds), wall (seconds of the
+        command), peak_bytes (of the largest process), and what `read` returns for the run directory
+        at the end.
 
         Raises:
             measured.Failed: it did not end well.
@@ -111,7 +112,11 @@ class Bench:
             ended = measured.run(command, environments(layout), lambda: look(directory))
             return {
                 "summary": json.loads((directory / "summary.json").read_text()),
-                "points": metrics.read(directory / "metrics.jsonl"),
+                "evaluations": [
+                    point
+                    for point in metrics.read(directory / "metrics.jsonl")
+                    if point["split"] == "validation"
+                ],
                 "began": ended[0].began,
                 "wall": max(e.seconds for e in ended),
                 "peak_bytes": max(e.peak_bytes for e in ended),

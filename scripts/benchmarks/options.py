@@ -50,7 +50,7 @@ SECTIONS = {
     "data": "the data path alone",
     "startup": "from the command to the first step, with and without compiled programs",
     "overhead": "what logging, evaluating and saving cost",
-    "target": "from the command to 98 and to 98.5 % test accuracy",
+    "target": "from the command to 98 and to 98.5 % validation accuracy",
     "scaling": "several devices and processes, against a model's prediction",
     "memory": "of the host and of the device",
     "forms": "what each of the compiler's options and each form of the program gives",

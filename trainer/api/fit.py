@@ -29,6 +29,7 @@ class Result(NamedTuple):
     completed: bool  # False: it was stopped and has saved; the same call resumes it
     steps: int
     metrics: dict[str, float]  # the loss and the metrics on the test split; empty if stopped
+    validation: dict[str, float]  # on the validation split, if there is one; the latest
     weights_sha256: str | None
     summary: dict[str, Any]  # all of summary.json
 
@@ -72,10 +73,16 @@ def fit(task: Any = None, dataset: Any = None, *overrides: str) -> Result:
         run=folder,
         completed=code == EXIT_COMPLETED,
         steps=summary["steps"],
-        metrics={name: summary[f"test_{name}"] for name in summary["metrics"]},
+        metrics=_results(summary, "test"),
+        validation=_results(summary, "validation"),
         weights_sha256=summary["weights_sha256"],
         summary=summary,
     )
+
+
+def _results(summary: dict[str, Any], split: str) -> dict[str, float]:
+    results = {name: summary.get(f"{split}_{name}") for name in summary["metrics"]}
+    return {name: value for name, value in results.items() if value is not None}
 
 
 def load(run: str | Path, step: int | None = None, task: Any = None) -> Trained:

@@ -16,9 +16,16 @@ Record = dict[str, Any]  # JSON
 SIZE = range(1, 2**31)
 RECORD = {  # the shape of a record: what commands and a start that resumes need of it
     "step": int,
+    "validation_*": (float, None),
     "test_*": (float, None),
     "meaning": {
-        "data set": {"name": str, "sha256": str, "train_examples": int, "test_examples": int}
+        "data set": {
+            "name": str,
+            "sha256": str,
+            "train_examples": int,
+            "validation_examples?": int,
+            "test_examples": int,
+        }
     },
     "versions": {"*": (str, None)},
     "progress?": {"window": [float], "epoch": [float], "skipped": int},

@@ -40,9 +40,15 @@ class Best(NamedTuple):
     metric: str  # "loss" or one of the task's
     largest: bool  # whether the largest value is the best
 
-    def value(self, tested: Mapping[str, float]) -> float:
-        """Return a number that is smaller for better results; NaN is the worst."""
-        value = tested.get(self.metric, math.nan)
+    def value(self, results: Mapping[str, float | None]) -> float | None:
+        """Return a number that is smaller for better results on the validation split.
+
+        NaN is the worst. None: that split was not evaluated, and nothing else counts.
+        """
+        result = results.get(f"validation_{self.metric}")
+        if result is None:
+            return None
+        value = float(result)
         return math.inf if math.isnan(value) else -value if self.largest else value
 
 
@@ -69,8 +75,9 @@ class Checkpoints:
     ) -> None:
         """Open a folder of checkpoints, folders named by their steps; make it if it is missing.
 
-        The `keep_last` newest and the `keep_best` best are kept. `warn` gets a message for every
-        checkpoint that is renamed because it is damaged. `shape` is that of a record, None for any.
+        The `keep_last` newest are kept, and the `keep_best` best on the validation split. `warn`
+        gets a message for every checkpoint that is renamed because it is damaged. `shape` is that
+        of a record, None for any.
         """
         self._shape = shape or {}
         self.directory = directory.absolute()
@@ -98,7 +105,7 @@ class Checkpoints:
         return files.steps(self.directory)
 
     def save(
-        self, step: int, state: Tree, record: Record, tested: Mapping[str, float] | None = None
+        self, step: int, state: Tree, record: Record, results: Mapping[str, float] | None = None
     ) -> str | None:
         """Write a checkpoint, unless the step has one, and delete those that are no longer kept.
 
@@ -109,7 +116,7 @@ class Checkpoints:
             step: optimizer steps done.
             state: a pytree of numpy arrays.
             record: kept with the arrays; JSON.
-            tested: the loss and the metrics of these weights on the test split, if measured.
+            results: of an evaluation of these weights, such as validation_loss; if there was one.
 
         Returns:
             None, or a warning: the checkpoint is saved, but older ones cannot be deleted.
@@ -129,17 +136,15 @@ class Checkpoints:
                 self._checkpointer.save(
                     directory / written.name, args=ocp.args.PyTreeSave(_nested(state))
                 )
-            results = {f"test_{name}": value for name, value in (tested or {}).items()}
-            kept = {**record, "step": step, "test_accuracy": None, **results}
-            files.write_record(written, kept, state)
+            files.write_record(written, {**record, "step": step, **(results or {})}, state)
             sync_tree(written)
             written.rename(committed)
             sync_folder(self.directory)
         except BaseException:
             self._clean_up()
             raise
-        if tested is not None:
-            self._values[step] = self._best.value(tested)
+        if (value := self._best.value(results or {})) is not None:
+            self._values[step] = value
         try:
             self._retire()
         except (OSError, ReadError) as error:
@@ -213,9 +218,8 @@ class Checkpoints:
         for step in self.steps:
             with suppress(Damaged, ReadError):  # an older one that nobody needs now
                 record = files.record_of(self.directory / str(step), self._shape)
-                result = record.get(f"test_{self._best.metric}")
-                if result is not None:
-                    values[step] = self._best.value({self._best.metric: float(result)})
+                if (value := self._best.value(record)) is not None:
+                    values[step] = value
         return values
 
     def _set_aside(self, step: int, damage: Damaged) -> None:

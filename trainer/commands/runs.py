@@ -16,8 +16,9 @@ from trainer.job.stdout import printable, show, table
 from trainer.tracking import runs
 
 DESCRIPTION = """\
-Lists the runs at and below a folder, newest first: how they ended, their result on the test split,
-their speed, and which of them can be resumed. It only reads, also while jobs are running.
+Lists the runs at and below a folder, newest first: how they ended, their results on the
+validation and the test split, their speed, and which of them can be resumed. It only reads, also
+while jobs are running.
 """
 EPILOG = """\
 status:
@@ -42,8 +43,8 @@ examples:
   python -m trainer runs runs/mlp
   python -m trainer runs --json | jq '.runs[] | select(.resumable) | .directory'
 """
-HEADER = ("run", "status", "result", "examples/s", "steps", "age", "resumable", "")
-LEFT = (0, 1, 7)  # columns of text; the others are figures
+HEADER = ("run", "status", "validation", "test", "examples/s", "steps", "age", "resumable", "")
+LEFT = (0, 1, 8)  # columns of text; the others are figures
 NOTE_WIDTH = 64  # JSON has all of a note
 _MAX_DEPTH = 8  # of folders below the one that is searched
 
@@ -117,6 +118,7 @@ def _row(run: runs.RunInfo, root: Path, now: float) -> tuple[str, ...]:
         printable(name),
         run.status,
         runs.score_text(run.best, run.score),
+        runs.score_text(run.best, run.test_score),
         "-" if run.examples_per_second is None else f"{run.examples_per_second:,.0f}",
         "-" if run.steps is None else f"{run.steps:,}",
         "-" if run.updated is None else _age(now - run.updated),

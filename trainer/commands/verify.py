@@ -40,6 +40,10 @@ example:
 Checked = dict[str, Any]  # one checkpoint, as in the JSON; see _check
 
 
+# What is shown of an evaluation: the first that was measured.
+RESULTS = ("validation_accuracy", "validation_loss", "test_accuracy", "test_loss")
+
+
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
     """Verify the checkpoints of a run and print a table, or JSON."""
     parser = command_line.parser("verify", DESCRIPTION, EPILOG)
@@ -78,9 +82,9 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
 def _check(directory: Path) -> Iterator[Checked]:
     """Read the committed checkpoints, newest first, because the oldest may be deleted any time.
 
-    Yields for each its step; ok; damage, which says what is wrong, or None; test_accuracy, 0 to 1,
-    and test_loss, None where they were not measured or the record is damaged; bytes, of all its
-    files; and saved_at, in seconds since 1970.
+    Yields for each its step; ok; damage, which says what is wrong, or None; validation_accuracy and
+    test_accuracy, 0 to 1, validation_loss and test_loss, None where they were not measured or the
+    record is damaged; bytes, of all its files; and saved_at, in seconds since 1970.
     """
     import jax
 
@@ -103,17 +107,19 @@ def _check(directory: Path) -> Iterator[Checked]:
             except FileNotFoundError:
                 continue  # the job that writes here has deleted it, as it should
             result = {"step": step, "ok": damage is None, "damage": damage}
-            tested = {name: record.get(name) for name in ("test_accuracy", "test_loss")}
-            yield {**result, **tested, "bytes": size, "saved_at": saved_at}
+            results = {name: record.get(name) for name in RESULTS}
+            yield {**result, **results, "bytes": size, "saved_at": saved_at}
 
 
 def _lines(checked: list[Checked], aside: list[str], unfinished: list[str]) -> Iterator[str]:
     """Yield a table of the committed checkpoints, and a line for each kind of other folders."""
-    rows = [("step", "result", "on the test split", "MB", "saved at", "")]
+    rows = [("step", "result", "evaluation", "MB", "saved at", "")]
     for one in checked:
-        tested = runs.score_text("accuracy:max", one["test_accuracy"])
-        if tested == "-":
-            tested = runs.score_text("loss:min", one["test_loss"])
+        known = [name for name in RESULTS if one[name] is not None]
+        tested = "-"
+        if known:
+            split, _, metric = known[0].partition("_")
+            tested = f"{split} {runs.score_text(f'{metric}:max', one[known[0]])}"
         saved_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["saved_at"]))
         size, result = f"{one['bytes'] / 1e6:.2f}", "ok" if one["ok"] else "damaged"
         rows.append((str(one["step"]), result, tested, size, saved_at, one["damage"] or ""))

@@ -11,6 +11,7 @@ FINGERPRINT = (
     "run.seed",
     "run.legacy_prng",
     "data.num_classes",
+    "data.validation_fraction",
     "data.shuffle",
     "data.pixel_mean",
     "data.pixel_std",
@@ -29,6 +30,7 @@ FINGERPRINT = (
 )
 # With these values, training is what it was before there were these options.
 NEUTRAL: dict[str, Any] = {
+    "data.validation_fraction": 0,
     "train.accumulate": 1,
     **dict.fromkeys(("train.limit_steps", "train.overfit_batches", "ema.decay")),
     **{"init.run": None, "init.step": None, "init.map": [], "init.freeze": []},
@@ -68,7 +70,7 @@ def differences(
     """Return a line for each option that is not the same in `place` and in this configuration."""
     lines = []
     for path in {**before, **now}:
-        was, is_ = (options.get(path) for options in (before, now))
+        was, is_ = (options.get(path, NEUTRAL.get(path)) for options in (before, now))
         was, is_ = (None if value == {} else value for value in (was, is_))
         if isinstance(was, dict) and isinstance(is_, dict):
             lines += [f"{path}.{line}" for line in differences(was, is_, place)]

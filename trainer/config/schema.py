@@ -123,6 +123,7 @@ class DataConfig(Section):
     offline_fallback: bool
     timeout_seconds: float = positive()
     num_classes: int | None = whole(2)  # of images; null for a module and arrays
+    validation_fraction: float = fraction()
     shuffle: bool
     pixel_mean: float | None = finite()
     pixel_std: float | None = positive()

@@ -16,7 +16,7 @@ import numpy as np
 
 from trainer.config.schema import Config
 from trainer.dashboard import train_and_test
-from trainer.data.dataset import Dataset, Examples, size
+from trainer.data.dataset import Dataset, Examples, first, size
 from trainer.data.stream import Plan, Superbatches, take
 from trainer.job.errors import first_line
 from trainer.parallel import memory, norms
@@ -44,6 +44,7 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         config: Config,
         dataset: Dataset,
         task: Task,
+        watched: str,
         plan: Plan,
         source: Superbatches,
         tracker: Tracker,
@@ -56,10 +57,11 @@ class Dashboard(AbstractContextManager["Dashboard"]):
     ) -> None:
         """Start; draw examples of the inputs if this is the first start of the run (`fresh`).
 
-        Gradient norms are those of batches from `source`; `log` is the metrics.jsonl of the run;
-        `warn` shows a line.
+        `watched` is the split that is evaluated during training. Gradient norms are those of
+        batches from `source`; `log` is the metrics.jsonl of the run; `warn` shows a line.
         """
-        self._dataset, self._task, self._source, self._plan = dataset, task, source, plan
+        self._splits, self._task, self._source, self._plan = dataset.splits, task, source, plan
+        self._watched = watched
         self._tracker, self._ledger = tracker, ledger
         self._timer, self._log, self._warn = timer, log, warn
         self._every_steps = config.train.log_every_steps
@@ -89,31 +91,38 @@ class Dashboard(AbstractContextManager["Dashboard"]):
             curves |= {f"memory/{name}": mib for name, mib in sizes.items()}
             self._tracker.curves(step, curves)
 
-    def evaluated(self, step: int, weights: Weights, evaluation: Evaluation) -> None:
+    def evaluated(self, split: str, step: int, weights: Weights, evaluation: Evaluation) -> None:
         """Write the results of an evaluation after `step` steps; draw pictures now and then."""
-        if not self._tracker.scalars("eval", step, evaluation.means):
+        if not self._tracker.scalars(split, step, evaluation.means):
             return  # a completed run was started again: the log has all of it
         curves: dict[str, float] = {}
-        counts = confusion.of_predictions(self._dataset.test, evaluation.predictions)
+        examples = self._splits[split]
+        counts = confusion.of_predictions(examples, evaluation.predictions)
         if counts is not None:
             accuracies = confusion.class_accuracies(counts)
             curves = {
-                f"eval_class_accuracy/{i}": float(share)
+                f"{split}_class_accuracy/{i}": float(share)
                 for i, share in enumerate(accuracies)
                 if not np.isnan(share)
             }
+        epoch, every = step // self._plan.steps_per_epoch, self._draw_every_epochs
+        if split != self._watched:  # at the end, with the watched one at the same step
+            self._tracker.curves(step, curves)
+            if every is not None:
+                self._draw(
+                    lambda: (step, draw_evaluation(split, step, examples, evaluation, counts))
+                )
+            return
         local = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
         self._tracker.curves(step, curves | self._norms(local, step))
-        epoch, every = step // self._plan.steps_per_epoch, self._draw_every_epochs
         if every is None or (epoch % every and step != self._plan.total_steps):
             return
         host = jax.tree.map(np.array, jax.device_get(local))  # copied: the state is donated
-        test, filters = self._dataset.test, self._task.filters
 
         def draw() -> Drawn:
-            drawn = draw_evaluation(step, test, evaluation, counts, host, filters)
-            title = f"train and test until step {step:,}"
-            png = train_and_test.draw(metrics.read(self._log), title)
+            drawn = draw_evaluation(split, step, examples, evaluation, counts)
+            drawn += draw_weights(host, self._task.filters)
+            png = train_and_test.draw(metrics.read(self._log), f"until step {step:,}")
             return step, drawn + ([summaries.image("pictures/curves", png)] if png else [])
 
         self._draw(draw)
@@ -152,7 +161,7 @@ class Dashboard(AbstractContextManager["Dashboard"]):
 
 def draw_inputs(dataset: Dataset) -> list[Any]:
     """Draw the first training examples, if they are images."""
-    examples = {name: array[:SAMPLES] for name, array in dataset.train.items()}
+    examples = first(dataset.train, SAMPLES)
     if not pictures.has_images(examples):
         return []
     title = f"first of {size(dataset.train):,} training examples"
@@ -162,31 +171,32 @@ def draw_inputs(dataset: Dataset) -> list[Any]:
 
 
 def draw_evaluation(
+    split: str,
     step: int,
-    test: Examples,
+    examples: Examples,
     result: Evaluation,
     counts: confusion.Counts | None,
-    weights: Weights,
-    filters: Callable[[Weights], Any] | None,
 ) -> list[Any]:
-    """Draw an evaluation of the test split after `step` steps, and the weights (numpy arrays).
-
-    What the task does not have is left out, and arrays of weights that are not finite.
-    """
+    """Draw an evaluation of a split after `step` steps; what the task does not have is left out."""
     after, drawn = f"after {step:,} steps", dict[str, bytes]()
     if counts is not None:
-        title = f"percent of each true class {after}"
-        drawn["confusion_counts"] = pictures.confusion_png(counts, f"test examples {after}")
+        title = f"percent of each true class, {split} examples {after}"
+        drawn["confusion_counts"] = pictures.confusion_png(counts, f"{split} examples {after}")
         drawn["confusion_normalized"] = pictures.confusion_png(counts, title, percent=True)
-        drawn["class_accuracy"] = pictures.class_accuracy_png(counts, f"test accuracy {after}")
-        if pictures.has_images(test):
+        drawn["class_accuracy"] = pictures.class_accuracy_png(counts, f"{split} accuracy {after}")
+        if pictures.has_images(examples):
             classes, confidences = (result.predictions[name] for name in ("class", "confidence"))
-            drawn["most_wrong"] = pictures.mistakes_png(
-                test["image"], test["label"], classes, confidences, after
-            )
+            images, labels = examples["image"], np.asarray(examples["label"])
+            drawn["most_wrong"] = pictures.mistakes_png(images, labels, classes, confidences, after)
+    return [summaries.image(f"pictures/{split}_{name}", png) for name, png in drawn.items()]
+
+
+def draw_weights(weights: Weights, filters: Callable[[Weights], Any] | None) -> list[Any]:
+    """Draw the weights, numpy arrays; leaves out those that are not finite."""
+    drawn = []
     if filters is not None and np.isfinite(kernels := filters(weights)[:FILTERS]).all():
-        drawn["filters"] = pictures.filters_png(kernels)
-    return [summaries.image(f"pictures/{name}", png) for name, png in drawn.items()] + [
+        drawn.append(summaries.image("pictures/filters", pictures.filters_png(kernels)))
+    return drawn + [
         summaries.histogram(f"weights/{path}", leaf.astype(np.float32).ravel(), BINS)
         for path, leaf in named_leaves(weights).items()
         if np.isfinite(leaf).all()

@@ -17,6 +17,8 @@ class Array(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...  # noqa: D102 - as numpy's
     @property
+    def ndim(self) -> int: ...  # noqa: D102
+    @property
     def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
     @property
     def nbytes(self) -> int: ...  # noqa: D102
@@ -38,6 +40,11 @@ class Rows:
     def shape(self) -> tuple[int, ...]:
         """As numpy's."""
         return (len(self.rows), *self.array.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """As numpy's."""
+        return self.array.ndim
 
     @property
     def dtype(self) -> np.dtype[Any]:

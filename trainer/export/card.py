@@ -11,7 +11,7 @@ import jax
 from trainer.checkpoint.load_model import Trained
 from trainer.job.files import read_or_empty
 from trainer.parallel.evaluation import Evaluation
-from trainer.tracking import environment
+from trainer.tracking import environment, summary
 from trainer.tracking.terminal import metric_text
 
 PACKAGES = ("python", "trainer", "jax", "jaxlib", "numpy", "safetensors", "onnx")
@@ -38,11 +38,13 @@ def text(
     if tested is not None:
         source = f"{data_name}, {tested.examples:,} test examples, at the export"
         metrics.append((source, *(metric_text(n, tested.means[n]).strip() for n in names)))
-    by_run = {name: record.get(f"test_{name}") for name in names}
-    if any(value is not None for value in by_run.values()):
-        source = f"{data['name']}, {data['test_examples']:,} test examples, by the run"
-        texts = ("" if x is None else metric_text(n, float(x)).strip() for n, x in by_run.items())
-        metrics.append((source, *texts))
+    for split in ("validation", "test"):
+        by_run = {name: record.get(f"{split}_{name}") for name in names}
+        if any(value is not None for value in by_run.values()):
+            source = f"{data['name']}, {data[f'{split}_examples']:,} {split} examples, by the run"
+            values = by_run.items()
+            texts = ("" if x is None else metric_text(n, float(x)).strip() for n, x in values)
+            metrics.append((source, *texts))
     arrays = [
         (f"{kind} `{name}`", spec["dtype"], " x ".join(map(str, ["N", *spec["shape"][1:]])))
         for kind in ("input", "output")
@@ -71,8 +73,7 @@ def text(
         weights_sha256=index["weights_sha256"],
         checks="\n".join(f"- {check}" for check in checks),
         data=data["name"],
-        train_examples=f"{data['train_examples']:,}",
-        test_examples=f"{data['test_examples']:,}",
+        examples=summary.counts(data),
         data_sha256=data["sha256"],
         pixels=_pixels(index.get("pixels")),
         jax=index["jax"].removeprefix(">="),

@@ -47,7 +47,7 @@ def _results(run: Path) -> list[str]:
         "steps",
         "weights_sha256",
         "ema_sha256",
-        *sorted(n for n in summary if n.startswith("test_")),
+        *sorted(n for n in summary if n.startswith(("validation_", "test_"))),
     ]
     lines += [f"summary.json: {name}: {summary.get(name)!r}" for name in compared]
     for point in runs.points(run):

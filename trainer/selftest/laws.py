@@ -109,6 +109,7 @@ class Laws:
 
     def __init__(self, job: Job, terminal: Terminal, stop: StopRequest) -> None:
         """Load the data and keep some examples of it."""
+        from trainer.data.dataset import first
         from trainer.distributed.connect import configure
         from trainer.sources import load as data_sets
 
@@ -128,9 +129,8 @@ class Laws:
         whole = data_sets.load(
             job.config.data, progress=terminal.download, poll=poll, warn=terminal.warn
         )
-        train = {name: array[: STEPS * self._batch - SHORT] for name, array in whole.train.items()}
-        test = {name: array[:TESTED] for name, array in whole.test.items()}
-        self._dataset: Dataset = whole._replace(train=train, test=test)
+        train, test = first(whole.train, STEPS * self._batch - SHORT), first(whole.test, TESTED)
+        self._dataset: Dataset = whole._replace(train=train, test=test, validation=None)
 
     def all(self) -> dict[str, Callable[[], str]]:
         """Return the laws by name, the cheapest first."""

@@ -15,8 +15,8 @@ from trainer.data.dataset import Dataset, Examples
 from trainer.job.directory import expanded
 from trainer.job.errors import DataError
 
-SPLITS = ("train", "test")
-NAME = re.compile(r"(?:(train|test)[_/](\w+)|(\w+)_(train|test))")
+SPLITS = ("train", "validation", "test")
+NAME = re.compile(r"(?:(train|validation|test)[_/](\w+)|(\w+)_(train|validation|test))")
 NAMES = {"images": "image", "labels": "label"}
 OF_KERAS = {"x": "image", "y": "label"}
 
@@ -43,12 +43,12 @@ def load(root: str) -> Dataset:
         reason = "it holds Python objects" if is_object else error
         message = f"data.root={path}: cannot be read ({reason})"
         raise DataError(message, "give a folder of .npy files, or an .npz file") from error
-    if missing := [split for split, fields in splits.items() if not fields]:
+    if missing := [split for split in ("train", "test") if not splits[split]]:
         holds = ", ".join(sorted([*others, *splits["train"], *splits["test"]])) or "nothing"
         hint = "name arrays like train_image, train_label, test_image and test_label"
         raise DataError(f"data.root={path}: no array of {missing[0]} there, it holds {holds}", hint)
-    train, test = (_renamed(fields) for fields in splits.values())
-    return Dataset("arrays", train, test)
+    train, validation, test = (_renamed(fields) for fields in splits.values())
+    return Dataset("arrays", train, test, validation=validation or None)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from trainer.config import user_module
 from trainer.config.schema import DataConfig
 from trainer.data import dataset
 from trainer.data.dataset import Dataset, Examples
+from trainer.data.split import with_validation
 from trainer.formats.download import Progress
 from trainer.job.errors import ConfigError
 from trainer.sources import arrays, mnist
@@ -23,11 +24,20 @@ def load(
     poll: Callable[[], None],
     warn: Callable[[str], None],
 ) -> Dataset:
-    """Return the data set, checked. Arguments and errors are those of mnist.load.
+    """Return the data set, checked, with its validation split. Arguments as of mnist.load.
 
     Raises:
-        ConfigError: the user's module is wrong; names its line or the array.
+        ConfigError: the user's module is wrong, which names its line or the array; there are too
+            few examples for data.validation_fraction.
+        DataError: as mnist.load.
     """
+    whole = _load(data, progress, poll, warn)
+    return with_validation(whole, data.validation_fraction)
+
+
+def _load(
+    data: DataConfig, progress: Progress, poll: Callable[[], None], warn: Callable[[str], None]
+) -> Dataset:
     if data.name == "arrays":
         return checked(arrays.load(str(data.root)), f"data.root={data.root}")
     if data.name != "module":

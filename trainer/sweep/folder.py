@@ -35,7 +35,7 @@ class Result(NamedTuple):
     name: str
     values: dict[str, str]  # swept option -> value
     status: str  # completed, running, preempted, interrupted (killed), waiting or failed
-    test_accuracy: float | None = None  # 0 to 1; the latest, if the trial is not completed
+    test_accuracy: float | None = None  # 0 to 1; where there is no validation split, the latest
     test_loss: float | None = None
     steps: int | None = None
     epochs: float | None = None
@@ -46,24 +46,28 @@ class Result(NamedTuple):
     error: str | None = None
     weights_sha256: str | None = None
     best: str = "accuracy:max"  # METRIC:max or METRIC:min, by which trials are ranked
-    score: float | None = None  # that metric; the latest, if the trial is not completed
+    score: float | None = None  # that metric on the validation split; the latest, until completed
+    test_score: float | None = None  # and on the test split
 
     @property
     def cost(self) -> float:
         """The score as a number that is smaller for better trials; NaN and None are the worst."""
-        return _cost(self.best, math.nan if self.score is None else self.score)
+        return _cost(self.best, self.score)
 
 
 class Group(NamedTuple):
-    """Completed trials that differ only in the seed, and their scores."""
+    """Completed trials that differ only in the seed: the mean and the spread of their scores.
+
+    A spread is the sample standard deviation. None: there is none, of a single seed or split.
+    """
 
     values: dict[str, str]  # swept option -> value, without the seed
     seeds: int
-    mean: float
-    spread: float | None  # the sample standard deviation; None for a single seed
-    lowest: float
-    highest: float
-    scores: list[float]
+    mean: float | None  # on the validation split
+    spread: float | None
+    test_mean: float | None
+    test_spread: float | None
+    scores: list[float]  # on the validation split, or without one on the test split
 
 
 def read_plan(
@@ -135,43 +139,56 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
         weights_sha256=last.get("weights_sha256"),
         best=info.best,
         score=info.score,
+        test_score=info.test_score,
     )
 
 
 def best_of(results: Sequence[Result]) -> str:
     """Return METRIC:max or METRIC:min, by which these trials are ranked."""
     # A trial that has not been tested does not know it.
-    return next((r.best for r in results if r.score is not None), Result._field_defaults["best"])
+    known = (r.best for r in results if (r.score, r.test_score) != (None, None))
+    return next(known, Result._field_defaults["best"])
 
 
-def _cost(best: str, score: float) -> float:
-    return math.inf if math.isnan(score) else -score if best.endswith(":max") else score
+def _cost(best: str, score: float | None) -> float:
+    if score is None or math.isnan(score):
+        return math.inf
+    return -score if best.endswith(":max") else score
 
 
 def rank(results: Sequence[Result]) -> list[tuple[int | None, Result]]:
-    """Sort by score, then loss, best first; completed trials first, and only these ranked."""
+    """Sort by the score on the validation split, best first; completed trials before all others.
 
-    def key(result: Result) -> tuple[int, float, float]:
-        loss = math.inf if result.test_loss is None else result.test_loss
-        loss = math.inf if math.isnan(loss) else loss  # the worst of all
-        return _ORDER.index(result.status), result.cost, loss
-
-    ordered = enumerate(sorted(results, key=key), 1)
-    return [(place if result.status == "completed" else None, result) for place, result in ordered]
+    Only completed trials with a score have a rank: the test split selects nothing.
+    """
+    ordered = enumerate(sorted(results, key=lambda r: (_ORDER.index(r.status), r.cost)), 1)
+    return [
+        (place if r.status == "completed" and r.score is not None else None, r)
+        for place, r in ordered
+    ]
 
 
 def groups(results: Sequence[Result]) -> list[Group]:
-    """Return the mean and spread over the seeds, the best mean first."""
-    scores: dict[tuple[tuple[str, str], ...], list[float]] = {}
+    """Return the means and spreads over the seeds, the best mean first."""
+    alike: dict[tuple[tuple[str, str], ...], list[Result]] = {}
     for result in results:
-        if result.status == "completed" and result.score is not None:
+        if result.status == "completed" and (result.score, result.test_score) != (None, None):
             others = tuple((k, v) for k, v in result.values.items() if k != SEED)
-            scores.setdefault(others, []).append(result.score)
+            alike.setdefault(others, []).append(result)
     by_values = []
-    for values, own in scores.items():
-        mean, spread = statistics.fmean(own), None if len(own) == 1 else math.nan
-        if len(own) > 1 and math.isfinite(mean):
-            spread = statistics.stdev(own)
-        by_values.append(Group(dict(values), len(own), mean, spread, min(own), max(own), own))
+    for values, own in alike.items():
+        scores = [r.score for r in own if r.score is not None]
+        tested = [r.test_score for r in own if r.test_score is not None]
+        figures = (*_mean_and_spread(scores), *_mean_and_spread(tested))
+        by_values.append(Group(dict(values), len(own), *figures, scores or tested))
     best = best_of(results)
     return sorted(by_values, key=lambda group: _cost(best, group.mean))
+
+
+def _mean_and_spread(scores: Sequence[float]) -> tuple[float | None, float | None]:
+    if not scores:
+        return None, None
+    mean = statistics.fmean(scores)
+    if len(scores) == 1:
+        return mean, None
+    return mean, statistics.stdev(scores) if math.isfinite(mean) else math.nan

@@ -64,8 +64,9 @@ def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest
                 terminal.work(label, number, total, "")
                 result = sweep_folder.result(plan.folder, trial.name, trial.values)
                 metric, form = metric_of([result])
-                score = f"test {metric} {formatted(result.score, form)}"
-                done = f"completed, {score}, {result.seconds or 0:.1f} s"
+                scores = {"validation": result.score, "test": result.test_score}
+                texts = [f"{split} {formatted(x, form)}" for split, x in scores.items() if x]
+                done = f"completed, {metric} {', '.join(texts)}, {result.seconds or 0:.1f} s"
                 done += f", {result.starts} starts" if (result.starts or 1) > 1 else ""
                 terminal.note(f"{label}: {f'failed: {error}' if code else done}")
         finally:

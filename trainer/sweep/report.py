@@ -2,6 +2,7 @@
 
 import csv
 import io
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from trainer.sweep.folder import SEED, Group, Result, best_of, groups, rank
 
 TABLE, PLOT = "sweep.csv", "sweep.png"
 _FIGURES = {  # of the printed table: heading -> field of a Result, format
-    "test loss": ("test_loss", "{:.4f}"),
     "steps": ("steps", "{:,}"),
     "examples/s": ("examples_per_second", "{:,.0f}"),
     "time": ("seconds", "{:.1f} s"),
@@ -34,7 +34,8 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
                 writer.writerow([place, result.name, *values, *result[2:]])
             write_text(folder / TABLE, text.getvalue())
             if by_values := groups(results):
-                write_bytes(folder / PLOT, draw(by_values, metric_of(results)[0]))
+                split = "test" if by_values[0].mean is None else "validation"
+                write_bytes(folder / PLOT, draw(by_values, split, metric_of(results)[0]))
         show("\n".join(str(folder / name) for name in (TABLE, PLOT)[: 1 + bool(by_values)]))
     except OSError as error:
         warn(f"{folder} cannot be written ({error.strerror})")
@@ -44,38 +45,41 @@ def tables(results: Sequence[Result]) -> str:
     """Return the ranked table for people, and the one over the seeds if they are swept."""
     swept, by_values = list(results[0].values), groups(results)
     metric, form = metric_of(results)
-    others = {name: of for name, of in _FIGURES.items() if name != f"test {metric}"}
-    rows = [["rank", *swept, "status", f"test {metric}", *others, ""]]
+    rows = [["rank", *swept, "status", f"validation {metric}", f"test {metric}", *_FIGURES, ""]]
     for place, result in rank(results):
         values = [printable(result.values.get(key, "-")) for key in swept]
-        figures = [formatted(result.score, form)]
-        figures += [formatted(getattr(result, name), own) for name, own in others.values()]
+        figures = [formatted(score, form) for score in (result.score, result.test_score)]
+        figures += [formatted(getattr(result, name), own) for name, own in _FIGURES.values()]
         error = printable(result.error or "")[:_WIDEST] if result.status == "failed" else ""
         rows.append([formatted(place, "{}"), *values, result.status, *figures, error])
     lines = list(table(rows, {*range(1, len(swept) + 2), len(rows[0]) - 1}))
     if by_values and SEED in swept:
         options = list(by_values[0].values)
-        rows = [[*options, "seeds", f"mean {metric}", "spread", "lowest", "highest"]]
+        heads = [f"validation {metric}", "spread", f"test {metric}", "spread"]
+        rows = [[*options, "seeds", *heads]]
         for group in by_values:
             figures = [formatted(number, form) for number in group[2:6]]
             rows.append([*map(printable, group.values.values()), str(group.seeds), *figures])
         lines += ["", *table(rows, range(len(options)))]
+    if all(result.score is None for result in results if result.status == "completed"):
+        lines += ["", "Not ranked: these trials have no validation split to be selected by."]
     return "\n".join(lines)
 
 
-def draw(by_values: Sequence[Group], metric: str) -> bytes:
+def draw(by_values: Sequence[Group], split: str, metric: str) -> bytes:
     """Return the plot as PNG: for each combination all seeds, their mean and their deviation."""
     # Not pyplot, whose backend may need a screen.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, max(3.0, 1.0 + 0.35 * len(by_values))), dpi=120, layout="tight")
     scale = 100 if metric == "accuracy" else 1
-    axes = figure.add_subplot(xlabel=f"test {metric}" + (", %" if scale == 100 else ""))
+    axes = figure.add_subplot(xlabel=f"{split} {metric}" + (", %" if scale == 100 else ""))
     for row, group in enumerate(by_values):
         scores = [scale * score for score in group.scores]
         axes.plot(scores, [row] * len(scores), ".", color="C0", alpha=0.5)
-        spread = scale * (group.spread or 0.0)
-        axes.errorbar(scale * group.mean, row, xerr=spread, fmt="o", color="C0", capsize=3)
+        spread = scale * ((group.test_spread if group.mean is None else group.spread) or 0.0)
+        mean = statistics.fmean(scores)
+        axes.errorbar(mean, row, xerr=spread, fmt="o", color="C0", capsize=3)
     labels = [", ".join(f"{k}={v}" for k, v in group.values.items()) for group in by_values]
     axes.set_yticks(range(len(by_values)), labels, fontsize=8)
     axes.invert_yaxis()

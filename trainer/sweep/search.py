@@ -68,6 +68,9 @@ def _proposals(plan: Plan, settings: DictConfig) -> Iterator[Trial]:
             sweep_folder.add(plan.folder, plan.fixed, [trial])
             yield trial
         result = sweep_folder.result(plan.folder, trial.name, trial.values)
+        if result.status == "completed" and result.score is None:
+            message = f"{SEARCH}: {trial.name} has no validation split, and nothing else may choose"
+            raise ConfigError(message, "use data.validation_fraction above 0")
         failed = result.status != "completed" or result.score is None
         states = optuna.trial.TrialState
         cost = None if failed else result.cost

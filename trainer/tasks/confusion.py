@@ -38,7 +38,7 @@ def count(labels: npt.NDArray[Any], predictions: npt.NDArray[Any], num_classes: 
 
 
 def of_predictions(
-    examples: Mapping[str, npt.NDArray[Any]],
+    examples: Mapping[str, Any],
     predictions: Mapping[str, npt.NDArray[Any]],
     num_classes: int = 0,
 ) -> Counts | None:
@@ -49,6 +49,7 @@ def of_predictions(
     labels, classes = examples.get("label"), predictions.get("class")
     if labels is None or classes is None or labels.ndim != 1:
         return None
+    labels = np.asarray(labels)
     return count(labels, classes, max(num_classes, int(labels.max()) + 1, int(classes.max()) + 1))
 
 

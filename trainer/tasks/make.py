@@ -31,8 +31,8 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
         weights = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
         logits = jax.eval_shape(lambda x, w: task.fwd(x, w, None), task.example, weights)
         (classes,) = jax.tree.leaves(logits)[0].shape
-        for split, examples in (("train", dataset.train), ("test", dataset.test)):
-            idx.labels(examples["label"], f"data set {dataset.name}, {split}", classes)
+        for split, examples in dataset.splits.items():
+            idx.labels(np.asarray(examples["label"]), f"data set {dataset.name}, {split}", classes)
     return task, record
 
 
@@ -59,7 +59,7 @@ def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task,
         raise ConfigError(message, hint)
     mean, std = 0.0, 1.0
     if model.pixels != "raw":
-        images = dataset.train["image"]
+        images = np.asarray(dataset.train["image"])
         mean, std = mlp.pixel_statistics(dataset.name, images, data.pixel_mean, data.pixel_std)
     classes = data.num_classes or _classes(dataset.train)
     objective = mlp.Objective(str(model.loss), classes, mean, std, str(model.precision))
@@ -75,7 +75,7 @@ def _mlp(record: Mapping[str, Any], objective: mlp.Objective, model: Mapping[str
 
 
 def _classes(examples: Examples) -> int:
-    return int(examples["label"].max()) + 1
+    return int(np.max(examples["label"])) + 1
 
 
 def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None]) -> Task:

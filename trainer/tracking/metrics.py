@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object a logged point, each point once however often a run restarts.
 
-The keys are `step` (int), `split` ("train" or "eval"), `time` (unix seconds) and the metrics.
+The keys are `step` (int), `split` ("train", "validation" or "test"; older versions wrote "eval" for
+"test"), `time` (unix seconds) and the metrics.
 JSON has no NaN and no infinities: they are the strings "NaN", "Infinity", "-Infinity".
 """
 
@@ -111,5 +112,6 @@ def _parse(path: Path) -> list[tuple[str, dict[str, Any] | None]]:
 
 def _point(line: bytes) -> dict[str, Any] | None:
     with suppress(Damaged):
-        return dict(parse(line, SHAPE, "the line"))
+        point = dict(parse(line, SHAPE, "the line"))
+        return {**point, "split": "test"} if point["split"] == "eval" else point
     return None

@@ -23,10 +23,11 @@ class RunInfo(NamedTuple):
     dataset: str | None
     steps: int | None
     epochs: float | None
-    test_accuracy: float | None  # 0 to 1, the latest; also None for a task without classes
+    test_accuracy: float | None  # 0 to 1, at the end; without a validation split, the latest
     best: str  # METRIC:max or METRIC:min, by which the run is ranked
-    score: float | None  # that metric on the test split, the latest
-    test_loss: float | None  # the latest
+    score: float | None  # that metric on the validation split, the latest
+    test_score: float | None  # and on the test split
+    test_loss: float | None
     examples_per_second: float | None  # of training
     newest_checkpoint: int | None  # its step; only `verify` checks that it is intact
     resumable: bool  # has work left and a checkpoint, and no job is running it
@@ -44,7 +45,7 @@ def describe(directory: Path) -> RunInfo:
     written = read_or_empty(directory / "summary.json", summaries.SHAPE, warn)
     logged, dataset = points(directory, warn), (written.get("dataset") or {}).get("name")
     last = {point["split"]: point for point in logged}
-    train, evaluation = last.get("train", {}), last.get("eval", {})
+    train = last.get("train", {})
     checkpoints: list[int] = []
     modified = 0.0
     with suppress(OSError):
@@ -64,10 +65,18 @@ def describe(directory: Path) -> RunInfo:
     elif asked := written.get("fallback_from"):
         note = note or f"not with {asked}: trained on {dataset}"
     # A start writes it at its end, and another default is that of a task without an accuracy.
-    default = "accuracy:max" if "accuracy" in evaluation or not evaluation else "loss:min"
-    best = written.get("best") or default
-    tested = {**evaluation, **{k[5:]: v for k, v in known.items() if k.startswith("test_")}}
-    tested = {name: float(value) for name, value in tested.items() if name != "split"}
+    results = {
+        f"{split}_{name}": float(value)
+        for split in ("validation", "test")
+        for name, value in last.get(split, {}).items()
+        if name != "split"
+    }
+    results |= {k: float(v) for k, v in known.items() if k.startswith(("validation_", "test_"))}
+    names = {name.partition("_")[2] for name in results}
+    best = written.get("best") or (
+        "loss:min" if names and "accuracy" not in names else "accuracy:max"
+    )
+    metric = best.partition(":")[0]
     return RunInfo(
         directory,
         status,
@@ -76,10 +85,11 @@ def describe(directory: Path) -> RunInfo:
         dataset,
         known.get("steps", train.get("step")),
         known.get("epochs"),
-        tested.get("accuracy"),
+        results.get("test_accuracy"),
         best,
-        tested.get(best.partition(":")[0]),
-        tested.get("loss"),
+        results.get(f"validation_{metric}"),
+        results.get(f"test_{metric}"),
+        results.get("test_loss"),
         known.get("examples_per_second", train.get("examples_per_second")),
         checkpoints[-1] if checkpoints else None,
         bool(checkpoints) and status not in ("running", "completed"),

@@ -18,8 +18,8 @@ HParams = Mapping[str, str | bool | int | float]
 # Category -> chart -> tags of the page Custom Scalars; * stands for any text.
 CHARTS = {
     "Training": {
-        "loss": ["train/loss", "eval/loss"],
-        "accuracy": ["train/accuracy", "eval/accuracy"],
+        "loss": ["train/loss", "validation/loss", "test/loss"],
+        "accuracy": ["train/accuracy", "validation/accuracy", "test/accuracy"],
         "learning rate": ["train/lr"],
     },
     "Speed": {
@@ -34,7 +34,8 @@ CHARTS = {
         "gradient norms": ["train/gradient_norm", "gradient_norm/*"],
     },
 }
-METRICS = ("eval/accuracy", "eval/loss")  # beside the hyperparameters
+# Beside the hyperparameters.
+METRICS = ("validation/accuracy", "validation/loss", "test/accuracy", "test/loss")
 # Hyperparameters that HParams shows from the start: few, so that the accuracy is near them.
 SHOWN = ("model.hidden_sizes", "optim.lr", "run.seed", "train.epochs")
 _COMPARED = (

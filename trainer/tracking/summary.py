@@ -9,6 +9,7 @@ from trainer.data.dataset import Dataset, size
 from trainer.tracking.goodput import PhaseTimer
 from trainer.tracking.terminal import metric_text
 
+SPLITS = ("train", "validation", "test")
 Report = dict[str, Any]  # JSON; the keys of begin() and those named in the README
 SHAPE = {  # what others read of summary.json
     "status?": frozenset({"completed", "preempted", "failed"}),
@@ -26,13 +27,15 @@ SHAPE = {  # what others read of summary.json
     "environment?": (str, None),
     "weights_sha256?": (str, None),
     "goodput?": ({"starts?": int}, None),
+    "validation_*": (float, None),
     "test_*": (float, None),
 }
 
 
 def begin(experiment: str, global_batch_size: int, timer: PhaseTimer) -> Report:
     """Return the report of a run that has done nothing yet."""
-    unknown = ["dataset", "test_accuracy", "test_loss", "examples_per_second", "wall_seconds"]
+    unknown = ["dataset", "validation_accuracy", "validation_loss", "test_accuracy", "test_loss"]
+    unknown += ["examples_per_second", "wall_seconds"]
     unknown += ["devices", "processes", "platform", "resumed_from_step", "weights_sha256"]
     return {
         "status": "failed",
@@ -43,7 +46,7 @@ def begin(experiment: str, global_batch_size: int, timer: PhaseTimer) -> Report:
         "examples": 0,  # trained on by this start
         "train_seconds": 0.0,
         "global_batch_size": global_batch_size,
-        "metrics": [],  # the names of what was measured on the test split
+        "metrics": [],  # the names of what was measured on the validation and the test split
         "best": None,  # METRIC:max or METRIC:min, by which checkpoints and trials are ranked
         "skipped_steps": 0,
         "error": None,
@@ -56,12 +59,14 @@ def begin(experiment: str, global_batch_size: int, timer: PhaseTimer) -> Report:
 
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Return the entry `dataset`."""
-    return {
-        "name": dataset.name,
-        "train_examples": size(dataset.train),
-        "test_examples": size(dataset.test),
-        "sha256": dataset.sha256,
-    }
+    sizes = {f"{split}_examples": size(examples) for split, examples in dataset.splits.items()}
+    return {"name": dataset.name, **sizes, "sha256": dataset.sha256}
+
+
+def counts(described: Mapping[str, Any]) -> str:
+    """Return for people how many examples there are of each split."""
+    sizes = ((split, described.get(f"{split}_examples")) for split in SPLITS)
+    return " + ".join(f"{count:,} {split}" for split, count in sizes if count) + " examples"
 
 
 def finish(report: Report, timer: PhaseTimer) -> None:
@@ -82,11 +87,12 @@ def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
     speed = report["examples_per_second"]
     table = [("status", report["status"])]
     if data := report["dataset"]:
-        counts = f"{data['train_examples']:,} + {data['test_examples']:,} examples"
-        table.append(("data set", f"{data['name']}, {counts}"))
+        table.append(("data set", f"{data['name']}, {counts(data)}"))
     table.append(("steps", f"{report['steps']:,} ({report['epochs']:g} epochs)"))
-    for name in report["metrics"]:
-        table.append((f"test {name}", metric_text(name, report[f"test_{name}"]).strip()))
+    for split in SPLITS[1:]:
+        for name in report["metrics"]:
+            if (value := report.get(f"{split}_{name}")) is not None:
+                table.append((f"{split} {name}", metric_text(name, value).strip()))
     seconds = f"{report['train_seconds']:.1f} s training, {report['wall_seconds']:.1f} s in all"
     table.append(("time", seconds))
     if speed is not None:

@@ -78,7 +78,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._flushed = time.monotonic()
 
     def scalars(self, split: str, step: int, values: Mapping[str, float]) -> bool:
-        """Record the values of one split ("train" or "eval") after `step` steps.
+        """Record the values of one split (see metrics.py) after `step` steps.
 
         They become the curves `<split>/<name>` and one line of metrics.jsonl. Returns False, and
         writes nothing, if the resumed log already has this point.

@@ -88,9 +88,15 @@ class Terminal:
         self._show(epoch, step, total, status)
 
     def evaluation(
-        self, epoch: int, step: int, train_loss: float, means: Mapping[str, float], seconds: float
+        self,
+        epoch: int,
+        step: int,
+        train_loss: float,
+        split: str,
+        means: Mapping[str, float],
+        seconds: float,
     ) -> None:
-        """Write a line of an evaluation: position, mean loss and metrics, its duration.
+        """Write a line of an evaluation: position, split, mean loss and metrics, its duration.
 
         The training loss is NaN if this start of the run did no step of the epoch. The line of a
         classifier fits 80 columns.
@@ -100,7 +106,7 @@ class Terminal:
         trained = "     -" if math.isnan(train_loss) else f"{train_loss:6.4f}"
         self.note(
             f"epoch {epoch:{len(str(-(-total // per_epoch)))}}  step {step:{len(str(total))}}  "
-            f"loss {trained}  test {results} in {seconds:.2f} s"
+            f"loss {trained}  {split} {results} in {seconds:.2f} s"
         )
 
     def download(self, filename: str, done: int, total: int | None) -> None:

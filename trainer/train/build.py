@@ -16,7 +16,7 @@ from trainer.config import user_module
 from trainer.config.fingerprint import differences, fingerprint
 from trainer.config.schema import Config, OptimConfig, as_json
 from trainer.dashboard.dashboard import Dashboard
-from trainer.data.dataset import Dataset, size
+from trainer.data.dataset import Dataset, first, size
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.distributed import collectives
 from trainer.distributed.initialize import ProcessContext
@@ -103,8 +103,7 @@ class Run:
             report["fallback_from"] = "mnist"
         if (few := config.train.overfit_batches) is not None:
             few *= config.train.global_batch_size
-            train = {name: array[:few] for name, array in dataset.train.items()}
-            dataset = dataset._replace(train=train)
+            dataset = dataset._replace(train=first(dataset.train, few))
         self.task = task = programs.task
         best = best_of(config.checkpoint.best, task, "checkpoint.best")
         report["best"] = f"{best.metric}:{'max' if best.largest else 'min'}"
@@ -112,6 +111,11 @@ class Run:
         watched = best_of(
             stop_early.metric or config.checkpoint.best, task, "train.stop_early.metric"
         )
+        if stop_early.patience is not None and dataset.validation is None:
+            message = (
+                f"train.stop_early.patience={stop_early.patience}: there is no validation split"
+            )
+            raise ConfigError(message, "use data.validation_fraction above 0")
 
         # The state: that of the newest intact checkpoint, or a new one.
         def open_checkpoints() -> Checkpoints:
@@ -240,14 +244,21 @@ class Run:
         stream = iterate(self.batches)
         stack.callback(stream.close)
         self.feeder = Feeder(mesh, schedule, stream, self.steps_done, config.run.seed, timer)
-        self.evaluate = evaluation.Evaluator(
-            CompiledFunction(programs.eval_step, timer),
-            task.metric_names,
-            dataset.test,
-            mesh,
-            config.train.eval_batch_size,
-            config.parallel.virtual_shards,
-        )
+        # Training is watched, and what is selected is selected, by the validation split.
+        self.watched = "test" if dataset.validation is None else "validation"
+        eval_step = CompiledFunction(programs.eval_step, timer)
+        self.evaluators = {
+            split: evaluation.Evaluator(
+                eval_step,
+                task.metric_names,
+                examples,
+                mesh,
+                config.train.eval_batch_size,
+                config.parallel.virtual_shards,
+            )
+            for split, examples in dataset.splits.items()
+            if split != "train"
+        }
 
         # What shows how training goes.
         self.patience = Patience(
@@ -274,6 +285,7 @@ class Run:
                     config,
                     dataset,
                     task,
+                    self.watched,
                     plan,
                     self.batches,
                     tracker,

@@ -28,7 +28,7 @@ class TrainingLoop:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.pending: tuple[range, StepMetrics] | None = None  # dispatched, metrics not fetched
-        self.tested_at: int | None = None  # the step of the last evaluation
+        self.evaluated_at: dict[str, int] = {}  # split -> the step of its last evaluation
         self._report_steps(run.steps_done)
 
     def train(self) -> None:
@@ -46,13 +46,13 @@ class TrainingLoop:
             before = run.steps_done
             stop = self.dispatch()
             epoch, steps_into_epoch = divmod(run.steps_done, plan.steps_per_epoch)
-            last, tested = run.steps_done == plan.total_steps, None
+            last, results = run.steps_done == plan.total_steps, None
             due = steps_into_epoch == 0 and epoch % options.train.eval_every_epochs == 0
             if last or due:
                 stop |= self.fetch_metrics()
-                tested = self.evaluate()
+                results = self.evaluate(run.watched)
                 if due:  # not what is evaluated because the run ends: it may be extended
-                    run.patience.add(tested)
+                    run.patience.add(results)
                     last |= run.patience.ended
             every_epochs, every_steps = (
                 options.checkpoint.every_epochs,
@@ -66,15 +66,18 @@ class TrainingLoop:
                 or (every_steps and before // every_steps < run.steps_done // every_steps)
             ):
                 stop |= self.fetch_metrics()
-                self.save(tested)
+                self.save(results)
             if stop and not last and not self._is_over():
                 self._end_preempted()
             if stop and not last:
                 break
         if run.patience.ended:
             run.terminal.note(f"train.stop_early: the run ends after step {run.steps_done:,}")
-        if self.tested_at != run.steps_done:  # out of time, or started again after its end
-            self.evaluate()
+        # The test split once, at the end: nothing was chosen by it. The other one if the run ends
+        # by train.max_seconds, or was started again after its end.
+        for split in run.evaluators:
+            if self.evaluated_at.get(split) != run.steps_done:
+                self.evaluate(split)
         collectives.share(self._finish_saves)
         collectives.share(self._check_last_update)
         # WAITS for the last step, unless the evaluation already has.
@@ -136,29 +139,31 @@ class TrainingLoop:
             self._end_nonfinite(steps[good])
         return bool(metrics.stop_votes.any())
 
-    def evaluate(self) -> dict[str, float]:
-        """Evaluate the test split, report the result, and return the mean loss and metrics."""
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Evaluate a split, report and return the mean loss and metrics as SPLIT_NAME."""
         run, began = self.run, time.perf_counter()
         with run.timer.phase("evaluate"):
             average = run.config.ema.evaluate
             weights = averaged(run.state) if average else run.state.weights
-            result = run.evaluate(weights)  # WAITS for all predictions
+            result = run.evaluators[split](weights)  # WAITS for all predictions
             if run.dashboard is not None:
-                run.dashboard.evaluated(run.steps_done, weights, result)
-        self.tested_at = run.steps_done
-        run.report |= {f"test_{name}": value for name, value in result.means.items()}
+                run.dashboard.evaluated(split, run.steps_done, weights, result)
+        self.evaluated_at[split] = run.steps_done
+        results = {f"{split}_{name}": value for name, value in result.means.items()}
+        run.report |= results
         run.report["metrics"] = [*result.means]
         run.terminal.evaluation(
             run.steps_done // run.plan.steps_per_epoch,
             run.steps_done,
             run.progress.epoch["loss"],
+            split,
             result.means,
             time.perf_counter() - began,
         )
-        return result.means
+        return results
 
-    def save(self, tested: Mapping[str, float] | None) -> None:
-        """Start writing a checkpoint of the steps done, with what they reach on the test split.
+    def save(self, results: Mapping[str, float] | None) -> None:
+        """Start writing a checkpoint of the steps done, with the results of their evaluation.
 
         WAITS for the save before it. (For the devices only where their memory is too small for a
         second state.)
@@ -166,7 +171,7 @@ class TrainingLoop:
         run = self.run
         if run.writer is not None:
             progress = {**run.progress.state(), "patience": run.patience.state()}
-            run.writer.save(run.steps_done, run.state, progress, tested)
+            run.writer.save(run.steps_done, run.state, progress, results)
         if run.ledger is not None:
             run.ledger.write(run.steps_done, now=True)
 

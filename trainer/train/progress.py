@@ -67,9 +67,10 @@ class Patience:
         """Return what a checkpoint keeps, as JSON."""
         return {"best": [*self._best], "lowest": self._lowest, "waited": self._waited}
 
-    def add(self, tested: Mapping[str, float]) -> None:
-        """Add the result of an evaluation: the mean loss and metrics."""
-        value = self._best.value(tested)
+    def add(self, results: Mapping[str, float]) -> None:
+        """Add the results of an evaluation, such as validation_loss."""
+        value = self._best.value(results)
+        value = math.inf if value is None else value
         better = self._lowest is None or value < self._lowest - self._min_delta
         if math.isfinite(value) and better:
             self._lowest, self._waited = value, 0

@@ -135,5 +135,9 @@ def _check_fingerprint(
             "\nWith optim.schedule and these epochs, steps that are done would have had another "
             "learning rate."
         )
+    if any(line.startswith("data.validation_fraction: 0 in") for line in changed):
+        message += (
+            "\nIt was trained on all training examples: data.validation_fraction=0 continues it."
+        )
     hint = "Give these options as they were, or start another run with run.name=NAME"
     raise ConfigError(f"{message}\n{hint}")

@@ -67,7 +67,7 @@ class Writer(AbstractContextManager["Writer"]):
         step: int,
         state: TrainState,
         progress: ProgressState,
-        tested: Mapping[str, float] | None,
+        results: Mapping[str, float] | None,
     ) -> None:
         """Start writing a checkpoint; the state may be donated as soon as this returns.
 
@@ -82,7 +82,7 @@ class Writer(AbstractContextManager["Writer"]):
                 # First the points, then the checkpoint: a run that resumes from it does not log
                 # the points before it again.
                 self._flush()
-                return self.checkpoints.save(step, jax.device_get(copy), record, tested)
+                return self.checkpoints.save(step, jax.device_get(copy), record, results)
 
             self._saving = self._thread.submit(write)
 

@@ -71,7 +71,7 @@ def program(bench: Bench, worker: str = "program.speed") -> partial[Result]:
 def train(bench: Bench, epochs: int, *overrides: str) -> Result:
     """Run the trainer; add epoch_seconds, of training, and everything_seconds, of wall clock."""
     result = bench.train(f"train.epochs={epochs}", *overrides)
-    ends = [point["time"] for point in result["points"] if point["split"] == "eval"]
+    ends = [point["time"] for point in result["evaluations"]]
     return {
         **result,
         "epoch_seconds": result["summary"]["train_seconds"] / epochs,

@@ -1,4 +1,4 @@
-"""From the command to 98 % and to 98.5 % of the test images."""
+"""From the command to 98 % and to 98.5 % of the validation images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def measure(bench: Bench) -> Section:
     def reach(target: float, epochs: int) -> Result:
         seed = next(seeds[target])
         result = bench.train(f"train.epochs={epochs}", f"run.seed={seed}")
-        evaluations = [point for point in result["points"] if point["split"] == "eval"]
+        evaluations = result["evaluations"]
         reached = [point["time"] for point in evaluations if point["accuracy"] >= target]
         if not reached:
             best = max(point["accuracy"] for point in evaluations)

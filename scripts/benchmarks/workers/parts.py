@@ -23,7 +23,7 @@ from trainer.distributed.connect import connect
 from trainer.distributed.topology import resolve
 from trainer.parallel import mesh as meshes
 from trainer.sources.load import load
-from trainer.tracking import environment
+from trainer.tracking import environment, summary
 from trainer.tracking.terminal import Terminal
 
 EXECUTION = "ThunkExecutor::Execute (wait for completion)"  # a program, in a profile of a CPU
@@ -40,12 +40,7 @@ def machine(folder: str, overrides: list[str]) -> dict[str, Any]:
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
         "usable_cores": sorted(os.sched_getaffinity(0)),
-        "dataset": {
-            "name": dataset.name,
-            "train_examples": size(dataset.train),
-            "test_examples": size(dataset.test),
-            "pixels": pixels,
-        },
+        "dataset": {**summary.describe(dataset), "pixels": pixels},
         "sizes": [pixels, *config.model.hidden_sizes, config.data.num_classes],
         "pixel_mean": config.data.pixel_mean,
         "pixel_std": config.data.pixel_std,
