@@ -51,7 +51,7 @@ def opened(tmp_path):
 
 
 def results(accuracy):
-    return None if accuracy is None else {"accuracy": accuracy}
+    return None if accuracy is None else {"validation_accuracy": accuracy}
 
 
 def assert_equal(a, b):
@@ -67,12 +67,14 @@ def test_nothing_saved_nothing_restored(opened):
 def test_the_newest_comes_back_with_its_record(opened):
     with opened() as checkpoints:
         for step in (5, 10):
-            checkpoints.save(step, make_state(step), {"note": [0.1 + 0.2]}, {"accuracy": 0.5})
+            checkpoints.save(
+                step, make_state(step), {"note": [0.1 + 0.2]}, {"validation_accuracy": 0.5}
+            )
     with opened() as checkpoints:
         restored = checkpoints.restore(make_state())
     assert restored.step == 10
     assert_equal(restored.state, make_state(10))
-    assert restored.record == {"note": [0.1 + 0.2], "step": 10, "test_accuracy": 0.5}
+    assert restored.record == {"note": [0.1 + 0.2], "step": 10, "validation_accuracy": 0.5}
 
 
 class Layer(NamedTuple):
@@ -140,11 +142,13 @@ def test_the_best_is_that_of_its_metric_and_direction(opened, best, kept):
     results = [(0.1, 0.2), (0.2, math.nan), (0.3, 0.9), (math.nan, 0.5), (0.5, 0.3)]
     with opened(keep_last=1, keep_best=1, best=best) as checkpoints:
         for step, (loss, f1) in enumerate(results[:4], 1):
-            checkpoints.save(step, make_state(step), {}, {"loss": loss, "f1": f1})
+            checkpoints.save(
+                step, make_state(step), {}, {"validation_loss": loss, "validation_f1": f1}
+            )
     with opened(keep_last=1, keep_best=1, best=best) as checkpoints:  # from the records
         checkpoints.restore(make_state())
         loss, f1 = results[4]
-        checkpoints.save(5, make_state(5), {}, {"loss": loss, "f1": f1})
+        checkpoints.save(5, make_state(5), {}, {"validation_loss": loss, "validation_f1": f1})
     assert checkpoints.steps == kept
 
 
@@ -266,7 +270,7 @@ def test_a_step_that_has_a_checkpoint_is_not_saved_again(opened):
         checkpoints.save(1, make_state(1), {}, results(0.9))
         checkpoints.save(1, make_state(1), {}, None)
     with opened() as checkpoints:
-        assert checkpoints.restore(make_state()).record["test_accuracy"] == 0.9
+        assert checkpoints.restore(make_state()).record["validation_accuracy"] == 0.9
 
 
 def test_a_save_that_fails_leaves_nothing_and_the_next_succeeds(opened):

@@ -38,7 +38,7 @@ def pristine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pristine")
     with Checkpoints(folder, **KEEP, warn=print) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, make_state(step), {"note": step}, {"accuracy": 1e-05})
+            checkpoints.save(step, make_state(step), {"note": step}, {"validation_accuracy": 1e-05})
     return folder
 
 
@@ -60,7 +60,7 @@ def set_aside_after(pristine, tmp_path):
         restored = checkpoints.restore(make_state(0))
         assert restored.step == 1, f"this went unnoticed: {message}"
         assert same(restored.state, make_state(1)), "a wrong state was restored"
-        assert restored.record == {"note": 1, "step": 1, "test_accuracy": 1e-05}
+        assert restored.record == {"note": 1, "step": 1, "validation_accuracy": 1e-05}
         (warning,) = warnings
         assert f"{folder / '2'} is damaged" in warning
         assert message in warning
@@ -149,7 +149,7 @@ def test_other_arrays_than_those_saved_are_noticed_also_where_the_files_are_as_w
 ):
     """As if a bit had flipped in memory, before the files got their digests."""
     with Checkpoints(tmp_path / "other", **KEEP, warn=print) as other:
-        other.save(2, make_state(3), {"note": 2}, {"accuracy": 1e-05})
+        other.save(2, make_state(3), {"note": 2}, {"validation_accuracy": 1e-05})
 
     def swap(folder):
         sealed = json.loads((folder / saved.RECORD_FILE).read_text())

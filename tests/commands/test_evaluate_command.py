@@ -68,7 +68,7 @@ def test_it_finds_what_the_run_found(mnist_run, mnist_dir, evaluated, tmp_path):
 def test_the_steps_of_a_run(smoke_run, tmp_path, evaluated):
     run = copy(smoke_run, tmp_path / "run")
     points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    recorded = {p["step"]: p for p in points if p["split"] == "eval"}
+    recorded = {p["step"]: p for p in points if p["split"] == "validation"}
     for step in (63, 126):
         report, _ = evaluated(run, "--step", step)
         assert report["accuracy"] == recorded[step]["accuracy"]

@@ -69,7 +69,7 @@ def test_the_table_has_the_newest_first(smoke_run, tmp_path, capsys):
 
 
 def test_a_task_without_an_accuracy_shows_what_it_is_ranked_by(tmp_path, listed, capsys):
-    point = {"step": 40, "split": "eval", "time": 1.0, "loss": 0.25, "f1": 0.5}
+    point = {"step": 40, "split": "validation", "time": 1.0, "loss": 0.25, "f1": 0.5}
     summary = {"status": "completed", "started": 1.0, "test_loss": 0.125, "test_f1": 0.75}
     for name, best in (("by-loss", "loss:min"), ("by-f1", "f1:max"), ("at-work", None)):
         run = tmp_path / name

@@ -42,7 +42,11 @@ def pristine(tmp_path_factory):
     run = tmp_path_factory.mktemp("pristine") / "run"
     folder, best = run / "checkpoints", Best("accuracy", largest=True)
     with Checkpoints(folder, keep_last=3, keep_best=0, best=best, warn=print) as checkpoints:
-        for step, tested in ((9, None), (10, {"accuracy": 0.9}), (100, {"accuracy": 0.98765})):
+        for step, tested in (
+            (9, None),
+            (10, {"test_accuracy": 0.9}),
+            (100, {"validation_accuracy": 0.98765}),
+        ):
             checkpoints.save(step, make_state(step), RECORD, tested)
     return run
 
@@ -76,11 +80,11 @@ def test_an_intact_run(called, run):
     code, out, _ = called(run)
     assert code == 0
     header, *rows = out.splitlines()
-    assert header.split() == ["step", "result", "on", "the", "test", "split", "MB", "saved", "at"]
-    assert [row.split()[:4] for row in rows] == [
+    assert header.split() == ["step", "result", "evaluation", "MB", "saved", "at"]
+    assert [row.split()[:-2] for row in rows] == [
         ["9", "ok", "-", megabytes(run, 9)],
-        ["10", "ok", "90.00%", megabytes(run, 10)],
-        ["100", "ok", "98.77%", megabytes(run, 100)],
+        ["10", "ok", "test", "90.00%", megabytes(run, 10)],
+        ["100", "ok", "validation", "98.77%", megabytes(run, 100)],
     ]
     assert [row.index("ok") for row in rows] == [header.index("result")] * 3
     assert rows[2].startswith(" 100  ")
@@ -90,10 +94,10 @@ def test_an_intact_run(called, run):
 def test_a_task_without_an_accuracy_shows_its_loss(called, tmp_path):
     folder, best = tmp_path / "run" / "checkpoints", Best("f1", largest=True)
     with Checkpoints(folder, keep_last=3, keep_best=0, best=best, warn=print) as checkpoints:
-        checkpoints.save(5, make_state(5), RECORD, {"loss": 0.25, "f1": 0.5})
+        checkpoints.save(5, make_state(5), RECORD, {"validation_loss": 0.25, "validation_f1": 0.5})
     code, out, _ = called(tmp_path / "run")
     assert code == 0
-    assert out.splitlines()[1].split()[:4] == ["5", "ok", "loss", "0.2500"]
+    assert out.splitlines()[1].split()[:4] == ["5", "ok", "validation", "loss"]
 
 
 @pytest.mark.parametrize(
@@ -156,10 +160,10 @@ def test_json(called, run):
     assert report["set_aside"] == ["bad-9.0"]
     assert report["unfinished"] == []
     damaged, intact = report["checkpoints"]
-    tested = {"test_accuracy", "test_loss"}
+    tested = {"validation_accuracy", "validation_loss", "test_accuracy", "test_loss"}
     assert set(intact) == {"step", "ok", "damage", *tested, "bytes", "saved_at"}
     assert (intact["step"], intact["ok"], intact["damage"]) == (100, True, None)
-    assert intact["test_accuracy"] == 0.98765
+    assert intact["validation_accuracy"] == 0.98765
     assert (damaged["step"], damaged["ok"]) == (10, False)
     assert "does not match its checksum" in damaged["damage"]
 

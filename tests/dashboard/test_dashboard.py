@@ -28,7 +28,7 @@ from trainer.tracking.tensorboard import Tracker
 RUNS = ("finished", "resumed")
 EPOCHS, STEPS = 3, 63  # STEPS an epoch
 SAVED = STEPS  # the checkpoint that the resumed run resumes from
-DONE_AGAIN = {"train/loss", "eval/loss", "pictures/filters", "weights/0/kernel"}
+DONE_AGAIN = {"train/loss", "validation/loss", "pictures/filters", "weights/0/kernel"}
 SMOKE = ("+experiment=smoke", "train.log_every_steps=21")
 OPTIONS = {
     "finished": ("optim.lr=0.02", "train.epochs=2", "model.hidden_sizes=[32,16]"),
@@ -83,7 +83,7 @@ def is_there(address):
     """Return whether all of the resumed run is there, to its end."""
     run = "resumed/tensorboard"
     ends = {
-        "scalars/scalars": "eval/loss",
+        "scalars/scalars": "validation/loss",
         "histograms/histograms": "weights/1/bias",
         "images/images": "pictures/filters",  # the last picture, and TensorBoard shows them last
     }
@@ -143,7 +143,7 @@ def test_the_killed_start_left_points_that_are_done_again(folder):
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("split", ["train", "eval"])
+@pytest.mark.parametrize("split", ["train", "validation"])
 def test_curves_are_those_of_the_log_each_point_once(folder, any_board, run, split):
     points = logged(folder, run, split)
     names = set(points[0]) - {"step", "split", "time"}
@@ -179,10 +179,12 @@ def test_classes_add_up_to_the_accuracy(folder, board, run):
     """There are as many examples of each to test on."""
     one = {"run": f"{run}/tensorboard"}
     classes = [
-        get(board, "scalars/scalars", tag=f"eval_class_accuracy/{digit}", **one)
+        get(board, "scalars/scalars", tag=f"validation_class_accuracy/{digit}", **one)
         for digit in range(10)
     ]
-    for points, whole in zip(zip(*classes, strict=True), logged(folder, run, "eval"), strict=True):
+    for points, whole in zip(
+        zip(*classes, strict=True), logged(folder, run, "validation"), strict=True
+    ):
         assert {step for _, step, _ in points} == {whole["step"]}
         mean = sum(value for _, _, value in points) / 10
         assert mean == pytest.approx(whole["accuracy"], abs=1e-6)
@@ -218,9 +220,9 @@ def test_hyperparameters_stand_in_the_run_s_own_row(folder, board):
     for run in RUNS:
         _, metrics, status = result[f"{run}/tensorboard"]
         assert status == "STATUS_SUCCESS"
-        last = logged(folder, run, "eval")[-1]
+        last = logged(folder, run, "validation")[-1]
         for name in ("accuracy", "loss"):
-            assert metrics[f"eval/{name}"] == pytest.approx(last[name], rel=1e-6)
+            assert metrics[f"validation/{name}"] == pytest.approx(last[name], rel=1e-6)
     options, *_ = result["finished/tensorboard"]
     assert options["optim.lr"] == 0.02
     assert options["optim.nesterov"] is True
@@ -251,7 +253,7 @@ def test_pictures_are_pictures(board):
 @pytest.mark.parametrize(
     ("page", "wanted", "pictures"),
     [
-        ("scalars", ("eval/accuracy", "eval/loss", "eval_class_accuracy/9"), 0),
+        ("scalars", ("validation/accuracy", "validation/loss", "validation_class_accuracy/9"), 0),
         ("images", ("pictures/confusion_normalized", "pictures/inputs"), 10),
         ("custom_scalars", ("Training", "Speed", "Layers", "train/loss (resumed/tensorboard)"), 0),
         ("text", ("configuration/text_summary", "log_every_steps: 21", "orbax-checkpoint"), 0),
@@ -266,14 +268,14 @@ def test_a_real_browser_shows_the_values_of_the_log(folder, board, browser, tmp_
     browser.open(f"{board}/#timeseries")
     expected = {}
     for run in RUNS:
-        last = logged(folder, run, "eval")[-1]
+        last = logged(folder, run, "validation")[-1]
         expected[run] = (float(f"{last['accuracy']:.4g}"), last["step"])
 
     def shown():
         """Return, of each run, the last value and step that stand below the first curve."""
         lines = browser.text().splitlines()
         card = lines.index("/accuracy")
-        assert lines[card - 1] == "eval"
+        assert lines[card - 1] == "validation"
         result = {}
         for run in RUNS:
             row = lines.index(f"{run}/tensorboard", card)
@@ -292,8 +294,8 @@ def test_a_real_browser_shows_the_values_of_the_log(folder, board, browser, tmp_
 
 
 def test_a_real_browser_shows_a_row_for_each_run(folder, board, browser, tmp_path):
-    accuracies = [f"{logged(folder, run, 'eval')[-1]['accuracy']:.4f}" for run in RUNS]
-    names = ("model.hidden_sizes", "optim.lr", "run.seed", "train.epochs", "eval/accuracy")
+    accuracies = [f"{logged(folder, run, 'validation')[-1]['accuracy']:.4f}" for run in RUNS]
+    names = ("model.hidden_sizes", "optim.lr", "run.seed", "train.epochs", "validation/accuracy")
     browser.open(f"{board}/#hparams", *names, "32-16", "0.020000", *accuracies)
     take(browser, tmp_path / "hparams.png")
 

@@ -86,8 +86,8 @@ def test_a_drawing_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
 
 def test_train_and_test_are_drawn_in_two_colours():
     points = [{"split": "train", "step": i, "time": i, "lr": 1.0, "loss": 2.0} for i in range(9)]
-    points += [{"split": "eval", "step": 9, "time": 9, "loss": 1.0, "accuracy": 0.5}]
-    points += [{"split": "eval", "step": 4, "time": 9, "loss": float("nan"), "accuracy": 0.5}]
+    points += [{"split": "validation", "step": 9, "time": 9, "loss": 1.0, "accuracy": 0.5}]
+    points += [{"split": "validation", "step": 4, "time": 9, "loss": float("nan"), "accuracy": 0.5}]
     with Image.open(io.BytesIO(train_and_test.draw(points, "title"))) as image:
         assert image.size == (550, 60 + 210)  # the loss: nothing else is of both
         pixels = np.asarray(image.convert("RGB")).astype(int)

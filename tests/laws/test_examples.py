@@ -50,7 +50,7 @@ def trained(request, tmp_path_factory):
 
 def test_it_learns(trained):
     name, folder = trained
-    evaluations = [point for point in points_of(folder) if point["split"] == "eval"]
+    evaluations = [point for point in points_of(folder) if point["split"] == "validation"]
     assert evaluations[-1]["loss"] < evaluations[0]["loss"], name
     summary = summary_of(folder)
     assert summary["status"] == "completed"

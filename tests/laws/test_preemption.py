@@ -75,7 +75,7 @@ PHASES = {
     "start-up": lambda run: (run / "run.lock").exists() and not (run / "goodput.json").exists(),
     "compilation": lambda run: (run / "goodput.json").exists() and not logged(run, "train", 7),
     "training": lambda run: logged(run, "train", 21) and not logged(run, "train", 63),
-    "evaluation": lambda run: logged(run, "train", 126) and not logged(run, "eval", 126),
+    "evaluation": lambda run: logged(run, "train", 126) and not logged(run, "validation", 126),
     "saving": lambda run: logged(run, "train", 63) and saving(run),
     "last step": lambda run: logged(run, "train", STEPS - 7),
 }

@@ -64,7 +64,7 @@ def hparams(address):
     wanted = {
         "startIndex": 0,
         "sliceSize": 100,
-        "colParams": [{"metric": {"tag": "eval/accuracy"}, "order": "ORDER_ASC"}],
+        "colParams": [{"metric": {"tag": "validation/accuracy"}, "order": "ORDER_ASC"}],
         "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_FAILURE", "STATUS_UNKNOWN"],
     }
     request = urllib.request.Request(

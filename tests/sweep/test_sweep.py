@@ -67,14 +67,18 @@ def test_the_names_of_a_usual_sweep():
 
 made_results = st.lists(
     st.builds(
-        lambda lr, seed, status, score, loss: Result(
-            f"{lr},{seed}", {"optim.lr": lr, "run.seed": seed}, status, test_loss=loss, score=score
+        lambda lr, seed, status, score, tested: Result(
+            f"{lr},{seed}",
+            {"optim.lr": lr, "run.seed": seed},
+            status,
+            score=score,
+            test_score=tested,
         ),
         st.sampled_from(["0.1", "0.2"]),
         st.sampled_from("0123"),
         st.sampled_from(sweep_folder._ORDER),
         st.floats(0, 1),
-        st.floats(0, 10) | st.just(float("nan")),
+        st.floats(0, 1),
     ),
     max_size=12,
 )
@@ -90,28 +94,42 @@ def test_completed_trials_come_first_and_best_first(results):
     assert all((r.status == "completed") == (place is not None) for place, r in ranked)
 
 
-def test_a_loss_that_is_not_a_number_is_the_worst():
-    losses = [float("nan"), 0.2, float("inf"), None, 0.1]
-    results = [Result(str(x), {}, "completed", test_loss=x, score=0.5) for x in losses]
-    assert [r.test_loss for _, r in sweep_folder.rank(results)][:2] == [0.1, 0.2]
-    better = Result("better", {}, "completed", test_loss=math.nan, score=0.6)
-    assert sweep_folder.rank([*results, better])[0] == (1, better)
+def test_a_score_that_is_not_a_number_is_the_worst():
+    scores = [float("nan"), 0.2, 0.1]
+    results = [Result(str(x), {}, "completed", score=x) for x in scores]
+    assert [r.score for _, r in sweep_folder.rank(results)][:2] == [0.2, 0.1]
+
+
+def test_the_test_split_ranks_nothing():
+    """Of two trials without a validation split, and of two that are equal on it."""
+    for score in (None, 0.5):
+        results = [
+            Result(str(tested), {}, "completed", score=score, test_score=tested)
+            for tested in (0.1, 0.9)
+        ]
+        ranked = sweep_folder.rank(results)
+        assert [result.test_score for _, result in ranked] == [0.1, 0.9]
+        assert [place for place, _ in ranked] == ([None, None] if score is None else [1, 2])
+        (group,) = sweep_folder.groups(results)
+        assert (group.mean, group.test_mean) == (score, 0.5)
 
 
 @given(made_results)
 def test_a_group_is_the_completed_trials_that_differ_only_in_the_seed(results):
     for group in sweep_folder.groups(results):
         own = [
-            r.score
+            (r.score, r.test_score)
             for r in results
             if r.status == "completed" and r.values["optim.lr"] == group.values["optim.lr"]
         ]
         assert group.seeds == len(own)
-        assert group.mean == pytest.approx(statistics.fmean(own))
-        assert (group.spread is None) == (len(own) == 1)
-        if len(own) > 1:
-            assert group.spread == pytest.approx(statistics.stdev(own))
-        assert (group.lowest, group.highest) == (min(own), max(own))
+        for scores, mean, spread in zip(
+            zip(*own, strict=True), group[2:6:2], group[3:6:2], strict=True
+        ):
+            assert mean == pytest.approx(statistics.fmean(scores))
+            assert (spread is None) == (len(scores) == 1)
+            if len(scores) > 1:
+                assert spread == pytest.approx(statistics.stdev(scores))
     counted = sum(group.seeds for group in sweep_folder.groups(results))
     assert counted == sum(r.status == "completed" for r in results)
 
@@ -256,7 +274,7 @@ def write(path, **content):
 def finish(trial, accuracy=0.5, *changes):
     """Leave behind what a finished trial does, but for changes to its options."""
     folder = Path(trial.overrides[-1].removeprefix("run.dir='").removesuffix("'"))
-    write(folder / "summary.json", status="completed", test_accuracy=accuracy, started=1.0)
+    write(folder / "summary.json", status="completed", validation_accuracy=accuracy, started=1.0)
     config = OmegaConf.create(smoke(*changes))
     for option, value in trial.values.items():
         OmegaConf.update(config, option, yaml.safe_load(value))
@@ -293,7 +311,10 @@ def test_a_named_folder_takes_more_values_but_no_other_sweep(tmp_path):
         ("model.hidden_sizes=[24]", "model.hidden_sizes: [24] in the finished trial, ["),
         ("train.epochs=7", "train.epochs: 7 in the finished trial, "),
         ("optim.momentum=0.3", "optim.momentum: 0.3 in the finished trial, "),
-        ("data=mnist", "data.name: mnist in the finished trial, mnist_5k in this configuration"),
+        (
+            "data.shuffle=false",
+            "data.shuffle: False in the finished trial, True in this configuration",
+        ),
         ("run.quiet=true", None),
         ("data.root=/elsewhere", None),
         ("train.log_every_steps=3", None),
@@ -356,20 +377,20 @@ def test_a_trial_shows_no_figures_of_an_earlier_start(starts, figures, tmp_path)
     goodput = {"starts": starts, "seconds": {"step": 45.0, "compile": 30.0}}
     write(tmp_path / "m" / "goodput.json", **goodput)
     stopped = {"status": "preempted", "started": 100.0, "wall_seconds": 50.0, "epochs": 1.0}
-    stopped |= {"test_accuracy": 0.5, "steps": 40, "goodput": {**goodput, "starts": 1}}
+    stopped |= {"validation_accuracy": 0.5, "steps": 40, "goodput": {**goodput, "starts": 1}}
     write(tmp_path / "m" / "summary.json", **stopped)
     (tmp_path / "m" / "checkpoints" / "40").mkdir(parents=True)
     points = [
         {"time": 1.0, "step": n, "split": s, "accuracy": n / 100}
         for n in (40, 80)
-        for s in ("train", "eval")
+        for s in ("train", "validation")
         for n in (40, 80)
-        for s in ("train", "eval")
+        for s in ("train", "validation")
     ]
     (tmp_path / "m" / "metrics.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in points))
     result = sweep_folder.result(tmp_path, "m", {})
     assert result.status == ("interrupted" if starts == 2 else "preempted")
-    assert (result.test_accuracy, result.steps, result.epochs) == figures
+    assert (result.score, result.steps, result.epochs) == figures
     assert (result.seconds, result.starts) == (75.0, starts)
 
 
@@ -379,7 +400,7 @@ def test_a_task_without_an_accuracy_is_ranked_by_its_loss(tmp_path, capsys):
     # The first has not been tested, so it does not know by what it is ranked.
     for trial, loss in zip(made.trials[1:], (2.0, 1.5, 0.5, "NaN", 0.25), strict=True):
         finish(trial, None)
-        tested = {"test_loss": loss, "best": "loss:min"}
+        tested = {"validation_loss": loss, "test_loss": 1.0, "best": "loss:min"}
         write(tmp_path / trial.name / "summary.json", status="completed", started=1.0, **tested)
     ranked = [(r.name, r.score) for _, r in sweep_folder.rank(sweep_folder.results(tmp_path))]
     assert [score for _, score in ranked[:4]] == [0.25, 0.5, 1.5, 2.0]
@@ -387,14 +408,15 @@ def test_a_task_without_an_accuracy_is_ranked_by_its_loss(tmp_path, capsys):
     assert ranked[5] == (made.trials[0].name, None)
     assert command.main([str(tmp_path)], StopRequest()) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].split() == ["rank", "optim.lr", "run.seed", "status", "test", "loss",
-                              "steps", "examples/s", "time"]  # fmt: skip
-    assert out[1].split()[:5] == ["1", "0.3", "1", "completed", "0.2500"]
-    assert out[8].split() == ["optim.lr", "seeds", "mean", "loss", "spread", "lowest", "highest"]
-    assert [line.split()[:4] for line in out[9:12]] == [
-        ["0.2", "2", "1.0000", "0.7071"],
-        ["0.1", "1", "2.0000", "-"],
-        ["0.3", "2", "nan", "nan"],
+    assert out[0].split() == ["rank", "optim.lr", "run.seed", "status", "validation", "loss",
+                              "test", "loss", "steps", "examples/s", "time"]  # fmt: skip
+    assert out[1].split()[:6] == ["1", "0.3", "1", "completed", "0.2500", "1.0000"]
+    heads = ["optim.lr", "seeds", "validation", "loss", "spread", "test", "loss", "spread"]
+    assert out[8].split() == heads
+    assert [line.split() for line in out[9:12]] == [
+        ["0.2", "2", "1.0000", "0.7071", "1.0000", "0.0000"],
+        ["0.1", "1", "2.0000", "-", "1.0000", "-"],
+        ["0.3", "2", "nan", "nan", "1.0000", "0.0000"],
     ]
     assert (tmp_path / "sweep.png").exists()
 
@@ -427,25 +449,18 @@ def test_the_table_the_csv_and_the_json_say_the_same(tmp_path, capsys):
     write(tmp_path / made.trials[3].name / "member.json", exit_code=70, error=error)
     assert command.main([str(tmp_path)], StopRequest()) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].split() == ["rank", "optim.lr", "run.seed", "status", "test", "accuracy",
-                              "test", "loss", "steps", "examples/s", "time"]  # fmt: skip
+    assert out[0].split() == ["rank", "optim.lr", "run.seed", "status", "validation", "accuracy",
+                              "test", "accuracy", "steps", "examples/s", "time"]  # fmt: skip
     assert [line.split()[:5] for line in out[1:4]] == [
         ["1", "0.2", "0", "completed", "90.00%"],
         ["2", "0.1", "1", "completed", "60.00%"],
         ["3", "0.1", "0", "completed", "50.00%"],
     ]
     assert out[4].split()[-1] == "x" * 60
-    assert out[6].split() == [
-        "optim.lr",
-        "seeds",
-        "mean",
-        "accuracy",
-        "spread",
-        "lowest",
-        "highest",
-    ]
-    assert out[7].split() == ["0.2", "1", "90.00%", "-", "90.00%", "90.00%"]
-    assert out[8].split() == ["0.1", "2", "55.00%", "7.07%", "50.00%", "60.00%"]
+    heads = ["optim.lr", "seeds", "validation", "accuracy", "spread", "test", "accuracy", "spread"]
+    assert out[6].split() == heads
+    assert out[7].split() == ["0.2", "1", "90.00%", "-", "-", "-"]
+    assert out[8].split() == ["0.1", "2", "55.00%", "7.07%", "-", "-"]
     assert out[9:] == [str(tmp_path / "sweep.csv"), str(tmp_path / "sweep.png")]
     with (tmp_path / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -466,7 +481,9 @@ def test_the_plot_is_drawn(count, tmp_path, monkeypatch):
     rng = random.Random(0)
     values = [{"optim.lr": str(n), "run.seed": str(seed)} for n in range(count) for seed in (0, 1)]
     results = [Result(str(v), v, "completed", score=rng.uniform(0.8, 0.9)) for v in values]
-    (tmp_path / "plot.png").write_bytes(report.draw(sweep_folder.groups(results), "accuracy"))
+    (tmp_path / "plot.png").write_bytes(
+        report.draw(sweep_folder.groups(results), "validation", "accuracy")
+    )
     with Image.open(tmp_path / "plot.png") as drawn:
         assert drawn.format == "PNG"
         assert drawn.height >= 25 * count
@@ -524,7 +541,7 @@ def test_a_stop_ends_the_sweep_before_the_next_trial(trials, capsys):
     assert [r.status for r in sweep_folder.results(trials.folder)] == [
         *("completed", "preempted", "waiting")
     ]
-    assert "mean accuracy" in capsys.readouterr().out
+    assert "validation accuracy  spread" in capsys.readouterr().out
     stop = StopRequest()
     stop.signal_name = "SIGTERM"
     with pytest.raises(Preempted, match="SIGTERM"):

@@ -18,7 +18,7 @@ TINY = (
     *("train.steps_per_dispatch=8", "train.log_every_steps=21"),
 )
 FOUR = ("-m", *TINY, "train.epochs=3", "optim.lr=0.02,0.05", "run.seed=0,1")
-SAME = ("rank", "member", "status", "test_accuracy", "test_loss", "steps", "weights_sha256")
+SAME = ("rank", "member", "status", "score", "test_score", "test_loss", "steps", "weights_sha256")
 
 
 def table(folder):
@@ -91,7 +91,7 @@ def test_a_sweep_is_killed_and_finished_by_the_same_command(trainer, tmp_path):
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
     assert "finished before" in err
-    assert re.search(r"2/4 .*: completed, test accuracy .*, 2 starts", err)
+    assert re.search(r"2/4 .*: completed, validation accuracy .*, test accuracy .*, 2 starts", err)
     assert summary(at_work)["resumed_from_step"]
     assert [row["starts"] for row in sorted(table(broken), key=lambda row: row["member"])] == [
         *("1", "2", "1", "1")
@@ -107,7 +107,10 @@ def test_a_sweep_is_killed_and_finished_by_the_same_command(trainer, tmp_path):
     assert [{name: row[name] for name in SAME} for row in table(broken)] == [
         {name: row[name] for name in SAME} for row in table(unbroken)
     ]
-    for line in ("rank  optim.lr  run.seed  status", "optim.lr  seeds  mean accuracy  spread"):
+    for line in (
+        "rank  optim.lr  run.seed  status",
+        "optim.lr  seeds  validation accuracy  spread",
+    ):
         assert line in out
     assert (broken / "sweep.png").stat().st_size > 10_000
 
@@ -136,7 +139,7 @@ def shows_in_tensorboard(folder, log):
         assert options["optim.lr"] == float(row["optim.lr"])
         assert options["run.seed"] == float(row["run.seed"])
         for name in ("accuracy", "loss"):
-            assert metrics[f"eval/{name}"] == pytest.approx(float(row[f"test_{name}"]), rel=1e-6)
+            assert metrics[f"test/{name}"] == pytest.approx(float(row[f"test_{name}"]), rel=1e-6)
 
 
 def test_a_failing_trial_does_not_end_the_rest(trainer, tmp_path):

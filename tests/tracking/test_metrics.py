@@ -36,10 +36,10 @@ def log(path):
 
 def test_one_json_object_a_line(path, log):
     assert log.append("train", 10, {"loss": 0.1, "accuracy": 1}, 1.7e9)
-    assert log.append("eval", 10, {"loss": 2.0}, 1.7e9 + 0.1234)
+    assert log.append("validation", 10, {"loss": 2.0}, 1.7e9 + 0.1234)
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 10, "split": "train", "time": 1.7e9, "loss": 0.1, "accuracy": 1.0},
-        {"step": 10, "split": "eval", "time": 1.7e9 + 0.123, "loss": 2.0},
+        {"step": 10, "split": "validation", "time": 1.7e9 + 0.123, "loss": 2.0},
     ]
 
 
@@ -66,7 +66,7 @@ def test_resume_keeps_complete_lines_up_to_the_step_and_the_first_of_each(path):
     lines = [
         '{"step": 1, "split": "train", "time": 0.0, "loss": 1}',
         '{"step": 2, "split": "train", "time": 0.0, "loss": 2}',
-        '{"step": 2, "split": "eval", "time": 0.0, "loss": 3}',
+        '{"step": 2, "split": "validation", "time": 0.0, "loss": 3}',
         '{"step": 2, "split": "train", "time": 0.0, "loss": 4}',
         "\0\0\0",
         '{"step": 3, "split": "train", "time": 0.0, "loss": 5}',
@@ -78,12 +78,12 @@ def test_resume_keeps_complete_lines_up_to_the_step_and_the_first_of_each(path):
 
 
 def test_a_point_from_before_the_resume_is_not_logged_again(path, log):
-    log.append("eval", 5, {"loss": 1.0}, 0.0)
+    log.append("validation", 5, {"loss": 1.0}, 0.0)
     resumed = MetricsLog(path, 5)
-    assert not resumed.append("eval", 5, {"loss": 1.0}, 0.0)
+    assert not resumed.append("validation", 5, {"loss": 1.0}, 0.0)
     assert resumed.append("train", 5, {"loss": 1.0}, 0.0)
     resumed.close()
-    assert [point["split"] for point in read(path)] == ["eval", "train"]
+    assert [point["split"] for point in read(path)] == ["validation", "train"]
 
 
 @given(
@@ -104,7 +104,7 @@ def test_each_step_stands_once_after_any_number_of_restarts(attempts, every):
         for step in range(reached + 1, reached + more + 1):
             log.append("train", step, {"loss": float(step)}, 0.0)
             if step % every == 0:
-                log.append("eval", step, {"loss": float(step)}, 0.0)
+                log.append("validation", step, {"loss": float(step)}, 0.0)
             reached = step
         log.close()
         with path.open("ab") as file:
@@ -112,7 +112,7 @@ def test_each_step_stands_once_after_any_number_of_restarts(attempts, every):
         # Any step that is done may be the newest good checkpoint, or there may be none.
         checkpoint = int(reached * kept_fraction) or None
     assert steps(path) == list(range(1, reached + 1))
-    assert steps(path, "eval") == list(range(every, reached + 1, every))
+    assert steps(path, "validation") == list(range(every, reached + 1, every))
     assert all(point["loss"] == point["step"] for point in read(path))
     shutil.rmtree(folder)
 

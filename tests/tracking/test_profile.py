@@ -9,7 +9,7 @@ from trainer.job.errors import ConfigError
 
 
 def train(folder, *options):
-    """Train for an epoch of 63 steps, in dispatches of 7."""
+    """Train for an epoch of 57 steps, in dispatches of 7."""
     options = ("train.epochs=1", "train.steps_per_dispatch=7", *options)
     return train_here("+experiment=smoke", f"run.dir={folder / 'run'}", *options)
 
@@ -36,13 +36,13 @@ def test_the_dispatches_of_the_steps_are_recorded(tmp_path):
 
 
 def test_steps_that_end_with_the_run_are_recorded_too(tmp_path):
-    assert train(tmp_path, "train.profile_steps=[60,1000]") == 0
+    assert train(tmp_path, "train.profile_steps=[55,1000]") == 0
     assert len(profiles(tmp_path)) == 1
 
 
 def test_steps_behind_the_end_of_the_run_are_reported(tmp_path, capsys):
-    assert train(tmp_path, "train.profile_steps=[64,70]") == 0
-    message = "train.profile_steps=[64, 70]: nothing will be recorded: the run ends with step 63"
+    assert train(tmp_path, "train.profile_steps=[58,70]") == 0
+    message = "train.profile_steps=[58, 70]: nothing will be recorded: the run ends with step 57"
     assert message in capsys.readouterr().err
     assert profiles(tmp_path) == []
 

@@ -18,9 +18,11 @@ def test_the_layout_names_each_curve_in_one_chart():
     def shown(tag):
         return [title for title, of in patterns.items() if any(re.match(p, tag) for p in of)]
 
-    assert shown("train/loss") == shown("eval/loss") == ["loss"]
-    assert shown("eval/accuracy") == ["accuracy"]
-    assert shown("eval_class_accuracy/3") == []  # a line for each class and run: see the picture
+    assert shown("train/loss") == shown("validation/loss") == ["loss"]
+    assert shown("validation/accuracy") == ["accuracy"]
+    assert (
+        shown("validation_class_accuracy/3") == []
+    )  # a line for each class and run: see the picture
     assert shown("gradient_norm/layer/0/kernel") == ["gradient norms"]
     assert shown("time/compute_ms") == shown("time/rest_ms") == ["milliseconds a step"]
     assert shown("time/goodput") == ["goodput"]
@@ -40,4 +42,4 @@ def test_hyperparameters_keep_their_types():
     infos = {info.name: info.differs for info in experiment.hparam_infos}
     assert infos == {"a": False, "b": False, "optim.lr": True}
     tags = [metric.name.tag for metric in experiment.metric_infos]
-    assert tags == ["eval/accuracy", "eval/loss"]
+    assert tags == ["validation/accuracy", "validation/loss", "test/accuracy", "test/loss"]

@@ -88,7 +88,7 @@ def play(terminal, clock, steps=400):
         clock[0] += 1 / 16
         terminal.update(step, {"loss": 1 / step, "accuracy": 0.5}, 51234.0)
         if step % (steps // 2) == 0:
-            terminal.evaluation(2 * step // steps, step, 0.0312, TESTED, 0.123)
+            terminal.evaluation(2 * step // steps, step, 0.0312, "validation", TESTED, 0.123)
     terminal.warn("the disk is full")
     terminal.close()
     terminal.summary([("status", "completed"), ("test accuracy", "98.06%")])
@@ -105,9 +105,9 @@ def test_a_pipe_gets_plain_lines(clock):
         "downloading images.gz: 0.0/9.9 MB",
         "resuming after step 0",
         "epoch 1/2: 160/400 loss 0.0063 acc 50.0% 51,234 examples/s 0:00:15 left",
-        "epoch 1  step 200  loss 0.0312  test loss 0.0712, acc 98.06% in 0.12 s",
+        "epoch 1  step 200  loss 0.0312  validation loss 0.0712, acc 98.06% in 0.12 s",
         "epoch 2/2: 320/400 loss 0.0031 acc 50.0% 51,234 examples/s 0:00:05 left",
-        "epoch 2  step 400  loss 0.0312  test loss 0.0712, acc 98.06% in 0.12 s",
+        "epoch 2  step 400  loss 0.0312  validation loss 0.0712, acc 98.06% in 0.12 s",
         "warning: the disk is full",
         "status         completed",
         "test accuracy  98.06%",
@@ -135,7 +135,7 @@ def test_a_terminal_gets_one_bar_and_lines_above_it(screen, clock):
     assert any("downloading images.gz" in line and "9.9/9.9 MB" in line for line in lines)
     written = (
         "resuming after step 0",
-        "epoch 2  step 400  loss 0.0312  test loss 0.0712, acc 98.06% in 0.12 s",
+        "epoch 2  step 400  loss 0.0312  validation loss 0.0712, acc 98.06% in 0.12 s",
         "warning: the disk is full",
         "status         completed",
         "test accuracy  98.06%",
@@ -156,7 +156,7 @@ def test_a_bar_and_the_line_of_an_epoch_fit_80_columns(screen, clock, monkeypatc
     clock[0] += 1
     terminal.update(46_000, {"loss": 0.1234, "accuracy": 0.98}, 51234.0)
     terminal.close()
-    terminal.evaluation(50, 46_900, 0.1234, TESTED, 12.34)
+    terminal.evaluation(50, 46_900, 0.1234, "validation", TESTED, 12.34)
     assert all(len(line) <= 80 for line in screen.lines())
     bars = [line for line in screen.lines() if "46000/46900" in line]
     assert bars
@@ -230,14 +230,16 @@ def test_numbers_that_are_not_finite_are_shown(screen, clock):
         terminal.start(10, 0, 5)
         clock[0] += 20
         terminal.update(1, dict.fromkeys(MEANS, math.nan), math.inf)
-        terminal.evaluation(1, 5, math.nan, {"loss": math.inf, "accuracy": math.nan}, 0.0)
+        terminal.evaluation(
+            1, 5, math.nan, "validation", {"loss": math.inf, "accuracy": math.nan}, 0.0
+        )
         terminal.close()
 
 
 def test_an_epoch_of_which_nothing_was_trained_has_no_training_loss():
     stream = io.StringIO()
-    Terminal(stream).evaluation(1, 5, math.nan, TESTED, 0.1)
-    assert "loss      -  test loss 0.0712, acc 98.06% in 0.10 s" in stream.getvalue()
+    Terminal(stream).evaluation(1, 5, math.nan, "validation", TESTED, 0.1)
+    assert "loss      -  validation loss 0.0712, acc 98.06% in 0.10 s" in stream.getvalue()
 
 
 def test_a_task_has_metrics_of_its_own(clock):
@@ -246,10 +248,10 @@ def test_a_task_has_metrics_of_its_own(clock):
     terminal.start(10, 0, 5)
     clock[0] += 20
     terminal.update(5, {"loss": 1.25, "error": 0.5}, 1.0)
-    terminal.evaluation(1, 5, 1.25, {"loss": 2.0, "error": 0.75}, 0.1)
+    terminal.evaluation(1, 5, 1.25, "validation", {"loss": 2.0, "error": 0.75}, 0.1)
     assert stream.getvalue().splitlines() == [
         "epoch 1/2: 5/10 loss 1.2500 error 0.5000 1 examples/s -:--:-- left",
-        "epoch 1  step  5  loss 1.2500  test loss 2.0000, error 0.7500 in 0.10 s",
+        "epoch 1  step  5  loss 1.2500  validation loss 2.0000, error 0.7500 in 0.10 s",
     ]
 
 

@@ -52,19 +52,19 @@ def tracker(tmp_path, warnings):
 def test_scalars_are_in_both_files(tmp_path, tracker):
     began = time.time()
     tracker.scalars("train", 10, VALUES)
-    tracker.scalars("eval", 10, {"accuracy": 0.75, "loss": math.nan})
+    tracker.scalars("validation", 10, {"accuracy": 0.75, "loss": math.nan})
     tracker.flush()
     loader = load(tmp_path)
     assert set(loader.Tags()["scalars"]) == {
         *(f"train/{name}" for name in VALUES),
-        "eval/accuracy",
-        "eval/loss",
+        "validation/accuracy",
+        "validation/loss",
     }
     for name, value in VALUES.items():
         (point,) = loader.Scalars(f"train/{name}")
         assert (point.step, point.value) == (10, value)
         assert began <= point.wall_time <= time.time()
-    assert math.isnan(loader.Scalars("eval/loss")[0].value)
+    assert math.isnan(loader.Scalars("validation/loss")[0].value)
     train, test = metrics.read(tmp_path / "metrics.jsonl")
     assert train == {"step": 10, "split": "train", "time": train["time"], **VALUES}
     assert test["accuracy"] == 0.75
@@ -84,13 +84,13 @@ def test_a_resumed_curve_has_each_step_once(tmp_path, warnings):
             tracker.text("config", f"attempt {attempt}")
             for step in range(10 if resume is None else resume + 10, last + 1, 10):
                 tracker.scalars("train", step, {"loss": float(attempt)})
-                tracker.scalars("eval", step, {"loss": float(attempt)})
-            tracker.scalars("eval", resume or 0, {"loss": -1.0})  # is there already
+                tracker.scalars("validation", step, {"loss": float(attempt)})
+            tracker.scalars("validation", resume or 0, {"loss": -1.0})  # is there already
     expected = list(range(10, 81, 10))
     values = [0.0] * 3 + [2.0] + [3.0] * 4
     assert steps(tmp_path, "train/loss") == expected
     assert [point.value for point in load(tmp_path).Scalars("train/loss")] == values
-    assert sorted(steps(tmp_path, "eval/loss")) == [0, *expected]
+    assert sorted(steps(tmp_path, "validation/loss")) == [0, *expected]
     logged = metrics.read(tmp_path / "metrics.jsonl")
     train = [point for point in logged if point["split"] == "train"]
     assert [point["step"] for point in train] == expected

@@ -140,7 +140,7 @@ def test_a_task_with_its_own_loss_metric_and_data(tmp_path, write):
     assert summary["test_loss"] < 0.1
     assert 0 < summary["test_error"] < 0.3
     points = points_of(tmp_path)
-    tested = [p for p in points if p["split"] == "eval"]
+    tested = [p for p in points if p["split"] == "validation"]
     assert tested[-1]["error"] == summary["test_error"]
     assert all({"loss", "error", "lr"} <= set(p) for p in points if p["split"] == "train")
     assert re.search(f"^test error +{summary['test_error']:.4f}$", done.stderr, re.MULTILINE)

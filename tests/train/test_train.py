@@ -19,6 +19,8 @@ KEYS = {
     "dataset",
     "steps",
     "epochs",
+    "validation_accuracy",
+    "validation_loss",
     "test_accuracy",
     "test_loss",
     "examples_per_second",
@@ -48,15 +50,17 @@ def test_a_run_leaves_what_the_contract_names(tmp_path):
     summary = summary_of(tmp_path)
     assert set(summary) >= KEYS
     assert summary["status"] == "completed"
-    assert summary["steps"] == 2 * 63
+    assert summary["steps"] == 2 * 57
     assert summary["epochs"] == 2
     assert summary["test_accuracy"] > 0.85
     assert summary["dataset"]["name"] == "mnist_5k"
     assert summary["resumed_from_step"] is None
     assert len(summary["weights_sha256"]) == 64
     points = points_of(tmp_path)
-    assert [p["step"] for p in points if p["split"] == "train"] == [20, 40, 60, 80, 100, 120]
-    assert [p["step"] for p in points if p["split"] == "eval"] == [63, 126]
+    assert [p["step"] for p in points if p["split"] == "train"] == [20, 40, 60, 80, 100]
+    assert [p["step"] for p in points if p["split"] == "validation"] == [57, 114]
+    assert points[-2]["accuracy"] == summary["validation_accuracy"]
+    assert [p["step"] for p in points if p["split"] == "test"] == [114]  # once, at the end
     assert points[-1]["accuracy"] == summary["test_accuracy"]
     assert "\x1b" not in done.stderr
     assert re.search(r"^follow it with +python -m trainer dashboard \S", done.stderr, re.MULTILINE)
@@ -108,7 +112,8 @@ def test_the_real_data_set(trainer, tmp_path, mnist_dir):
     )
     assert done.returncode == 0, done.stderr
     summary = summary_of(tmp_path)
-    assert summary["dataset"]["train_examples"] == 60_000
+    assert summary["dataset"]["train_examples"] == 55_000
+    assert summary["dataset"]["validation_examples"] == 5_000
     assert summary["dataset"]["test_examples"] == 10_000
     assert summary["test_accuracy"] > 0.975
 

@@ -65,8 +65,10 @@ def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest
                 result = sweep_folder.result(plan.folder, trial.name, trial.values)
                 metric, form = metric_of([result])
                 scores = {"validation": result.score, "test": result.test_score}
-                texts = [f"{split} {formatted(x, form)}" for split, x in scores.items() if x]
-                done = f"completed, {metric} {', '.join(texts)}, {result.seconds or 0:.1f} s"
+                done = "completed"
+                for split, score in scores.items():
+                    done += f", {split} {metric} {formatted(score, form)}"
+                done += f", {result.seconds or 0:.1f} s"
                 done += f", {result.starts} starts" if (result.starts or 1) > 1 else ""
                 terminal.note(f"{label}: {f'failed: {error}' if code else done}")
         finally:
