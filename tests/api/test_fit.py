@@ -49,7 +49,7 @@ def test_it_gives_the_weights_of_the_command_line(tmp_path):
     (tmp_path / "model.py").write_text(MODEL)
     result = trainer.fit("model.py", "mnist_5k", *SHORT, "run.dir=api")
     assert result.completed
-    assert result.steps == 63
+    assert result.steps == 57
     assert result.metrics.keys() == {"loss", "accuracy"}
     done = train(
         tmp_path,

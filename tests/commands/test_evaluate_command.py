@@ -69,21 +69,21 @@ def test_the_steps_of_a_run(smoke_run, tmp_path, evaluated):
     run = copy(smoke_run, tmp_path / "run")
     points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     recorded = {p["step"]: p for p in points if p["split"] == "validation"}
-    for step in (63, 126):
+    for step in (57, 114):
         report, _ = evaluated(run, "--step", step)
         assert report["accuracy"] == recorded[step]["accuracy"]
         assert report["loss"] == pytest.approx(recorded[step]["loss"], rel=1e-5)
     assert {path.name for path in (run / "evaluation").iterdir()} == {
-        f"step-{step}{end}" for step in (63, 126) for end in (".json", "-confusion.png")
+        f"step-{step}{end}" for step in (57, 114) for end in (".json", "-confusion.png")
     }
     assert evaluated(run)[0] == report
-    with pytest.raises(DataError, match=r"--step 64: .* use one of 63, 126"):
-        evaluated(run, "--step", 64)
+    with pytest.raises(DataError, match=r"--step 58: .* use one of 57, 114"):
+        evaluated(run, "--step", 58)
 
 
 def test_it_may_look_at_a_running_job(smoke_run, tmp_path, evaluated):
     run = copy(smoke_run, tmp_path / "run")
-    damage(run, 126)
+    damage(run, 114)
     before = everything(run / "checkpoints")
     folders = [path for path in [run, *run.rglob("*")] if path.is_dir()]
     with lock.hold(run):
@@ -94,8 +94,8 @@ def test_it_may_look_at_a_running_job(smoke_run, tmp_path, evaluated):
         finally:
             for folder in folders:
                 folder.chmod(0o755)
-    assert report["step"] == 63
-    assert "checkpoint 126 of" in message
+    assert report["step"] == 57
+    assert "checkpoint 114 of" in message
     assert everything(run / "checkpoints") == before
     assert not (run / "evaluation").exists()
 
@@ -111,11 +111,11 @@ def test_a_folder_of_test_images(smoke_run, tmp_path, evaluated, mnist_dir):
     assert report["accuracy"] > 0.8
     assert report["classes"][9]["examples"] == 0
     assert report["classes"][9]["accuracy"] is None
-    assert len(list(tmp_path.glob("step-126-mine-????????.json"))) == 1
+    assert len(list(tmp_path.glob("step-114-mine-????????.json"))) == 1
     write_test_files(tmp_path / "mine" / "mine", images[:9], labels[:9])
     evaluated(smoke_run, "--data", tmp_path / "mine" / "mine", "--out", tmp_path)
     evaluated(smoke_run, "--data", tmp_path / "mine", "--out", tmp_path)
-    kept = tmp_path.glob("step-126-mine-????????.json")
+    kept = tmp_path.glob("step-114-mine-????????.json")
     assert sorted(json.loads(path.read_text())["examples"] for path in kept) == [9, np.sum(some)]
 
 
@@ -189,11 +189,11 @@ def test_the_command_line(trainer, smoke_run):
     assert (done.returncode, done.stderr) == (0, "")
     summary = json.loads((smoke_run / "summary.json").read_text())
     assert f"accuracy   {summary['test_accuracy']:.2%}" in done.stdout
-    report = json.loads((trainer.folder / "out" / "step-126.json").read_text())
+    report = json.loads((trainer.folder / "out" / "step-114.json").read_text())
     lines = done.stdout.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("confusion matrix")) + 2
     for row, line in zip(report["confusion"], lines[first:], strict=False):
         assert line.split()[1:] == [str(count or ".") for count in row]
-    assert lines[-1] == f"picture    {trainer.folder / 'out' / 'step-126-confusion.png'}"
+    assert lines[-1] == f"picture    {trainer.folder / 'out' / 'step-114-confusion.png'}"
     assert trainer("evaluate", "nowhere").returncode == EXIT_CONFIG
     assert trainer("evaluate", str(smoke_run), "--data", ".").returncode == EXIT_DATA

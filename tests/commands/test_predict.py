@@ -187,30 +187,30 @@ def test_a_damaged_checkpoint_is_passed_over_and_left_alone(smoke_run, tmp_path,
     run = copy(smoke_run, tmp_path / "run")
     draw(3).save(tmp_path / "3.png")
     _, newest, _ = predicted(run, tmp_path / "3.png")
-    damage(run, 126)
+    damage(run, 114)
     before = everything(run)
     code, older, message = predicted(run, tmp_path / "3.png")
-    assert (newest["step"], older["step"], code) == (126, 63, 0)
-    assert "checkpoint 126 of" in message
+    assert (newest["step"], older["step"], code) == (114, 57, 0)
+    assert "checkpoint 114 of" in message
     assert "is damaged (" in message
-    assert predicted(run, tmp_path / "3.png", "--step", 63)[1:] == (older, "")
+    assert predicted(run, tmp_path / "3.png", "--step", 57)[1:] == (older, "")
     assert everything(run) == before
 
 
 def test_what_cannot_be_used(smoke_run, tmp_path, predicted):
     draw(3).save(tmp_path / "3.png")
-    with pytest.raises(DataError, match=r"--step 5: .* use one of 63, 126"):
+    with pytest.raises(DataError, match=r"--step 5: .* use one of 57, 114"):
         predicted(smoke_run, tmp_path / "3.png", "--step", 5)
     run = copy(smoke_run, tmp_path / "run")
-    damage(run, 126)
-    with pytest.raises(DataError, match=r"checkpoint 126 .* leave --step out"):
-        predicted(run, tmp_path / "3.png", "--step", 126)
-    damage(run, 63)
+    damage(run, 114)
+    with pytest.raises(DataError, match=r"checkpoint 114 .* leave --step out"):
+        predicted(run, tmp_path / "3.png", "--step", 114)
+    damage(run, 57)
     with pytest.raises(DataError, match="none of its checkpoints is intact"):
         predicted(run, tmp_path / "3.png")
-    for step in (63, 126):
+    for step in (57, 114):
         (run / "checkpoints" / str(step)).rename(run / "checkpoints" / f"bad-{step}.0")
-    with pytest.raises(DataError, match=r"renamed to bad-126\.0, bad-63\.0"):
+    with pytest.raises(DataError, match=r"renamed to bad-114\.0, bad-57\.0"):
         predicted(run, tmp_path / "3.png")
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(DataError, match="has no checkpoint yet"):
@@ -226,19 +226,19 @@ def test_what_cannot_be_used(smoke_run, tmp_path, predicted):
 def test_a_checkpoint_deleted_meanwhile(smoke_run, tmp_path, monkeypatch):
     """A job retires the one that was just listed, and has a newer one by then."""
     run = copy(smoke_run, tmp_path / "run")
-    (run / "checkpoints" / "126").rename(tmp_path / "126")
+    (run / "checkpoints" / "114").rename(tmp_path / "114")
     steps = load_model.files.steps
 
     def and_then_retired(directory):
         result = steps(directory)
-        if (tmp_path / "126").exists():
-            shutil.rmtree(directory / "63")
-            (tmp_path / "126").rename(directory / "126")
+        if (tmp_path / "114").exists():
+            shutil.rmtree(directory / "57")
+            (tmp_path / "114").rename(directory / "114")
         return result
 
     monkeypatch.setattr(load_model.files, "steps", and_then_retired)
     warnings = []
-    assert load_model.load(run, None, warnings.append).step == 126
+    assert load_model.load(run, None, warnings.append).step == 114
     assert warnings == []
 
 
@@ -270,7 +270,7 @@ def test_weights_that_are_not_finite_are_no_model(smoke_run, monkeypatch, value)
         return state, record
 
     monkeypatch.setattr(load_model.files, "read", broken)
-    for step in (None, 63):
+    for step in (None, 57):
         with pytest.raises(DataError, match="holds weights that are NaN or infinite") as raised:
             load_model.load(smoke_run, step, print)
         assert raised.value.exit_code == EXIT_DATA

@@ -45,8 +45,8 @@ def test_a_finished_run(smoke_run, listed):
     assert run["status"] == "completed"
     assert run["test_accuracy"] == summary["test_accuracy"]
     assert run["examples_per_second"] == summary["examples_per_second"]
-    assert (run["steps"], run["epochs"], run["dataset"]) == (126, 2, "mnist_5k")
-    assert run["newest_checkpoint"] == 126
+    assert (run["steps"], run["epochs"], run["dataset"]) == (114, 2, "mnist_5k")
+    assert run["newest_checkpoint"] == 114
     assert (run["resumable"], run["note"]) == (False, None)
     assert run["updated"] == pytest.approx(summary["started"] + summary["wall_seconds"])
 
@@ -63,7 +63,7 @@ def test_the_table_has_the_newest_first(smoke_run, tmp_path, capsys):
     assert [row.split()[0] for row in rows] == ["smoke/young", "smoke/old", "smoke/older"]
     accuracy = json.loads((smoke_run / "summary.json").read_text())["test_accuracy"]
     assert rows[0].split()[1:3] == ["completed", f"{accuracy:.2%}"]
-    assert rows[1].split()[-7:-2] == ["126", "2", "h", "step", "126"]
+    assert rows[1].split()[-7:-2] == ["114", "2", "h", "step", "114"]
     assert rows[1].endswith(" \N{REPLACEMENT CHARACTER}[2Jno disk")
     assert [row.split()[-1] for row in (rows[0], rows[2])] == ["no", "no"]
 
@@ -155,7 +155,7 @@ def test_half_written_files(smoke_run, tmp_path, listed, name, text):
     (run / name).write_text(text)
     (result,) = listed(tmp_path).values()
     assert result["test_accuracy"] is not None  # from metrics.jsonl, if not from the summary
-    assert result["newest_checkpoint"] == 126
+    assert result["newest_checkpoint"] == 114
     if name == "summary.json":
         assert result["status"] == "unknown"
         assert "summary" in result["note"]

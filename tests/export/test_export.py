@@ -157,7 +157,7 @@ def test_what_is_in_the_folder(smoke_run, smoke_export):
     assert index["inputs"] == {"image": {"dtype": "uint8", "shape": ["batch", 28, 28]}}
     output = {"dtype": "float32", "shape": ["batch", 10]}
     assert index["outputs"] == {"logits": output, "probabilities": output}
-    assert (index["step"], index["platforms"]) == (126, ["cpu", "cuda"])
+    assert (index["step"], index["platforms"]) == (114, ["cpu", "cuda"])
     weights = load_file(smoke_export / "weights.safetensors")
     model = load_model.load(smoke_run, None, print)
     assert set(weights) == {f"{i}.{kind}" for i in (0, 1) for kind in ("kernel", "bias")}
@@ -323,7 +323,7 @@ def other_weights(smoke_run, monkeypatch):
 
 
 def other_onnx_file(smoke_run, monkeypatch):
-    older = programs.onnx(load_model.load(smoke_run, 63, print))
+    older = programs.onnx(load_model.load(smoke_run, 57, print))
     monkeypatch.setattr(programs, "onnx", lambda _: older)
 
 
@@ -388,8 +388,8 @@ def test_only_an_export_is_replaced_and_only_when_asked(smoke_run, exported, tmp
     del before["."]
     after = everything(exported)
     assert {name: after[name] for name in before} == before
-    assert run(exported, "--replace", "--step", "63") == 0
-    assert json.loads((exported / "model.json").read_text())["step"] == 63
+    assert run(exported, "--replace", "--step", "57") == 0
+    assert json.loads((exported / "model.json").read_text())["step"] == 57
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty") == 0
     assert {path.name for path in tmp_path.iterdir()} == {"digits", "mine", "file", "empty"}
@@ -432,13 +432,13 @@ def test_a_full_disk(smoke_run, tmp_path):
 
 def test_damaged_checkpoints(smoke_run, tmp_path, capsys):
     run = copy(smoke_run, tmp_path / "run")
-    damage(run, 126)
+    damage(run, 114)
     before = everything(run)
     assert command.main([str(run), str(tmp_path / "digits")], StopRequest()) == 0
-    assert json.loads((tmp_path / "digits" / "model.json").read_text())["step"] == 63
-    assert "checkpoint 126 of" in capsys.readouterr().err
+    assert json.loads((tmp_path / "digits" / "model.json").read_text())["step"] == 57
+    assert "checkpoint 114 of" in capsys.readouterr().err
     assert everything(run) == before
-    damage(run, 63)
+    damage(run, 57)
     with pytest.raises(DataError, match="none of its checkpoints is intact"):
         command.main([str(run), str(tmp_path / "other")], StopRequest())
     assert not (tmp_path / "other").exists()
@@ -487,7 +487,7 @@ def test_the_command_line(trainer, smoke_run):
     done = trainer("export", str(smoke_run), "digits")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"in {trainer.folder / 'digits'}"
-    assert "checkpoint 126 of" in done.stderr
+    assert "checkpoint 114 of" in done.stderr
     output = [line for line in done.stdout.splitlines() if " differ from the live " in line]
     assert len(output) == 2
     assert not any(line in done.stderr for line in output)

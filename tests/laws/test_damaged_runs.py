@@ -35,8 +35,9 @@ from trainer.train.job import run as train
 
 # A run that is complete, with its checkpoints 42, 84 and 126.
 JOB = (
-    *("+experiment=smoke", "run.dir=run", "model.hidden_sizes=[8]", "train.steps_per_dispatch=21"),
-    *("checkpoint.every_steps=42", "checkpoint.keep_last=9", "train.pictures_every_epochs=null"),
+    *("+experiment=smoke", "data.validation_fraction=0", "run.dir=run", "model.hidden_sizes=[8]"),
+    *("train.steps_per_dispatch=21", "checkpoint.every_steps=42", "checkpoint.keep_last=9"),
+    "train.pictures_every_epochs=null",
 )
 DOCUMENTED = {EXIT_COMPLETED, EXIT_DATA, EXIT_SAVE, EXIT_CONFIG}
 MOST_SECONDS = 20

@@ -16,7 +16,7 @@ from trainer.job.signals import SIGNALS
 
 pytestmark = pytest.mark.timed
 
-STEPS = 3 * 63
+STEPS = 3 * 57
 JOB = (
     "+experiment=smoke",
     "run.dir=run",
@@ -74,9 +74,9 @@ PHASES = {
     "import": lambda run: not run.exists(),
     "start-up": lambda run: (run / "run.lock").exists() and not (run / "goodput.json").exists(),
     "compilation": lambda run: (run / "goodput.json").exists() and not logged(run, "train", 7),
-    "training": lambda run: logged(run, "train", 21) and not logged(run, "train", 63),
-    "evaluation": lambda run: logged(run, "train", 126) and not logged(run, "validation", 126),
-    "saving": lambda run: logged(run, "train", 63) and saving(run),
+    "training": lambda run: logged(run, "train", 21) and not logged(run, "train", 57),
+    "evaluation": lambda run: logged(run, "train", 114) and not logged(run, "validation", 114),
+    "saving": lambda run: logged(run, "train", 57) and saving(run),
     "last step": lambda run: logged(run, "train", STEPS - 7),
 }
 

@@ -62,9 +62,9 @@ def test_without_a_validation_split_nothing_is_selected(tmp_path):
 
 
 def test_what_would_select_is_refused_without_a_validation_split(tmp_path):
-    run, stopping = tmp_path / "run", "train.stop_early.patience=1"
-    assert train_here(*TINY, WITHOUT, stopping, f"run.dir={run}") == 78
-    assert summary(run)["error"].startswith(f"{stopping}: there is no validation split")
+    stopping = "train.stop_early.patience=1"
+    with pytest.raises(ConfigError, match=rf"{stopping}: there is no validation split"):
+        train_command.main([*TINY, WITHOUT, stopping, f"run.dir={tmp_path / 'run'}"], StopRequest())
 
 
 def test_a_run_of_all_examples_resumes_by_the_option_that_its_refusal_names(tmp_path):

@@ -162,7 +162,7 @@ def test_a_device_has_room_for_what_it_has_never_needed():
 
 
 def test_the_record_tells_the_configuration_and_its_digest(smoke_run):
-    record = files.record_of(smoke_run / "checkpoints" / "126")
+    record = files.record_of(smoke_run / "checkpoints" / "114")
     (job,) = compose(["+experiment=smoke", "run.dir=smoke"])
     config = json.loads(json.dumps(dataclasses.asdict(job.config)))
     for cache in ("cache_dir", "compilation_cache_dir"):  # of the machine
@@ -170,6 +170,6 @@ def test_the_record_tells_the_configuration_and_its_digest(smoke_run):
             section["data"].pop(cache, None), section["train"].pop(cache, None)
     assert record["config"] == config
     assert record["config_sha256"] == checksums.of_json(
-        files.record_of(smoke_run / "checkpoints" / "126")["config"]
+        files.record_of(smoke_run / "checkpoints" / "114")["config"]
     )
     assert record["versions"]["jax"]
