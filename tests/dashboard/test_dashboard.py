@@ -37,6 +37,7 @@ OPTIONS = {
         *("checkpoint.every_epochs=1", "checkpoint.keep_last=9", "parallel.devices=1"),
     ),
 }
+CLASSES = ("confusion_counts", "confusion_normalized", "class_accuracy", "most_wrong")
 ENDS = {"failed": "STATUS_FAILURE", "mended": "STATUS_SUCCESS", "moved": "STATUS_SUCCESS"}
 pytestmark = pytest.mark.slow
 
@@ -85,7 +86,7 @@ def is_there(address):
     ends = {
         "scalars/scalars": "validation/loss",
         "histograms/histograms": "weights/1/bias",
-        "images/images": "pictures/filters",  # the last picture, and TensorBoard shows them last
+        "images/images": "pictures/test_most_wrong",  # the last, and TensorBoard shows them last
     }
     steps = [_steps(get(address, route, run=run, tag=tag)) for route, tag in ends.items()]
     return all(each and each[-1] == EPOCHS * STEPS for each in steps)
@@ -164,11 +165,13 @@ def test_what_comes_with_an_evaluation_is_there_once_for_each(any_board, run):
         assert _steps(norms) == expected_steps(run)
         assert all(value > 0 for _, _, value in norms)
     drawn = expected_steps(run) if run == "resumed" else [2 * STEPS]
-    tags = ("confusion_counts", "confusion_normalized", "filters", "most_wrong")
-    for tag in (*tags, "class_accuracy", "curves"):
+    for tag in (*(f"validation_{name}" for name in CLASSES), "filters", "curves"):
         assert (
             _steps(get(any_board, "images/images", tag=f"pictures/{tag}", sample=0, **one)) == drawn
         )
+    for tag in CLASSES:  # at the end
+        tested = get(any_board, "images/images", tag=f"pictures/test_{tag}", sample=0, **one)
+        assert _steps(tested) == drawn[-1:]
     histograms = get(any_board, "histograms/histograms", tag="weights/0/kernel", **one)
     assert _steps(histograms) == drawn
     assert _steps(get(any_board, "images/images", tag="pictures/inputs", sample=0, **one)) == [0]
@@ -179,12 +182,10 @@ def test_classes_add_up_to_the_accuracy(folder, board, run):
     """There are as many examples of each to test on."""
     one = {"run": f"{run}/tensorboard"}
     classes = [
-        get(board, "scalars/scalars", tag=f"validation_class_accuracy/{digit}", **one)
+        get(board, "scalars/scalars", tag=f"test_class_accuracy/{digit}", **one)
         for digit in range(10)
     ]
-    for points, whole in zip(
-        zip(*classes, strict=True), logged(folder, run, "validation"), strict=True
-    ):
+    for points, whole in zip(zip(*classes, strict=True), logged(folder, run, "test"), strict=True):
         assert {step for _, step, _ in points} == {whole["step"]}
         mean = sum(value for _, _, value in points) / 10
         assert mean == pytest.approx(whole["accuracy"], abs=1e-6)
@@ -220,9 +221,10 @@ def test_hyperparameters_stand_in_the_run_s_own_row(folder, board):
     for run in RUNS:
         _, metrics, status = result[f"{run}/tensorboard"]
         assert status == "STATUS_SUCCESS"
-        last = logged(folder, run, "validation")[-1]
-        for name in ("accuracy", "loss"):
-            assert metrics[f"validation/{name}"] == pytest.approx(last[name], rel=1e-6)
+        for split in ("validation", "test"):
+            last = logged(folder, run, split)[-1]
+            for name in ("accuracy", "loss"):
+                assert metrics[f"{split}/{name}"] == pytest.approx(last[name], rel=1e-6)
     options, *_ = result["finished/tensorboard"]
     assert options["optim.lr"] == 0.02
     assert options["optim.nesterov"] is True
@@ -239,8 +241,7 @@ def test_hyperparameters_tell_how_the_last_start_ended_and_on_what(any_board):
 
 
 def test_pictures_are_pictures(board):
-    tags = ("inputs", "confusion_counts", "confusion_normalized", "most_wrong", "filters")
-    for tag in (*tags, "class_accuracy", "curves"):
+    for tag in ("inputs", *(f"validation_{name}" for name in CLASSES), "filters", "curves"):
         shown = get(
             board, "images/images", run="resumed/tensorboard", tag=f"pictures/{tag}", sample=0
         )
@@ -254,7 +255,7 @@ def test_pictures_are_pictures(board):
     ("page", "wanted", "pictures"),
     [
         ("scalars", ("validation/accuracy", "validation/loss", "validation_class_accuracy/9"), 0),
-        ("images", ("pictures/confusion_normalized", "pictures/inputs"), 10),
+        ("images", ("pictures/validation_confusion_normalized", "pictures/inputs"), 10),
         ("custom_scalars", ("Training", "Speed", "Layers", "train/loss (resumed/tensorboard)"), 0),
         ("text", ("configuration/text_summary", "log_every_steps: 21", "orbax-checkpoint"), 0),
     ],

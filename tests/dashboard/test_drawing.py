@@ -51,12 +51,12 @@ def test_an_evaluation_is_drawn_and_what_is_not_finite_is_left_out(dataset):
     ]
 
     def draw(filters=filters):
-        contents = dashboard.draw_evaluation(7, dataset.test, result, counts, layers, filters)
-        return drawn(contents)
+        contents = dashboard.draw_evaluation("test", 7, dataset.test, result, counts)
+        return drawn(contents + dashboard.draw_weights(layers, filters))
 
     values = draw()
     names = ("confusion_counts", "confusion_normalized", "class_accuracy", "most_wrong")
-    always = {*(f"pictures/{name}" for name in names), "weights/0/bias"}
+    always = {*(f"pictures/test_{name}" for name in names), "weights/0/bias"}
     always |= {"weights/1/kernel"}
     assert set(values) == always | {"pictures/filters", "weights/0/kernel"}
     histogram = values["weights/0/kernel"].histo
@@ -70,8 +70,8 @@ def test_a_task_without_images_and_classes_has_histograms():
     split = {"x": RNG.random((5, 2)), "y": RNG.random(5)}
     assert dashboard.draw_inputs(Dataset("numbers", split, split)) == []
     result, weights = Evaluation({"loss": 1.0}, 5, {}), {"w": np.ones((2, 3))}
-    contents = dashboard.draw_evaluation(7, split, result, None, weights, None)
-    assert set(drawn(contents)) == {"weights/w"}
+    assert dashboard.draw_evaluation("test", 7, split, result, None) == []
+    assert set(drawn(dashboard.draw_weights(weights, None))) == {"weights/w"}
 
 
 def test_a_drawing_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
@@ -84,14 +84,15 @@ def test_a_drawing_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_train_and_test_are_drawn_in_two_colours():
+def test_each_split_is_drawn_in_a_colour():
     points = [{"split": "train", "step": i, "time": i, "lr": 1.0, "loss": 2.0} for i in range(9)]
     points += [{"split": "validation", "step": 9, "time": 9, "loss": 1.0, "accuracy": 0.5}]
     points += [{"split": "validation", "step": 4, "time": 9, "loss": float("nan"), "accuracy": 0.5}]
+    points += [{"split": "test", "step": 6, "time": 9, "loss": 1.5}]
     with Image.open(io.BytesIO(train_and_test.draw(points, "title"))) as image:
         assert image.size == (550, 60 + 210)  # the loss: nothing else is of both
         pixels = np.asarray(image.convert("RGB")).astype(int)
-    for _, colour in train_and_test.SPLITS.values():
+    for colour in train_and_test.SPLITS.values():
         shade = np.abs(pixels - [255 * part for part in colour]).max(axis=-1)
         assert (shade < 3).sum() > 20
     assert train_and_test.draw(points[:9], "title") is None
