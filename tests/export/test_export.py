@@ -19,6 +19,7 @@ from support.harm import flip_a_bit, own_disk
 from support.trained_runs import copy, damage, everything
 
 from trainer.checkpoint import load_model
+from trainer.config.schema import DataConfig
 from trainer.export import bundle, command, files, programs, standalone
 from trainer.formats import idx
 from trainer.job.errors import (
@@ -31,7 +32,7 @@ from trainer.job.errors import (
     TrainerError,
 )
 from trainer.job.signals import StopRequest
-from trainer.sources import mnist
+from trainer.sources.load import load
 from trainer.tasks import make
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -170,11 +171,13 @@ def test_the_card(smoke_run, smoke_export):
     card = (smoke_export / "MODEL_CARD.md").read_text()
     summary = json.loads((smoke_run / "summary.json").read_text())
     accuracy, loss = summary["test_accuracy"], summary["test_loss"]
+    watched = summary["validation_accuracy"], summary["validation_loss"]
     index = json.loads((smoke_export / "model.json").read_text())
     for output in (
         "784-64-10, 50,890 parameters, float32",
         f"| mnist_5k, 1,000 test examples, at the export | {loss:.4f} | {accuracy:.2%} |",
-        f"| mnist_5k, 1,000 test examples, by the run | {loss:.4f} | {accuracy:.2%} |",
+        f"| mnist_5k, 400 validation examples, by the run | {watched[1]:.4f} | {watched[0]:.2%} |",
+        "mnist_5k: 3,600 train + 400 validation + 1,000 test examples.",
         "| input `image` | uint8 | N x 28 x 28 |",
         "| output `logits` | float32 | N x 10 |",
         summary["dataset"]["sha256"],
@@ -193,7 +196,10 @@ def test_the_card_of_other_images(kinds_run, tmp_path):
     assert "which of 3 classes, 0 to 2, an example belongs to" in card
     assert "| input `image` | uint8 | N x 8 x 6 |" in card
     index = json.loads((tmp_path / "kinds" / "model.json").read_text())
-    images = idx.read_images(kinds_run.parent / "images" / mnist.FILES[0])
+    options = load_model.load(kinds_run, None, print).record["config"]["data"]
+    options = DataConfig(**{**options, "root": str(kinds_run.parent / "images")})
+    images = np.asarray(load(options, progress=print, poll=print, warn=print).train["image"])
+    assert len(images) == 540  # 600 but for those to validate by
     measured = {"pixel_mean": images.mean(), "pixel_std": images.std()}
     assert index["pixels"] == pytest.approx(measured, rel=1e-9)
     mean, std = (f"{value:.8g}" for value in measured.values())
