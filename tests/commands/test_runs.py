@@ -59,10 +59,12 @@ def test_the_table_has_the_newest_first(smoke_run, tmp_path, capsys):
     edit(tmp_path / "smoke/old/summary.json", status="failed", error="\x1b[2Jno disk\nmore")
     assert runs.main([str(tmp_path)], StopRequest()) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["run", "status", "result", "examples/s", "steps", "age", "resumable"]
+    heads = ["run", "status", "validation", "test", "examples/s", "steps", "age", "resumable"]
+    assert header.split() == heads
     assert [row.split()[0] for row in rows] == ["smoke/young", "smoke/old", "smoke/older"]
-    accuracy = json.loads((smoke_run / "summary.json").read_text())["test_accuracy"]
-    assert rows[0].split()[1:3] == ["completed", f"{accuracy:.2%}"]
+    summary = json.loads((smoke_run / "summary.json").read_text())
+    accuracies = [f"{summary[f'{split}_accuracy']:.2%}" for split in ("validation", "test")]
+    assert rows[0].split()[1:4] == ["completed", *accuracies]
     assert rows[1].split()[-7:-2] == ["114", "2", "h", "step", "114"]
     assert rows[1].endswith(" \N{REPLACEMENT CHARACTER}[2Jno disk")
     assert [row.split()[-1] for row in (rows[0], rows[2])] == ["no", "no"]
@@ -70,7 +72,8 @@ def test_the_table_has_the_newest_first(smoke_run, tmp_path, capsys):
 
 def test_a_task_without_an_accuracy_shows_what_it_is_ranked_by(tmp_path, listed, capsys):
     point = {"step": 40, "split": "validation", "time": 1.0, "loss": 0.25, "f1": 0.5}
-    summary = {"status": "completed", "started": 1.0, "test_loss": 0.125, "test_f1": 0.75}
+    summary = {"status": "completed", "started": 1.0, "test_loss": 0.5, "test_f1": 0.7}
+    summary |= {"validation_loss": 0.125, "validation_f1": 0.75}
     for name, best in (("by-loss", "loss:min"), ("by-f1", "f1:max"), ("at-work", None)):
         run = tmp_path / name
         (run / ".hydra").mkdir(parents=True)
@@ -79,13 +82,13 @@ def test_a_task_without_an_accuracy_shows_what_it_is_ranked_by(tmp_path, listed,
             (run / "summary.json").write_text(json.dumps({**summary, "best": best}))
     assert runs.main([str(tmp_path)], StopRequest()) == 0
     _, *rows = capsys.readouterr().out.splitlines()
-    results = {row.split()[0]: row.split()[2:4] for row in rows}
-    assert results["by-loss"] == ["loss", "0.1250"]
-    assert results["by-f1"] == ["f1", "0.7500"]
-    assert results["at-work"] == ["loss", "0.2500"]
+    results = {row.split()[0]: row.split()[2:6] for row in rows}
+    assert results["by-loss"] == ["loss", "0.1250", "loss", "0.5000"]
+    assert results["by-f1"] == ["f1", "0.7500", "f1", "0.7000"]
+    assert results["at-work"][:3] == ["loss", "0.2500", "-"]
     run = listed(tmp_path)["by-f1"]
     assert (run["test_accuracy"], run["best"], run["score"]) == (None, "f1:max", 0.75)
-    assert run["test_loss"] == 0.125
+    assert (run["test_score"], run["test_loss"]) == (0.7, 0.5)
 
 
 @pytest.mark.parametrize("set_to", [None, "", "elsewhere"])
@@ -109,7 +112,8 @@ def test_killed_then_running_then_preempted(trainer, tmp_path, listed):
     run = listed(tmp_path / "runs")["a"]
     assert (run["status"], run["resumable"], run["note"]) == ("running", False, None)
     assert run["steps"] >= 360
-    assert 0 < run["test_accuracy"] <= 1
+    assert 0 < run["score"] <= 1
+    assert run["test_accuracy"] is None
     first.kill()
     first.communicate()
     killed = listed(tmp_path / "runs")["a"]

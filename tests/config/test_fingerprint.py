@@ -38,7 +38,7 @@ OLD = {
 
 
 def of(*arguments):
-    (job,) = compose(["+experiment=mlp", *arguments])
+    (job,) = compose(["+experiment=mlp", "data.validation_fraction=0", *arguments])
     return fingerprint(job.config, DATA)
 
 
@@ -54,7 +54,7 @@ def test_the_fingerprint_of_the_main_job_is_that_of_old_checkpoints():
         (["optim.lr=0.1"], "optim.lr: 0.05 in the checkpoint, 0.1 in this configuration"),
         (["optim=adam"], "optim.name: sgd in the checkpoint, adam in this configuration"),
         (["optim=adam"], "optim.momentum: 0.9 in the checkpoint, None in this configuration"),
-        (["train.accumulate=2"], "train.accumulate: None in the checkpoint, 2 in this"),
+        (["train.accumulate=2"], "train.accumulate: 1 in the checkpoint, 2 in this"),
         (["ema.decay=0.99"], "ema.decay: None in the checkpoint, 0.99 in this configuration"),
         (["train.limit_steps=9"], "train.limit_steps: None in the checkpoint, 9 in this"),
         (["train.epochs=9"], "train.epochs: 10 in the checkpoint, 9 in this configuration"),

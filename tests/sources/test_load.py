@@ -28,7 +28,8 @@ def loaded(tmp_path, monkeypatch):
         name = f"mine{next(numbers)}.py"
         (tmp_path / name).write_text(textwrap.dedent(text))
         module = f"data.module={tmp_path / name}"
-        (job,) = compose(["data=module", module, *(f"data.options.{o}" for o in options)])
+        whole = "data.validation_fraction=0"
+        (job,) = compose(["data=module", module, whole, *(f"data.options.{o}" for o in options)])
         try:
             return load(
                 job.config.data, progress=lambda *_: None, poll=lambda: None, warn=lambda _: None
@@ -139,14 +140,14 @@ def test_what_is_no_dataset_is_refused(made):
             {"image": IMAGES[:0], "label": LABELS[:0]},
             "train has image 0, label 0 examples: give all fields the same number, at least 1",
         ),
-        ({"image": IMAGES}, "train has the fields image, test image, label: give both the same"),
+        ({"image": IMAGES}, "train has the fields image, test image, label: give all the same"),
         (
             {"image": IMAGES.astype(np.float32), "label": LABELS},
-            "image is float32 [2, 3] in train, but uint8 [2, 3] in test: give both the same",
+            "image is float32 [2, 3] in train, but uint8 [2, 3] in test: give all the same",
         ),
         (
             {"image": IMAGES.reshape(6, 6), "label": LABELS},
-            "image is uint8 [6] in train, but uint8 [2, 3] in test: give both the same",
+            "image is uint8 [6] in train, but uint8 [2, 3] in test: give all the same",
         ),
         ({"label": np.array(["cat"] * 6)}, "train['label'] has dtype <U3: use numbers; texts"),
         ({"label": np.array([None] * 6)}, "train['label'] has dtype object: use numbers"),
