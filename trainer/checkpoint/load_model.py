@@ -12,6 +12,7 @@ import numpy.typing as npt
 from trainer.checkpoint import files
 from trainer.checkpoint.checksums import Record
 from trainer.data.dataset import Examples, size
+from trainer.data.rows import View
 from trainer.job.directory import ASIDE, CHECKPOINTS
 from trainer.job.errors import DataError, TrainerError, first_line
 from trainer.job.files import Damaged
@@ -214,7 +215,9 @@ def checked(
         spec = trained.task.example[name]
         if name not in examples:
             raise DataError(f"the model reads {', '.join(fields)}: {name} is missing")
-        given = np.asarray(examples[name])
+        given = examples[name]
+        if not isinstance(given, View) or (given.shape[1:], given.dtype) != (spec.shape, spec.dtype):
+            given = np.asarray(given)
         if given.ndim == 2 and given.shape[1] == np.prod(spec.shape):
             given = given.reshape(len(given), *spec.shape)
         array = _cast(given, spec.dtype)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.rows import Array
+from trainer.data.rows import Array, parts
 
 Bytes = npt.NDArray[np.uint8]
 Examples = dict[str, Any]  # field -> Array (N, ...), each with the same N; read-only
@@ -63,5 +63,6 @@ def sha256(dataset: Dataset) -> str:
     for examples in splits:
         for name, array in sorted(examples.items()):
             digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            for part in parts(array):
+                digest.update(part.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

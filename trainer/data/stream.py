@@ -71,9 +71,13 @@ def permutation(seed: int, epoch: int, size: int) -> npt.NDArray[np.int64]:
     those bits, so that equal ones keep their order and plain numbers are sorted, twice as fast.
     """
     bits = np.uint64(size.bit_length())
-    raw = np.random.Philox(key=[seed, epoch]).random_raw(size)
-    keys = np.sort((raw >> bits << bits) | np.arange(size, dtype=np.uint64))
-    return (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+    keys = np.random.Philox(key=[seed, epoch]).random_raw(size)
+    keys >>= bits  # in place: there may be many examples
+    keys <<= bits
+    keys |= np.arange(size, dtype=np.uint64)
+    keys.sort()
+    keys &= (np.uint64(1) << bits) - np.uint64(1)
+    return keys.view(np.int64)
 
 
 class Superbatches:

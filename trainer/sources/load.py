@@ -9,6 +9,8 @@ from trainer.config import user_module
 from trainer.config.schema import DataConfig
 from trainer.data import dataset
 from trainer.data.dataset import Dataset, Examples
+from trainer.data.mapped import Mapped, mapping_of
+from trainer.data.rows import LARGE, Array, Converted, View, parts
 from trainer.data.split import with_validation
 from trainer.formats.download import Progress
 from trainer.job.errors import ConfigError
@@ -86,7 +88,7 @@ def _split(given: Any, split: str, where: str) -> Examples:
     arrays: Examples = {}
     for name, value in given.items():
         try:
-            array = np.asarray(value)
+            array = _array(value)
         except ValueError:  # lists of several lengths
             message = f"{where}: {split}[{name!r}] has examples of different shapes"
             raise ConfigError(message, "pad them to one") from None
@@ -96,12 +98,12 @@ def _split(given: Any, split: str, where: str) -> Examples:
         if array.ndim == 0:
             raise ConfigError(f"{where}: {split}[{name!r}] is a single number: give (N, ...)")
         if canonical := _CANONICAL.get(array.dtype.name):
-            if array.dtype.kind in "iu" and array.size:
-                limits = np.iinfo(array.dtype.name.replace("64", "32"))
-                if not limits.min <= array.min() <= array.max() <= limits.max:
-                    message = f"{where}: {split}[{name!r}] has numbers that 32 bits cannot hold"
-                    raise ConfigError(message, "jax computes with 32 bits: make them smaller")
-            array = array.astype(canonical)
+            if array.dtype.kind in "iu" and not _fit(array, np.iinfo(canonical)):
+                message = f"{where}: {split}[{name!r}] has numbers that 32 bits cannot hold"
+                raise ConfigError(message, "jax computes with 32 bits: make them smaller")
+            converted = Converted(array, canonical)
+            is_large = isinstance(array, View) and converted.nbytes > LARGE
+            array = converted if is_large else converted[:]
         arrays[str(name)] = array
     counts = {name: len(array) for name, array in arrays.items()}
     if len({*counts.values()}) > 1 or not all(counts.values()):
@@ -110,6 +112,19 @@ def _split(given: Any, split: str, where: str) -> Examples:
             f"{where}: {split} has {text} examples", "give all fields the same number, at least 1"
         )
     return arrays
+
+
+def _array(value: Any) -> Array:
+    """Return a user's array: as it is where its rows are read when they are asked for."""
+    if isinstance(value, View):
+        return value
+    if isinstance(value, np.memmap) and value.mode != "c" and mapping_of(value) is not None:
+        return Mapped(value)
+    return np.asarray(value)
+
+
+def _fit(array: Array, limits: np.iinfo[Any]) -> bool:
+    return all(limits.min <= part.min() <= part.max() <= limits.max for part in parts(array))
 
 
 def _text(one: tuple[np.dtype[Any], tuple[int, ...]]) -> str:

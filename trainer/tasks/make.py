@@ -59,7 +59,7 @@ def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task,
         raise ConfigError(message, hint)
     mean, std = 0.0, 1.0
     if model.pixels != "raw":
-        images = np.asarray(dataset.train["image"])
+        images = dataset.train["image"]
         mean, std = mlp.pixel_statistics(dataset.name, images, data.pixel_mean, data.pixel_std)
     classes = data.num_classes or _classes(dataset.train)
     objective = mlp.Objective(str(model.loss), classes, mean, std, str(model.precision))
