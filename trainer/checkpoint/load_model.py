@@ -216,7 +216,10 @@ def checked(
         if name not in examples:
             raise DataError(f"the model reads {', '.join(fields)}: {name} is missing")
         given = examples[name]
-        if not isinstance(given, View) or (given.shape[1:], given.dtype) != (spec.shape, spec.dtype):
+        if not isinstance(given, View) or (given.shape[1:], given.dtype) != (
+            spec.shape,
+            spec.dtype,
+        ):
             given = np.asarray(given)
         if given.ndim == 2 and given.shape[1] == np.prod(spec.shape):
             given = given.reshape(len(given), *spec.shape)

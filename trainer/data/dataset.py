@@ -1,7 +1,7 @@
 """What is trained on: examples in memory or in files; the batches that one dispatch consumes."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,11 +58,18 @@ def first(examples: Mapping[str, Array], count: int) -> Examples:
 
 def sha256(dataset: Dataset) -> str:
     """Return the SHA-256 over the names, dtypes, shapes and bytes of all arrays."""
+    return digest(dataset, lambda array: None)
+
+
+def digest(
+    dataset: Dataset, instead: Callable[[Array], Iterable[bytes | memoryview] | None]
+) -> str:
+    """Return the SHA-256 over names, dtypes, shapes, and over bytes or what is taken instead."""
     digest = hashlib.sha256()
     splits = [dataset.train, dataset.test, *([dataset.validation] if dataset.validation else [])]
     for examples in splits:
         for name, array in sorted(examples.items()):
             digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
-            for part in parts(array):
-                digest.update(part.reshape(-1).view(np.uint8).data)
+            for part in instead(array) or (p.reshape(-1).view(np.uint8).data for p in parts(array)):
+                digest.update(part)
     return digest.hexdigest()

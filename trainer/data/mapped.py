@@ -21,9 +21,19 @@ class Mapped(View):
     def __init__(self, array: "np.memmap[Any, Any]") -> None:
         """Take over an array that np.load or np.memmap has mapped."""
         super().__init__(array.shape, array.dtype)
-        self._array, self._mapping = np.asarray(array), mapping_of(array)
+        mapping = mapping_of(array)
+        assert mapping is not None
+        self._array, self._mapping = np.asarray(array), mapping
         self._bytes = len(self._mapping)
+        self._address = np.frombuffer(self._mapping, np.uint8).ctypes.data
         self.path = Path(str(array.filename))
+
+    def stamp(self) -> bytes:
+        """Return where the bytes are, and the size and time of the file."""
+        status = self.path.stat()
+        where = (self._array.ctypes.data - self._address, self._array.strides, self._array.dtype)
+        about = (str(self.path.resolve()), status.st_size, status.st_mtime_ns, *where)
+        return repr(about).encode()
 
     def read(self, rows: Index) -> npt.NDArray[Any]:
         """Return rows, copied.
@@ -37,6 +47,7 @@ class Mapped(View):
         return np.take(self._array, rows, axis=0, mode="clip")
 
 
-def mapping_of(array: "np.memmap[Any, Any]") -> mmap.mmap:
-    """Return the mapping of the file."""
-    return array._mmap
+def mapping_of(array: "np.memmap[Any, Any]") -> mmap.mmap | None:
+    """Return the mapping of the file, if numpy knows it."""
+    mapping: mmap.mmap | None = vars(array).get("_mmap")
+    return mapping

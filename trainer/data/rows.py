@@ -46,6 +46,10 @@ class View(ABC):
     def read(self, rows: Index) -> npt.NDArray[Any]:
         """Return the rows of these numbers (n,), in range: (n, ...), not to be changed."""
 
+    def stamp(self) -> bytes:
+        """Return what changes with the bytes, such as the time of a file; nothing if unknown."""
+        return b""
+
     @property
     def ndim(self) -> int:
         """As numpy's."""
@@ -90,6 +94,10 @@ class Converted(View):
         """Describe it."""
         super().__init__(array.shape, dtype)
         self.array = array
+
+    def stamp(self) -> bytes:
+        """As that of the array; whoever uses it adds the dtype."""
+        return self.array.stamp() if isinstance(self.array, View) else b""
 
     def read(self, rows: Index) -> npt.NDArray[Any]:
         """Return rows in the other dtype."""

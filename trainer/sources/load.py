@@ -7,7 +7,7 @@ import numpy as np
 
 from trainer.config import user_module
 from trainer.config.schema import DataConfig
-from trainer.data import dataset
+from trainer.data import digests
 from trainer.data.dataset import Dataset, Examples
 from trainer.data.mapped import Mapped, mapping_of
 from trainer.data.rows import LARGE, Array, Converted, View, parts
@@ -41,7 +41,7 @@ def _load(
     data: DataConfig, progress: Progress, poll: Callable[[], None], warn: Callable[[str], None]
 ) -> Dataset:
     if data.name == "arrays":
-        return checked(arrays.load(str(data.root)), f"data.root={data.root}")
+        return checked(arrays.load(str(data.root)), f"data.root={data.root}", data.cache_dir)
     if data.name != "module":
         return mnist.load(data, progress=progress, poll=poll, warn=warn)
     assert data.module is not None
@@ -52,11 +52,13 @@ def _load(
         raise ConfigError(f"{option}={name}: there is no function load(options) in it")
     with user_module.readable(option, name):
         made = make(data.options)
-    return checked(made, f"{option}={name}: load()")
+    return checked(made, f"{option}={name}: load()", data.cache_dir)
 
 
-def checked(made: Any, where: str) -> Dataset:
+def checked(made: Any, where: str, cache: str | None = None) -> Dataset:
     """Return a data set as the trainer needs it: arrays of 32 bits at most, with its SHA-256.
+
+    That of large files is kept in the folder `cache`.
 
     Raises:
         ConfigError: it is no Dataset, or its arrays do not fit together; begins with `where`.
@@ -78,7 +80,7 @@ def checked(made: Any, where: str) -> Dataset:
     names = tuple(map(str, made.class_names))
     given: dict[str, Any] = {**made._asdict(), **splits, "name": str(made.name)}
     whole = Dataset(**{**given, "class_names": names})
-    return whole._replace(sha256=whole.sha256 or dataset.sha256(whole))
+    return whole._replace(sha256=whole.sha256 or digests.sha256(whole, cache))
 
 
 def _split(given: Any, split: str, where: str) -> Examples:
