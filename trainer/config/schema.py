@@ -107,11 +107,20 @@ class RunConfig(Section):
     legacy_prng: bool
 
 
+DATA_NAMES = (
+    *("mnist", "mnist_5k", "idx", "arrays"),
+    "module",
+)
+NEED_ROOT = ("idx", "arrays")
+# Options that some kinds of data sets have: the option, the kinds, an example if they require it.
+OF_DATA: tuple[tuple[str, tuple[str, ...], str | None], ...] = ()
+
+
 @dataclass(kw_only=True)
 class DataConfig(Section):
     """Which data set, where it comes from, and in which order it is read."""
 
-    name: str = one_of("mnist", "mnist_5k", "idx", "arrays", "module")
+    name: str = one_of(*DATA_NAMES)
     module: str | None
     # Of the module: its dataclass DataOptions.
     options: Any = own()  # noqa: RUF009 - it returns a field
@@ -139,8 +148,14 @@ class DataConfig(Section):
                 raise ConfigError(f"{option} contains credentials", "use a URL without them")
             _check(re.match("https?://[^/]", mirror) is not None, option, mirror, rule)
         _check_module("data", self)
-        needs_root = self.name in ("idx", "arrays") and self.root is None
+        needs_root = self.name in NEED_ROOT and self.root is None
         _check(not needs_root, "data.root", None, f"data={self.name} needs it: data.root=DIR")
+        for option, kinds, required in OF_DATA:
+            value, used = getattr(self, option), self.name in kinds
+            rule = f"only data={' or '.join(kinds)} has it: leave it out"
+            _check(used or value is None, f"data.{option}", value, rule)
+            rule = f"data={self.name} needs it, like data.{option}={required}"
+            _check(not (used and required and value is None), f"data.{option}", value, rule)
 
 
 @dataclass(kw_only=True)

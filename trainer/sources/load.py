@@ -33,26 +33,42 @@ def load(
             few examples for data.validation_fraction.
         DataError: as mnist.load.
     """
-    whole = _load(data, progress, poll, warn)
+    whole = _load(data, progress=progress, poll=poll, warn=warn)
     return with_validation(whole, data.validation_fraction)
 
 
-def _load(
-    data: DataConfig, progress: Progress, poll: Callable[[], None], warn: Callable[[str], None]
-) -> Dataset:
-    if data.name == "arrays":
-        return checked(arrays.load(str(data.root)), f"data.root={data.root}", data.cache_dir)
-    if data.name != "module":
-        return mnist.load(data, progress=progress, poll=poll, warn=warn)
-    assert data.module is not None
+def _load(data: DataConfig, **report: Callable[..., None]) -> Dataset:
+    made = KINDS[data.name](data, **report)
+    is_module = data.name == "module"
+    where = f"data.module={data.module}: load()" if is_module else f"data.root={data.root}"
+    return checked(made, where, data.cache_dir)
+
+
+def _arrays(data: DataConfig, **_: Any) -> Dataset:
+    return arrays.load(str(data.root))
+
+
+def _module(data: DataConfig, **_: Any) -> Dataset:
     option, name = "data.module", data.module
+    assert name is not None
     module = user_module.load(option, name)
     make = getattr(module, "load", None)
     if not callable(make):
         raise ConfigError(f"{option}={name}: there is no function load(options) in it")
     with user_module.readable(option, name):
-        made = make(data.options)
-    return checked(made, f"{option}={name}: load()", data.cache_dir)
+        made: Dataset = make(data.options)
+        return made
+
+
+# data.name -> function(data, progress=, poll=, warn=); what it returns is checked. The options of a
+# kind are in DATA_OPTIONS of config/schema.py.
+KINDS: dict[str, Callable[..., Dataset]] = {
+    "mnist": mnist.load,
+    "mnist_5k": mnist.load,
+    "idx": mnist.load,
+    "arrays": _arrays,
+    "module": _module,
+}
 
 
 def checked(made: Any, where: str, cache: str | None = None) -> Dataset:
