@@ -27,6 +27,7 @@ from trainer.job.stdout import show
 
 _TEXTS = (
     *("run.name", "run.dir", "run.root", "data.root", "data.cache_dir"),
+    "data.manifest",
     *("train.compilation_cache_dir", "model.module", "data.module", "init.run"),
 )
 _OPTIONS = re.compile(r"(?:model|data|optim)\.options\.")  # keys that the schema does not know

@@ -109,11 +109,17 @@ class RunConfig(Section):
 
 DATA_NAMES = (
     *("mnist", "mnist_5k", "idx", "arrays"),
+    *("images", "huggingface"),
     "module",
 )
-NEED_ROOT = ("idx", "arrays")
+NEED_ROOT = ("idx", "arrays", "images", "huggingface")
 # Options that some kinds of data sets have: the option, the kinds, an example if they require it.
-OF_DATA: tuple[tuple[str, tuple[str, ...], str | None], ...] = ()
+OF_DATA: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
+    ("image_size", ("images", "huggingface"), None),
+    ("channels", ("images", "huggingface"), "3"),
+    ("test_fraction", ("images", "huggingface"), "0.2"),
+    ("columns", ("huggingface",), None),
+)
 
 
 @dataclass(kw_only=True)
@@ -125,6 +131,7 @@ class DataConfig(Section):
     # Of the module: its dataclass DataOptions.
     options: Any = own()  # noqa: RUF009 - it returns a field
     root: str | None = folder()
+    manifest: str | None = ruled(lambda name: name != "", "name a file, like SHA256SUMS")
     cache_dir: str = folder()
     mirrors: list[str]
     sha256: dict[str, str]
@@ -132,6 +139,20 @@ class DataConfig(Section):
     offline_fallback: bool
     timeout_seconds: float = positive()
     num_classes: int | None = whole(2)  # of images; null for a module and arrays
+    class_names: list[str] | None = ruled(  # noqa: RUF009 - it returns a field
+        lambda names: all(map(_is_visible, names)) and 1 < len({*names}) == len(names),
+        "use one name for each class, all different, like [cat,dog]",
+    )
+    # Of pictures in files.
+    image_size: list[int] | None = ruled(  # noqa: RUF009 - as above
+        lambda size: len(size) == 2 and all(0 < side < 2**15 for side in size),
+        "use two sizes in pixels, rows and columns, like [32,32]",
+    )
+    channels: int | None = ruled(lambda n: n in (1, 3), "use 1 for grey, or 3 for RGB")
+    test_fraction: float | None = fraction()
+    columns: list[str] | None = ruled(  # noqa: RUF009 - as above
+        lambda names: 0 < len({*names}) == len(names), "name at least one, each once"
+    )
     validation_fraction: float = fraction()
     shuffle: bool
     pixel_mean: float | None = finite()
@@ -150,6 +171,12 @@ class DataConfig(Section):
         _check_module("data", self)
         needs_root = self.name in NEED_ROOT and self.root is None
         _check(not needs_root, "data.root", None, f"data={self.name} needs it: data.root=DIR")
+        rule = "name the folder of its files: data.root=DIR"
+        _check(self.manifest is None or self.root is not None, "data.manifest", self.manifest, rule)
+        if None not in (self.class_names, self.num_classes):
+            rule = f"data.num_classes={self.num_classes}: give a name for each class"
+            right = len(self.class_names or ()) == self.num_classes
+            _check(right, "data.class_names", self.class_names, rule)
         for option, kinds, required in OF_DATA:
             value, used = getattr(self, option), self.name in kinds
             rule = f"only data={' or '.join(kinds)} has it: leave it out"

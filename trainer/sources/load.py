@@ -12,9 +12,10 @@ from trainer.data.dataset import Dataset, Examples
 from trainer.data.mapped import Mapped, mapping_of
 from trainer.data.rows import LARGE, Array, Converted, View, parts
 from trainer.data.split import with_validation
+from trainer.formats import manifest
 from trainer.formats.download import Progress
 from trainer.job.errors import ConfigError
-from trainer.sources import arrays, mnist
+from trainer.sources import arrays, huggingface, images, mnist
 
 _CANONICAL = {"int64": "int32", "uint64": "uint32", "float64": "float32"}  # as jax has them
 
@@ -38,14 +39,36 @@ def load(
 
 
 def _load(data: DataConfig, **report: Callable[..., None]) -> Dataset:
+    if data.manifest is not None:
+        progress, poll = report["progress"], report["poll"]
+        manifest.check(data.manifest, str(data.root), data.cache_dir, progress=progress, poll=poll)
     made = KINDS[data.name](data, **report)
     is_module = data.name == "module"
     where = f"data.module={data.module}: load()" if is_module else f"data.root={data.root}"
-    return checked(made, where, data.cache_dir)
+    dataset = checked(made, where, data.cache_dir)
+    return dataset._replace(class_names=tuple(data.class_names or dataset.class_names))
 
 
 def _arrays(data: DataConfig, **_: Any) -> Dataset:
     return arrays.load(str(data.root))
+
+
+def _images(data: DataConfig, **report: Any) -> Dataset:
+    return images.load(str(data.root), data.cache_dir, _form(data), _fraction(data), **report)
+
+
+def _huggingface(data: DataConfig, **report: Any) -> Dataset:
+    root, form = str(data.root), _form(data)
+    columns, fraction = data.columns, _fraction(data)
+    return huggingface.load(root, data.cache_dir, form, fraction, columns, **report)
+
+
+def _form(data: DataConfig) -> images.Form:
+    return images.Form(data.image_size, data.channels or 3)
+
+
+def _fraction(data: DataConfig) -> float:
+    return data.test_fraction or 0.0
 
 
 def _module(data: DataConfig, **_: Any) -> Dataset:
@@ -60,13 +83,15 @@ def _module(data: DataConfig, **_: Any) -> Dataset:
         return made
 
 
-# data.name -> function(data, progress=, poll=, warn=); what it returns is checked. The options of a
-# kind are in DATA_OPTIONS of config/schema.py.
+# data.name -> function(data, progress=, poll=, warn=); what it returns is checked. What only
+# some kinds have of data.* is in OF_DATA of config/schema.py.
 KINDS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist.load,
     "mnist_5k": mnist.load,
     "idx": mnist.load,
     "arrays": _arrays,
+    "images": _images,
+    "huggingface": _huggingface,
     "module": _module,
 }
 

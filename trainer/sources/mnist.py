@@ -49,7 +49,7 @@ def load(
 
     Args:
         data: the options; data.sha256 is checked for "mnist" only.
-        progress: called with file name, bytes so far, bytes in all or None, during a download.
+        progress: called with what is done, bytes so far, bytes in all or None, during a download.
         poll: called all the time during a download; may raise, to end it.
         warn: called with what the user should know, in one line or several.
 
