@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from functools import partial
@@ -109,7 +109,7 @@ class RunConfig(Section):
 
 DATA_NAMES = (
     *("mnist", "mnist_5k", "idx", "arrays"),
-    *("images", "huggingface"),
+    *("images", "huggingface", "mixture"),
     "module",
 )
 NEED_ROOT = ("idx", "arrays", "images", "huggingface")
@@ -119,7 +119,17 @@ OF_DATA: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("channels", ("images", "huggingface"), "3"),
     ("test_fraction", ("images", "huggingface"), "0.2"),
     ("columns", ("huggingface",), None),
+    ("sets", ("mixture",), "{a: {name: arrays, root: DIR}}"),
+    ("weights", ("mixture",), None),
 )
+
+
+MIXED = tuple(name for name in DATA_NAMES if name not in ("mixture", "module"))
+
+
+def _is_set(given: Any) -> bool:
+    name = given.get("name") if isinstance(given, dict) else getattr(given, "name", None)
+    return name in MIXED
 
 
 @dataclass(kw_only=True)
@@ -157,9 +167,22 @@ class DataConfig(Section):
     shuffle: bool
     pixel_mean: float | None = finite()
     pixel_std: float | None = positive()
+    # Of a mixture: the options of each set, complete once they are composed.
+    sets: dict[str, Any] | None = ruled(  # noqa: RUF009 - it returns a field
+        lambda sets: bool(sets) and all(_is_set(given) for given in sets.values()),
+        f"give sets by name, each with a name of its own: data.sets.SET.name={'|'.join(MIXED)}",
+    )
+    weights: dict[str, float] | None = ruled(  # noqa: RUF009 - as above
+        lambda weights: all(math.isfinite(x) and x > 0 for x in weights.values()),
+        "use finite numbers above 0",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        sets = self.sets or {}
+        for name, weight in (self.weights or {}).items():
+            rule = f"no set has that name: data.sets has {', '.join(sets)}"
+            _check(name in sets, f"data.weights.{name}", weight, rule)
         for number, mirror in enumerate(self.mirrors):
             option, rule = (
                 f"data.mirrors[{number}]",
@@ -183,6 +206,13 @@ class DataConfig(Section):
             _check(used or value is None, f"data.{option}", value, rule)
             rule = f"data={self.name} needs it, like data.{option}={required}"
             _check(not (used and required and value is None), f"data.{option}", value, rule)
+
+
+def data_config(given: Mapping[str, Any]) -> DataConfig:
+    """Return the options data.* of a run, perhaps of a version that had fewer."""
+    given = {"options": {}, **given}
+    options: dict[str, Any] = {of.name: given.get(of.name) for of in fields(DataConfig)}
+    return DataConfig(**options)
 
 
 @dataclass(kw_only=True)

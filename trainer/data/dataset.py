@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data.order import Mixture
 from trainer.data.rows import Array, parts
 
 Bytes = npt.NDArray[np.uint8]
@@ -25,6 +26,7 @@ class Dataset(NamedTuple):
     sha256: str = ""  # identifies the contents; "" is filled in when the data set is loaded
     validation: Examples | None = None
     class_names: tuple[str, ...] = ()  # of labels 0, 1, ...; empty: there are no names
+    mixture: Mixture | None = None  # the shares of the sets that the training examples are of
 
     @property
     def splits(self) -> dict[str, Examples]:

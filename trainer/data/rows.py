@@ -5,7 +5,7 @@ all of an array asks for its `parts`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,7 +80,7 @@ class Rows(View):
     def __init__(self, array: Array, rows: Index) -> None:
         """Describe them; `rows` (N,) are their numbers in the array."""
         super().__init__((len(rows), *array.shape[1:]), array.dtype)
-        self.array, self.rows = array, rows
+        self.array, self.rows = array, small(rows)
 
     def read(self, rows: Index) -> npt.NDArray[Any]:
         """Return some of them."""
@@ -104,14 +104,45 @@ class Converted(View):
         return gather(self.array, rows).astype(self.dtype, copy=False)
 
 
+class Concatenated(View):
+    """Arrays of one dtype (M, ...), one after the other."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        """Describe them."""
+        self.arrays, self._ends = arrays, np.cumsum([len(array) for array in arrays])
+        super().__init__((int(self._ends[-1]), *arrays[0].shape[1:]), arrays[0].dtype)
+
+    def read(self, rows: Index) -> npt.NDArray[Any]:
+        """Return rows of all of them."""
+        result = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        chosen = np.searchsorted(self._ends, rows, "right")
+        for number, array in enumerate(self.arrays):
+            (mine,) = np.nonzero(chosen == number)
+            if len(mine):
+                result[mine] = gather(array, rows[mine] - (self._ends[number] - len(array)))
+        return result
+
+
+def small(rows: Index) -> Index:
+    """Return numbers of rows in 32 bits, where these hold them: there may be many."""
+    return rows.astype(np.int32) if len(rows) < 2**31 and rows.max(initial=0) < 2**31 else rows
+
+
 def gather(array: Array, indices: Index) -> npt.NDArray[Any]:
     """Return the rows of these numbers: indices of any shape, in range -> (*indices.shape, ...)."""
     if isinstance(array, View):
         taken = array.read(indices.ravel())
     else:
-        # mode="clip" skips a second pass over the indices, which are in range.
-        taken = np.take(np.asarray(array), indices.ravel(), axis=0, mode="clip")
+        taken = taken_from(np.asarray(array), indices.ravel())
     return taken.reshape(*indices.shape, *array.shape[1:])
+
+
+def taken_from(array: npt.NDArray[Any], rows: Index) -> npt.NDArray[Any]:
+    """Return rows of a numpy array."""
+    if not array.flags.c_contiguous:  # np.take would copy all of it first
+        return np.asarray(array[rows])
+    # mode="clip" skips a second pass over the indices, which are in range.
+    return np.take(array, rows, axis=0, mode="clip")
 
 
 def parts(array: Array) -> Iterator[npt.NDArray[Any]]:

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 
 from trainer.data.dataset import Dataset, size
+from trainer.data.order import permutation
 from trainer.data.rows import Index, Rows
-from trainer.data.stream import permutation
 from trainer.job.errors import ConfigError
 
 

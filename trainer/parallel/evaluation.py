@@ -19,7 +19,7 @@ from trainer.tasks.task import Named, Task, Weights, apply, losses_and_metrics
 
 # Of examples, over all devices.
 BYTES_TO_KEEP = 256 << 20  # a split that is not larger stays on the devices
-BYTES_PER_DISPATCH = 32 << 20  # of one that does not
+BYTES_PER_DISPATCH = 8 << 20  # of one that does not
 
 
 class Evaluation(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from trainer.config import user_module
-from trainer.config.schema import DataConfig
+from trainer.config.schema import DataConfig, data_config
 from trainer.data import digests
 from trainer.data.dataset import Dataset, Examples
 from trainer.data.mapped import Mapped, mapping_of
@@ -15,7 +15,7 @@ from trainer.data.split import with_validation
 from trainer.formats import manifest
 from trainer.formats.download import Progress
 from trainer.job.errors import ConfigError
-from trainer.sources import arrays, huggingface, images, mnist
+from trainer.sources import arrays, huggingface, images, mixture, mnist
 
 _CANONICAL = {"int64": "int32", "uint64": "uint32", "float64": "float32"}  # as jax has them
 
@@ -83,6 +83,14 @@ def _module(data: DataConfig, **_: Any) -> Dataset:
         return made
 
 
+def _mixture(data: DataConfig, **report: Callable[..., None]) -> Dataset:
+    sets = {
+        name: load(one if isinstance(one, DataConfig) else data_config(one), **report)
+        for name, one in (data.sets or {}).items()
+    }
+    return mixture.mixed(sets, data.weights or {})
+
+
 # data.name -> function(data, progress=, poll=, warn=); what it returns is checked. What only
 # some kinds have of data.* is in OF_DATA of config/schema.py.
 KINDS: dict[str, Callable[..., Dataset]] = {
@@ -92,6 +100,7 @@ KINDS: dict[str, Callable[..., Dataset]] = {
     "arrays": _arrays,
     "images": _images,
     "huggingface": _huggingface,
+    "mixture": _mixture,
     "module": _module,
 }
 
