@@ -108,17 +108,23 @@ class RunConfig(Section):
 
 
 DATA_NAMES = (
-    *("mnist", "mnist_5k", "idx", "arrays"),
-    *("images", "huggingface", "mixture"),
+    *("mnist", "mnist_5k", "idx", "arrays", "images", "huggingface"),
+    *("table", "text", "mixture"),
     "module",
 )
-NEED_ROOT = ("idx", "arrays", "images", "huggingface")
+NEED_ROOT = ("idx", "arrays", "images", "huggingface", "table", "text")
 # Options that some kinds of data sets have: the option, the kinds, an example if they require it.
 OF_DATA: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("image_size", ("images", "huggingface"), None),
     ("channels", ("images", "huggingface"), "3"),
-    ("test_fraction", ("images", "huggingface"), "0.2"),
+    ("test_fraction", ("images", "huggingface", "table", "text"), "0.2"),
     ("columns", ("huggingface",), None),
+    ("label", ("table",), "COLUMN"),
+    ("features", ("table",), None),
+    ("categories", ("table",), None),
+    ("regression", ("table",), None),
+    ("window", ("text",), "128"),
+    ("stride", ("text",), None),
     ("sets", ("mixture",), "{a: {name: arrays, root: DIR}}"),
     ("weights", ("mixture",), None),
 )
@@ -167,6 +173,16 @@ class DataConfig(Section):
     shuffle: bool
     pixel_mean: float | None = finite()
     pixel_std: float | None = positive()
+    # Of a table.
+    label: str | None
+    features: list[str] | None
+    categories: list[str] | None
+    regression: bool | None
+    # Of a text.
+    window: int | None = whole(1)
+    stride: int | None = whole(1)
+    # Of both, where there is one file.
+    test_fraction: float | None = ruled(lambda x: 0 < x < 1, "use a number in (0, 1)")
     # Of a mixture: the options of each set, complete once they are composed.
     sets: dict[str, Any] | None = ruled(  # noqa: RUF009 - it returns a field
         lambda sets: bool(sets) and all(_is_set(given) for given in sets.values()),

@@ -23,7 +23,7 @@ class Mapped(View):
     files, as long as nothing else needs the memory.
     """
 
-    def __init__(self, array: "np.memmap[Any, Any]") -> None:
+    def __init__(self, array: npt.NDArray[Any]) -> None:
         """Take over an array that np.load or np.memmap has mapped."""
         super().__init__(array.shape, array.dtype)
         mapping = mapping_of(array)
@@ -32,7 +32,7 @@ class Mapped(View):
         self._bytes = len(self._mapping)
         self._address = np.frombuffer(self._mapping, np.uint8).ctypes.data
         self._rows = max(1, MOST_BYTES // (AROUND + self.nbytes // max(1, len(self))))
-        self.path = Path(str(array.filename))
+        self.path = Path(str(getattr(array, "filename", None)))
         if self._bytes > MOST_BYTES:
             _large.add(mapping)
 
@@ -61,9 +61,9 @@ class Mapped(View):
         return result
 
 
-def mapping_of(array: "np.memmap[Any, Any]") -> mmap.mmap | None:
+def mapping_of(array: npt.NDArray[Any]) -> mmap.mmap | None:
     """Return the mapping of the file, if numpy knows it."""
-    mapping: mmap.mmap | None = vars(array).get("_mmap")
+    mapping: mmap.mmap | None = getattr(array, "_mmap", None)
     return mapping
 
 

@@ -15,7 +15,7 @@ from trainer.data.split import with_validation
 from trainer.formats import manifest
 from trainer.formats.download import Progress
 from trainer.job.errors import ConfigError
-from trainer.sources import arrays, huggingface, images, mixture, mnist
+from trainer.sources import arrays, huggingface, images, mixture, mnist, table, text
 
 _CANONICAL = {"int64": "int32", "uint64": "uint32", "float64": "float32"}  # as jax has them
 
@@ -83,6 +83,24 @@ def _module(data: DataConfig, **_: Any) -> Dataset:
         return made
 
 
+def _table(data: DataConfig, **_: Any) -> Dataset:
+    return table.load(
+        str(data.root),
+        str(data.label),
+        data.features,
+        data.categories or (),
+        data.test_fraction or 0.0,
+        regression=bool(data.regression),
+    )
+
+
+def _text(data: DataConfig, **_: Any) -> Dataset:
+    assert data.window is not None
+    test = data.test_fraction or 0.0
+    fractions = (test, data.validation_fraction)
+    return text.load(str(data.root), data.window, data.stride, *fractions, data.cache_dir)
+
+
 def _mixture(data: DataConfig, **report: Callable[..., None]) -> Dataset:
     sets = {
         name: load(one if isinstance(one, DataConfig) else data_config(one), **report)
@@ -100,6 +118,8 @@ KINDS: dict[str, Callable[..., Dataset]] = {
     "arrays": _arrays,
     "images": _images,
     "huggingface": _huggingface,
+    "table": _table,
+    "text": _text,
     "mixture": _mixture,
     "module": _module,
 }
@@ -125,7 +145,9 @@ def checked(made: Any, where: str, cache: str | None = None) -> Dataset:
         for name, array in train.items():
             one, other = ((a.dtype, a.shape[1:]) for a in (array, examples[name]))
             if one != other:
-                message = f"{where}: {name} is {_text(one)} in train, but {_text(other)} in {split}"
+                message = (
+                    f"{where}: {name} is {_shown(one)} in train, but {_shown(other)} in {split}"
+                )
                 raise ConfigError(message, "give all the same dtype and shape")
     names = tuple(map(str, made.class_names))
     given: dict[str, Any] = {**made._asdict(), **splits, "name": str(made.name)}
@@ -179,5 +201,5 @@ def _fit(array: Array, limits: np.iinfo[Any]) -> bool:
     return all(limits.min <= part.min() <= part.max() <= limits.max for part in parts(array))
 
 
-def _text(one: tuple[np.dtype[Any], tuple[int, ...]]) -> str:
+def _shown(one: tuple[np.dtype[Any], tuple[int, ...]]) -> str:
     return f"{one[0]} {list(one[1])}"
