@@ -1,16 +1,22 @@
 """Files larger than memory: what is read is right, little of it stays, its digest is kept."""
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from in_process import StopAfter, summary_of, train
+from support.in_process import StopAfter, summary_of, train
 
-from trainer.data import dataset, digests, mapped
+from trainer.config.compose import compose
+from trainer.data import dataset, digests
 from trainer.data.mapped import Mapped
 from trainer.data.rows import Concatenated, Converted, Rows, gather, parts
+from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.formats import idx
 from trainer.job.errors import DataError
+from trainer.sources.load import load
+from trainer.tasks import mlp
 
 MIB = 2**20
 
@@ -42,19 +48,38 @@ def test_views_of_a_file_are_like_its_array(tmp_path, order):
         np.testing.assert_array_equal(np.concatenate(list(parts(one))), wanted)
 
 
-def test_little_of_a_large_file_stays_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(mapped, "MOST_BYTES", 8 * MIB)
-    path = tmp_path / "large.npy"
-    with path.open("wb") as file:  # of zeros, which take no room on the disk
-        header = {"descr": "|u1", "fortran_order": False, "shape": (200_000, 1000)}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + 200_000 * 1000)
-    view = Mapped(np.load(path, mmap_mode="r"))
-    before, most = mapped._mapped(), 0
-    for rows in np.random.default_rng(0).permutation(200_000).reshape(50, -1):
-        assert not view.read(rows).any()
-        most = max(most, mapped._mapped() - before)
-    assert most < 24 * MIB  # and without giving back: 200
+def anonymous():
+    """Return the bytes of this process that the kernel cannot drop, unlike those of files."""
+    (line,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(line) << 10
+
+
+def test_a_large_file_takes_little_memory(tmp_path, everything_is_large):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split, count in (("train", 400_000), ("test", 100)):
+        np.save(data / f"{split}_label.npy", np.arange(count, dtype=np.uint8) % 10)
+        with (data / f"{split}_image.npy").open("wb") as file:  # zeros take no room on the disk
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, 1000)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + count * 1000)
+    (job,) = compose(["data=arrays", f"data.root={data}"])
+    before, most = anonymous(), 0
+    loaded = load(job.config.data, progress=print, poll=print, warn=print)
+    mlp.pixel_statistics("zeros", loaded.train["image"], None, 1.0)
+    source = Superbatches(
+        loaded.train,
+        plan=Plan(1406, 1, 1406),
+        global_batch_size=256,
+        rows=slice(0, 256),
+        seed=0,
+        first_step=0,
+    )
+    for number, batch in enumerate(iterate(source)):
+        assert not batch.examples["image"].any()
+        if number % 50 == 0:
+            most = max(most, anonymous() - before)
+    assert most < 100 * MIB  # the file has 400
 
 
 @pytest.fixture
