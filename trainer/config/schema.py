@@ -181,8 +181,6 @@ class DataConfig(Section):
     # Of a text.
     window: int | None = whole(1)
     stride: int | None = whole(1)
-    # Of both, where there is one file.
-    test_fraction: float | None = ruled(lambda x: 0 < x < 1, "use a number in (0, 1)")
     # Of a mixture: the options of each set, complete once they are composed.
     sets: dict[str, Any] | None = ruled(  # noqa: RUF009 - it returns a field
         lambda sets: bool(sets) and all(_is_set(given) for given in sets.values()),

@@ -89,15 +89,14 @@ def _table(data: DataConfig, **_: Any) -> Dataset:
         str(data.label),
         data.features,
         data.categories or (),
-        data.test_fraction or 0.0,
+        _fraction(data),
         regression=bool(data.regression),
     )
 
 
 def _text(data: DataConfig, **_: Any) -> Dataset:
     assert data.window is not None
-    test = data.test_fraction or 0.0
-    fractions = (test, data.validation_fraction)
+    fractions = (_fraction(data), data.validation_fraction)
     return text.load(str(data.root), data.window, data.stride, *fractions, data.cache_dir)
 
 

@@ -1,6 +1,5 @@
 """A table, CSV or Parquet -> `features` and `label`, and a field of codes for each category."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.dataset import Dataset, Examples
-from trainer.data.order import permutation
-from trainer.formats import tables
+from trainer.data.split import held_out
+from trainer.formats import cache, tables
 from trainer.formats.splits import files_of
 from trainer.formats.tables import Column
 from trainer.job.directory import expanded
@@ -101,9 +100,8 @@ def _divided(
     if count >= examples:
         message = f"data.test_fraction={fraction}: all {examples:,} rows of {path}"
         raise ConfigError(message, "use a smaller fraction")
-    seed = int.from_bytes(hashlib.sha256(path.read_bytes()).digest()[:7], "big")
-    order = permutation(seed, 0, examples)
-    parts = {"train": np.sort(order[count:]), "test": np.sort(order[:count])}
+    train, test = held_out(cache.sha256_of(path), examples, count)
+    parts = {"train": train, "test": test}
     tables_ = {
         split: {name: column[rows] for name, column in table.items()}
         for split, rows in parts.items()
