@@ -12,6 +12,7 @@ from trainer.commands import evaluate
 from trainer.config.compose import compose
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.export import command as export
+from trainer.formats import records
 from trainer.job.errors import ConfigError, DataError
 from trainer.job.signals import StopRequest
 from trainer.sources.load import load
@@ -92,7 +93,26 @@ def as_mixture(folder):
     return ("data=mixture", *words, "data.weights.noisy=3", "model.hidden_sizes=[4]")
 
 
-KINDS = {"csv": as_csv, "parquet": as_parquet, "text": as_text, "mixture": as_mixture}
+def as_records(folder):
+    (folder / "digits").mkdir()
+    draw = np.random.default_rng(2)
+    for split, count in (("train", 60), ("test", 10)):
+        examples = (
+            {"image": draw.integers(0, 256, (4, 4), np.uint8), "label": np.int64(i % 3)}
+            for i in range(count)
+        )
+        records.write(folder / "digits" / f"{split}.array_record", examples)
+    words = ("data=records", f"data.root={folder / 'digits'}", f"data.cache_dir={folder / 'c'}")
+    return (*words, "model.hidden_sizes=[4]")
+
+
+KINDS = {
+    "csv": as_csv,
+    "parquet": as_parquet,
+    "text": as_text,
+    "records": as_records,
+    "mixture": as_mixture,
+}
 kinds = pytest.mark.parametrize("write", KINDS.values(), ids=KINDS)
 
 
@@ -206,6 +226,31 @@ def test_a_set_of_a_mixture_is_validated_by_its_own_examples(tmp_path):
     assert len(dataset.test["label"]) == 20
 
 
+def test_records_are_examples_and_a_part_of_one_file_is_for_testing(tmp_path):
+    path = tmp_path / "all.array_record"
+    examples = [{"x": np.full((2, 3), i, np.float32), "y": i} for i in range(10)]
+    records.write(path, examples)
+    words = ("data=records", f"data.root={path}", "data.validation_fraction=0")
+    dataset = loaded(*words, f"data.cache_dir={tmp_path / 'cache'}")
+    whole = np.concatenate([dataset.train["y"], dataset.test["y"]])
+    assert (len(dataset.train["y"]), len(dataset.test["y"])) == (8, 2)
+    assert sorted(whole) == list(range(10))
+    assert whole.dtype == np.int32
+    for split in (dataset.train, dataset.test):
+        np.testing.assert_array_equal(split["x"][:, 1, 2], split["y"])
+
+
+def record_files(*examples):
+    return lambda folder: records.write(folder / "x.array_record", examples)
+
+
+def damaged_records(folder):
+    record_files(*({"x": np.arange(1000)} for _ in range(50)))(folder)
+    data = bytearray((folder / "x.array_record").read_bytes())
+    data[3000] ^= 1
+    (folder / "x.array_record").write_bytes(data)
+
+
 def changed(**columns):
     return lambda folder: csv(folder / "houses.csv", TABLE | columns)
 
@@ -215,6 +260,7 @@ LATE = [*TABLE["city"][:-1], "Lima"]
 TABLE_WORDS = ("data=table", "data.root=houses.csv", "data.label=kind")
 MIX = ("data=mixture", "data.sets.a.name=arrays", "data.sets.a.root=clean")
 TEXT_WORDS = ("data=text", "data.root=text")
+RECORDS = ("data=records", "data.root=x.array_record", "data.cache_dir=cache")
 WRONG = [
     (changed(), ["data=table", "data.root=houses.csv"], "data.label=None: data=table needs it"),
     (changed(), [*TABLE_WORDS], "data.features: column city of .*houses.csv is text: give it a r"),
@@ -248,6 +294,24 @@ WRONG = [
     (lambda f: None, [*TEXT_WORDS], "text: cannot be read .No such file"),
     (as_text, [*TEXT_WORDS, "data.window=5000"], "train has .* bytes, and a window 5,000: use a"),
     (as_text, [*TEXT_WORDS, "data.label=a"], "data.label=a: only data=table has it: leave it out"),
+    (
+        record_files({"x": 1}, {"x": 1.0}),
+        [*RECORDS],
+        r"record 1 has x float64.*, the first x int64",
+    ),
+    (
+        record_files({"x": 1}, {"x": 1, "y": 1}),
+        [*RECORDS],
+        r"record 1 has x int64.*, y int64.*, the",
+    ),
+    (damaged_records, [*RECORDS], "x.array_record: a record is damaged .*mismatch"),
+    (
+        lambda f: (f / "x.array_record").write_bytes(b"a" * 999),
+        [*RECORDS],
+        "is no whole ArrayRecord",
+    ),
+    (lambda f: None, [*RECORDS], "x.array_record: cannot be read .No such file"),
+    (lambda f: None, [RECORDS[0], "data.root=x.csv"], "x.csv: is no file .array_record or"),
     (as_mixture, ["data=mixture"], "data.sets=None: data=mixture needs it, like data.sets={a: {n"),
     (
         as_mixture,

@@ -109,15 +109,15 @@ class RunConfig(Section):
 
 DATA_NAMES = (
     *("mnist", "mnist_5k", "idx", "arrays", "images", "huggingface"),
-    *("table", "text", "mixture"),
+    *("table", "text", "records", "mixture"),
     "module",
 )
-NEED_ROOT = ("idx", "arrays", "images", "huggingface", "table", "text")
+NEED_ROOT = ("idx", "arrays", "images", "huggingface", "table", "text", "records")
 # Options that some kinds of data sets have: the option, the kinds, an example if they require it.
 OF_DATA: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("image_size", ("images", "huggingface"), None),
     ("channels", ("images", "huggingface"), "3"),
-    ("test_fraction", ("images", "huggingface", "table", "text"), "0.2"),
+    ("test_fraction", ("images", "huggingface", "table", "text", "records"), "0.2"),
     ("columns", ("huggingface",), None),
     ("label", ("table",), "COLUMN"),
     ("features", ("table",), None),

@@ -15,7 +15,7 @@ from trainer.data.split import with_validation
 from trainer.formats import manifest
 from trainer.formats.download import Progress
 from trainer.job.errors import ConfigError
-from trainer.sources import arrays, huggingface, images, mixture, mnist, table, text
+from trainer.sources import arrays, huggingface, images, mixture, mnist, records, table, text
 
 _CANONICAL = {"int64": "int32", "uint64": "uint32", "float64": "float32"}  # as jax has them
 
@@ -100,6 +100,10 @@ def _text(data: DataConfig, **_: Any) -> Dataset:
     return text.load(str(data.root), data.window, data.stride, *fractions, data.cache_dir)
 
 
+def _records(data: DataConfig, **report: Any) -> Dataset:
+    return records.load(str(data.root), data.cache_dir, _fraction(data), **report)
+
+
 def _mixture(data: DataConfig, **report: Callable[..., None]) -> Dataset:
     sets = {
         name: load(one if isinstance(one, DataConfig) else data_config(one), **report)
@@ -119,6 +123,7 @@ KINDS: dict[str, Callable[..., Dataset]] = {
     "huggingface": _huggingface,
     "table": _table,
     "text": _text,
+    "records": _records,
     "mixture": _mixture,
     "module": _module,
 }

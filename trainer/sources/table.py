@@ -9,7 +9,7 @@ import numpy as np
 from trainer.data.dataset import Dataset, Examples
 from trainer.data.split import held_out
 from trainer.formats import cache, tables
-from trainer.formats.splits import files_of
+from trainer.formats.find import files_of
 from trainer.formats.tables import Column
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError

@@ -10,7 +10,7 @@ from trainer.data import digests
 from trainer.data.dataset import Dataset, Examples
 from trainer.data.mapped import Mapped
 from trainer.data.rows import Array, parts
-from trainer.formats.splits import files_of
+from trainer.formats.find import files_of
 from trainer.job.directory import expanded
 from trainer.job.errors import DataError
 
