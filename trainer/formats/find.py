@@ -1,8 +1,8 @@
 """Where the files of a data set lie in a folder, such as the four of an IDX data set.
 
-The names of MNIST's are `train-images-idx3-ubyte` and the like. Others write a point for a hyphen, capitals,
-`test` for `t10k`, the name of the data set before them (EMNIST), or pack them. Some have a folder
-of the same name around each.
+The names of MNIST's are `train-images-idx3-ubyte` and the like. Others write a point for a hyphen,
+capitals, `test` for `t10k`, the name of the data set before them (EMNIST), or pack them. Some have
+a folder of the same name around each.
 """
 
 import os
