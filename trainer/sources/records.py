@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.dataset import Dataset, Examples
+from trainer.data.mapped import Mapped
 from trainer.data.rows import Rows
 from trainer.data.split import held_out
 from trainer.formats import cache, records
@@ -49,7 +50,7 @@ def load(
     splits: dict[str, Examples] = {split: {} for split in files}
     for name, array in arrays.arrays.items():
         split, _, field = name.partition("-")
-        splits[split][field] = array
+        splits[split][field] = Mapped(array)
     if "test" not in splits:
         examples = len(next(iter(splits["train"].values())))
         held = max(1, round(test_fraction * examples))
