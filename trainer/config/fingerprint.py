@@ -32,7 +32,7 @@ FINGERPRINT = (
 # With these values, training is what it was before there were these options.
 NEUTRAL: dict[str, Any] = {
     "data.validation_fraction": 0,
-    "data.weights": None,
+    "data.weights": {},
     "train.accumulate": 1,
     **dict.fromkeys(("train.limit_steps", "train.overfit_batches", "ema.decay")),
     **{"init.run": None, "init.step": None, "init.map": [], "init.freeze": []},

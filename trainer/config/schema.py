@@ -183,7 +183,7 @@ class DataConfig(Section):
     stride: int | None = whole(1)
     # Of a mixture: the options of each set, complete once they are composed.
     sets: dict[str, Any] | None = ruled(  # noqa: RUF009 - it returns a field
-        lambda sets: bool(sets) and all(_is_set(given) for given in sets.values()),
+        lambda sets: all(_is_set(given) for given in sets.values()),
         f"give sets by name, each with a name of its own: data.sets.SET.name={'|'.join(MIXED)}",
     )
     weights: dict[str, float] | None = ruled(  # noqa: RUF009 - as above
@@ -216,6 +216,7 @@ class DataConfig(Section):
             _check(right, "data.class_names", self.class_names, rule)
         for option, kinds, required in OF_DATA:
             value, used = getattr(self, option), self.name in kinds
+            value = None if value in ({}, []) else value
             rule = f"only data={' or '.join(kinds)} has it: leave it out"
             _check(used or value is None, f"data.{option}", value, rule)
             rule = f"data={self.name} needs it, like data.{option}={required}"

@@ -83,15 +83,15 @@ def _open(path: Path) -> Any:
     try:
         with path.open("rb"):  # the reader says nothing of what it cannot open
             reader = ArrayRecordReader(str(path))
+        if reader.ok() and reader.num_records():
+            return reader
+        reader.close()  # raises what is wrong
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror})"
         raise DataError(message, "correct the path or its permissions") from error
     except RuntimeError as error:
         raise DataError(f"{path}: is damaged ({first_line(error)})", AGAIN) from None
-    if not reader.ok() or not reader.num_records():
-        reader.close()
-        raise DataError(f"{path}: is no whole ArrayRecord file, or has no record", AGAIN)
-    return reader
+    raise DataError(f"{path}: has no record", AGAIN)
 
 
 def _form(example: Example) -> str:
