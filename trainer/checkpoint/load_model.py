@@ -52,6 +52,11 @@ class Trained(NamedTuple):
         shape = (*outputs["probabilities"].shape,) if "probabilities" in outputs else ()
         return int(shape[0]) if len(shape) == 1 and shape[0] > 1 else None
 
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes; their numbers, if the data set had no names."""
+        return self.record.get("class_names") or [str(i) for i in range(self.classes or 0)]
+
     def predict(self, examples: Any) -> Arrays:
         """Return what the model gives for examples, by name: arrays (N, ...).
 
