@@ -157,7 +157,8 @@ def _read(
             given = task.read(file)
         elif digit_pictures.is_image(task.example, task.inputs):
             shape = task.example["image"].shape
-            given = digit_pictures.read(file, shape, find_digit=find_digit, warn=warn)
+            fit = trained.record["config"]["data"].get("image_size") is not None
+            given = digit_pictures.read(file, shape, find_digit=find_digit, fit=fit, warn=warn)
         else:
             hint = "give them in an .npz file, or write a function read(path) in the model's module"
             raise DataError(f"{file}: the model reads arrays: {inputs}", hint)

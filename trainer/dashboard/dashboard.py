@@ -183,7 +183,7 @@ def draw_evaluation(
     examples: Examples,
     result: Evaluation,
     counts: confusion.Counts | None,
-    names: Sequence[str],
+    names: Sequence[str] = (),
 ) -> list[Any]:
     """Draw an evaluation of a split after `step` steps; what the task does not have is left out.
 

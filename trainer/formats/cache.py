@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError, SaveError, writing
@@ -81,25 +82,51 @@ def decoded(
         message = f"data.cache_dir={root} {problem}, who could exchange the decoded data"
         raise ConfigError(message, "name a folder of your own")
     folder = root / f"{source.kind}-{_key(source)}"
-    with turn(root / f"{folder.name}.lock", poll):
+    with writing(root, HINT), turn(root / f"{folder.name}.lock", poll):
         try:
             return _read(folder)
         except FileNotFoundError:
             pass
         except Damaged as damage:
             warn(f"{folder}: {damage}: the data are decoded again")
-        with writing(root, HINT):
-            _write(folder, decode)
+        _write(folder, decode)
     try:
         return _read(folder)
     except (OSError, Damaged) as error:
         raise SaveError(f"{folder}: {error}", "repair the storage") from None
 
 
+def create(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Make an .npy file, with its place on the disk, and return its array, mapped into memory.
+
+    Without the place, writing to the array would end the process where the disk is full.
+    """
+    array: npt.NDArray[Any] = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return _sha256(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    message = f"{path}: cannot be read ({error.strerror})"
+    return DataError(message, "correct the path or its permissions")
 
 
 def _key(source: Source) -> str:
@@ -109,8 +136,7 @@ def _key(source: Source) -> str:
         try:
             status = path.stat()
         except OSError as error:
-            hint = "correct the path or its permissions"
-            raise DataError(f"{path}: cannot be read ({error.strerror})", hint) from None
+            raise _unreadable(path, error) from None
         files.append((name, status.st_size, status.st_mtime_ns))
     content = json.dumps([VERSION, source.kind, dict(source.options), files], sort_keys=True)
     return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()[:32]
@@ -136,7 +162,7 @@ def _read(folder: Path) -> Decoded:
             if status.st_size != entry["bytes"]:
                 sizes = f"{status.st_size:,} bytes, expected {entry['bytes']:,}"
                 raise Damaged(f"file {path.name} has {sizes}")
-            if status.st_mtime_ns != entry["time_ns"] and sha256_of(path) != entry["sha256"]:
+            if status.st_mtime_ns != entry["time_ns"] and _sha256(path) != entry["sha256"]:
                 raise Damaged(f"file {path.name} was changed")
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -157,7 +183,7 @@ def _write(folder: Path, decode: Callable[[Path], tuple[dict[str, Any], dict[str
         for path in sorted(new.glob("*.npy")):
             status = path.stat()
             entry = {"bytes": status.st_size, "time_ns": status.st_mtime_ns}
-            arrays[path.stem] = {**entry, "sha256": sha256_of(path)}
+            arrays[path.stem] = {**entry, "sha256": _sha256(path)}
         lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
         write_bytes(new / SUMS, lines.encode("utf-8", "surrogateescape"))
         write_json(new / MANIFEST, {"arrays": arrays, "about": about})

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,7 +38,7 @@ def read(path: Path, convert: Callable[[Image.Image], Converted]) -> Converted:
         DataError: it cannot be read, is neither, is too large, or `convert` raises PictureError.
     """
     with quietly():
-        return read_bytes(path, str(path), convert)
+        return read_one(str(path), path.read_bytes, convert)[1]
 
 
 @contextmanager
@@ -49,15 +49,16 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def read_bytes(
-    file: Path | IO[bytes], name: str, convert: Callable[[Image.Image], Converted]
-) -> Converted:
-    """Do what `read` does, within `quietly`: for many pictures, in several threads.
+def read_one(
+    name: str, read_file: Callable[[], bytes], convert: Callable[[Image.Image], Converted]
+) -> tuple[bytes, Converted]:
+    """Return a file, and what `convert` makes of it; as `read`, but within `quietly`.
 
     `name` is what messages call the file.
     """
     try:
-        with Image.open(file, formats=FORMATS) as picture:
+        data = read_file()
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 size = f"{picture.width:,} x {picture.height:,} pixels"
                 raise PictureError(f"{size}, expected at most {MAX_PIXELS:,}: reduce it")
@@ -65,7 +66,7 @@ def read_bytes(
             upright: Image.Image = picture
             with suppress(Exception):  # broken notes of a camera say nothing of the pixels
                 upright = ImageOps.exif_transpose(picture)
-            return convert(upright)
+            return data, convert(upright)
     except Exception as error:  # Pillow raises anything on broken files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         text = f"cannot be read ({reason}): correct or replace it"
@@ -152,12 +153,7 @@ def decode(
 
     def one(numbered: tuple[int, tuple[str, Callable[[], bytes]]]) -> tuple[str, int]:
         number, (name, read_file) = numbered
-        try:
-            data = read_file()
-        except OSError as error:
-            hint = "correct the path or its permissions"
-            raise DataError(f"{name}: cannot be read ({error.strerror})", hint) from None
-        out[number] = read_bytes(io.BytesIO(data), name, convert)
+        data, out[number] = read_one(name, read_file, convert)
         return hashlib.sha256(data).hexdigest(), len(data)
 
     digests, waiting = list[str](), enumerate(pictures)

@@ -150,7 +150,7 @@ def _write_numbers(
         part = arrow.array(batch.column(name), where)
         if out is None:
             shape = (rows, *part.shape[1:])
-            out = np.lib.format.open_memmap(target, "w+", part.dtype, shape)
+            out = cache.create(target, part.dtype, shape)
         if part.shape[1:] != out.shape[1:]:
             text = f"{where} holds lists of {part.shape[1:]} and of {out.shape[1:]} elements"
             raise DataError(text, "pad them to one length")
@@ -177,7 +177,7 @@ def _decode_pictures(
 
     first, read = next(pictures(), (where, bytes))
     shape, convert = converter(form, first, read)
-    out = np.lib.format.open_memmap(target, "w+", np.uint8, (rows, *shape))
+    out = cache.create(target, np.uint8, (rows, *shape))
     image_files.decode(pictures(), convert, out, done)
 
 

@@ -5,7 +5,6 @@ DIR/train/CLASS, DIR/test/CLASS and perhaps DIR/validation/CLASS. Classes are nu
 of their names.
 """
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -165,14 +164,11 @@ def _decode(
     for split, files in splits.items():
         labels = np.array([label for label, _ in files], np.int32)
         np.save(folder / f"{split}_label.npy", labels)
-        out: Bytes = np.lib.format.open_memmap(
-            folder / f"{split}_image.npy", "w+", np.uint8, (len(files), *shape)
-        )
+        out = cache.create(folder / f"{split}_image.npy", np.uint8, (len(files), *shape))
         names = [name for _, name in files]
         pictures = [(str(path / name), (path / name).read_bytes) for name in names]
         sums = image_files.decode(pictures, convert, out, done)
         digests |= zip(names, sums, strict=True)
-        out.flush()  # type: ignore[attr-defined]
     return {}, digests
 
 
@@ -191,8 +187,7 @@ def converter(
         shape = (*form.image_size, *channels)
         return shape, partial(image_files.fitted, shape=shape)
     with image_files.quietly():
-        opened = io.BytesIO(read())
-        size = image_files.read_bytes(opened, first, lambda one: (one.height, one.width))
+        _, size = image_files.read_one(first, read, lambda one: (one.height, one.width))
     shape = (*size, *channels)
 
     def convert(picture: Image.Image) -> Bytes:

@@ -66,7 +66,8 @@ def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task,
     if model.pixels != "raw":
         images = dataset.train["image"]
         mean, std = mlp.pixel_statistics(dataset.name, images, data.pixel_mean, data.pixel_std)
-    classes = data.num_classes or len(dataset.class_names) or _classes(dataset.train)
+    named = len(dataset.class_names)
+    classes = data.num_classes or max(named, _classes(dataset.train))
     objective = mlp.Objective(str(model.loss), classes, mean, std, str(model.precision))
     record = {"image_shape": list(image.shape), "label_dtype": str(label.dtype)}
     record = {"objective": {**objective._asdict(), **record}}
