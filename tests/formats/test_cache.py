@@ -2,12 +2,14 @@
 
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from trainer.formats import cache
-from trainer.job.errors import ConfigError, DataError
+from trainer.job.errors import ConfigError, DataError, Preempted
+from trainer.job.lock import turn
 
 
 @pytest.fixture
@@ -106,6 +108,25 @@ def test_the_folder_of_another_user_is_not_used(decode):
     os.chown(decode.folder, 12345, 12345)
     with pytest.raises(ConfigError, match=r"belongs to another user \(uid 12345\).*of your own"):
         decode()
+
+
+def test_of_several_that_need_it_at_once_one_decodes(decode):
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: decode().about, range(4)))
+    assert results == [{"names": ["a", "b"]}] * 4
+    assert len(decode.decodings) == 1
+
+
+def test_who_waits_for_another_can_be_asked_to_stop(decode, tmp_path):
+    decode()
+    (lock,) = decode.folder.glob("*.lock")
+
+    def poll():
+        raise Preempted("asked to stop")
+
+    source = cache.Source("kind", {}, {"file": decode.file})
+    with turn(lock), pytest.raises(Preempted):
+        cache.decoded(str(decode.folder), source, pytest.fail, poll=poll, warn=print)
 
 
 def test_nothing_is_left_of_a_decoding_that_fails(decode, tmp_path):
