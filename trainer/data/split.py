@@ -38,6 +38,7 @@ def held_out(identity: str, examples: int, count: int) -> tuple[Index, Index]:
 
     Both are in ascending order, and depend on the text that identifies the data alone.
     """
-    seed = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:7], "big")
+    digest = hashlib.sha256(identity.encode(errors="surrogateescape")).digest()
+    seed = int.from_bytes(digest[:7], "big")
     order = permutation(seed, 0, examples)
     return np.sort(order[count:]), np.sort(order[:count])

@@ -7,6 +7,7 @@ of their names.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,9 +111,11 @@ def _pictures(folder: Path) -> dict[str, tuple[list[Path], list[Path]]]:
     found = {}
     for one in _folders(folder):
         files = sorted(f for f in one.iterdir() if not f.name.startswith(".") and f.is_file())
-        pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
+        pictures, others = list[Path](), list[Path]()
+        for file in files:
+            (pictures if file.suffix.lower() in SUFFIXES else others).append(file)
         if pictures:
-            found[one.name] = (pictures, [file for file in files if file not in {*pictures}])
+            found[one.name] = (pictures, others)
     return found
 
 
@@ -129,8 +132,8 @@ def _split(
         hint = "make a folder `test` beside `train`, or use a fraction above 0"
         raise ConfigError(f"{option}: data.root={path} has no folder of test pictures", hint)
     train, test = Files(), Files()
-    for label, name in enumerate(classes):
-        files = [file for file in splits["train"] if file[0] == label]
+    for name, of_class in zip(classes, groupby(splits["train"], lambda file: file[0]), strict=True):
+        files = list(of_class[1])
         count = max(1, round(fraction * len(files)))
         if count >= len(files):
             message = f"{option}: class {name} has {len(files)} pictures, none is left to train on"
