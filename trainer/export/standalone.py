@@ -72,7 +72,8 @@ if __name__ == "__main__":
         no_array = f"{sys.argv[1]} is no array of numbers: convert it to one, with numpy.save"
         sys.exit(f"{no_array if is_other else error}\n{__doc__}")
     if "probabilities" in outputs and outputs["probabilities"].ndim == 2:
-        names = json.loads((here / "model.json").read_text())["class_names"]
+        classes = range(outputs["probabilities"].shape[-1])
+        names = json.loads((here / "model.json").read_text()).get("class_names", classes)
         print(*(names[i] for i in np.asarray(outputs["probabilities"]).argmax(axis=-1)), sep="\n")
     else:
         for name, array in outputs.items():
