@@ -68,7 +68,7 @@ def confusion_png(
     least = 6 + longest * _WIDE * _SMALLEST if small else 0
     cell = max(456 / classes, least)  # pixels: the smallest text fits
     labels = _labels(counts, names)
-    upright = max(map(len, labels)) > 2
+    upright = bool(names)
     figure, axes = _with_axes(cell * classes, cell * classes, labels, upright=upright)
     axes.imshow(1 - strengths[..., None] * (1 - colours))
     ticks = range(0, classes, 1 if small else classes // 10)
@@ -197,7 +197,7 @@ def _with_axes(
 
     `labels` stand at the vertical axis, and where they are `upright` at the horizontal one too.
     """
-    more = _CHARACTER * max(0, max(map(len, labels), default=0) - 2)  # than two digits need
+    more = _CHARACTER * max(0, max(map(len, labels), default=0) - 3)  # than a number needs
     left, bottom = _LEFT + more, _BOTTOM + (more if upright else 0)
     around = width + left + _RIGHT, height + bottom + _TOP
     figure = figure_of(*around)
