@@ -18,7 +18,7 @@ def flax(options):
     class Net(nn.Module):
         @nn.compact
         def __call__(self, batch):
-            tokens = batch["bytes"].astype(jnp.int32)
+            tokens = batch["tokens"][:, :-1].astype(jnp.int32)
             positions = nn.Embed(tokens.shape[1], features)(jnp.arange(tokens.shape[1]))
             x, mask = nn.Embed(256, features)(tokens) + positions, nn.make_causal_mask(tokens)
             for _ in range(options["layers"]):
@@ -27,7 +27,7 @@ def flax(options):
                 y = nn.gelu(nn.Dense(4 * features)(nn.LayerNorm(epsilon=1e-5)(x)))
                 x = x + dropped(nn.Dense(features)(y))
             logits = nn.Dense(256)(nn.LayerNorm(epsilon=1e-5)(x))
-            wanted = batch["next"].astype(jnp.int32)
+            wanted = batch["tokens"][:, 1:].astype(jnp.int32)
             return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
 
     return Net()
@@ -39,7 +39,7 @@ def pytorch(options, examples):
     from torch import nn
     from torch.nn import functional
 
-    length = examples["bytes"].shape[1]
+    length = examples["tokens"].shape[1] - 1
     features, heads = options["features"], options["heads"]
 
     class Layer(nn.Module):
@@ -68,7 +68,9 @@ def pytorch(options, examples):
             self.layers = nn.Sequential(*layers, nn.LayerNorm(features), nn.Linear(features, 256))
 
         def forward(self, batch):
-            logits = self.layers(self.bytes(batch["bytes"].int()) + self.positions)
-            return functional.cross_entropy(logits.flatten(0, 1), batch["next"].long().flatten())
+            logits = self.layers(self.bytes(batch["tokens"][:, :-1].int()) + self.positions)
+            return functional.cross_entropy(
+                logits.flatten(0, 1), batch["tokens"][:, 1:].long().flatten()
+            )
 
     return Net()

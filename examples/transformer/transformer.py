@@ -1,6 +1,10 @@
 """A causal transformer that predicts the next byte of a text: the sources of Python's library.
 
-The model and its data in one file. An example is a window of the text, and the window one byte on.
+The model and its data in one file. An example is a window of the text: every byte but the last is
+read, and every one but the first is predicted. On a text of yours:
+
+    python -m trainer model=module model.module=examples/transformer/transformer.py optim=adamw \
+        optim.lr=0.002 data=text data.root=FILE data.window=64
 """
 
 import sysconfig
@@ -30,14 +34,13 @@ class Options:  # model.options.*
 
 
 def load(options):
-    """Return windows `bytes` and `next`, uint8 (N, length); the test has files of its own."""
+    """Return windows `tokens`, uint8 (N, length + 1), as data=text does; the test has own files."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
 
     def windows(files, size):
         text = np.frombuffer(b"".join(file.read_bytes() for file in files)[:size], np.uint8)
-        whole = (len(text) - 1) // options.length * options.length
-        here, after = (text[i : i + whole].reshape(-1, options.length) for i in (0, 1))
-        return {"bytes": here, "next": after}
+        every = np.lib.stride_tricks.sliding_window_view(text, options.length + 1)
+        return {"tokens": every[:: options.length]}
 
     train, test = [file for i, file in enumerate(files) if i % 10], files[::10]
     return Dataset("library", windows(train, options.size), windows(test, options.size // 10))
@@ -57,7 +60,7 @@ def init(key, example, options):
 
     return {
         "bytes": embed.init(next(keys), 256, width),
-        "positions": embed.init(next(keys), *example["bytes"].shape, width),
+        "positions": embed.init(next(keys), example["tokens"].shape[0] - 1, width),
         "layers": [layer() for _ in range(options.layers)],
         "norm": norm.init(width),
         "logits": linear.init(next(keys), width, 256),
@@ -66,7 +69,8 @@ def init(key, example, options):
 
 def fwd(example, weights, options, key):
     """Return the logits of the byte after each, (length, 256); key is None outside training."""
-    x = embed.fwd(jnp.asarray(example["bytes"]), weights["bytes"]) + weights["positions"].table
+    tokens = jnp.asarray(example["tokens"])[:-1]
+    x = embed.fwd(tokens, weights["bytes"]) + weights["positions"].table
     for i, layer in enumerate(weights["layers"]):
         keys = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, i))
         y = norm.layer_norm(x, layer["attention_norm"])
@@ -82,7 +86,7 @@ def each(x, weights, activation_fn=None):  # a linear layer at each position
 
 
 def loss(logits, example):
-    wanted = jnp.asarray(example["next"])
+    wanted = jnp.asarray(example["tokens"])[1:]
     return jnp.mean(jax.vmap(losses.sparse_categorical_crossentropy_from_logits)(logits, wanted))
 
 

@@ -193,7 +193,7 @@ def test_the_card(smoke_run, smoke_export):
 def test_the_card_of_other_images(kinds_run, tmp_path):
     assert command.main([str(kinds_run), str(tmp_path / "kinds")], StopRequest()) == 0
     card = (tmp_path / "kinds" / "MODEL_CARD.md").read_text()
-    assert "which of 3 classes, 0 to 2, an example belongs to" in card
+    assert "which of 3 classes an example belongs to: 0 to 2." in card
     assert "| input `image` | uint8 | N x 8 x 6 |" in card
     index = json.loads((tmp_path / "kinds" / "model.json").read_text())
     options = load_model.load(kinds_run, None, print).record["config"]["data"]

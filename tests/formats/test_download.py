@@ -144,7 +144,10 @@ def test_progress_is_reported_and_that_a_download_has_failed(server, tmp_path):
     mirrors = [server.url(behaviour) for behaviour in ("missing", "other", "truncated", "good")]
     get(mirrors, tmp_path / "f", progress=lambda *report: reports.append(report))
     ends = [report for report in reports if report[2] == 0 or report[1] == report[2]]
-    assert ends == [("file.gz", 0, 0)] * 3 + [("file.gz", len(BODY), len(BODY))]
+    assert ends == [
+        *[("downloading file.gz", 0, 0)] * 3,
+        ("downloading file.gz", len(BODY), len(BODY)),
+    ]
 
 
 BAD = {

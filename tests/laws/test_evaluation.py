@@ -28,6 +28,7 @@ def evaluator(task, split, mesh, batch_size, shards=None):
 @pytest.mark.parametrize("devices", [1, 2, 8])
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_every_example_counts_once(devices, batch_size, monkeypatch):
+    monkeypatch.setattr(evaluation, "BYTES_TO_KEEP", 12 * 64)
     monkeypatch.setattr(evaluation, "BYTES_PER_DISPATCH", 12 * 64)  # several dispatches
     split = make_split(101)
     weights = jax.device_get(TASK.init(jax.random.PRNGKey(0)))

@@ -80,8 +80,8 @@ def clock(monkeypatch):
 
 def play(terminal, clock, steps=400):
     """Tell a whole run of two epochs; each step takes 1/16 s."""
-    terminal.download("images.gz", 0, 9_900_000)
-    terminal.download("images.gz", 9_900_000, 9_900_000)
+    terminal.download("downloading images.gz", 0, 9_900_000)
+    terminal.download("downloading images.gz", 9_900_000, 9_900_000)
     terminal.note("resuming after step 0")
     terminal.start(steps, 0, steps // 2)
     for step in range(1, steps + 1):
@@ -284,25 +284,25 @@ def test_a_second_training_after_close(screen, clock):
 
 def test_a_download_of_unknown_size_and_a_second_try(screen, clock):
     terminal = Terminal(screen.stream)
-    terminal.download("a", 0, None)
-    terminal.download("a", 0, 2_000_000)  # from another mirror
+    terminal.download("downloading a", 0, None)
+    terminal.download("downloading a", 0, 2_000_000)  # from another mirror
     clock[0] += 1
-    terminal.download("a", 2_000_000, 2_000_000)
-    terminal.download("a", 2_000_000, 2_000_000)
+    terminal.download("downloading a", 2_000_000, 2_000_000)
+    terminal.download("downloading a", 2_000_000, 2_000_000)
     terminal.note("there")
     assert screen.lines().count("there") == 1
     stream = io.StringIO()
     plain = Terminal(stream)
-    plain.download("a", 0, None)
-    plain.download("a", 5, None)
-    plain.download("b", 0, 1_500_000)
+    plain.download("downloading a", 0, None)
+    plain.download("downloading a", 5, None)
+    plain.download("downloading b", 0, 1_500_000)
     assert stream.getvalue() == "downloading a: 0.0 MB\ndownloading b: 0.0/1.5 MB\n"
 
 
 def test_the_bar_of_a_failed_download_vanishes(screen, clock):
     terminal = Terminal(screen.stream)
-    terminal.download("a", 500, 1_000)
-    terminal.download("a", 0, 0)
+    terminal.download("downloading a", 500, 1_000)
+    terminal.download("downloading a", 0, 0)
     terminal.note("no mirror has it")
     text = screen.text()
     drawn = text.rindex("downloading a")
@@ -310,7 +310,7 @@ def test_the_bar_of_a_failed_download_vanishes(screen, clock):
     assert erased, text
     assert "100%" not in text
     stream = io.StringIO()
-    Terminal(stream).download("a", 0, 0)
+    Terminal(stream).download("downloading a", 0, 0)
     assert stream.getvalue() == ""
 
 
@@ -318,7 +318,7 @@ def test_a_long_download_says_every_ten_seconds_how_far_it_is(clock):
     stream = io.StringIO()
     terminal = Terminal(stream)
     for second in range(26):
-        terminal.download("images.gz", second * 100_000, 9_900_000)
+        terminal.download("downloading images.gz", second * 100_000, 9_900_000)
         clock[0] += 1
     assert stream.getvalue().splitlines() == [
         "downloading images.gz: 0.0/9.9 MB",

@@ -47,6 +47,7 @@ RECORD = {  # the shape of a record: what commands and a start that resumes need
         "model": {"module?": (str, None), "hidden_sizes?": ([SIZE], None)},
     },
     "data_root?": (str, None),
+    "class_names?": [str],
     "data_module?": (str, None),
     "objective?": {
         "loss": str,

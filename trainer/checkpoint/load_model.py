@@ -12,6 +12,7 @@ import numpy.typing as npt
 from trainer.checkpoint import files
 from trainer.checkpoint.checksums import Record
 from trainer.data.dataset import Examples, size
+from trainer.data.rows import View
 from trainer.job.directory import ASIDE, CHECKPOINTS
 from trainer.job.errors import DataError, TrainerError, first_line
 from trainer.job.files import Damaged
@@ -50,6 +51,11 @@ class Trained(NamedTuple):
         outputs = self.outputs
         shape = (*outputs["probabilities"].shape,) if "probabilities" in outputs else ()
         return int(shape[0]) if len(shape) == 1 and shape[0] > 1 else None
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes; their numbers, if the data set had no names."""
+        return self.record.get("class_names") or [str(i) for i in range(self.classes or 0)]
 
     def predict(self, examples: Any) -> Arrays:
         """Return what the model gives for examples, by name: arrays (N, ...).
@@ -214,7 +220,12 @@ def checked(
         spec = trained.task.example[name]
         if name not in examples:
             raise DataError(f"the model reads {', '.join(fields)}: {name} is missing")
-        given = np.asarray(examples[name])
+        given = examples[name]
+        if not isinstance(given, View) or (given.shape[1:], given.dtype) != (
+            spec.shape,
+            spec.dtype,
+        ):
+            given = np.asarray(given)
         if given.ndim == 2 and given.shape[1] == np.prod(spec.shape):
             given = given.reshape(len(given), *spec.shape)
         array = _cast(given, spec.dtype)

@@ -83,23 +83,25 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     with writing(out, hint="name a folder with --out FOLDER"):
         out.mkdir(parents=True, exist_ok=True)
         if counts is not None:
-            report |= {"classes": _classes(counts), "confusion": counts.tolist()}
+            names = confusion.names_of(counts, trained.class_names)
+            report |= {"classes": _classes(counts, names), "confusion": counts.tolist()}
             lines += _lines_of_classes(report, pictures.MOST_WITH_COUNTS)
             lines += ["", f"picture    {printable(str(picture))}"]
             right = np.trace(counts) / result.examples
             title = f"step {trained.step:,}: {right:.2%} of {result.examples:,}"
-            write_bytes(picture, pictures.confusion_png(counts, title))
+            write_bytes(picture, pictures.confusion_png(counts, title, names))
         write_json(out / f"{stem}.json", report)
     show(to_json(report, indent=2) if args.json else "\n".join(lines))
     return EXIT_COMPLETED
 
 
-def _classes(counts: Counts) -> list[dict[str, Any]]:
+def _classes(counts: Counts, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the results of each class as JSON; one without examples has no accuracy."""
     right, labels, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     return [
         {
             "class": index,
+            "name": names[index],
             "examples": int(labels[index]),
             "accuracy": float(right[index] / labels[index]) if labels[index] else None,
             "precision": float(right[index] / predicted[index]) if predicted[index] else None,
@@ -122,17 +124,21 @@ def _lines_of_classes(report: dict[str, Any], most: int) -> Iterator[str]:
     yield ""
     rows = [("class", "examples", "accuracy", "precision", "taken for")]
     confusion = report["confusion"]
+    names = [printable(one["name"]) for one in report["classes"]]
     for index, one in enumerate(report["classes"]):
-        others = [(n, i) for i, n in enumerate(confusion[index]) if i != index]
-        count, other = max(others, key=lambda pair: pair[0], default=(0, 0))
+        others = [(n, names[i]) for i, n in enumerate(confusion[index]) if i != index]
+        count, other = max(others, key=lambda pair: pair[0], default=(0, ""))
         shares = (one["accuracy"], one["precision"])
         accuracy, precision = ("-" if share is None else f"{share:.2%}" for share in shares)
         taken_for = f"{other} ({count:,} times)" if count else "-"
-        rows.append((str(index), f"{one['examples']:,}", accuracy, precision, taken_for))
+        rows.append((names[index], f"{one['examples']:,}", accuracy, precision, taken_for))
     yield from table(rows, ())
     if len(confusion) <= most:
         yield ""
         yield "confusion matrix: an example of the row's class was taken for the column's"
-        header = ["", *map(str, range(len(confusion)))]
-        body = [[str(i), *(str(n or ".") for n in row)] for i, row in enumerate(confusion)]
+        header = ["", *names]
+        body = [
+            [name, *(str(n or ".") for n in row)]
+            for name, row in zip(names, confusion, strict=True)
+        ]
         yield from table([header, *body], ())

@@ -126,15 +126,14 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
             write_bytes(seen, _drawn(joined, sources, outputs, trained))
         terminal.note(f"what the model saw is drawn in {printable(str(seen))}")
     if args.json:
-        classifies = trained.classes is not None
-        predictions = list(_as_json(sources, outputs, classifies)) if parts else []
+        predictions = list(_as_json(sources, outputs, trained)) if parts else []
         report = {"run": str(trained.run), "step": trained.step}
         show(to_json({**report, "predictions": predictions, "errors": errors}, indent=2))
     elif out is not None and parts:
         show(f"outputs for {len(sources):,} examples in {printable(str(out))}")
     elif parts:
         names = ["file", *(printable(str(f) if i is None else f"{f}[{i}]") for f, i in sources)]
-        cells = _cells(outputs, trained.classes is not None)
+        cells = _cells(outputs, trained)
         rows = [(name, *row) for name, row in zip(names, cells, strict=True)]
         show("\n".join(table(rows, left=(0, 3))))
     return EXIT_DATA if errors else EXIT_COMPLETED
@@ -158,7 +157,8 @@ def _read(
             given = task.read(file)
         elif digit_pictures.is_image(task.example, task.inputs):
             shape = task.example["image"].shape
-            given = digit_pictures.read(file, shape, find_digit=find_digit, warn=warn)
+            fit = trained.record["config"]["data"].get("image_size") is not None
+            given = digit_pictures.read(file, shape, find_digit=find_digit, fit=fit, warn=warn)
         else:
             hint = "give them in an .npz file, or write a function read(path) in the model's module"
             raise DataError(f"{file}: the model reads arrays: {inputs}", hint)
@@ -184,7 +184,8 @@ def _drawn(examples: Examples, sources: Sources, outputs: Arrays, trained: Train
     captions = [printable(name) for name in names[:MOST_SHOWN]]
     if trained.classes is not None:
         best = outputs["probabilities"][:MOST_SHOWN]
-        answers = [f"{np.argmax(one)}, {np.max(one):.1%}" for one in best]
+        named = trained.class_names
+        answers = [f"{named[np.argmax(one)]}, {np.max(one):.1%}" for one in best]
         captions = [f"{c}\n{answer}" for c, answer in zip(captions, answers, strict=True)]
     few = f", the first {len(images)} of {len(names):,}" if len(images) < len(names) else ""
     return pictures.digits_png(images, captions, f"what the model saw{few}")
@@ -201,27 +202,30 @@ def _npz(sources: Sources, outputs: Arrays) -> bytes:
     return buffer.getvalue()
 
 
-def _as_json(sources: Sources, outputs: Arrays, classifies: bool) -> Iterator[dict[str, Any]]:
+def _as_json(sources: Sources, outputs: Arrays, trained: Trained) -> Iterator[dict[str, Any]]:
+    classes, names = trained.classes, trained.class_names
     for number, (file, index) in enumerate(sources):
         values = {name: array[number].tolist() for name, array in outputs.items()}
         result: dict[str, Any] = {"outputs": values}
-        if classifies:
+        if classes is not None:
             probabilities = values["probabilities"]
-            result = {"class": int(np.argmax(probabilities)), "probabilities": probabilities}
+            best = int(np.argmax(probabilities))
+            result = {"class": best, "name": names[best], "probabilities": probabilities}
         yield {"file": str(file), "index": index, **result}
 
 
-def _cells(outputs: Arrays, classifies: bool) -> Iterator[tuple[str, ...]]:
+def _cells(outputs: Arrays, trained: Trained) -> Iterator[tuple[str, ...]]:
     """Yield the names of the columns, then those of each example."""
-    if not classifies:
+    if trained.classes is None:
         yield tuple(outputs)
         yield from zip(*([_short(x) for x in a] for a in outputs.values()), strict=True)
         return
     yield "class", "probability", "next"
+    names = [printable(name) for name in trained.class_names]
     for probabilities in outputs["probabilities"]:
         first, second = np.argsort(-probabilities, kind="stable")[:2]
-        next_ = f"{second} ({probabilities[second]:.2%})"
-        yield str(first), f"{probabilities[first]:.2%}", next_
+        next_ = f"{names[second]} ({probabilities[second]:.2%})"
+        yield names[first], f"{probabilities[first]:.2%}", next_
 
 
 def _short(value: npt.NDArray[Any]) -> str:

@@ -4,11 +4,10 @@ import dataclasses
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from trainer.checkpoint.load_model import Trained, checked
 from trainer.config import user_module
-from trainer.config.schema import DataConfig
+from trainer.config.schema import DataConfig, data_config
 from trainer.data.dataset import Examples
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError
@@ -89,9 +88,7 @@ def load(
 
 def _options(trained: Trained) -> DataConfig:
     """Return the options data.* of the run, perhaps of a version that had fewer."""
-    given = {"options": {}, **trained.record["config"]["data"]}
-    values: dict[str, Any] = {f.name: given.get(f.name) for f in dataclasses.fields(DataConfig)}
-    data = DataConfig(**values)
+    data = data_config(trained.record["config"]["data"])
     if data.module is None:
         return data
     name = data.module

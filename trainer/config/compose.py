@@ -7,7 +7,8 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import hydra
 from hydra import initialize_config_dir
@@ -21,15 +22,18 @@ from omegaconf import DictConfig, OmegaConf
 from trainer.config import user_module
 from trainer.config.explain import OVERRIDE, explain
 from trainer.config.redact import redact, redacted
-from trainer.config.schema import Config, config_dir, config_dirs
+from trainer.config.schema import Config, DataConfig, config_dir, config_dirs
 from trainer.job.errors import ConfigError, TrainerError
 from trainer.job.stdout import show
 
 _TEXTS = (
     *("run.name", "run.dir", "run.root", "data.root", "data.cache_dir"),
+    "data.manifest",
     *("train.compilation_cache_dir", "model.module", "data.module", "init.run"),
 )
-_OPTIONS = re.compile(r"(?:model|data|optim)\.options\.")  # keys that the schema does not know
+_OPTIONS = re.compile(
+    r"(?:(?:model|data|optim)\.options|data\.(?:sets|weights))\."
+)  # keys that the schema does not know
 USER_OPTIONS = {"model": "Options", "data": "DataOptions"}  # section -> dataclass in a module
 # Values that Hydra's grammar has to read: empty, null, quoted, an interpolation, a list.
 _GRAMMAR = re.compile(r"null|['\"\[].*|.*\$\{.*|", re.DOTALL)
@@ -129,6 +133,11 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
     typed = OmegaConf.merge(OmegaConf.structured(Config), given)
     config = OmegaConf.to_object(typed)
     assert isinstance(config, Config)
+    if config.data.sets:
+        for name, options in config.data.sets.items():
+            config.data.sets[name] = _set_of(name, options, config.data)
+        complete = {name: dataclasses.asdict(one) for name, one in config.data.sets.items()}
+        OmegaConf.update(typed, "data.sets", complete)
     record = dict[str, str]()
     for section, kind in USER_OPTIONS.items():  # the user's own module and its options
         part = getattr(config, section)
@@ -145,6 +154,23 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
     overrides = [redact(override) for override in hydra_config.overrides.task]
     record["overrides.yaml"] = OmegaConf.to_yaml(overrides)
     return Job(config, _experiment(hydra_config), record)
+
+
+def _set_of(name: str, given: Any, mixture: DataConfig) -> DataConfig:
+    """Return all options of a set of data=mixture, as data=KIND would have them."""
+    try:
+        of_kind = hydra.compose("config", [f"data={given['name']}"]).data
+        shared = {"validation_fraction": mixture.validation_fraction}
+        typed = OmegaConf.merge(OmegaConf.structured(DataConfig), of_kind, shared, given)
+        options = OmegaConf.to_object(typed)
+        assert isinstance(options, DataConfig)
+    except TrainerError as error:
+        raise ConfigError(f"data.sets.{name}: {error}") from None
+    except Exception as error:
+        raise ConfigError(f"data.sets.{name}: {explain(error, ())}") from None
+    if options.root is not None:  # the run may be tested in another folder
+        options.root = str(Path(options.root).expanduser().absolute())
+    return options
 
 
 def _experiment(hydra_config: DictConfig) -> str:
@@ -172,7 +198,8 @@ def literal(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
     texts = []
     for argument in arguments:
         name, _, value = argument.partition("=")
-        is_text = name.lstrip("+") in _TEXTS and not _GRAMMAR.fullmatch(value)
+        plain = re.sub(r"data\.sets\.[^.]+\.", "data.", name.lstrip("+"))
+        is_text = plain in _TEXTS and not _GRAMMAR.fullmatch(value)
         is_text = is_text and not (sweep and "," in value)
         argument = f"{name}={quoted(value)}" if is_text else argument
         # ++ sets a key whether it is there or not; the options of a user's module are not.

@@ -13,6 +13,7 @@ FINGERPRINT = (
     "data.num_classes",
     "data.validation_fraction",
     "data.shuffle",
+    "data.weights",
     "data.pixel_mean",
     "data.pixel_std",
     "model",
@@ -31,6 +32,7 @@ FINGERPRINT = (
 # With these values, training is what it was before there were these options.
 NEUTRAL: dict[str, Any] = {
     "data.validation_fraction": 0,
+    "data.weights": {},
     "train.accumulate": 1,
     **dict.fromkeys(("train.limit_steps", "train.overfit_batches", "ema.decay")),
     **{"init.run": None, "init.step": None, "init.map": [], "init.freeze": []},

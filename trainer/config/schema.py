@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from functools import partial
@@ -107,15 +107,47 @@ class RunConfig(Section):
     legacy_prng: bool
 
 
+DATA_NAMES = (
+    *("mnist", "mnist_5k", "idx", "arrays", "images", "huggingface"),
+    *("table", "text", "records", "mixture"),
+    "module",
+)
+NEED_ROOT = ("idx", "arrays", "images", "huggingface", "table", "text", "records")
+# Options that some kinds of data sets have: the option, the kinds, an example if they require it.
+OF_DATA: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
+    ("image_size", ("images", "huggingface"), None),
+    ("channels", ("images", "huggingface"), "3"),
+    ("test_fraction", ("images", "huggingface", "table", "text", "records"), "0.2"),
+    ("columns", ("huggingface",), None),
+    ("label", ("table",), "COLUMN"),
+    ("features", ("table",), None),
+    ("categories", ("table",), None),
+    ("regression", ("table",), None),
+    ("window", ("text",), "128"),
+    ("stride", ("text",), None),
+    ("sets", ("mixture",), "{a: {name: arrays, root: DIR}}"),
+    ("weights", ("mixture",), None),
+)
+
+
+MIXED = tuple(name for name in DATA_NAMES if name not in ("mixture", "module"))
+
+
+def _is_set(given: Any) -> bool:
+    name = given.get("name") if isinstance(given, dict) else getattr(given, "name", None)
+    return name in MIXED
+
+
 @dataclass(kw_only=True)
 class DataConfig(Section):
     """Which data set, where it comes from, and in which order it is read."""
 
-    name: str = one_of("mnist", "mnist_5k", "idx", "arrays", "module")
+    name: str = one_of(*DATA_NAMES)
     module: str | None
     # Of the module: its dataclass DataOptions.
     options: Any = own()  # noqa: RUF009 - it returns a field
     root: str | None = folder()
+    manifest: str | None = ruled(lambda name: name != "", "name a file, like SHA256SUMS")
     cache_dir: str = folder()
     mirrors: list[str]
     sha256: dict[str, str]
@@ -123,13 +155,48 @@ class DataConfig(Section):
     offline_fallback: bool
     timeout_seconds: float = positive()
     num_classes: int | None = whole(2)  # of images; null for a module and arrays
+    class_names: list[str] | None = ruled(  # noqa: RUF009 - it returns a field
+        lambda names: all(map(_is_visible, names)) and 1 < len({*names}) == len(names),
+        "use one name for each class, all different, like [cat,dog]",
+    )
+    # Of pictures in files.
+    image_size: list[int] | None = ruled(  # noqa: RUF009 - as above
+        lambda size: len(size) == 2 and all(0 < side < 2**15 for side in size),
+        "use two sizes in pixels, rows and columns, like [32,32]",
+    )
+    channels: int | None = ruled(lambda n: n in (1, 3), "use 1 for grey, or 3 for RGB")
+    test_fraction: float | None = fraction()
+    columns: list[str] | None = ruled(  # noqa: RUF009 - as above
+        lambda names: 0 < len({*names}) == len(names), "name at least one, each once"
+    )
     validation_fraction: float = fraction()
     shuffle: bool
     pixel_mean: float | None = finite()
     pixel_std: float | None = positive()
+    # Of a table.
+    label: str | None
+    features: list[str] | None
+    categories: list[str] | None
+    regression: bool | None
+    # Of a text.
+    window: int | None = whole(1)
+    stride: int | None = whole(1)
+    # Of a mixture: the options of each set, complete once they are composed.
+    sets: dict[str, Any] | None = ruled(  # noqa: RUF009 - it returns a field
+        lambda sets: all(_is_set(given) for given in sets.values()),
+        f"give sets by name, each with a name of its own: data.sets.SET.name={'|'.join(MIXED)}",
+    )
+    weights: dict[str, float] | None = ruled(  # noqa: RUF009 - as above
+        lambda weights: all(math.isfinite(x) and x > 0 for x in weights.values()),
+        "use finite numbers above 0",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        sets = self.sets or {}
+        for name, weight in (self.weights or {}).items():
+            rule = f"no set has that name: data.sets has {', '.join(sets)}"
+            _check(name in sets, f"data.weights.{name}", weight, rule)
         for number, mirror in enumerate(self.mirrors):
             option, rule = (
                 f"data.mirrors[{number}]",
@@ -139,8 +206,28 @@ class DataConfig(Section):
                 raise ConfigError(f"{option} contains credentials", "use a URL without them")
             _check(re.match("https?://[^/]", mirror) is not None, option, mirror, rule)
         _check_module("data", self)
-        needs_root = self.name in ("idx", "arrays") and self.root is None
+        needs_root = self.name in NEED_ROOT and self.root is None
         _check(not needs_root, "data.root", None, f"data={self.name} needs it: data.root=DIR")
+        rule = "name the folder of its files: data.root=DIR"
+        _check(self.manifest is None or self.root is not None, "data.manifest", self.manifest, rule)
+        if None not in (self.class_names, self.num_classes):
+            rule = f"data.num_classes={self.num_classes}: give a name for each class"
+            right = len(self.class_names or ()) == self.num_classes
+            _check(right, "data.class_names", self.class_names, rule)
+        for option, kinds, required in OF_DATA:
+            value, used = getattr(self, option), self.name in kinds
+            value = None if value in ({}, []) else value
+            rule = f"only data={' or '.join(kinds)} has it: leave it out"
+            _check(used or value is None, f"data.{option}", value, rule)
+            rule = f"data={self.name} needs it, like data.{option}={required}"
+            _check(not (used and required and value is None), f"data.{option}", value, rule)
+
+
+def data_config(given: Mapping[str, Any]) -> DataConfig:
+    """Return the options data.* of a run, perhaps of a version that had fewer."""
+    given = {"options": {}, **given}
+    options: dict[str, Any] = {of.name: given.get(of.name) for of in fields(DataConfig)}
+    return DataConfig(**options)
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ A thread draws pictures and histograms, which are written when they are ready: a
 right after an evaluation loses them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -61,7 +61,7 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         batches from `source`; `log` is the metrics.jsonl of the run; `warn` shows a line.
         """
         self._splits, self._task, self._source, self._plan = dataset.splits, task, source, plan
-        self._watched = watched
+        self._watched, self._names = watched, dataset.class_names
         self._tracker, self._ledger = tracker, ledger
         self._timer, self._log, self._warn = timer, log, warn
         self._every_steps = config.train.log_every_steps
@@ -101,16 +101,22 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         if counts is not None:
             accuracies = confusion.class_accuracies(counts)
             curves = {
-                f"{split}_class_accuracy/{i}": float(share)
-                for i, share in enumerate(accuracies)
+                f"{split}_class_accuracy/{name.replace('/', '_')}": float(share)
+                for name, share in zip(
+                    confusion.names_of(counts, self._names), accuracies, strict=True
+                )
                 if not np.isnan(share)
             }
         epoch, every = step // self._plan.steps_per_epoch, self._draw_every_epochs
         if split != self._watched:  # at the end, with the watched one at the same step
             self._tracker.curves(step, curves)
             if every is not None:
+                names = self._names
                 self._draw(
-                    lambda: (step, draw_evaluation(split, step, examples, evaluation, counts))
+                    lambda: (
+                        step,
+                        draw_evaluation(split, step, examples, evaluation, counts, names),
+                    )
                 )
             return
         local = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
@@ -120,7 +126,7 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         host = jax.tree.map(np.array, jax.device_get(local))  # copied: the state is donated
 
         def draw() -> Drawn:
-            drawn = draw_evaluation(split, step, examples, evaluation, counts)
+            drawn = draw_evaluation(split, step, examples, evaluation, counts, self._names)
             drawn += draw_weights(host, self._task.filters)
             png = train_and_test.draw(metrics.read(self._log), f"until step {step:,}")
             return step, drawn + ([summaries.image("pictures/curves", png)] if png else [])
@@ -165,7 +171,8 @@ def draw_inputs(dataset: Dataset) -> list[Any]:
     if not pictures.has_images(examples):
         return []
     title = f"first of {size(dataset.train):,} training examples"
-    captions = [f"label {label}" for label in examples["label"]]
+    names = dict(enumerate(dataset.class_names))
+    captions = [f"label {names.get(int(label), label)}" for label in examples["label"]]
     png = pictures.digits_png(examples["image"], captions, title)
     return [summaries.image("pictures/inputs", png)]
 
@@ -176,18 +183,28 @@ def draw_evaluation(
     examples: Examples,
     result: Evaluation,
     counts: confusion.Counts | None,
+    names: Sequence[str] = (),
 ) -> list[Any]:
-    """Draw an evaluation of a split after `step` steps; what the task does not have is left out."""
+    """Draw an evaluation of a split after `step` steps; what the task does not have is left out.
+
+    `names` are those of the classes, if they have any.
+    """
     after, drawn = f"after {step:,} steps", dict[str, bytes]()
     if counts is not None:
         title = f"percent of each true class, {split} examples {after}"
-        drawn["confusion_counts"] = pictures.confusion_png(counts, f"{split} examples {after}")
-        drawn["confusion_normalized"] = pictures.confusion_png(counts, title, percent=True)
-        drawn["class_accuracy"] = pictures.class_accuracy_png(counts, f"{split} accuracy {after}")
+        drawn["confusion_counts"] = pictures.confusion_png(
+            counts, f"{split} examples {after}", names
+        )
+        drawn["confusion_normalized"] = pictures.confusion_png(counts, title, names, percent=True)
+        drawn["class_accuracy"] = pictures.class_accuracy_png(
+            counts, f"{split} accuracy {after}", names
+        )
         if pictures.has_images(examples):
             classes, confidences = (result.predictions[name] for name in ("class", "confidence"))
             images, labels = examples["image"], np.asarray(examples["label"])
-            drawn["most_wrong"] = pictures.mistakes_png(images, labels, classes, confidences, after)
+            drawn["most_wrong"] = pictures.mistakes_png(
+                images, labels, classes, confidences, after, names
+            )
     return [summaries.image(f"pictures/{split}_{name}", png) for name, png in drawn.items()]
 
 

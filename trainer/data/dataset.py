@@ -1,13 +1,14 @@
 """What is trained on: examples in memory or in files; the batches that one dispatch consumes."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.rows import Array
+from trainer.data.order import Mixture
+from trainer.data.rows import Array, parts
 
 Bytes = npt.NDArray[np.uint8]
 Examples = dict[str, Any]  # field -> Array (N, ...), each with the same N; read-only
@@ -25,6 +26,7 @@ class Dataset(NamedTuple):
     sha256: str = ""  # identifies the contents; "" is filled in when the data set is loaded
     validation: Examples | None = None
     class_names: tuple[str, ...] = ()  # of labels 0, 1, ...; empty: there are no names
+    mixture: Mixture | None = None  # the shares of the sets that the training examples are of
 
     @property
     def splits(self) -> dict[str, Examples]:
@@ -58,10 +60,18 @@ def first(examples: Mapping[str, Array], count: int) -> Examples:
 
 def sha256(dataset: Dataset) -> str:
     """Return the SHA-256 over the names, dtypes, shapes and bytes of all arrays."""
+    return digest(dataset, lambda array: None)
+
+
+def digest(
+    dataset: Dataset, instead: Callable[[Array], Iterable[bytes | memoryview] | None]
+) -> str:
+    """Return the SHA-256 over names, dtypes, shapes, and over bytes or what is taken instead."""
     digest = hashlib.sha256()
     splits = [dataset.train, dataset.test, *([dataset.validation] if dataset.validation else [])]
     for examples in splits:
         for name, array in sorted(examples.items()):
             digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            for part in instead(array) or (p.reshape(-1).view(np.uint8).data for p in parts(array)):
+                digest.update(part)
     return digest.hexdigest()

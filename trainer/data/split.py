@@ -1,12 +1,12 @@
-"""The validation split: training examples that training does not see, to select models by."""
+"""Splits of the training examples: some are held out, to select models by or to test them."""
 
 import hashlib
 
 import numpy as np
 
 from trainer.data.dataset import Dataset, size
-from trainer.data.rows import Rows
-from trainer.data.stream import permutation
+from trainer.data.order import permutation
+from trainer.data.rows import Index, Rows
 from trainer.job.errors import ConfigError
 
 
@@ -26,10 +26,19 @@ def with_validation(dataset: Dataset, fraction: float) -> Dataset:
     if count >= examples:
         message = f"data.validation_fraction={fraction}: all {examples:,} training examples"
         raise ConfigError(message, "use a smaller fraction, or 0 for no validation split")
-    seed = int.from_bytes(hashlib.sha256(dataset.sha256.encode()).digest()[:7], "big")
-    order = permutation(seed, 0, examples)
-    validation, train = np.sort(order[:count]), np.sort(order[count:])
+    train, validation = held_out(dataset.sha256, examples, count)
     return dataset._replace(
         train={name: Rows(array, train) for name, array in dataset.train.items()},
         validation={name: Rows(array, validation) for name, array in dataset.train.items()},
     )
+
+
+def held_out(identity: str, examples: int, count: int) -> tuple[Index, Index]:
+    """Return the numbers of the other examples, and those of `count` that are held out of them.
+
+    Both are in ascending order, and depend on the text that identifies the data alone.
+    """
+    digest = hashlib.sha256(identity.encode(errors="surrogateescape")).digest()
+    seed = int.from_bytes(digest[:7], "big")
+    order = permutation(seed, 0, examples)
+    return np.sort(order[count:]), np.sort(order[:count])

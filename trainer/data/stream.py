@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.dataset import Examples, Superbatch, bytes_of_one, size
-from trainer.data.rows import gather
+from trainer.data.order import Mixture, permutation
+from trainer.data.rows import Index, gather, small
 
 BLOCK_BYTES = 4 << 20  # of examples; an element costs grain about 0.1 ms, whatever its size
 FREED_BYTES = 256 << 20  # of freed memory, kept for the next blocks
@@ -63,19 +64,6 @@ class Plan(NamedTuple):
         return span * self._dispatches_per_span + inside // self.steps_per_dispatch
 
 
-def permutation(seed: int, epoch: int, size: int) -> npt.NDArray[np.int64]:
-    """Return the order of the examples in an epoch.
-
-    The rank of raw Philox output, without its lowest bits: numpy promises the bits of its bit
-    generators for ever, but not those of `Generator.permutation`. The index takes the place of
-    those bits, so that equal ones keep their order and plain numbers are sorted, twice as fast.
-    """
-    bits = np.uint64(size.bit_length())
-    raw = np.random.Philox(key=[seed, epoch]).random_raw(size)
-    keys = np.sort((raw >> bits << bits) | np.arange(size, dtype=np.uint64))
-    return (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
-
-
 class Superbatches:
     """A sequence: item i is what dispatch i consumes, whoever asks and however often."""
 
@@ -89,6 +77,7 @@ class Superbatches:
         seed: int | None,
         first_step: int,
         with_index: bool = False,
+        mixture: Mixture | None = None,
     ) -> None:
         """Describe the stream; nothing is read yet.
 
@@ -100,7 +89,9 @@ class Superbatches:
             seed: of the shuffling; None: the order of the files.
             first_step: where a resumed run continues, perhaps in the middle of a dispatch.
             with_index: say of each example which one of the split it is.
+            mixture: the sets that the examples are of, where they have shares.
         """
+        self._mixture = mixture
         self._examples, self._size, self._with_index = examples, size(examples), with_index
         self._plan, self._rows, self._seed = plan, rows, seed
         self._batch_size = global_batch_size
@@ -154,10 +145,14 @@ class Superbatches:
         index = indices.astype(np.int32) if self._with_index else None
         return Superbatch(examples, mask.astype(np.uint8), index), indices
 
-    def _order_of(self, epoch: int) -> npt.NDArray[np.int64]:
-        if self._seed is None:
-            return np.arange(self._size)
-        return permutation(self._seed, epoch, self._size)
+    def _order_of(self, epoch: int) -> Index:
+        if self._mixture is not None:
+            order = self._mixture.order(self._seed, epoch)
+        elif self._seed is None:
+            order = np.arange(self._size)
+        else:
+            order = permutation(self._seed, epoch, self._size)
+        return small(order)
 
 
 def take(batches: Superbatch, part: slice | int) -> Superbatch:

@@ -67,7 +67,7 @@ def text(
         parameters=f"{sum(leaf.size for leaf in leaves):,}",
         dtypes=", ".join(sorted({str(leaf.dtype) for leaf in leaves})),
         classes=classes,
-        last=(classes or 0) - 1,
+        names=_names(trained),
         arrays=_table(("array", "dtype", "shape"), arrays),
         files=_table(("file", "SHA-256"), [(f"`{f}`", f"`{sha}`") for f, sha in digests.items()]),
         weights_sha256=index["weights_sha256"],
@@ -82,6 +82,13 @@ def text(
         revision=revision,
         versions=_table(("package", "trained with", "exported with"), versions),
     )
+
+
+def _names(trained: Trained) -> str:
+    """Return the numbers of the classes, with their names if they have any."""
+    if "class_names" not in trained.record:
+        return f"0 to {(trained.classes or 0) - 1}"
+    return ", ".join(f"{index} {name}" for index, name in enumerate(trained.class_names))
 
 
 def _pixels(scaling: Mapping[str, float] | None) -> str:

@@ -47,6 +47,8 @@ def write(folder: Path, trained: Trained, test: tuple[str, Examples] | None) -> 
         "inputs": _described(inputs),
         "outputs": _described(trained.outputs),
     }
+    if trained.classes is not None:
+        index["class_names"] = trained.class_names
     is_mlp = "objective" in trained.record
     if is_mlp:  # part of the program, but of no weight: other programs need it
         scaling = {name: trained.record["objective"][name] for name in ("pixel_mean", "pixel_std")}

@@ -62,16 +62,19 @@ def load_model(folder: Path) -> Callable[[Any], dict[str, Any]]:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
+    here = Path(__file__).parent
     try:
         # Opened here: numpy leaves a broken .npz file open.
         with Path(sys.argv[1]).open("rb") as file:
-            outputs = load_model(Path(__file__).parent)(np.load(file))
+            outputs = load_model(here)(np.load(file))
     except (OSError, EOFError, ValueError, BadZipFile) as error:  # from numpy
         is_other = "pickle" in str(error)  # numpy's advice, to unpickle it, would run code in it
         no_array = f"{sys.argv[1]} is no array of numbers: convert it to one, with numpy.save"
         sys.exit(f"{no_array if is_other else error}\n{__doc__}")
     if "probabilities" in outputs and outputs["probabilities"].ndim == 2:
-        print(*outputs["probabilities"].argmax(axis=-1), sep="\n")
+        classes = range(outputs["probabilities"].shape[-1])
+        names = json.loads((here / "model.json").read_text()).get("class_names", classes)
+        print(*(names[i] for i in np.asarray(outputs["probabilities"]).argmax(axis=-1)), sep="\n")
     else:
         for name, array in outputs.items():
             print(f"{name}: {array.dtype} {array.shape}\n{np.asarray(array)}")

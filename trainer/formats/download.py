@@ -13,7 +13,7 @@ from trainer.job.files import write_bytes
 MAX_BYTES = 64 << 20  # of an answer: MNIST's largest file has 47 MB unpacked
 POLL_SECONDS = 0.05  # from one poll to the next
 
-# File name, bytes so far, bytes in all: None if unknown, 0 if the download has failed.
+# What is done to what, bytes so far, bytes in all: None if unknown, 0 if the download has failed.
 Progress = Callable[[str, int, int | None], None]
 Contents = TypeVar("Contents")
 
@@ -42,7 +42,7 @@ def fetch(
         target: where to put it, as sent.
         parse: given the bytes of a file and its address; refuses them with DataError.
         timeout_seconds: to connect to a mirror, and for its next bytes.
-        progress: called with file name, bytes so far, bytes in all.
+        progress: called with "downloading FILE", bytes so far, bytes in all.
         poll: called all the time, also while a server is silent; may raise, to end the download.
 
     Raises:
@@ -53,8 +53,9 @@ def fetch(
     def received(size: int, total: int | None) -> None:
         poll()  # or the thread that a stop leaves behind would continue
         if size != total:
-            progress(filename, size, total)
+            progress(label, size, total)
 
+    label = f"downloading {filename}"
     failures = [] if mirrors else ["data.mirrors is empty"]
     for mirror in mirrors:
         url = f"{mirror.rstrip('/')}/{filename}"
@@ -62,10 +63,10 @@ def fetch(
             data = _in_thread(partial(_get, url, timeout_seconds, received), poll)
             contents = parse(data, url)
         except DataError as error:
-            progress(filename, 0, 0)
+            progress(label, 0, 0)
             failures.append(error.message)
             continue
-        progress(filename, len(data), len(data))
+        progress(label, len(data), len(data))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, data)

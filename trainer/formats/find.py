@@ -1,8 +1,8 @@
-"""Where the four files of an IDX data set lie in a folder, under the names that are in use.
+"""Where the files of a data set lie in a folder, such as the four of an IDX data set.
 
-MNIST's own are `train-images-idx3-ubyte` and the like. Others write a point for a hyphen, capitals,
-`test` for `t10k`, the name of the data set before them (EMNIST), or pack them. Some have a folder
-of the same name around each.
+The names of MNIST's are `train-images-idx3-ubyte` and the like. Others write a point for a hyphen,
+capitals, `test` for `t10k`, the name of the data set before them (EMNIST), or pack them. Some have
+a folder of the same name around each.
 """
 
 import os
@@ -20,6 +20,7 @@ NAME = re.compile(
 )
 SHOWN = 8  # names in a message
 LOOKED_AT = 5000  # names in folders below
+SPLITS = ("train", "validation", "test")
 
 
 def find(folder: Path, file: str, name: str, *, with_set: bool) -> Path:
@@ -59,6 +60,47 @@ def find(folder: Path, file: str, name: str, *, with_set: bool) -> Path:
     hint = "; or name the folder that has such files: " + ", ".join(map(str, below[:SHOWN]))
     message = f"{name}: no {file}[.gz] there, {holds}"
     raise Missing(message, f"put it there, or correct the folder{hint if below else ''}")
+
+
+def files_of(root: Path, option: str, endings: tuple[str, ...] | None = None) -> dict[str, Path]:
+    """Return the files train.*, test.* and perhaps validation.* of a folder; of a file, as train.
+
+    Args:
+        root: the folder or the file.
+        option: that named it, for messages.
+        endings: of the names, such as .csv; None: any.
+
+    Raises:
+        DataError: one is missing, or there are two for a split.
+    """
+    kind = "file" if endings is None else f"file {' or '.join(endings)}"
+    if not root.is_dir():
+        if endings is not None and root.suffix.lower() not in endings:
+            raise DataError(f"{option}={root}: is no {kind}", "give one, or a folder of such files")
+        return {"train": root}
+    try:
+        found = sorted(path for path in root.iterdir() if path.is_file())
+    except OSError as error:
+        message = f"{option}={root}: the folder cannot be read ({error.strerror})"
+        raise DataError(message, "correct its permissions") from error
+    files = {}
+    for split in SPLITS:
+        of_split = [
+            path
+            for path in found
+            if path.stem == split and (endings is None or path.suffix.lower() in endings)
+        ]
+        if len(of_split) > 1:
+            names = ", ".join(path.name for path in of_split)
+            raise DataError(f"{option}={root}: has {names}", f"leave one file of {split} there")
+        if of_split:
+            files[split] = of_split[0]
+    for split in ("train", "test"):
+        if split not in files:
+            holds = ", ".join(path.name for path in found[:SHOWN]) or "no file"
+            message = f"{option}={root}: no {kind} {split}.* there, it holds {holds}"
+            raise DataError(message, "name the files train.*, test.* and perhaps validation.*")
+    return files
 
 
 def _names(folder: Path) -> tuple[list[str], list[str]]:

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data.mapped import Mapped
+from trainer.data.rows import LARGE, Array, Converted, View, parts
 from trainer.job.errors import DataError
-
-Array = npt.NDArray[Any]
 
 GZIP_MAGIC = b"\x1f\x8b"
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: "f8"}
 CODES = {name: code for code, name in TYPES.items()}
 MOST_DIMS = 8
+MOST_HEADER = 4 + 4 * MOST_DIMS
 AGAIN = "copy or download the file again"
 
 
@@ -45,8 +46,12 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        message = f"{path}: cannot be read ({error.strerror})"
-        raise DataError(message, "correct the path or its permissions") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    message = f"{path}: cannot be read ({error.strerror})"
+    return DataError(message, "correct the path or its permissions")
 
 
 def parse(data: bytes, name: str) -> Array:
@@ -63,6 +68,40 @@ def parse(data: bytes, name: str) -> Array:
         except (EOFError, OSError, zlib.error) as error:
             message = f"{name}: the gzip data are corrupt or cut short ({error})"
             raise DataError(message, AGAIN) from error
+    dtype, first, shape = _read_header(data[:MOST_HEADER], len(data), name)
+    array = np.frombuffer(data, dtype, offset=first).reshape(shape)
+    array = array.astype(_native(dtype), copy=False)
+    array.flags.writeable = False
+    return array
+
+
+def mapped(path: Path) -> View | None:
+    """Return the array of a file that is large and plain, mapped into memory; None for others.
+
+    Raises:
+        DataError: as read() and parse().
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(MOST_HEADER)
+        if size <= LARGE or start.startswith(GZIP_MAGIC):
+            return None
+        dtype, first, shape = _read_header(start, size, str(path))
+        array = Mapped(np.memmap(path, dtype, "r", first, shape))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return array if dtype == _native(dtype) else Converted(array, _native(dtype))
+
+
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype that elements get: the machine's, of 32 bits at most, as jax has them."""
+    native = dtype.newbyteorder("=")
+    return np.dtype("f4") if native == np.float64 else native
+
+
+def _read_header(data: bytes, bytes_: int, name: str) -> tuple[np.dtype[Any], int, tuple[int, ...]]:
+    """Return the dtype of elements, the place of the first, and the shape, from the first bytes."""
     start = bytes(data[:4]).ljust(4, b"\0")
     kind, rank = TYPES.get(start[2]), start[3]
     if start[:2] != b"\0\0" or kind is None or not 1 <= rank <= MOST_DIMS:
@@ -74,17 +113,13 @@ def parse(data: bytes, name: str) -> Array:
     dtype, first = np.dtype(f">{kind}"), 4 + 4 * rank
     # Padded: where a header is cut short, a dim becomes 0 or the elements are too few.
     shape = struct.unpack(f">{rank}I", data[4:first].ljust(4 * rank, b"\0"))
-    size = max(len(data) - first, 0)
+    size = max(bytes_ - first, 0)
     if size != math.prod(shape) * dtype.itemsize or size == 0:
         dims = " x ".join(map(str, shape))
         each = f" of {dtype.itemsize} bytes each" if dtype.itemsize > 1 else ""
         message = f"{name}: {size:,} bytes of elements, but the header declares {dims}{each}"
         raise DataError(message, AGAIN)
-    array = np.frombuffer(data, dtype, offset=first).reshape(shape)
-    # Native, without a copy where it is so already; of 32 bits at most, as jax has them.
-    array = array.astype("f4" if kind == "f8" else kind, copy=False)
-    array.flags.writeable = False
-    return array
+    return dtype, first, shape
 
 
 def images(array: Array, name: str) -> Array:
@@ -105,6 +140,7 @@ def labels(array: Array, name: str, num_classes: int) -> Array:
     Raises:
         DataError: it has other dims, a number that is not whole, or one that is no class.
     """
+    array = np.asarray(array)
     wrong = np.flatnonzero((array < 0) | (array >= num_classes))
     problem, hint = "", "correct the labels or the number of classes, data.num_classes"
     if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -120,9 +156,10 @@ def labels(array: Array, name: str, num_classes: int) -> Array:
 
 
 def sha256(array: Array) -> str:
-    """Return the SHA-256 of the plain IDX file that holds just this C-contiguous array."""
+    """Return the SHA-256 of the plain IDX file that holds just this array."""
     digest = hashlib.sha256(header(array.shape, array.dtype))
-    digest.update(array.astype(array.dtype.newbyteorder(">"), copy=False).data)
+    for part in parts(array):
+        digest.update(part.astype(array.dtype.newbyteorder(">"), copy=False).data)
     return digest.hexdigest()
 
 

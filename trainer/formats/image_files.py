@@ -1,8 +1,13 @@
 """PNG and JPEG files -> pictures, and pictures -> arrays of the form that a data set has."""
 
+import hashlib
+import io
+import os
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +20,9 @@ from trainer.job.errors import DataError
 FORMATS = ("PNG", "JPEG")
 MAX_PIXELS = 50_000_000  # what a picture's header may declare before anything is decoded
 PLAIN = ("1", "L", "P", "RGB", "RGBA", "LA")  # modes of 8 bits a channel at most
+
+MOST_THREADS = 16
+PICTURES_AT_ONCE = 256  # which wait for a thread: an error ends the rest of them, no more
 
 Converted = TypeVar("Converted")
 
@@ -29,18 +37,36 @@ def read(path: Path, convert: Callable[[Image.Image], Converted]) -> Converted:
     Raises:
         DataError: it cannot be read, is neither, is too large, or `convert` raises PictureError.
     """
+    with quietly():
+        return read_one(str(path), path.read_bytes, convert)[1]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Suppress Pillow's warnings of large pictures, which MAX_PIXELS refuses, in all threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def read_one(
+    name: str, read_file: Callable[[], bytes], convert: Callable[[Image.Image], Converted]
+) -> tuple[bytes, Converted]:
+    """Return a file, and what `convert` makes of it; as `read`, but within `quietly`.
+
+    `name` is what messages call the file.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's of large pictures, which MAX_PIXELS refuses
-            with Image.open(path, formats=FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    size = f"{picture.width:,} x {picture.height:,} pixels"
-                    raise PictureError(f"{size}, expected at most {MAX_PIXELS:,}: reduce it")
-                picture.load()
-                upright: Image.Image = picture
-                with suppress(Exception):  # broken notes of a camera say nothing of the pixels
-                    upright = ImageOps.exif_transpose(picture)
-                return convert(upright)
+        data = read_file()
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                size = f"{picture.width:,} x {picture.height:,} pixels"
+                raise PictureError(f"{size}, expected at most {MAX_PIXELS:,}: reduce it")
+            picture.load()
+            upright: Image.Image = picture
+            with suppress(Exception):  # broken notes of a camera say nothing of the pixels
+                upright = ImageOps.exif_transpose(picture)
+            return data, convert(upright)
     except Exception as error:  # Pillow raises anything on broken files
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         text = f"cannot be read ({reason}): correct or replace it"
@@ -48,7 +74,7 @@ def read(path: Path, convert: Callable[[Image.Image], Converted]) -> Converted:
             text = "not a PNG, JPEG or IDX file: convert it to one"
         elif isinstance(error, PictureError):
             text = str(error)
-        raise DataError(f"{path}: {text}") from None
+        raise DataError(f"{name}: {text}") from None
 
 
 def is_shape(shape: Sequence[int]) -> bool:
@@ -62,18 +88,80 @@ def as_it_is(picture: Image.Image, shape: Sequence[int]) -> Bytes:
     Raises:
         PictureError: it has another size, parts that are transparent, or more than 8 bits.
     """
-    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
-    problem = ""
     if (picture.height, picture.width) != tuple(shape[:2]):
         right = f"the images of the data set {shape[1]} x {shape[0]}"
-        problem = (
-            f"{picture.width} x {picture.height} pixels, {right}: resize it, or see --find-digit"
+        size = f"{picture.width} x {picture.height} pixels"
+        raise PictureError(f"{size}, {right}: resize it, or see --find-digit")
+    return pixels(picture, shape)
+
+
+def fitted(picture: Image.Image, shape: Sequence[int]) -> Bytes:
+    """Return the pixels of a picture, scaled and cropped to the size of `shape`, uint8.
+
+    It is scaled by one factor, so that it just covers the size, and cropped around its centre.
+
+    Raises:
+        PictureError: it has parts that are transparent, or more than 8 bits.
+    """
+    size = (shape[1], shape[0])
+    if picture.size != size:
+        check_form(picture)
+        picture = ImageOps.fit(
+            picture.convert("RGB"), size, Image.Resampling.BILINEAR, centering=(0.5, 0.5)
         )
-    elif picture.mode not in PLAIN:
-        problem = f"the mode {picture.mode}, which the data set has not: convert it to 8 bits"
-    elif alpha is not None and np.asarray(alpha).min() < 255:
-        problem = "transparent parts, which the data set has not: fill them"
-    if problem:
-        raise PictureError(problem)
+    return pixels(picture, shape)
+
+
+def pixels(picture: Image.Image, shape: Sequence[int]) -> Bytes:
+    """Return the pixels of a picture of the size of `shape`, in grey or RGB, uint8.
+
+    Raises:
+        PictureError: it has parts that are transparent, or more than 8 bits.
+    """
+    check_form(picture)
     mode = "RGB" if tuple(shape[2:]) == (3,) else "L"
     return np.asarray(picture.convert(mode)).reshape(shape)
+
+
+def check_form(picture: Image.Image) -> None:
+    """Raise PictureError for a picture with transparent parts, or more than 8 bits a channel."""
+    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
+    if picture.mode not in PLAIN:
+        problem = f"the mode {picture.mode}, which the data set has not: convert it to 8 bits"
+        raise PictureError(problem)
+    if alpha is not None and np.asarray(alpha).min() < 255:
+        raise PictureError("transparent parts, which the data set has not: fill them")
+
+
+def decode(
+    pictures: Iterable[tuple[str, Callable[[], bytes]]],
+    convert: Callable[[Image.Image], Bytes],
+    out: Bytes,
+    done: Callable[[int], None],
+) -> list[str]:
+    """Write the pixels of many pictures to an array (N, ...), and return their SHA-256.
+
+    Args:
+        pictures: for each a name for messages, and what reads the bytes of its file.
+        convert: what makes the pixels of one.
+        out: the array; it may be mapped from a file.
+        done: called with the number of bytes that were read; may raise.
+
+    Raises:
+        DataError: a picture cannot be read, or `convert` raises PictureError; names it.
+    """
+
+    def one(numbered: tuple[int, tuple[str, Callable[[], bytes]]]) -> tuple[str, int]:
+        number, (name, read_file) = numbered
+        data, out[number] = read_one(name, read_file, convert)
+        return hashlib.sha256(data).hexdigest(), len(data)
+
+    digests, waiting = list[str](), enumerate(pictures)
+    workers = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+    # Pillow decodes without Python's lock, so threads are enough.
+    with quietly(), ThreadPoolExecutor(workers, "decode") as pool:
+        while part := list(islice(waiting, PICTURES_AT_ONCE)):
+            for digest, size in pool.map(one, part):
+                digests.append(digest)
+                done(size)
+    return digests

@@ -103,10 +103,17 @@ def _check_holder(path: Path, what: str, job: str, give_up: Callable[[str], bool
 
 
 @contextmanager
-def turn(path: Path) -> Iterator[None]:
-    """Wait for an exclusive lock on a file, which is made if missing, and hold it in the block."""
+def turn(path: Path, poll: Callable[[], object] | None = None) -> Iterator[None]:
+    """Wait for an exclusive lock on a file, which is made if missing, and hold it in the block.
+
+    `poll`, if given, is called while waiting, and may raise.
+    """
     with open(path, "a", opener=_open) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while poll is not None and not _take(file, fcntl.LOCK_EX):
+            poll()
+            time.sleep(_PAUSE_SECONDS)
+        if poll is None:
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -11,12 +11,15 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from trainer.data.dataset import Examples, Superbatch, bytes_of_one, size
+from trainer.data.rows import gather
 from trainer.parallel import mesh as meshes
 from trainer.parallel.compiler import XlaOptions
 from trainer.parallel.mesh import AXIS, replicated
 from trainer.tasks.task import Named, Task, Weights, apply, losses_and_metrics
 
-BYTES_PER_DISPATCH = 256 << 20  # of examples, over all devices; a smaller split stays on them
+# Of examples, over all devices.
+BYTES_TO_KEEP = 256 << 20  # a split that is not larger stays on the devices
+BYTES_PER_DISPATCH = 8 << 20  # of one that does not
 
 
 class Evaluation(NamedTuple):
@@ -113,8 +116,10 @@ class Evaluator:
         multiple = virtual_shards or mesh.size
         rows = -(-min(batch_size, self._size) // multiple) * multiple
         self._rows = meshes.local_rows(mesh, rows, "train.eval_batch_size")
-        batches = max(1, BYTES_PER_DISPATCH // max(1, rows * bytes_of_one(split)))
-        self._shape = (min(batches, -(-self._size // rows)), rows)
+        batches, bytes_ = -(-self._size // rows), max(1, rows * bytes_of_one(split))
+        if batches * bytes_ > BYTES_TO_KEEP:
+            batches = max(1, BYTES_PER_DISPATCH // bytes_)
+        self._shape = (batches, rows)
         self._on_devices: Superbatch | None = None  # the whole split, if it fits
 
     def __call__(self, weights: Weights) -> Evaluation:
@@ -140,7 +145,7 @@ class Evaluator:
         position = first + np.arange(self._shape[0] * self._shape[1]).reshape(self._shape)
         mask = position[:, self._rows] < self._size
         index = np.where(mask, position[:, self._rows], 0)
-        examples = {name: array[index] for name, array in self._split.items()}
+        examples = {name: gather(array, index) for name, array in self._split.items()}
         batch = Superbatch(examples, mask.astype(np.uint8))
         placed: Superbatch = meshes.place(meshes.batched(self._mesh), batch)
         if position.size >= self._size:

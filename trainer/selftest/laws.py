@@ -241,6 +241,7 @@ class Laws:
             seed=seed,
             first_step=0,
             with_index=made.task.is_random,
+            mixture=self._dataset.mixture,
         )
         if state is None:
             placed = init_state(made.task, made.update, jax.random.PRNGKey(seed), mesh)

@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 
 from trainer.config import user_module
-from trainer.config.schema import DataConfig
-from trainer.data import dataset
+from trainer.config.schema import DataConfig, data_config
+from trainer.data import digests
 from trainer.data.dataset import Dataset, Examples
+from trainer.data.mapped import Mapped, mapping_of
+from trainer.data.rows import LARGE, Array, Converted, View, parts
 from trainer.data.split import with_validation
+from trainer.formats import manifest
 from trainer.formats.download import Progress
 from trainer.job.errors import ConfigError
-from trainer.sources import arrays, mnist
+from trainer.sources import arrays, huggingface, images, mixture, mnist, records, table, text
 
 _CANONICAL = {"int64": "int32", "uint64": "uint32", "float64": "float32"}  # as jax has them
 
@@ -31,30 +34,105 @@ def load(
             few examples for data.validation_fraction.
         DataError: as mnist.load.
     """
-    whole = _load(data, progress, poll, warn)
+    whole = _load(data, progress=progress, poll=poll, warn=warn)
     return with_validation(whole, data.validation_fraction)
 
 
-def _load(
-    data: DataConfig, progress: Progress, poll: Callable[[], None], warn: Callable[[str], None]
-) -> Dataset:
-    if data.name == "arrays":
-        return checked(arrays.load(str(data.root)), f"data.root={data.root}")
-    if data.name != "module":
-        return mnist.load(data, progress=progress, poll=poll, warn=warn)
-    assert data.module is not None
+def _load(data: DataConfig, **report: Callable[..., None]) -> Dataset:
+    if data.manifest is not None:
+        progress, poll = report["progress"], report["poll"]
+        manifest.check(data.manifest, str(data.root), data.cache_dir, progress=progress, poll=poll)
+    made = KINDS[data.name](data, **report)
+    is_module = data.name == "module"
+    where = f"data.module={data.module}: load()" if is_module else f"data.root={data.root}"
+    dataset = checked(made, where, data.cache_dir)
+    return dataset._replace(class_names=tuple(data.class_names or dataset.class_names))
+
+
+def _arrays(data: DataConfig, **_: Any) -> Dataset:
+    return arrays.load(str(data.root))
+
+
+def _images(data: DataConfig, **report: Any) -> Dataset:
+    return images.load(str(data.root), data.cache_dir, _form(data), _fraction(data), **report)
+
+
+def _huggingface(data: DataConfig, **report: Any) -> Dataset:
+    root, form = str(data.root), _form(data)
+    columns, fraction = data.columns, _fraction(data)
+    return huggingface.load(root, data.cache_dir, form, fraction, columns, **report)
+
+
+def _form(data: DataConfig) -> images.Form:
+    return images.Form(data.image_size, data.channels or 3)
+
+
+def _fraction(data: DataConfig) -> float:
+    return data.test_fraction or 0.0
+
+
+def _module(data: DataConfig, **_: Any) -> Dataset:
     option, name = "data.module", data.module
+    assert name is not None
     module = user_module.load(option, name)
     make = getattr(module, "load", None)
     if not callable(make):
         raise ConfigError(f"{option}={name}: there is no function load(options) in it")
     with user_module.readable(option, name):
-        made = make(data.options)
-    return checked(made, f"{option}={name}: load()")
+        made: Dataset = make(data.options)
+        return made
 
 
-def checked(made: Any, where: str) -> Dataset:
+def _table(data: DataConfig, **_: Any) -> Dataset:
+    return table.load(
+        str(data.root),
+        str(data.label),
+        data.features,
+        data.categories or (),
+        _fraction(data),
+        regression=bool(data.regression),
+    )
+
+
+def _text(data: DataConfig, **_: Any) -> Dataset:
+    assert data.window is not None
+    fractions = (_fraction(data), data.validation_fraction)
+    return text.load(str(data.root), data.window, data.stride, *fractions, data.cache_dir)
+
+
+def _records(data: DataConfig, **report: Any) -> Dataset:
+    return records.load(str(data.root), data.cache_dir, _fraction(data), **report)
+
+
+def _mixture(data: DataConfig, **report: Callable[..., None]) -> Dataset:
+    sets = {
+        name: load(one if isinstance(one, DataConfig) else data_config(one), **report)
+        for name, one in (data.sets or {}).items()
+    }
+    return mixture.mixed(sets, data.weights or {})
+
+
+# data.name -> function(data, progress=, poll=, warn=); what it returns is checked. What only
+# some kinds have of data.* is in OF_DATA of config/schema.py.
+KINDS: dict[str, Callable[..., Dataset]] = {
+    "mnist": mnist.load,
+    "mnist_5k": mnist.load,
+    "idx": mnist.load,
+    "arrays": _arrays,
+    "images": _images,
+    "huggingface": _huggingface,
+    "table": _table,
+    "text": _text,
+    "records": _records,
+    "mixture": _mixture,
+    "module": _module,
+}
+
+
+def checked(made: Any, where: str, cache: str | None = None) -> Dataset:
     """Return a data set as the trainer needs it: arrays of 32 bits at most, with its SHA-256.
+
+    That of large files is kept in the folder `cache`.
 
     Raises:
         ConfigError: it is no Dataset, or its arrays do not fit together; begins with `where`.
@@ -71,12 +149,14 @@ def checked(made: Any, where: str) -> Dataset:
         for name, array in train.items():
             one, other = ((a.dtype, a.shape[1:]) for a in (array, examples[name]))
             if one != other:
-                message = f"{where}: {name} is {_text(one)} in train, but {_text(other)} in {split}"
+                message = (
+                    f"{where}: {name} is {_shown(one)} in train, but {_shown(other)} in {split}"
+                )
                 raise ConfigError(message, "give all the same dtype and shape")
     names = tuple(map(str, made.class_names))
     given: dict[str, Any] = {**made._asdict(), **splits, "name": str(made.name)}
     whole = Dataset(**{**given, "class_names": names})
-    return whole._replace(sha256=whole.sha256 or dataset.sha256(whole))
+    return whole._replace(sha256=whole.sha256 or digests.sha256(whole, cache))
 
 
 def _split(given: Any, split: str, where: str) -> Examples:
@@ -86,7 +166,7 @@ def _split(given: Any, split: str, where: str) -> Examples:
     arrays: Examples = {}
     for name, value in given.items():
         try:
-            array = np.asarray(value)
+            array = _array(value)
         except ValueError:  # lists of several lengths
             message = f"{where}: {split}[{name!r}] has examples of different shapes"
             raise ConfigError(message, "pad them to one") from None
@@ -96,12 +176,12 @@ def _split(given: Any, split: str, where: str) -> Examples:
         if array.ndim == 0:
             raise ConfigError(f"{where}: {split}[{name!r}] is a single number: give (N, ...)")
         if canonical := _CANONICAL.get(array.dtype.name):
-            if array.dtype.kind in "iu" and array.size:
-                limits = np.iinfo(array.dtype.name.replace("64", "32"))
-                if not limits.min <= array.min() <= array.max() <= limits.max:
-                    message = f"{where}: {split}[{name!r}] has numbers that 32 bits cannot hold"
-                    raise ConfigError(message, "jax computes with 32 bits: make them smaller")
-            array = array.astype(canonical)
+            if array.dtype.kind in "iu" and not _fit(array, np.iinfo(canonical)):
+                message = f"{where}: {split}[{name!r}] has numbers that 32 bits cannot hold"
+                raise ConfigError(message, "jax computes with 32 bits: make them smaller")
+            converted = Converted(array, canonical)
+            is_large = isinstance(array, View) and converted.nbytes > LARGE
+            array = converted if is_large else converted[:]
         arrays[str(name)] = array
     counts = {name: len(array) for name, array in arrays.items()}
     if len({*counts.values()}) > 1 or not all(counts.values()):
@@ -112,5 +192,18 @@ def _split(given: Any, split: str, where: str) -> Examples:
     return arrays
 
 
-def _text(one: tuple[np.dtype[Any], tuple[int, ...]]) -> str:
+def _array(value: Any) -> Array:
+    """Return a user's array: as it is where its rows are read when they are asked for."""
+    if isinstance(value, View):
+        return value
+    if isinstance(value, np.memmap) and value.mode != "c" and mapping_of(value) is not None:
+        return Mapped(value)
+    return np.asarray(value)
+
+
+def _fit(array: Array, limits: np.iinfo[Any]) -> bool:
+    return all(limits.min <= part.min() <= part.max() <= limits.max for part in parts(array))
+
+
+def _shown(one: tuple[np.dtype[Any], tuple[int, ...]]) -> str:
     return f"{one[0]} {list(one[1])}"

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from trainer.config.schema import DataConfig
+from trainer.data import digests
 from trainer.data.dataset import Dataset, Examples
+from trainer.data.rows import Array
 from trainer.formats import idx
 from trainer.formats.download import Missing, Progress, fetch
 from trainer.formats.find import find
-from trainer.formats.idx import Array
 from trainer.job import resources
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError
@@ -48,7 +49,7 @@ def load(
 
     Args:
         data: the options; data.sha256 is checked for "mnist" only.
-        progress: called with file name, bytes so far, bytes in all or None, during a download.
+        progress: called with what is done, bytes so far, bytes in all or None, during a download.
         poll: called all the time during a download; may raise, to end it.
         warn: called with what the user should know, in one line or several.
 
@@ -77,7 +78,10 @@ def load(
         path = folder / f"{file}.gz"
         try:
             path = find(folder, file, where, with_set=data.name == "idx")
-            return parse(idx.read(path), str(path))
+            large = idx.mapped(path)
+            if large is None:
+                return parse(idx.read(path), str(path))
+            return _checked(large, str(path), file, data)
         except DataError as error:
             if not download:
                 raise
@@ -94,7 +98,7 @@ def load(
         )
 
     try:
-        return _dataset(data.name, [read(file) for file in FILES], folder)
+        return _dataset(data.name, [read(file) for file in FILES], folder, data.cache_dir)
     except Missing as error:
         if data.name == "idx":
             raise
@@ -136,7 +140,10 @@ def load_test(root: Path, num_classes: int) -> Examples:
 
 def _parse(contents: bytes, name: str, *, file: str, data: DataConfig) -> Array:
     """Return the array in the bytes of one of FILES; that of "mnist" has a known digest."""
-    array = idx.parse(contents, name)
+    return _checked(idx.parse(contents, name), name, file, data)
+
+
+def _checked(array: Array, name: str, file: str, data: DataConfig) -> Array:
     if "labels" in file:
         idx.labels(array, name, data.num_classes or 256)
     else:
@@ -150,7 +157,7 @@ def _parse(contents: bytes, name: str, *, file: str, data: DataConfig) -> Array:
     return array
 
 
-def _dataset(name: str, arrays: Sequence[Array], folder: Path = Path()) -> Dataset:
+def _dataset(name: str, arrays: Sequence[Array], folder: Path = Path(), cache: str = "") -> Dataset:
     """Return the arrays of FILES, images (N, ...) and labels (N,), as a data set."""
     train_images, train_labels, test_images, test_labels = arrays
     pairs = {"images": (train_images, test_images), "labels": (train_labels, test_labels)}
@@ -161,13 +168,13 @@ def _dataset(name: str, arrays: Sequence[Array], folder: Path = Path()) -> Datas
         if one != other:
             message = f"{folder}: train {kind} are {one}, test {kind} {other}"
             raise DataError(message, "take all files from the same data set")
-    digests = "".join(map(idx.sha256, arrays))
+    known = "".join(digests.sha256_of(array, cache, "IDX", idx.sha256) for array in arrays)
     return Dataset(
         name,
         _split(train_images, train_labels, folder / FILES[0]),
         _split(test_images, test_labels, folder / FILES[2]),
         # Of the concatenated hex SHA-256 of the four plain IDX files.
-        hashlib.sha256(digests.encode()).hexdigest(),
+        hashlib.sha256(known.encode()).hexdigest(),
     )
 
 
@@ -178,7 +185,7 @@ def _split(images: Array, labels: Array, path: Path) -> Examples:
     return {"image": images, "label": labels}
 
 
-def _packaged() -> list[Array]:
+def _packaged() -> Sequence[Array]:
     """Return 4,000 images (N, 28, 28) and labels (N,) to train on, then 1,000 to test on.
 
     The package has the first 500 of each class in MNIST's training set, sorted by class. The

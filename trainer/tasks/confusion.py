@@ -1,6 +1,6 @@
 """Which class is taken for which: the confusion matrix, from labels and predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,11 @@ def of_predictions(
         return None
     labels = np.asarray(labels)
     return count(labels, classes, max(num_classes, int(labels.max()) + 1, int(classes.max()) + 1))
+
+
+def names_of(counts: Counts, names: Sequence[str]) -> list[str]:
+    """Return a name for each class; the number of one that has no name."""
+    return [*names[: len(counts)], *map(str, range(len(names), len(counts)))]
 
 
 def normalized(counts: Counts) -> Shares:

@@ -41,7 +41,12 @@ def is_image(example: Mapping[str, Any], fields: Iterable[str]) -> bool:
 
 
 def read(
-    path: Path, shape: Sequence[int], *, find_digit: bool, warn: Callable[[str], None]
+    path: Path,
+    shape: Sequence[int],
+    *,
+    find_digit: bool,
+    warn: Callable[[str], None],
+    fit: bool = False,
 ) -> Examples:
     """Return the images in a file, `image`: uint8 (N, rows, cols), or RGB (N, rows, cols, 3).
 
@@ -53,10 +58,11 @@ def read(
         shape: of the images of the data set.
         find_digit: whether the data set's images have MNIST's form.
         warn: called if the light on the paper is uneven.
+        fit: whether pictures are scaled and cropped to `shape`, as those of the data set were.
 
     Raises:
         DataError: it cannot be read, is none of these, is too large, has no digit on it, or,
-            without `find_digit`, has another size than `shape`.
+            without `find_digit` and `fit`, has another size than `shape`.
     """
     contents = idx.read(path)
     if contents[:2] in (idx.GZIP_MAGIC, b"\0\0"):
@@ -64,7 +70,8 @@ def read(
     if find_digit:
         image = read_picture(path, lambda text: warn(f"{path}: {text}"))
     else:
-        image = image_files.read(path, partial(image_files.as_it_is, shape=shape))
+        convert = image_files.fitted if fit else image_files.as_it_is
+        image = image_files.read(path, partial(convert, shape=shape))
     return {"image": image[np.newaxis]}
 
 

@@ -33,6 +33,11 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
         (classes,) = jax.tree.leaves(logits)[0].shape
         for split, examples in dataset.splits.items():
             idx.labels(np.asarray(examples["label"]), f"data set {dataset.name}, {split}", classes)
+        if names := dataset.class_names:
+            if len(names) != classes:
+                message = f"data.class_names={list(names)}: the model tells {classes} classes apart"
+                raise ConfigError(message, "give one name for each, in the order of the labels")
+            record["class_names"] = list(names)
     return task, record
 
 
@@ -59,9 +64,10 @@ def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task,
         raise ConfigError(message, hint)
     mean, std = 0.0, 1.0
     if model.pixels != "raw":
-        images = np.asarray(dataset.train["image"])
+        images = dataset.train["image"]
         mean, std = mlp.pixel_statistics(dataset.name, images, data.pixel_mean, data.pixel_std)
-    classes = data.num_classes or _classes(dataset.train)
+    named = len(dataset.class_names)
+    classes = data.num_classes or max(named, _classes(dataset.train))
     objective = mlp.Objective(str(model.loss), classes, mean, std, str(model.precision))
     record = {"image_shape": list(image.shape), "label_dtype": str(label.dtype)}
     record = {"objective": {**objective._asdict(), **record}}

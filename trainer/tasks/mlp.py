@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainer.data.dataset import Bytes, Superbatch
+from trainer.data.dataset import Superbatch
+from trainer.data.rows import Array, parts
 from trainer.job.errors import DataError
 from trainer.models import mlp
 from trainer.tasks import classification
@@ -95,7 +96,7 @@ def standardised(images: jax.Array, objective: Objective) -> jax.Array:
 
 
 def pixel_statistics(
-    name: str, images: Bytes, mean: float | None, std: float | None
+    name: str, images: Array, mean: float | None, std: float | None
 ) -> tuple[float, float]:
     """Return mean and standard deviation of the training pixels, or what is given for them.
 
@@ -103,9 +104,8 @@ def pixel_statistics(
         DataError: all pixels are equal; names the data set.
     """
     if mean is None or std is None:
-        # Counted by value, 4 MiB at a time: bincount makes 8 bytes of each pixel.
-        parts = np.array_split(images, 1 + (images.nbytes >> 22))
-        counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
+        # Counted by value, part by part: bincount makes 8 bytes of each pixel.
+        counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts(images))
         values, weights = np.arange(256.0), counts / np.sum(counts)
         measured = float(values @ weights)
         mean = measured if mean is None else mean

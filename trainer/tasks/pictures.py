@@ -30,6 +30,7 @@ MOST_BARS = 40  # classes
 _DPI = 100  # a point is 1.4 pixels
 _SMALLEST, LARGE = 9, 12  # points: what can be read, and titles and the names of axes
 _LEFT, _BOTTOM, _TOP, _RIGHT = 80, 60, 36, 14  # pixels around axes
+_CHARACTER = 9  # pixels of one in the name of a class
 _DIGITS, _FILTERS = 4, 9  # in a row: TensorBoard shows a picture as wide as four digits
 _WIDTH = 560  # pixels of a row of digits
 _WIDE = 0.9  # pixels of a figure, in a font of 1 point
@@ -45,11 +46,13 @@ def has_images(examples: Mapping[str, npt.NDArray[Any]]) -> bool:
     return is_image and label.ndim == 1
 
 
-def confusion_png(counts: confusion.Counts, title: str, *, percent: bool = False) -> bytes:
+def confusion_png(
+    counts: confusion.Counts, title: str, names: Sequence[str] = (), *, percent: bool = False
+) -> bytes:
     """Draw a confusion matrix (C, C): the diagonal blue, mistakes red, darker where more.
 
     The colour of a cell is its share of its row; mistakes are few, so they count 20 times. A cell
-    shows its count, or with `percent` its percentage of the row.
+    shows its count, or with `percent` its percentage of the row. `names` are those of classes.
     """
     classes, shares = len(counts), confusion.normalized(counts)
     diagonal = np.eye(classes, dtype=bool)
@@ -64,10 +67,13 @@ def confusion_png(counts: confusion.Counts, title: str, *, percent: bool = False
     longest = max(map(len, texts), default=0)
     least = 6 + longest * _WIDE * _SMALLEST if small else 0
     cell = max(456 / classes, least)  # pixels: the smallest text fits
-    figure, axes = _with_axes(cell * classes, cell * classes)
+    labels = _labels(counts, names)
+    upright = bool(names)
+    figure, axes = _with_axes(cell * classes, cell * classes, labels, upright=upright)
     axes.imshow(1 - strengths[..., None] * (1 - colours))
     ticks = range(0, classes, 1 if small else classes // 10)
-    axes.set(xticks=ticks, yticks=ticks)
+    axes.set_xticks(ticks, [labels[i] for i in ticks], rotation=90 if upright else 0)
+    axes.set_yticks(ticks, [labels[i] for i in ticks])
     _name(axes, title, "predicted class", "true class")
     for row, col in np.argwhere(counts) if small else ():
         text = texts[row * classes + col]
@@ -77,19 +83,20 @@ def confusion_png(counts: confusion.Counts, title: str, *, percent: bool = False
     return png(figure)
 
 
-def class_accuracy_png(counts: confusion.Counts, title: str) -> bytes:
+def class_accuracy_png(counts: confusion.Counts, title: str, names: Sequence[str] = ()) -> bytes:
     """Draw the accuracy of each class as a bar: of the 40 least accurate ones, if there are more.
 
-    Classes without examples are left out.
+    Classes without examples are left out. `names` are those of classes.
     """
     accuracies = confusion.class_accuracies(counts)
     (classes,) = np.nonzero(~np.isnan(accuracies))
     worst = classes[np.argsort(accuracies[classes], kind="stable")[:MOST_BARS]]
     shown = np.sort(worst)
-    figure, axes = _with_axes(456, 22 * max(len(shown), 1))
+    labels = [_labels(counts, names)[i] for i in shown]
+    figure, axes = _with_axes(456, 22 * max(len(shown), 1), labels)
     rows = range(len(shown))
     axes.barh(rows, accuracies[shown], color=RIGHT)
-    axes.set(xlim=(0, 1.13), ylim=(len(shown) - 0.5, -0.5), yticks=rows, yticklabels=shown)
+    axes.set(xlim=(0, 1.13), ylim=(len(shown) - 0.5, -0.5), yticks=rows, yticklabels=labels)
     axes.set(xticks=(0, 0.5, 1), xticklabels=("0%", "50%", "100%"))
     few = "" if len(shown) == len(classes) else f", the {len(shown)} least accurate"
     _name(axes, f"{title}{few}", "accuracy", "class")
@@ -120,12 +127,20 @@ def digits_png(images: Images, captions: Sequence[str], title: str) -> bytes:
 
 
 def mistakes_png(
-    images: Images, labels: Classes, predictions: Classes, confidences: Shares, after: str
+    images: Images,
+    labels: Classes,
+    predictions: Classes,
+    confidences: Shares,
+    after: str,
+    names: Sequence[str] = (),
 ) -> bytes:
     """Draw the 20 mistakes of the highest confidence, the probability of a prediction."""
+    named = dict(enumerate(names))
     index = most_wrong(labels, predictions, confidences, 20)
     captions = [
-        f"label {labels[i]}\npredicted {predictions[i]}, {confidences[i]:.1%}" for i in index
+        f"label {named.get(labels[i], labels[i])}\n"
+        f"predicted {named.get(predictions[i], predictions[i])}, {confidences[i]:.1%}"
+        for i in index
     ]
     count = np.count_nonzero(labels != predictions)
     return digits_png(images[index], captions, f"most confident of {count:,} mistakes {after}")
@@ -171,11 +186,22 @@ def _shortened(line: str) -> str:
     return line if len(line) <= _LONGEST else f"...{line[3 - _LONGEST :]}"
 
 
-def _with_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return a figure with axes of a size in pixels, and room for their names."""
-    around = width + _LEFT + _RIGHT, height + _BOTTOM + _TOP
+def _labels(counts: confusion.Counts, names: Sequence[str]) -> list[str]:
+    return [_shortened(name) for name in confusion.names_of(counts, names)]
+
+
+def _with_axes(
+    width: float, height: float, labels: Sequence[str], *, upright: bool = False
+) -> tuple[Figure, Axes]:
+    """Return a figure with axes of a size in pixels, and room for their names.
+
+    `labels` stand at the vertical axis, and where they are `upright` at the horizontal one too.
+    """
+    more = _CHARACTER * max(0, max(map(len, labels), default=0) - 3)  # than a number needs
+    left, bottom = _LEFT + more, _BOTTOM + (more if upright else 0)
+    around = width + left + _RIGHT, height + bottom + _TOP
     figure = figure_of(*around)
-    place = _LEFT / around[0], _BOTTOM / around[1], width / around[0], height / around[1]
+    place = left / around[0], bottom / around[1], width / around[0], height / around[1]
     return figure, figure.add_axes(place)
 
 

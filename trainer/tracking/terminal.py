@@ -109,8 +109,8 @@ class Terminal:
             f"loss {trained}  {split} {results} in {seconds:.2f} s"
         )
 
-    def download(self, filename: str, done: int, total: int | None) -> None:
-        """Show how much of a file has arrived, in bytes.
+    def download(self, label: str, done: int, total: int | None) -> None:
+        """Show how many bytes were downloaded, or decoded; `label` says what is done to what.
 
         `total` is None while it is unknown, 0 if the download has failed: its bar vanishes.
         """
@@ -118,7 +118,7 @@ class Terminal:
             self._bar.live.transient = True
         size = f"{done / 1e6:.1f}" + (f"/{total / 1e6:.1f} MB" if total else " MB")
         if total != 0 and (done != total or self._bar is not None):
-            self.work(f"downloading {filename}", done, total, size)
+            self.work(label, done, total, size)
         if done == total:
             self.close()
 

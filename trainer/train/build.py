@@ -103,7 +103,7 @@ class Run:
             report["fallback_from"] = "mnist"
         if (few := config.train.overfit_batches) is not None:
             few *= config.train.global_batch_size
-            dataset = dataset._replace(train=first(dataset.train, few))
+            dataset = dataset._replace(train=first(dataset.train, few), mixture=None)
         self.task = task = programs.task
         best = best_of(config.checkpoint.best, task, "checkpoint.best")
         report["best"] = f"{best.metric}:{'max' if best.largest else 'min'}"
@@ -240,6 +240,7 @@ class Run:
             seed=config.run.seed if config.data.shuffle else None,
             first_step=self.steps_done,
             with_index=task.is_random,
+            mixture=dataset.mixture,
         )
         stream = iterate(self.batches)
         stack.callback(stream.close)
