@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
@@ -22,6 +23,12 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Become silent; rich would end the process."""
         self.quiet = True
+
+
+class _Bar(Progress):
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Leave room for ^C, which a terminal shows: on the next line it would keep an old bar."""
+        yield Constrain(self.make_tasks_table(self.tasks), self.console.width - len("^C"))
 
 
 class Terminal:
@@ -189,7 +196,7 @@ class Terminal:
             self.close()
 
     def _new_bar(self) -> Progress:
-        bar = Progress(
+        bar = _Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(None),
             TextColumn("{task.fields[status]}", markup=False),
