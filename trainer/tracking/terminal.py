@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TextIO
 
-from rich.console import Console, RenderableType
-from rich.constrain import Constrain
+from rich.console import Console, ConsoleOptions
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
@@ -20,15 +19,15 @@ _LINE_SECONDS = 10.0  # between two progress lines
 
 
 class _Console(Console):
+    @property
+    def options(self) -> ConsoleOptions:
+        """Leave room for the ^C that a terminal adds to a bar: if it wraps, an old bar stays."""
+        options = super().options
+        return options.update(max_width=options.max_width - len("^C"))
+
     def on_broken_pipe(self) -> None:
         """Become silent; rich would end the process."""
         self.quiet = True
-
-
-class _Bar(Progress):
-    def get_renderables(self) -> Iterator[RenderableType]:
-        """Leave room for ^C, which a terminal shows: on the next line it would keep an old bar."""
-        yield Constrain(self.make_tasks_table(self.tasks), self.console.width - len("^C"))
 
 
 class Terminal:
@@ -196,7 +195,7 @@ class Terminal:
             self.close()
 
     def _new_bar(self) -> Progress:
-        bar = _Bar(
+        bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(None),
             TextColumn("{task.fields[status]}", markup=False),
