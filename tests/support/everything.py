@@ -2,7 +2,7 @@
 
 OPTIONS = (  # one more option of training: add it to this list
     *("train.accumulate=4", "train.log_gradient_norm=true", "train.on_nonfinite=skip"),
-    *("train.stop_early.patience=1", "train.stop_early.min_delta=0.1"),
+    *("train.stop_early.patience=2", "train.stop_early.min_delta=0.05"),
     *("optim=adamw", "optim.lr=0.02", "optim.clip_norm=1", "optim.schedule=warmup_cosine"),
     *("optim.warmup_steps=5", "optim.final_fraction=0.1"),
     *("ema.decay=0.9", "parallel.virtual_shards=4"),
