@@ -10,6 +10,7 @@ JOB = ("+experiment=smoke", "run.dir=run", "train.epochs=1")
 PIECEWISE = "optim.schedule=piecewise"
 # The options, and the message; OTHER is the folder of another run.
 USES = {
+    "data.validation_fraction=1": "data.validation_fraction=1.0: use a number in [0, 1)",
     "optim.momentum=1": "optim.momentum=1.0: use a number in [0, 1)",
     "optim.schedule=warmup_linear optim.warmup_fraction=1": (
         "optim.warmup_fraction=1.0: use a number in [0, 1)"

@@ -17,7 +17,7 @@ TASKS = {  # the task, and what is frozen of the weights of another run, perhaps
     ),
 }
 RUN = (
-    *("train.global_batch_size=160", "train.epochs=9", "train.log_every_steps=5"),
+    *("train.global_batch_size=144", "train.epochs=9", "train.log_every_steps=5"),
     *("checkpoint.every_steps=30", "train.pictures_every_epochs=null"),
     "train.steps_per_dispatch=5",
 )
