@@ -145,9 +145,8 @@ def intact(
             return used
     if damaged:
         raise DataError(f"{run}: none of its checkpoints is intact; see `python -m trainer verify`")
-    return intact(
-        run, step, warn, use, option
-    )  # the job has deleted them all, so there are newer ones
+    # The job has deleted them all, so there are newer ones.
+    return intact(run, step, warn, use, option)
 
 
 def prefix_of(record: Record) -> str:
