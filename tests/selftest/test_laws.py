@@ -31,7 +31,7 @@ def laws(tmp_path):
 
     def run(text, *options):
         (tmp_path / "model.py").write_text(text)
-        done = command("laws", "--json", *everything.MODULE, *options)
+        done = command("laws", "--json", *everything.MODULE, *options, timeout=600)
         found = json.loads(done.stdout)["laws"] if done.stdout else []
         return (
             done.returncode,
