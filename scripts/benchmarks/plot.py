@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 PANELS = {  # section: the unit of its lines to draw, and a title
     "rivals": ("s an epoch", "Seconds an epoch, batch 64 (less is better)"),
-    "batch": ("images/s", "Images a second by batch size"),
+    "batch": ("images/s", "Images a second by batch size and K"),
     "data": ("M images/s", "The data path alone, million images a second"),
     "scaling": ("ms a step", "Milliseconds a step: measured and predicted"),
 }
@@ -27,7 +26,7 @@ def draw(sections: Mapping[str, Any], path: Path) -> str:
     for axis, name in zip(axes[:, 0], names, strict=True):
         unit, title = PANELS[name]
         lines = [one for one in sections[name]["lines"] if one["values"] and one["unit"] == unit]
-        (_curves if name == "batch" else _bars)(axis, lines)
+        _bars(axis, lines)
         axis.set_title(title, loc="left", fontsize=10)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
@@ -42,16 +41,3 @@ def _bars(axis: Any, lines: list[Mapping[str, Any]]) -> None:
     above = [line["max"] - line["median"] for line in shown]
     names = [line["name"] for line in shown]
     axis.barh(names, medians, xerr=[below, above], capsize=3, color="#4878a8")
-
-
-def _curves(axis: Any, lines: list[Mapping[str, Any]]) -> None:
-    rates: dict[str, dict[int, float]] = {}
-    for line in lines:
-        if match := re.fullmatch(r"([^=]+), batch (\d+)", line["name"]):  # not those with K=
-            rates.setdefault(match[1], {})[int(match[2])] = line["median"]
-    for name, by_size in rates.items():
-        axis.plot(by_size.keys(), by_size.values(), marker="o", label=name)
-    axis.set_xscale("log", base=2)
-    axis.set_ylim(bottom=0)
-    axis.set_xlabel("batch size", fontsize=8)
-    axis.legend(fontsize=8)

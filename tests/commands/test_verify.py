@@ -1,6 +1,7 @@
 """`verify` tells intact checkpoints from damaged ones, and touches nothing."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -105,6 +106,7 @@ def test_a_task_without_an_accuracy_shows_its_loss(called, tmp_path):
     [
         (lambda folder: flip_a_bit(largest_file(folder)), "file ocdbt.process_0/d/"),
         (lambda folder: (folder / "_METADATA").write_text("{"), "file _METADATA does not match"),
+        (lambda folder: os.truncate(largest_file(folder), 2**43), "has 8,796,093,022,208 bytes"),
         (lambda folder: (folder / "_METADATA").unlink(), "file _METADATA is missing"),
         (lambda folder: flip_a_bit(folder / "_CHECKPOINT_METADATA"), "file _CHECKPOINT_METADATA"),
         (lambda folder: (folder / "manifest.ocdbt").unlink(), "file manifest.ocdbt is missing"),
@@ -119,7 +121,16 @@ def test_a_task_without_an_accuracy_shows_its_loss(called, tmp_path):
         (lambda folder: (folder / "record.json").unlink(), "file record.json is missing"),
     ],
     ids=[
-        *("array", "tree", "no tree", "metadata", "no manifest", "manifest", "no index"),
+        *(
+            "array",
+            "tree",
+            "terabytes",
+            "no tree",
+            "metadata",
+            "no manifest",
+            "manifest",
+            "no index",
+        ),
         *("no folder", "no mark", "record", "no record"),
     ],
 )

@@ -77,14 +77,16 @@ def place_inputs(mesh, data, steps, lrs, stop=0):
     )
 
 
-def train(devices, k, steps=6, method="shard_map", state=None, stop=0, lrs=None, **how):
+def train(
+    devices, k, steps=6, method="shard_map", state=None, stop=0, lrs=None, batch=BATCH, **how
+):
     """Train some steps, K a dispatch; return the state and the metrics, on the host."""
     mesh, program = programs(devices, method, **how)
     state = (state or first_state())._replace(step=np.zeros((), np.int32))
     if how.get("ema_decay") and state.ema is None:
         state = state._replace(ema=state.weights)
     state = place(mesh, state)
-    data, seen = batches(steps), []
+    data, seen = batches(steps, batch), []
     lrs = np.linspace(0.01, 0.1, steps, dtype=np.float32) if lrs is None else lrs
     for lo in range(0, steps, k):
         inputs = place_inputs(mesh, data, range(lo, min(lo + k, steps)), lrs, stop)

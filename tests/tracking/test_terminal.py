@@ -160,7 +160,13 @@ def test_a_bar_and_the_line_of_an_epoch_fit_80_columns(screen, clock, monkeypatc
     assert all(len(line) <= 80 for line in screen.lines())
     bars = [line for line in screen.lines() if "46000/46900" in line]
     assert bars
-    assert all(len(bar) <= 80 and bar.endswith(" left") and "…" not in bar for bar in bars)
+    assert all(bar.endswith(" left") and "…" not in bar for bar in bars)
+
+
+def test_a_ctrl_c_on_the_line_of_the_bar_does_not_wrap(screen, clock):
+    play(Terminal(screen.stream), clock)
+    drawn = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.text()))
+    assert max(len(line) for line in drawn if "━" in line) == 100 - len("^C")
 
 
 def test_a_bar_is_drawn_ten_times_a_second_at_most(screen, clock):

@@ -69,7 +69,7 @@ def arrays_of(run):
 
 def test_a_run_with_another_head_begins_with_a_body_that_stays_frozen(tmp_path):
     assert train(tmp_path, *SMALL, "run.dir=first", "train.max_steps=6").returncode == 0
-    _, first = load_model.arrays_of(tmp_path / "first", None, print)
+    _, first = load_model.arrays_of(tmp_path / "first", None, print, "")
     new = (*SMALL, "run.dir=run", "model.hidden_sizes=[64,32]", "init.run=first", "init.freeze=[0]")
     new += ("optim.clip_norm=1", "ema.decay=0.9")
     stopped = train(tmp_path, *new, stop=StopAfter(5))
@@ -92,9 +92,3 @@ def test_a_run_with_another_head_begins_with_a_body_that_stays_frozen(tmp_path):
     done = train(tmp_path, *new, "init.freeze=[1]")
     assert done.returncode == 78
     assert "init.freeze: ['0'] in the checkpoint, ['1'] in this configuration" in done.stderr
-
-
-def test_a_run_that_is_not_there_is_bad_data(tmp_path):
-    done = train(tmp_path, *SMALL, "run.dir=run", "init.run=nowhere")
-    assert done.returncode == 65
-    assert "nowhere has no checkpoint yet" in done.stderr

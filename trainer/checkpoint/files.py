@@ -66,6 +66,7 @@ def write_record(folder: Path, record: Record, state: Any) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
     files = {name: _sha256(folder, name) for name in names}
+    record = {**record, "bytes": {name: (folder / name).stat().st_size for name in names}}
     (folder / RECORD_FILE).write_text(json.dumps(checksums.seal(record, state, files)), "utf-8")
 
 
@@ -87,8 +88,8 @@ def read(
         ReadError: the storage fails, or orbax cannot read files that are intact.
     """
     record, checksums_, files = _unsealed(folder, shape)
-    for name, expected in files.items():
-        if _sha256(folder, name) != expected:
+    for name, (expected, size) in files.items():
+        if _sha256(folder, name, size) != expected:
             raise Damaged(f"file {name} does not match its checksum")
     try:
         with plain(folder.parent) as parent:
@@ -127,11 +128,12 @@ def fit(arrays: Arrays, template: Any, prefix: str = "") -> Any:
 
 def _unsealed(
     folder: Path, shape: Mapping[str, Any]
-) -> tuple[Record, dict[str, str], dict[str, str]]:
-    """Return the record, and the checksums of the arrays and of the files, by their names."""
+) -> tuple[Record, dict[str, str], dict[str, tuple[str, int | None]]]:
+    """Return the record, the checksums of the arrays, and those and the sizes of the files."""
     with _reading(folder, RECORD_FILE):
         data = read_bytes(folder / RECORD_FILE)
     seal = {"step": int, "sha256": str, "leaves": {"*": str}, "files": {"*": str}}
+    seal["bytes?"] = {"*": int}  # of each file; older records have none
     # A result may be NaN, written as JSON has it not.
     record = parse(data, {**shape, **seal}, f"file {RECORD_FILE}", finite=False)
     intact = json.dumps(record).encode() == data  # the same JSON value would not be enough
@@ -139,11 +141,17 @@ def _unsealed(
         raise Damaged(f"file {RECORD_FILE} does not match its checksum")
     if record["step"] != int(folder.name):
         raise Damaged(f"it was saved as step {record['step']}")
-    return record, record.pop("leaves"), record.pop("files")
+    sizes = record.pop("bytes", {})
+    files = {name: (digest, sizes.get(name)) for name, digest in record.pop("files").items()}
+    return record, record.pop("leaves"), files
 
 
-def _sha256(folder: Path, name: str) -> str:
+def _sha256(folder: Path, name: str, size: int | None = None) -> str:
+    """Return the SHA-256 of a file; one of more than `size` bytes is Damaged and not read."""
     with _reading(folder, name), open_regular(folder / name) as file:
+        there = os.fstat(file.fileno()).st_size
+        if size is not None and there > size:  # a digest of terabytes would take hours
+            raise Damaged(f"file {name} has {there:,} bytes, but {size:,} were saved")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

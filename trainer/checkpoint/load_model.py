@@ -96,7 +96,9 @@ def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
     return intact(run, step, warn, trained)
 
 
-def arrays_of(run: Path, step: int | None, warn: Callable[[str], None]) -> tuple[int, Arrays]:
+def arrays_of(
+    run: Path, step: int | None, warn: Callable[[str], None], option: str
+) -> tuple[int, Arrays]:
     """Return the step and the weights, by their paths, of what `load` loads; needs no module."""
 
     def weights(number: int, arrays: Arrays, record: Record) -> tuple[int, Arrays]:
@@ -104,7 +106,7 @@ def arrays_of(run: Path, step: int | None, warn: Callable[[str], None]) -> tuple
         named = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
         return number, named
 
-    return intact(run, step, warn, weights)
+    return intact(run, step, warn, weights, option)
 
 
 def intact(
@@ -112,12 +114,16 @@ def intact(
     step: int | None,
     warn: Callable[[str], None],
     use: Callable[[int, Arrays, Record], T],
+    option: str = "--step ",
 ) -> T:
-    """Return what `use` makes of a step, its arrays and its record; see `load`."""
+    """Return what `use` makes of a step, its arrays and its record; see `load`.
+
+    `option` is what names the step, as far as its value.
+    """
     damaged = False
     run = run.absolute()
     with files.checkpointer() as reader:
-        for number in reversed(_steps(run, step)):
+        for number in reversed(_steps(run, step, option)):
             folder = run / CHECKPOINTS / str(number)
             try:
                 arrays, record = files.read(reader, folder)
@@ -131,7 +137,7 @@ def intact(
                 reason = first_line(error, kind=not isinstance(error, Damaged))
                 message = f"checkpoint {number} of {run} is damaged ({reason})"
                 if step is not None:
-                    hint = "leave --step out to use the newest intact one"
+                    hint = f"leave {option[:-1]} out to use the newest intact one"
                     raise DataError(message, hint) from None
                 warn(f"{message}: trying an older one")
                 continue
@@ -140,12 +146,13 @@ def intact(
             if not all(np.isfinite(array).all() for array in weights):
                 raise DataError(
                     f"checkpoint {number} of {run} holds weights that are NaN or infinite",
-                    "name an earlier one with --step N, or train again with a lower optim.lr",
+                    f"name an earlier one with {option}N, or train again with a lower optim.lr",
                 )
             return used
     if damaged:
         raise DataError(f"{run}: none of its checkpoints is intact; see `python -m trainer verify`")
-    return intact(run, step, warn, use)  # the job has deleted them all, so there are newer ones
+    # The job has deleted them all, so there are newer ones.
+    return intact(run, step, warn, use, option)
 
 
 def prefix_of(record: Record) -> str:
@@ -154,7 +161,7 @@ def prefix_of(record: Record) -> str:
     return WEIGHTS if ema.get("decay") is None or not ema["evaluate"] else "ema/"
 
 
-def _steps(run: Path, step: int | None) -> list[int]:
+def _steps(run: Path, step: int | None, option: str) -> list[int]:
     """Return the steps of the checkpoints to try, oldest first."""
     steps = files.steps(run / CHECKPOINTS)
     if not steps:
@@ -168,7 +175,7 @@ def _steps(run: Path, step: int | None) -> list[int]:
         return steps
     if step not in steps:
         raise DataError(
-            f"--step {step}: {run} has no checkpoint of that step: use one of "
+            f"{option}{step}: {run} has no checkpoint of that step: use one of "
             f"{', '.join(map(str, steps))} (older ones are deleted: checkpoint.keep_last)"
         )
     return [step]

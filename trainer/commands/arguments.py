@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.job.directory import expanded, is_run
+from trainer.job.directory import existing
 from trainer.job.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,25 +99,6 @@ def parse(
     return args
 
 
-def run_directory(given: Path) -> Path:
-    """Return the run directory that RUN names, absolute.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    directory = expanded(given, "RUN").absolute()
-    try:
-        if is_run(directory):
-            return directory
-        why = "is not a run directory" if directory.exists() else "does not exist"
-    except OSError as error:
-        why = f"cannot be read ({error.strerror})"
-    raise ConfigError(
-        f"RUN={given} {why}",
-        "give the directory of a run, such as runs/mlp/NAME (`python -m trainer runs` lists them)",
-    )
-
-
 def open_run(given: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
     """Load the model that RUN and --step name, on the CPU.
 
@@ -126,7 +107,7 @@ def open_run(given: Path, step: int | None, warn: Callable[[str], None]) -> Trai
         DataError: there is no such checkpoint, or no intact one.
         ReadError: the storage fails.
     """
-    directory = run_directory(given)
+    directory = existing(given)
     import jax  # takes a second, so only when the arguments are known to be good
 
     # Before anything asks for the devices: the GPU belongs to the job that trains on it.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.commands import arguments as command_line
-from trainer.job.directory import ASIDE, CHECKPOINTS, TRASH, WRITING
+from trainer.job.directory import ASIDE, CHECKPOINTS, TRASH, WRITING, existing
 from trainer.job.errors import EXIT_COMPLETED, DataError, Preempted
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     command_line.add_run(parser, step=False)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = command_line.parse(parser, arguments)
-    directory = command_line.run_directory(args.run).resolve() / CHECKPOINTS
+    directory = existing(args.run).resolve() / CHECKPOINTS
     checked: list[Checked] = []
     for one in _check(directory):
         checked.insert(0, one)

@@ -49,6 +49,25 @@ def expanded(path: Path | str, option: str) -> Path:
         raise ConfigError(message, "write the folder out, or set HOME") from None
 
 
+def existing(given: Path | str, option: str = "RUN") -> Path:
+    """Return the run directory that an option names, absolute.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    directory = expanded(given, option).absolute()
+    try:
+        if is_run(directory):
+            return directory
+        why = "is not a run directory" if directory.exists() else "does not exist"
+    except OSError as error:
+        why = f"cannot be read ({error.strerror})"
+    raise ConfigError(
+        f"{option}={given} {why}",
+        "give the directory of a run, such as runs/mlp/NAME (`python -m trainer runs` lists them)",
+    )
+
+
 def choose(root: str, experiment: str, name: str | None, folder: str | None) -> Path:
     """Return the run directory: `folder` (run.dir), or <run.root>/<experiment>/<run.name>.
 

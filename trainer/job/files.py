@@ -10,6 +10,7 @@ keys that begin so. Keys without a shape may hold any JSON: another version may 
 """
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -55,6 +56,18 @@ def open_regular(path: Path, largest: int | None = None) -> io.BufferedReader:
     if wrong is not None:
         raise Damaged(f"file {path.name} {wrong}")
     return path.open("rb")
+
+
+def regular(path: str, flags: int) -> int:
+    """Open a file to write or lock, as an `opener` of open(): no pipe, which would wait.
+
+    Raises:
+        OSError: something else has its name, or the storage fails.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
+    return os.open(path, flags, 0o666)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trainer.job.errors import ConfigError, PeerLost, writing
-from trainer.job.files import ignoring, open_regular, read_or_empty
+from trainer.job.files import ignoring, open_regular, read_or_empty, regular
 
 NAME = "run.lock"
 _PAUSE_SECONDS = 0.1  # between two tries
@@ -126,9 +126,9 @@ def held(directory: Path, name: str = NAME) -> bool:
 
 
 def _open(path: str, flags: int) -> int:
-    """Open a lock file. What a link leads to would be overwritten, and a pipe would wait."""
+    """Open a lock file. What a link leads to would be overwritten."""
     # Not O_APPEND: a write would not replace the note.
-    return os.open(path, (flags & ~os.O_APPEND) | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    return regular(path, (flags & ~os.O_APPEND) | os.O_NOFOLLOW)
 
 
 def _take(file: IO[Any], kind: int) -> bool:

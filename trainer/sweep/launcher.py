@@ -12,7 +12,7 @@ from pathlib import Path
 from trainer.distributed import topology
 from trainer.job import directory, lock, processes
 from trainer.job.errors import EXIT_INTERNAL, EXIT_RETRY, ConfigError, Preempted, writing
-from trainer.job.files import write_json
+from trainer.job.files import regular, write_json
 from trainer.job.signals import StopRequest
 from trainer.sweep import folder as sweep_folder
 from trainer.sweep.folder import Trial
@@ -89,7 +89,7 @@ def _train(
     run = folder / trial.name
     output, ending = run / sweep_folder.OUTPUT, run / sweep_folder.ENDING
     directory.create(run)
-    with writing(folder), output.open("ab") as log:
+    with writing(folder), open(output, "ab", opener=regular) as log:
         ending.unlink(missing_ok=True)  # of an earlier start
         begin, asked = log.tell(), False
         command = [sys.executable, "-m", "trainer", *trial.overrides]

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
@@ -19,6 +19,12 @@ _LINE_SECONDS = 10.0  # between two progress lines
 
 
 class _Console(Console):
+    @property
+    def options(self) -> ConsoleOptions:
+        """Leave room for the ^C that a terminal adds to a bar: if it wraps, an old bar stays."""
+        options = super().options
+        return options.update(max_width=options.max_width - len("^C"))
+
     def on_broken_pipe(self) -> None:
         """Become silent; rich would end the process."""
         self.quiet = True

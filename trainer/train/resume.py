@@ -1,7 +1,6 @@
 """What a run begins with: its newest checkpoint, if it belongs to this configuration; init.run."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from trainer.config.schema import InitConfig
 from trainer.data.stream import Plan
 from trainer.distributed import collectives
 from trainer.distributed.initialize import ProcessContext
+from trainer.job.directory import existing
 from trainer.job.errors import ConfigError
 from trainer.optimizers.schedules import Schedule
 from trainer.parallel import mesh as meshes
@@ -97,14 +97,15 @@ def other_weights(
     Process 0 reads them and broadcasts them, as `restore` does.
 
     Raises:
-        ConfigError: nothing fits, or init.map is wrong.
+        ConfigError: init.run is no run, nothing fits, or init.map is wrong.
         DataError: that run has no such checkpoint that is intact.
     """
 
     def read() -> dict[str, Any] | None:
         if not process.is_chief:
             return None
-        number, other = load_model.arrays_of(Path(str(init.run)), init.step, terminal.warn)
+        run = existing(str(init.run), "init.run")
+        number, other = load_model.arrays_of(run, init.step, terminal.warn, "init.step=")
         found = transfer.transfer(weights, other, init.map)
         rows = [("taken", [*found.taken]), ("drawn", found.drawn), ("left over", found.left)]
         terminal.note(f"init.run={init.run}: the weights after step {number:,}")

@@ -1,10 +1,9 @@
-"""The trainer's step without its loop: its speed, its memory, and what it sends."""
+"""The trainer's step without its loop: its speed and its memory."""
 
 from __future__ import annotations
 
 import os
 import time
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh
 
-from benchmarks import hlo
 from benchmarks.workers import rival
 from trainer.config.compose import compose
 from trainer.config.schema import Config
@@ -124,46 +122,3 @@ def memory(**arguments: Any) -> dict[str, Any]:
         "temporary": planned.temp_size_in_bytes,
         "peak": statistics.get("peak_bytes_in_use"),
     }
-
-
-def traffic(devices: list[int]) -> dict[str, Any]:
-    """Compile two steps for each number of devices; return {"counts": {devices: of one step}}.
-
-    The devices are simulated and nothing is run: XLA_FLAGS has to name as many before jax starts.
-    """
-    jax.config.update("jax_platforms", "cpu")  # also on a machine with GPUs
-    counts = {}
-    for number in devices:
-        train_step, state, feed = _abstract(number, 64 * number)
-        sent = hlo.traffic(train_step.lower(state, feed).compile().as_text())
-        weights = sum(x.size for x in jax.tree.leaves(state.weights))
-        counts[str(number)] = {**sent._asdict(), "weights": weights}
-    return {"counts": counts}
-
-
-def _abstract(devices: int, batch_size: int) -> tuple[step.TrainStep, Any, Any]:
-    """Return the step for some devices, and the shapes of a state and a feed of two steps.
-
-    For MNIST's shape; to compile ahead of time what is never run.
-    """
-    k, image = 2, (28, 28)
-    config = configuration(f"train.global_batch_size={batch_size}", f"train.steps_per_dispatch={k}")
-    zero = np.uint8(0)
-    shapes = {"image": (60_000, *image), "label": (60_000,)}
-    split = {field: np.broadcast_to(zero, shape) for field, shape in shapes.items()}
-    mesh = meshes.make_mesh(devices)
-    programs = build.make_programs(config, Dataset("empty", split, split), mesh)
-    rows, whole = meshes.batched(mesh), meshes.replicated(mesh)
-
-    def array(dtype: Any, *dims: int, sharding: Any = rows) -> Any:
-        return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
-
-    state = jax.tree.map(
-        lambda x: array(x.dtype, *x.shape, sharding=whole),
-        jax.eval_shape(partial(step.new_state, programs.task, programs.update), jax.random.key(0)),
-    )
-    images, labels = array(np.uint8, k, batch_size, *image), array(np.uint8, k, batch_size)
-    lrs, steps = array(np.float32, k, sharding=whole), array(np.int32, k, sharding=whole)
-    batch = Superbatch({"image": images, "label": labels}, labels)
-    stop = array(np.uint8, k, devices)
-    return programs.train_step, state, step.DispatchInputs(batch, stop, lrs, steps)
