@@ -18,6 +18,9 @@ from trainer.commands.train import main
 from trainer.job.errors import TrainerError
 from trainer.job.signals import SIGNALS, StopRequest
 
+# Pictures take longer to draw than the small runs to train.
+DEFAULTS = ("parallel.devices=1", "train.pictures_every_epochs=null")
+
 
 class Done(NamedTuple):
     """How a run ended."""
@@ -41,12 +44,14 @@ class StopAfter(StopRequest):
 
 
 def train(folder: Path, *arguments: str, stop: StopRequest | None = None) -> Done:
-    """Train on one device in a folder, as `python -m trainer` does; never with a traceback."""
-    return ended(folder, lambda: main([*arguments, "parallel.devices=1"], stop or StopRequest()))
+    """Train in a folder, as `python -m trainer` does, with DEFAULTS for what is not given."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    others = (each for each in DEFAULTS if each.partition("=")[0] not in given)
+    return ended(folder, lambda: main([*arguments, *others], stop or StopRequest()))
 
 
 def ended(folder: Path, command: Callable[[], int]) -> Done:
-    """Call something that trains, in a folder, and return how it ended."""
+    """Call something that trains, in a folder, and return how it ended: never with a traceback."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     cache = jax.config.values["jax_compilation_cache_dir"]
     variable = os.environ.get("TRAINER_CACHE_DIR")
