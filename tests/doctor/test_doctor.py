@@ -59,7 +59,7 @@ def test_all_is_well(doctor, tmp_path):
     assert "jax" in result["versions"]["message"]
     assert "no cluster variables" in result["topology"]["message"]
     assert "8 x cpu here, 8 in all" in result["devices"]["message"]
-    assert "4,000 + 1,000 examples" in result["data"]["message"]
+    assert "3,600 train + 400 validation + 1,000 test examples" in result["data"]["message"]
     assert "2.7 MB" in result["all-reduce"]["message"]
     assert "loss" in result["one step"]["message"]
     assert "2 devices" in result["mesh"]["message"]

@@ -227,13 +227,10 @@ def checked(
         spec = trained.task.example[name]
         if name not in examples:
             raise DataError(f"the model reads {', '.join(fields)}: {name} is missing")
-        given = examples[name]
-        if not isinstance(given, View) or (given.shape[1:], given.dtype) != (
-            spec.shape,
-            spec.dtype,
-        ):
+        given, form = examples[name], (spec.shape, spec.dtype)
+        if not isinstance(given, View) or (given.shape[1:], given.dtype) != form:
             given = np.asarray(given)
-        if given.ndim == 2 and given.shape[1] == np.prod(spec.shape):
+        if given.shape[1:] == (np.prod(spec.shape),) != spec.shape:
             given = given.reshape(len(given), *spec.shape)
         array = _cast(given, spec.dtype)
         if given.ndim == 0 or given.shape[1:] != spec.shape or array is None:

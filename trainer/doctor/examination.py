@@ -10,7 +10,7 @@ from typing import NoReturn
 from jax.sharding import Mesh
 
 from trainer.config.schema import Config
-from trainer.data.dataset import Dataset, size
+from trainer.data.dataset import Dataset
 from trainer.distributed.collectives import is_peer_loss, share, together
 from trainer.distributed.connect import connect, start_devices
 from trainer.distributed.heartbeat import Heartbeat
@@ -24,6 +24,7 @@ from trainer.job.exit import hard_exit, time_limit
 from trainer.job.signals import StopRequest
 from trainer.parallel.mesh import AXIS, make_mesh
 from trainer.sources import load as data_sets
+from trainer.tracking import summary
 from trainer.tracking.terminal import Terminal
 
 
@@ -118,7 +119,7 @@ class Examination:
                 raise
             hint = "run doctor with --download, on one host of a shared data.cache_dir"
             raise Concern("files are missing: the first start downloads them", hint) from None
-        counts = f"{size(dataset.train):,} + {size(dataset.test):,} examples"
+        counts = summary.counts(summary.describe(dataset))
         return f"{dataset.name}: {counts}, sha256 {dataset.sha256[:16]}"
 
     def _do_one_step(self) -> str:
