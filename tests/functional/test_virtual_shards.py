@@ -1,4 +1,4 @@
-"""Models of these functions train to the same bits on 1, 2 and 4 devices with virtual shards."""
+"""Models of these functions train to the same bits on 1 and 4 devices with virtual shards."""
 
 from functools import reduce
 
@@ -115,7 +115,6 @@ def train(weights, keys, loss, devices):
 def test_bits_do_not_depend_on_the_number_of_devices(init, loss):
     weights = jax.device_get(jax.jit(init)(jax.random.key(0)))
     keys = jax.random.split(jax.random.key(2), (STEPS, ROWS))
-    one, *others = (jax.tree.leaves(train(weights, keys, loss, n)) for n in (1, 2, 4))
+    one, other = (jax.tree.leaves(train(weights, keys, loss, n)) for n in (1, 4))
     assert all(np.isfinite(x).all() for x in one)
-    for other in others:
-        assert [x.tobytes() for x in one] == [x.tobytes() for x in other]
+    assert [x.tobytes() for x in one] == [x.tobytes() for x in other]

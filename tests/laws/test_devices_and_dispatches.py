@@ -23,10 +23,16 @@ def no_implicit_transfers():
         yield
 
 
-@pytest.mark.parametrize("options", [CPU_STEP, GPU_STEP])
-@pytest.mark.parametrize("k", [2, 3, 4, 6])
-@pytest.mark.parametrize("devices", [1, 4])
-def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(devices, k, options):
+# For a GPU four steps are in the body of the loop: K is less than that, as many, and no multiple.
+@pytest.mark.parametrize(
+    ("options", "devices", "k"),
+    [
+        *((CPU_STEP, devices, k) for devices in (1, 4) for k in (3, 6)),
+        *((GPU_STEP, 1, k) for k in (3, 4, 6)),
+        (GPU_STEP, 4, 6),
+    ],
+)
+def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(options, devices, k):
     assert_equal(train(devices, k, options=options), train(devices, 1, options=options))
 
 
@@ -49,13 +55,13 @@ def test_one_step_on_n_devices_is_one_step_on_one_from_any_state_of_a_training(d
         state, _ = train(1, 1, steps, state=state)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("devices", [1, 4])
 def test_pmap_is_shard_map_bit_for_bit(devices):
     assert_equal(train(devices, 3, method="pmap"), train(devices, 3))
 
 
 def test_six_steps_are_three_and_three_from_the_host():
-    mesh, program = programs(2)
+    mesh, program = programs(4)
     data = batches(6)
 
     def go(state, lo, hi):
@@ -66,10 +72,14 @@ def test_six_steps_are_three_and_three_from_the_host():
     assert_equal(go(first_state(), 0, 6), go(go(first_state(), 0, 3), 3, 6))
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
-@pytest.mark.parametrize("k", [1, 6])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(devices, k, loss):
+@pytest.mark.parametrize(
+    ("loss", "devices", "k"),
+    [
+        *((loss, 4, 6) for loss in LOSSES),
+        *((next(iter(LOSSES)), devices, k) for devices, k in ((1, 6), (2, 1), (2, 6), (4, 1))),
+    ],
+)
+def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(loss, devices, k):
     expected = train(1, 1, virtual_shards=4, loss=loss)
     got = train(devices, k, virtual_shards=4, loss=loss)
     assert_equal(got, expected)

@@ -13,7 +13,7 @@ from support.steps import assert_equal, place, place_inputs
 from trainer.config import user_module
 from trainer.data.dataset import Dataset, Superbatch
 from trainer.data.stream import Plan, Superbatches
-from trainer.optimizers.optimizer import from_optax, stochastic_gradient_descent
+from trainer.optimizers.optimizer import from_optax
 from trainer.parallel import evaluation, step
 from trainer.parallel import mesh as meshes
 from trainer.sources import load
@@ -21,7 +21,7 @@ from trainer.tasks import mlp, module
 from trainer.tasks.task import Task, apply, losses_and_metrics
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-BATCH, STEPS = 16, 6
+BATCH, STEPS, K, DEVICES = 16, 6, 3, 4
 
 # As small as they can be: most of the time is XLA's, for compiling.
 OPTIONS = {
@@ -31,14 +31,7 @@ OPTIONS = {
     "flax_module": {},
 }
 DATA_OPTIONS = {"transformer": {"size": 1200, "length": 8}}
-OPTIMIZERS = {
-    "sgd": stochastic_gradient_descent(0.9, nesterov=True),
-    "adamw": from_optax(optax.adamw, {"weight_decay": 0.01}),
-}
-CASES = [
-    *[(name, "adamw") for name in ("mlp", *OPTIONS)],
-    *[(name, "sgd") for name in ("tabular", "flax_module")],  # the MLP's are in the file beside
-]
+OPTIMIZER = from_optax(optax.adamw, {"weight_decay": 0.01})  # SGD's are in the file beside
 
 
 class Subject(NamedTuple):
@@ -89,10 +82,12 @@ def subject(name) -> Subject:
 
 
 @functools.cache
-def program(name, optimizer, devices, virtual_shards=None):
-    mesh = meshes.make_mesh(devices)
-    update = step.Update(OPTIMIZERS[optimizer])
-    return mesh, step.make_train_step(subject(name).task, update, mesh, "shard_map", virtual_shards)
+def program(name, devices, k, virtual_shards=None):
+    """The compiled program of K steps."""
+    mesh, task = meshes.make_mesh(devices), subject(name).task
+    jitted = step.make_train_step(task, step.Update(OPTIMIZER), mesh, "shard_map", virtual_shards)
+    inputs = place_inputs(mesh, subject(name).batches, range(k), np.ones(STEPS, np.float32))
+    return jitted.lower(place(mesh, first_state(name)), inputs).compile()
 
 
 @functools.cache
@@ -102,36 +97,35 @@ def first_weights(name):
 
 
 @functools.cache
-def first_state(name, optimizer):
+def first_state(name):
     weights = first_weights(name)
     with jax.transfer_guard("allow"):
-        optim_state = jax.device_get(OPTIMIZERS[optimizer].init(weights))
+        optim_state = jax.device_get(OPTIMIZER.init(weights))
     return step.TrainState(weights, optim_state, np.zeros((), np.int32))
 
 
-def run(case, devices, k=1, steps=range(STEPS), state=None, virtual_shards=None):
+def run(name, devices, k=1, steps=range(STEPS), state=None, virtual_shards=None):
     """Do some steps, K a dispatch; return the state and the metrics, on the host."""
-    mesh, train_step = program(*case, devices, virtual_shards)
-    state = place(mesh, first_state(*case) if state is None else state)
-    lr = 1e-6 if case == ("tabular", "sgd") else 1e-3  # its errors are squares of about 100
-    lrs, seen = np.full(STEPS, lr, np.float32), []
+    mesh, train_step = meshes.make_mesh(devices), program(name, devices, k, virtual_shards)
+    state = place(mesh, first_state(name) if state is None else state)
+    lrs, seen = np.full(STEPS, 1e-3, np.float32), []
     for lo in range(steps.start, steps.stop, k):
-        inputs = place_inputs(mesh, subject(case[0]).batches, range(lo, lo + k), lrs)
+        inputs = place_inputs(mesh, subject(name).batches, range(lo, lo + k), lrs)
         state, metrics = train_step(state, inputs)
         seen.append(jax.device_get(metrics.packed))
     return jax.device_get(state), np.concatenate(seen)
 
 
 @functools.cache
-def six_steps(case):
+def six_steps(name):
     """The states before each of six steps on one device, and after them."""
-    states = [first_state(*case)]
+    states = [first_state(name)]
     for i in range(STEPS):
-        states.append(run(case, 1, steps=range(i, i + 1), state=states[-1])[0])
+        states.append(run(name, 1, steps=range(i, i + 1), state=states[-1])[0])
     return states
 
 
-cases = pytest.mark.parametrize("case", CASES, ids="-".join)
+tasks = pytest.mark.parametrize("name", ["mlp", *OPTIONS])
 
 
 @pytest.fixture(autouse=True)
@@ -140,12 +134,11 @@ def no_implicit_transfers():
         yield
 
 
-@cases
-@pytest.mark.parametrize("devices", [2, 4])
-def test_one_step_on_n_devices_is_one_step_on_one_from_any_state_of_a_training(case, devices):
-    states = six_steps(case)
+@tasks
+def test_one_step_on_n_devices_is_one_step_on_one_from_any_state_of_a_training(name):
+    states = six_steps(name)
     for i in (0, 1, STEPS - 1):
-        after, _ = run(case, devices, steps=range(i, i + 1), state=states[i])
+        after, _ = run(name, DEVICES, steps=range(i, i + 1), state=states[i])
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6),
             after.weights,
@@ -160,41 +153,37 @@ def test_one_step_on_n_devices_is_one_step_on_one_from_any_state_of_a_training(c
         )
 
 
-@cases
-def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(case):
-    assert_equal(run(case, 4, k=6), run(case, 4, k=1))
+@tasks
+def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(name):
+    assert_equal(run(name, DEVICES, K), run(name, DEVICES, 1))
 
 
-@cases
-def test_six_steps_are_three_and_three_from_the_host(case):
-    states = six_steps(case)  # each was on the host
-    state, _ = run(case, 1, k=3, steps=range(3))
-    assert_equal(state, states[3])
-    assert_equal(run(case, 1, k=3, steps=range(3, 6), state=state)[0], states[6])
+@tasks
+def test_six_steps_are_three_and_three_from_the_host(name):
+    first, expected = first_state(name), run(name, DEVICES, K)[0]
+    state, _ = run(name, DEVICES, K, steps=range(K))
+    state, _ = run(name, DEVICES, K, steps=range(K, STEPS), state=state)
+    assert_equal(state, expected)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    changed = jax.tree.map(lambda a, b: (a != b).any(), states[0].weights, states[6].weights)
+    changed = jax.tree.map(lambda a, b: (a != b).any(), first.weights, state.weights)
     assert all(jax.tree.leaves(changed))
 
 
-@cases
-def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(case):
-    expected = run(case, 1, virtual_shards=4)
-    for devices in (2, 4):
-        assert_equal(run(case, devices, virtual_shards=4), expected)
+@tasks
+def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(name):
+    expected = run(name, 1, virtual_shards=DEVICES)
+    assert_equal(run(name, DEVICES, virtual_shards=DEVICES), expected)
 
 
-@cases
-def test_a_step_holds_exactly_one_all_reduce(case):
-    mesh, train_step = program(*case, 4)
-    batches, lrs = subject(case[0]).batches, np.ones(STEPS, np.float32)
-    inputs = place_inputs(mesh, batches, range(STEPS), lrs)
-    text = train_step.lower(place(mesh, first_state(*case)), inputs).compile().as_text()
+@tasks
+def test_a_step_holds_exactly_one_all_reduce(name):
+    text = program(name, DEVICES, K).as_text()
     assert text.count(" all-reduce(") + text.count(" all-reduce-start(") == 1
     for other in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert f" {other}(" not in text
 
 
-@pytest.mark.parametrize("name", ["mlp", *OPTIONS])
+@tasks
 def test_an_evaluation_counts_every_example_once(name):
     task, dataset, _ = subject(name)
     mesh, weights = meshes.make_mesh(2), first_weights(name)

@@ -32,7 +32,7 @@ def no_implicit_transfers():
         yield
 
 
-@pytest.mark.parametrize(("devices", "method"), [(8, "shard_map"), (2, "shard_map"), (4, "pmap")])
+@pytest.mark.parametrize(("devices", "method"), [(8, "shard_map"), (4, "pmap")])
 def test_a_step_holds_exactly_one_all_reduce_of_the_gradients_and_the_metrics(devices, method):
     mesh, program = programs(devices, method)
     state = place(mesh, first_state())
@@ -67,8 +67,8 @@ def exploding(bad):
     return lrs
 
 
-@pytest.mark.parametrize("k", [1, 3, 8])
-@pytest.mark.parametrize("bad", [1, 4, 7])
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("bad", [1, 4, 7])  # first, last and in the middle of four
 @pytest.mark.parametrize(
     "way", [{"method": "shard_map"}, {"method": "pmap"}, {"options": GPU_STEP}]
 )
