@@ -189,8 +189,16 @@ def cluster():
 
 
 def pytest_collection_modifyitems(items):
-    """The slow ones first: of several workers, none is left alone with them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """The long ones first: of several workers, none is left alone with one at the end.
+
+    These are marked slow, or start processes.
+    """
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("slow") is None,
+            "trainer" not in item.fixturenames,
+        )
+    )
 
 
 def pytest_sessionfinish(session, exitstatus):

@@ -41,12 +41,11 @@ def job(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory, job):
     """The same job, never interrupted, on one and on two processes."""
-    folders = {}
-    for count in (1, 2):
-        folders[count] = tmp_path_factory.mktemp(f"unbroken{count}")
-        for process in Trainer(folders[count]).start_all(count, *job):
-            _, err = process.communicate(timeout=120)
-            assert process.returncode == 0, err
+    folders = {count: tmp_path_factory.mktemp(f"unbroken{count}") for count in (1, 2)}
+    runs = [Trainer(folder).start_all(count, *job) for count, folder in folders.items()]
+    for process in (process for run in runs for process in run):
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
     return folders
 
 

@@ -41,12 +41,14 @@ class StopAfter(StopRequest):
 
 
 def train(folder: Path, *arguments: str, stop: StopRequest | None = None) -> Done:
-    """Train on one device in a folder, as `python -m trainer` does; never with a traceback."""
-    return ended(folder, lambda: main([*arguments, "parallel.devices=1"], stop or StopRequest()))
+    """Train in a folder, as `python -m trainer` does; on one device unless one says how many."""
+    if not any(argument.startswith("parallel.devices=") for argument in arguments):
+        arguments += ("parallel.devices=1",)
+    return ended(folder, lambda: main([*arguments], stop or StopRequest()))
 
 
 def ended(folder: Path, command: Callable[[], int]) -> Done:
-    """Call something that trains, in a folder, and return how it ended."""
+    """Call something that trains, in a folder, and return how it ended: never with a traceback."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     cache = jax.config.values["jax_compilation_cache_dir"]
     variable = os.environ.get("TRAINER_CACHE_DIR")

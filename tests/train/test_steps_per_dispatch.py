@@ -1,6 +1,5 @@
 """The steps of a dispatch, chosen from a measurement."""
 
-import json
 import sys
 import time
 
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from support.in_process import summary_of, train
 
 from trainer.data.stream import Plan
 from trainer.parallel.mesh import make_mesh
@@ -77,13 +77,14 @@ def test_slow_steps_are_not_measured_for_long(monkeypatch):
     assert len(signs) == 3
 
 
-def test_auto_changes_no_result(trainer):
-    def train(k: str) -> dict:
-        done = trainer("+experiment=smoke", f"train.steps_per_dispatch={k}", f"run.dir={k}")
+def test_auto_changes_no_result(tmp_path):
+    def trained(k: str) -> dict:
+        options = (f"train.steps_per_dispatch={k}", f"run.dir={k}")
+        done = train(tmp_path, "+experiment=smoke", *options)
         assert done.returncode == 0, done.stderr
-        return json.loads((trainer.folder / k / "summary.json").read_text())
+        return summary_of(tmp_path, k)
 
-    chosen, fixed = train("auto"), train("5")
+    chosen, fixed = trained("auto"), trained("5")
     assert chosen["weights_sha256"] == fixed["weights_sha256"]
     assert 1 <= chosen["steps_per_dispatch"] <= 79
 
@@ -113,5 +114,5 @@ def test_all_processes_take_the_same(trainer):
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         taken += [line for line in out.splitlines() if line.startswith("K ")]
-    summary = json.loads((trainer.folder / "run" / "summary.json").read_text())
+    summary = summary_of(trainer.folder)
     assert taken == [f"K {summary['steps_per_dispatch']}"] * 2
