@@ -47,8 +47,13 @@ def run(folder, *arguments, closed="", **environ):
     )
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("command", "closed"),
+    [
+        *((command, "<&- >&- 2>&-") for command in COMMANDS),
+        *((command, closed) for command in ("train", "runs") for closed in (">&-", "2>&-")),
+    ],
+)
 def test_closed_streams_change_no_exit_code(smoke_run, tmp_path, command, closed):
     copy(smoke_run, tmp_path / "run")
     done = run(tmp_path, *COMMANDS[command], closed=closed, TF_CPP_MIN_LOG_LEVEL="0")
@@ -60,16 +65,17 @@ def test_closed_streams_change_no_exit_code(smoke_run, tmp_path, command, closed
         assert json.loads((tmp_path / "new" / "summary.json").read_text())["status"] == "completed"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("command", "name", "value"),
     [
-        ("JAX_ENABLE_X64", ""),
-        ("JAX_ENABLE_X64", "perhaps"),
-        ("JAX_TRACEBACK_FILTERING", "x"),
-        ("XLA_FLAGS", "--xla_foo_bar=1"),
-        ("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=maybe"),
-        ("XLA_FLAGS", "no_file"),
+        ("train", "JAX_ENABLE_X64", ""),
+        ("train", "JAX_ENABLE_X64", "perhaps"),
+        ("train", "JAX_TRACEBACK_FILTERING", "x"),
+        ("train", "XLA_FLAGS", "--xla_foo_bar=1"),
+        ("train", "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=maybe"),
+        ("train", "XLA_FLAGS", "no_file"),
+        ("evaluate", "JAX_ENABLE_X64", "perhaps"),
+        ("evaluate", "XLA_FLAGS", "--xla_foo_bar=1"),
     ],
 )
 def test_a_wrong_variable_of_jax_is_named(smoke_run, tmp_path, command, name, value):
