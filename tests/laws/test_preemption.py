@@ -34,7 +34,7 @@ BOUND = 5 + 1  # seconds from the signal to the exit, and one for the dispatch u
 def job(tmp_path_factory):
     """The job: its test split is large enough for an evaluation to be met under way."""
     folder = tmp_path_factory.mktemp("data")
-    idx_files.write(folder, test=40_000)
+    idx_files.write(folder, test=20_000)
     return (*JOB, f"data.root={folder}")
 
 

@@ -82,7 +82,7 @@ def subject(name) -> Subject:
 
 
 @functools.cache
-def program(name, devices, k, virtual_shards=None):
+def program(name, devices, k, virtual_shards):
     """The compiled program of K steps."""
     mesh, task = meshes.make_mesh(devices), subject(name).task
     jitted = step.make_train_step(task, step.Update(OPTIMIZER), mesh, "shard_map", virtual_shards)
@@ -177,7 +177,7 @@ def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(name):
 
 @tasks
 def test_a_step_holds_exactly_one_all_reduce(name):
-    text = program(name, DEVICES, K).as_text()
+    text = program(name, DEVICES, K, None).as_text()
     assert text.count(" all-reduce(") + text.count(" all-reduce-start(") == 1
     for other in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert f" {other}(" not in text

@@ -116,7 +116,8 @@ def test_the_average_is_evaluated_kept_and_loaded_where_asked(tmp_path, evaluate
 
 def test_few_steps_and_few_batches_for_debugging(tmp_path):
     options = (*RUN, "train.global_batch_size=400", "train.log_gradient_norm=true")
-    done = train(tmp_path, *options, "train.epochs=40", "train.overfit_batches=1")
+    seldom = ("train.eval_every_epochs=40", "checkpoint.every_epochs=40")
+    done = train(tmp_path, *options, *seldom, "train.epochs=40", "train.overfit_batches=1")
     assert done.returncode == 0, done.stderr
     summary, points = summary_of(tmp_path), points_of(tmp_path)
     assert summary["steps"] == 40
