@@ -1,0 +1,151 @@
+"""Launching trials, which take no time here, and searching."""
+
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+from support.sweep_folders import finish, write
+
+from trainer.job import lock
+from trainer.job.errors import ConfigError, Preempted
+from trainer.job.signals import StopRequest
+from trainer.sweep import command, launcher
+from trainer.sweep import folder as sweep_folder
+from trainer.sweep.folder import Trial
+
+
+class Trials:
+    """Stands for the child processes: notes which trials are trained, and finishes them."""
+
+    def __init__(self, monkeypatch, folder):
+        self.folder, self.trained, self.codes = folder, [], {}
+        monkeypatch.setattr(launcher, "_train", self.train)
+
+    def train(self, folder: Path, trial: Trial, stop, look):
+        assert lock.held(folder, "sweep.lock")
+        self.trained.append(trial)
+        code = self.codes.get(len(self.trained), 0)
+        write(folder / trial.name / "member.json", exit_code=code, error="broken" if code else None)
+        if code == 0:
+            finish(trial, 1 - abs(float(trial.values.get("optim.lr", 0)) - 0.07))
+        return code, "broken" if code else None
+
+    def run(self, *arguments, stop=None):
+        begin = len(self.trained)
+        arguments = ["-m", "+experiment=smoke", f"run.dir={self.folder}", *arguments]
+        code = command.multirun(arguments, stop or StopRequest())
+        return code, [trial.name for trial in self.trained[begin:]]
+
+
+@pytest.fixture
+def trials(monkeypatch, tmp_path):
+    return Trials(monkeypatch, tmp_path / "sweep")
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"), [({}, 0), ({1: 78}, 78), ({1: 70, 3: 70}, 70), ({1: 78, 2: 65}, 70)]
+)
+def test_a_failed_trial_gives_the_exit_code_and_is_tried_again(codes, code, trials, capsys):
+    trials.codes = codes
+    names = ["run.seed=0", "run.seed=1", "run.seed=2"]
+    assert trials.run("run.seed=0,1,2") == (code, names)
+    assert ("failed  " in capsys.readouterr().out) == bool(codes)
+    trials.codes = {}
+    assert trials.run("run.seed=0,1,2") == (0, [names[number - 1] for number in codes])
+    assert trials.run("run.seed=0,1,2,3") == (0, ["run.seed=3"])
+
+
+def test_a_stop_ends_the_sweep_before_the_next_trial(trials, capsys):
+    trials.codes = {2: 75}
+    with pytest.raises(Preempted, match=r"2/3 run\.seed=1: broken; the same command resumes"):
+        trials.run("run.seed=0,1,2")
+    assert [r.status for r in sweep_folder.results(trials.folder)] == [
+        *("completed", "preempted", "waiting")
+    ]
+    assert "validation accuracy  spread" in capsys.readouterr().out
+    stop = StopRequest()
+    stop.signal_name = "SIGTERM"
+    with pytest.raises(Preempted, match="SIGTERM"):
+        trials.run("run.seed=0,1,2", stop=stop)
+    assert len(trials.trained) == 2
+
+
+def test_two_jobs_at_one_sweep_are_refused(trials):
+    trials.folder.mkdir()
+    with (
+        lock.hold(trials.folder, "sweep.lock", "sweep"),
+        pytest.raises(ConfigError, match=r"sweep .* is in use by process"),
+    ):
+        trials.run("run.seed=0,1")
+    assert not trials.trained
+
+
+def test_a_task_of_an_array_names_what_stands_in_its_way(trials):
+    run = trials.folder / "run.seed=0"
+    run.mkdir(parents=True)
+    with lock.hold(run), pytest.raises(ConfigError, match="in use by process"):
+        trials.run("run.seed=0,1", "--member", "0")  # a second start of the same task
+    assert sorted(path.name for path in run.iterdir()) == ["run.lock"]
+    (trials.folder / "sweep.turn").unlink()
+    (trials.folder / "sweep.turn").mkdir()
+    with pytest.raises(ConfigError, match=r"sweep\.turn cannot be written"):
+        trials.run("run.seed=0,1", "--member", "0")
+
+
+# Searching.
+
+SEARCH = (
+    *("hydra/sweeper=search", "hydra.sweeper.n_trials=5", "optim.lr=tag(log,interval(0.01,1))"),
+    "+hydra.sweeper.sampler.n_startup_trials=2",
+)
+
+
+def test_a_search_finds_good_values_and_stays_in_the_ranges(trials):
+    code, names = trials.run(*SEARCH, "model.hidden_sizes=[16],[8]", "hydra.sweeper.n_trials=12")
+    assert (code, len(names), len(set(names))) == (0, 12, 12)
+    rates = [float(trial.values["optim.lr"]) for trial in trials.trained]
+    assert all(0.01 <= rate <= 1 for rate in rates)
+    assert {trial.values["model.hidden_sizes"] for trial in trials.trained} == {"[16]", "[8]"}
+    early, late = (
+        statistics.median(abs(r - 0.07) for r in part) for part in (rates[:6], rates[6:])
+    )
+    assert late < early
+
+
+def test_an_interrupted_search_resumes_where_it_ended(trials, tmp_path):
+    _, unbroken = trials.run(*SEARCH)
+    trials.folder = tmp_path / "broken"
+    trials.codes = {5 + 4: 75}
+    with pytest.raises(Preempted):
+        trials.run(*SEARCH)
+    assert trials.run(*SEARCH) == (0, unbroken[3:])
+    assert trials.run(*SEARCH) == (0, [])
+    assert len(trials.run(*SEARCH, "hydra.sweeper.n_trials=6")[1]) == 1
+    assert [r.name for r in sweep_folder.results(trials.folder)][:5] == unbroken
+
+
+def test_another_seed_is_another_search(trials, tmp_path):
+    random_sampler = "hydra/sweeper=search", "hydra.sweeper.n_trials=3", SEARCH[2]
+    sampler = "hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler"
+    actual = set()
+    for seed in (0, 1):
+        trials.folder = tmp_path / str(seed)
+        actual.update(trials.run(*random_sampler, sampler, f"hydra.sweeper.sampler.seed={seed}")[1])
+    assert len(actual) == 6
+
+
+def test_a_search_goes_on_after_a_failed_trial_and_without_new_values(trials):
+    trials.codes = {1: 70}
+    ranges = ("hydra/sweeper=search", "hydra.sweeper.n_trials=9", "run.seed=range(0,3)")
+    code, names = trials.run(*ranges, "train.epochs=int(interval(1,2))")
+    assert code == 70
+    assert len(names) == len(set(names)) == 6
+    assert trials.run(*ranges, "train.epochs=int(interval(1,2))") == (0, names[:1])
+
+
+def test_without_optuna_the_search_says_what_to_install(trials, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r"pip install '\.\[optuna\]' in the checkout"):
+        trials.run(*SEARCH)
+    assert not trials.folder.exists()
