@@ -3,18 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from support.steps import (
-    BATCH,
-    PIXELS,
-    assert_equal,
-    batches,
-    first_state,
-    make_task,
-    place,
-    place_inputs,
-    programs,
-    train,
-)
+from support import steps
 
 from trainer.data.dataset import Superbatch
 from trainer.optimizers import sgd
@@ -34,9 +23,9 @@ def no_implicit_transfers():
 
 @pytest.mark.parametrize(("devices", "method"), [(8, "shard_map"), (4, "pmap")])
 def test_a_step_holds_exactly_one_all_reduce_of_the_gradients_and_the_metrics(devices, method):
-    mesh, program = programs(devices, method)
-    state = place(mesh, first_state())
-    inputs = place_inputs(mesh, batches(4), range(4), np.ones(4, np.float32))
+    mesh, program = steps.programs(devices, method)
+    state = steps.place(mesh, steps.first_state())
+    inputs = steps.place_inputs(mesh, steps.batches(4), range(4), np.ones(4, np.float32))
     compiled = program.lower(state, inputs).compile().as_text()
     assert compiled.count(" all-reduce(") + compiled.count(" all-reduce-start(") == 1
     for other in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
@@ -44,19 +33,19 @@ def test_a_step_holds_exactly_one_all_reduce_of_the_gradients_and_the_metrics(de
 
 
 def test_the_state_is_donated():
-    mesh, program = programs(2)
-    state = place(mesh, first_state())
-    program(state, place_inputs(mesh, batches(1), range(1), np.ones(1, np.float32)))
+    mesh, program = steps.programs(2)
+    state = steps.place(mesh, steps.first_state())
+    program(state, steps.place_inputs(mesh, steps.batches(1), range(1), np.ones(1, np.float32)))
     assert state.weights[0].kernel.is_deleted()
 
 
 def test_any_stop_vote_is_seen_by_all():
-    assert (train(4, 3, stop=0)[1].stop_votes == 0).all()
-    assert (train(4, 3, stop=1)[1].stop_votes == 4).all()
+    assert (steps.train(4, 3, stop=0)[1].stop_votes == 0).all()
+    assert (steps.train(4, 3, stop=1)[1].stop_votes == 4).all()
 
 
 def test_a_short_batch_weighs_by_its_examples():
-    _, metrics = train(1, 6)
+    _, metrics = steps.train(1, 6)
     assert metrics.sums[:, -1].tolist() == [16] * 5 + [13]
 
 
@@ -73,21 +62,23 @@ def exploding(bad):
     "way", [{"method": "shard_map"}, {"method": "pmap"}, {"options": GPU_STEP}]
 )
 def test_a_step_that_is_not_finite_and_all_after_it_change_nothing(bad, k, way):
-    state, metrics = train(2, k, 8, lrs=exploding(bad), **way)
+    state, metrics = steps.train(2, k, 8, lrs=exploding(bad), **way)
     assert metrics.finite.tolist() == [True] * bad + [False] * (8 - bad)
     assert state.step == bad
-    mesh, program = programs(2, **way)
-    good = place(mesh, first_state())
+    mesh, program = steps.programs(2, **way)
+    good = steps.place(mesh, steps.first_state())
     for i in range(bad):
-        good, _ = program(good, place_inputs(mesh, batches(8), range(i, i + 1), exploding(bad)))
-    assert_equal(state, jax.device_get(good))
+        good, _ = program(
+            good, steps.place_inputs(mesh, steps.batches(8), range(i, i + 1), exploding(bad))
+        )
+    steps.assert_equal(state, jax.device_get(good))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
 @pytest.mark.parametrize("options", [CPU_STEP, GPU_STEP])
 def test_an_update_that_is_not_finite_can_be_skipped(options):
     for k in (1, 6):
-        state, metrics = train(1, k, 6, skip=True, lrs=exploding(3)[:6], options=options)
+        state, metrics = steps.train(1, k, 6, skip=True, lrs=exploding(3)[:6], options=options)
         assert metrics.finite.tolist() == [True] * 3 + [False] * 3
         assert metrics.sums[:, -1].tolist() == [16] * 3 + [0] * 3
         assert state.step == 6
@@ -122,13 +113,13 @@ def notebook_step_in_numpy(weights, velocities, images, labels, lr, momentum):
 
 
 def test_a_notebook_step_agrees_with_numpy_in_float64():
-    task = make_task(Objective("clipped_crossentropy", 10, 0.0, 1.0), "glorot_uniform")
+    task = steps.make_task(Objective("clipped_crossentropy", 10, 0.0, 1.0), "glorot_uniform")
     with jax.transfer_guard("allow"):
         weights = task.init(jax.random.PRNGKey(24))
         velocities = jax.tree.map(lambda w: np.asarray(w) * np.float32(0.01), weights)
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 3, (1, BATCH, PIXELS), np.uint8)
-    labels = rng.integers(0, 10, (1, BATCH)).astype(np.uint8)
+    images = rng.integers(0, 3, (1, steps.BATCH, steps.PIXELS), np.uint8)
+    labels = rng.integers(0, 10, (1, steps.BATCH)).astype(np.uint8)
     mesh = make_mesh(2)
     update = step.Update(stochastic_gradient_descent(0.6, nesterov=False))
     program = step.make_train_step(task, update, mesh, "shard_map")
@@ -138,7 +129,7 @@ def test_a_notebook_step_agrees_with_numpy_in_float64():
         step.TrainState(host, sgd.State(velocities), np.zeros((), np.int32)),
     )
     batch = Superbatch({"image": images, "label": labels}, np.ones_like(labels))
-    inputs = place_inputs(mesh, batch, range(1), np.full(1, 0.01, np.float32))
+    inputs = steps.place_inputs(mesh, batch, range(1), np.full(1, 0.01, np.float32))
     state, metrics = program(state, inputs)
 
     def to64(tree):
@@ -148,7 +139,7 @@ def test_a_notebook_step_agrees_with_numpy_in_float64():
         to64(host), to64(velocities), images[0], labels[0], 0.01, 0.6
     )
     state, metrics = jax.device_get((state, metrics))
-    np.testing.assert_allclose(metrics.sums[0, 0] / BATCH, loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics.sums[0, 0] / steps.BATCH, loss, rtol=1e-5)
     for got, want in (
         (state.weights, expected),
         (state.optim_state.velocities, expected_velocities),
