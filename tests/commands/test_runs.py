@@ -107,6 +107,7 @@ def test_the_default_folder_is_that_of_training(smoke_run, tmp_path, monkeypatch
 
 def test_killed_then_running_then_preempted(trainer, tmp_path, listed):
     job = ("+experiment=smoke", "run.dir=runs/a", "train.epochs=100000", "train.log_every_steps=10")
+    job += ("train.pictures_every_epochs=null",)
     first = trainer.start(*job, "checkpoint.every_steps=200")
     trainer.wait_for_step(360, "runs/a")
     run = listed(tmp_path / "runs")["a"]

@@ -76,6 +76,7 @@ class Hosts:
 
 OPTIONS = (
     *("+experiment=smoke", "run.dir=run", "train.epochs=100000", "train.global_batch_size=48"),
+    "train.pictures_every_epochs=null",
     *("checkpoint.every_epochs=50", f"cluster.heartbeat_timeout_seconds={HEARTBEAT}"),
 )
 VICTIM = 2

@@ -43,6 +43,7 @@ def start(tmp_path_factory):
             {"op": "replace", "path": f"{path}/0", "value": "+experiment=smoke"},
             {"op": "add", "path": f"{path}/-", "value": "train.epochs=12"},
             {"op": "add", "path": f"{path}/-", "value": "train.global_batch_size=200"},
+            {"op": "add", "path": f"{path}/-", "value": "train.pictures_every_epochs=null"},
             {
                 "op": "add",
                 "path": f"{path}/-",

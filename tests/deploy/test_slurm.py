@@ -19,6 +19,7 @@ JOB = (
     "train.epochs=20",
     "train.steps_per_dispatch=7",
     "checkpoint.every_steps=50",
+    "train.pictures_every_epochs=null",
 )
 STEPS = 20 * 63
 

@@ -17,6 +17,7 @@ JOB = (
     "train.epochs=20",
     "train.steps_per_dispatch=7",
     "checkpoint.every_steps=50",
+    "train.pictures_every_epochs=null",
     "cluster.heartbeat_timeout_seconds=150",  # longer than a job stands still here
 )
 

@@ -13,6 +13,7 @@ JOB = (
     "run.dir=run",
     "train.steps_per_dispatch=1",
     "checkpoint.every_steps=50",
+    "train.pictures_every_epochs=null",
 )
 
 

@@ -96,7 +96,7 @@ def test_a_notebook_s_backend_for_drawing_does_not_matter(tmp_path):
 def test_every_signal_that_asks_to_end_saves(trainer, number):
     process = trainer.start(
         *("+experiment=smoke", "model.hidden_sizes=[8]", "train.epochs=5000", "run.dir=run"),
-        "train.log_every_steps=10",
+        *("train.log_every_steps=10", "train.pictures_every_epochs=null"),
     )
     trainer.wait_for_step(10)
     process.send_signal(number)

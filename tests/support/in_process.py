@@ -18,6 +18,9 @@ from trainer.commands.train import main
 from trainer.job.errors import TrainerError
 from trainer.job.signals import SIGNALS, StopRequest
 
+# Pictures take longer to draw than the small runs to train.
+DEFAULTS = ("parallel.devices=1", "train.pictures_every_epochs=null")
+
 
 class Done(NamedTuple):
     """How a run ended."""
@@ -41,10 +44,10 @@ class StopAfter(StopRequest):
 
 
 def train(folder: Path, *arguments: str, stop: StopRequest | None = None) -> Done:
-    """Train in a folder, as `python -m trainer` does; on one device unless one says how many."""
-    if not any(argument.startswith("parallel.devices=") for argument in arguments):
-        arguments += ("parallel.devices=1",)
-    return ended(folder, lambda: main([*arguments], stop or StopRequest()))
+    """Train in a folder, as `python -m trainer` does, with DEFAULTS for what is not given."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    others = (each for each in DEFAULTS if each.partition("=")[0] not in given)
+    return ended(folder, lambda: main([*arguments, *others], stop or StopRequest()))
 
 
 def ended(folder: Path, command: Callable[[], int]) -> Done:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 TINY = (
     *("+experiment=smoke", "data=mnist_5k", "model.hidden_sizes=[16]"),
-    *("train.steps_per_dispatch=8", "train.log_every_steps=21"),
+    *("train.steps_per_dispatch=8", "train.log_every_steps=21", "train.pictures_every_epochs=null"),
 )
 FOUR = ("-m", *TINY, "train.epochs=3", "optim.lr=0.02,0.05", "run.seed=0,1")
 SAME = ("rank", "member", "status", "score", "test_score", "test_loss", "steps", "weights_sha256")

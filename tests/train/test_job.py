@@ -28,7 +28,7 @@ from trainer.job.signals import StopRequest
 from trainer.train.job import is_finished
 
 ROOT = Path(__file__).parents[2]
-SMOKE = ("+experiment=smoke", "run.dir=run")
+SMOKE = ("+experiment=smoke", "run.dir=run", "train.pictures_every_epochs=null")
 CONSTANT = ("optim.schedule=constant",)
 
 
@@ -196,7 +196,7 @@ def test_a_full_disk_is_told_and_the_checkpoint_before_it_stays_intact(trainer, 
     run = tmp_path / "run"
     run.mkdir()
     with own_disk(run, "size=3m"):
-        big = ("+experiment=smoke", "run.dir=run", "model.hidden_sizes=[128]", "train.epochs=300")
+        big = (*SMOKE, "model.hidden_sizes=[128]", "train.epochs=300")
         done = trainer(*big, "checkpoint.max_failed_saves=1", "checkpoint.keep_last=100")
         assert done.returncode == 74, done.stderr
         assert "a checkpoint cannot be written" in done.stderr

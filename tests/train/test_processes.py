@@ -7,6 +7,7 @@ import signal
 import pytest
 
 LONG = ("+experiment=smoke", "train.epochs=400", "train.steps_per_dispatch=1", "run.dir=run")
+LONG += ("train.pictures_every_epochs=null",)
 FAST = (
     "train.global_batch_size=48",
     "cluster.heartbeat_timeout_seconds=6",

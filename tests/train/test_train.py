@@ -12,7 +12,7 @@ from support.in_process import points_of, summary_of, train
 
 from trainer.job.processes import environment, free_address
 
-SMOKE = ("+experiment=smoke", "run.dir=run")
+SMOKE = ("+experiment=smoke", "run.dir=run", "train.pictures_every_epochs=null")
 KEYS = {
     "status",
     "experiment",
@@ -70,7 +70,7 @@ def test_a_run_leaves_what_the_contract_names(tmp_path):
 
 def test_two_processes_train_as_one(trainer, tmp_path):
     assert train(tmp_path, *SMOKE, "parallel.devices=4").returncode == 0
-    for process in trainer.start_all(2, "+experiment=smoke", "run.dir=two", devices=2):
+    for process in trainer.start_all(2, *SMOKE, "run.dir=two", devices=2):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
     one, two = summary_of(tmp_path), summary_of(tmp_path, "two")
