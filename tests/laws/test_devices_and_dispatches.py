@@ -27,7 +27,7 @@ def no_implicit_transfers():
 @pytest.mark.parametrize(
     ("options", "devices", "k"),
     [
-        *((CPU_STEP, devices, k) for devices in (1, 4) for k in (3, 6)),
+        *((CPU_STEP, devices, k) for devices, k in ((1, 6), (4, 3), (4, 6))),
         *((GPU_STEP, 1, k) for k in (3, 4, 6)),
         (GPU_STEP, 4, 6),
     ],
@@ -42,7 +42,7 @@ def test_the_form_for_a_gpu_changes_rounding_alone(devices):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, usual)
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", [4, 8])
 def test_one_step_on_n_devices_is_one_step_on_one_from_any_state_of_a_training(devices):
     state = None
     for steps in (1, 2, 5):
@@ -55,9 +55,8 @@ def test_one_step_on_n_devices_is_one_step_on_one_from_any_state_of_a_training(d
         state, _ = train(1, 1, steps, state=state)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_pmap_is_shard_map_bit_for_bit(devices):
-    assert_equal(train(devices, 3, method="pmap"), train(devices, 3))
+def test_pmap_is_shard_map_bit_for_bit():
+    assert_equal(train(4, 3, method="pmap"), train(4, 3))
 
 
 def test_six_steps_are_three_and_three_from_the_host():
@@ -83,8 +82,12 @@ def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(loss, device
     expected = train(1, 1, virtual_shards=4, loss=loss)
     got = train(devices, k, virtual_shards=4, loss=loss)
     assert_equal(got, expected)
-    plain, _ = train(1, 1, loss=loss)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got[0], plain)
+
+
+def test_virtual_shards_change_rounding_alone():
+    state, _ = train(1, 1, virtual_shards=4)
+    plain, _ = train(1, 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, plain)
 
 
 def test_virtual_shards_give_one_gpu_and_several_the_same_bits():

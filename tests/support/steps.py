@@ -31,19 +31,25 @@ def batches(steps, batch=BATCH, short=3) -> Superbatch:
     return Superbatch({"image": images, "label": labels}, mask)
 
 
-@functools.cache
-def programs(
-    devices,
-    method="shard_map",
-    virtual_shards=None,
-    skip=False,
-    loss=OBJECTIVE.loss,
-    options=CPU_STEP,
-    accumulate=1,
-    precision="float32",
-    **update,
-):
+USUAL = {
+    "virtual_shards": None,
+    "skip": False,
+    "loss": OBJECTIVE.loss,
+    "options": CPU_STEP,
+    "accumulate": 1,
+    "precision": "float32",
+}
+
+
+def programs(devices, method="shard_map", **how):
     """The mesh and the training step, compiled once for all tests."""
+    return _programs(devices, method, **dict(sorted({**USUAL, **how}.items())))
+
+
+@functools.cache
+def _programs(
+    devices, method, *, virtual_shards, skip, loss, options, accumulate, precision, **update
+):
     mesh = meshes.make_mesh(devices)
     rule = UPDATE._replace(skip_nonfinite=skip, **update)
     task = make_task(OBJECTIVE._replace(loss=loss, precision=precision))
