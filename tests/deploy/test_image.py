@@ -124,6 +124,7 @@ def test_it_saves_when_told_to_stop_and_goes_on_when_started_again(machine, volu
     option, runs = volume
     run = runs / "smoke/b"
     job = ("+experiment=smoke", "run.name=b", "train.epochs=100000")
+    job += ("train.pictures_every_epochs=null",)
     health = machine.inspect("trainer")["Healthcheck"]["Test"][1:]
     saved = [0]
     for name in ("first", "second"):

@@ -20,7 +20,7 @@ from trainer.selftest.interrupt_and_compare import Interruption, allowed_codes
 
 pytestmark = pytest.mark.slow
 
-SHORT = "train.epochs=2"
+SHORT = ("train.epochs=2", "train.pictures_every_epochs=null")
 
 
 def test_the_parent_does_not_import_jax():
@@ -211,7 +211,7 @@ def test_processes_layouts_and_flipped_bits_are_proven(trainer):
     # With this seed both processes are hit: jax takes long to notice the loss of another.
     layouts = ("--layouts", "1x2,2x1", "--virtual-shards", "2", "--flip-every", "1")
     options = ("--kills", "1", "--signals", "KILL,TERM", "--seed", "212", "--json", *layouts)
-    done = trainer("selftest", *options, SHORT, timeout=300)
+    done = trainer("selftest", *options, *SHORT, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "kill 1/1: SIG" in done.stderr
     result = json.loads(done.stdout)
