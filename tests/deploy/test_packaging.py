@@ -344,7 +344,7 @@ def test_from_the_wheel_alone_to_a_trained_model(installed, tmp_path):
     short += ("optim.schedule=constant",)  # under which epochs may be added
     call(installed / "bin/python", *words, *short, TRAINER_CONFIG_DIR="")
     trainer("+experiment=first", "run.name=first", *short, "train.epochs=2")
-    assert summary("first")["resumed_from_step"] == 63
+    assert summary("first")["resumed_from_step"] == 57
     wrong = trainer("+experiment=frist", code=78).stderr
     assert f"there is no such file in {project}/conf/experiment or " in wrong
     assert wrong.endswith("did you mean first?\n")

@@ -21,7 +21,7 @@ JOB = (
     "checkpoint.every_steps=50",
     "train.pictures_every_epochs=null",
 )
-STEPS = 20 * 63
+STEPS = 20 * 57
 
 pytestmark = pytest.mark.slow
 

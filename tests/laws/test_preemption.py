@@ -16,7 +16,7 @@ from trainer.job.signals import SIGNALS
 
 pytestmark = pytest.mark.timed
 
-STEPS = 3 * 57
+STEPS = 3 * 63
 JOB = (
     "+experiment=smoke",
     "run.dir=run",
@@ -32,10 +32,10 @@ BOUND = 5 + 1  # seconds from the signal to the exit, and one for the dispatch u
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """The job: its test split is large enough for an evaluation to be met under way."""
+    """The job: its validation split is large enough for an evaluation to be met under way."""
     folder = tmp_path_factory.mktemp("data")
-    idx_files.write(folder, test=20_000)
-    return (*JOB, f"data.root={folder}")
+    idx_files.write(folder, train=20_000)
+    return (*JOB, f"data.root={folder}", "data.validation_fraction=0.8")
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ PHASES = {
     "import": lambda run: not run.exists(),
     "start-up": lambda run: (run / "run.lock").exists() and not (run / "goodput.json").exists(),
     "compilation": lambda run: (run / "goodput.json").exists() and not logged(run, "train", 7),
-    "training": lambda run: logged(run, "train", 21) and not logged(run, "train", 57),
-    "evaluation": lambda run: logged(run, "train", 114) and not logged(run, "validation", 114),
-    "saving": lambda run: logged(run, "train", 57) and saving(run),
+    "training": lambda run: logged(run, "train", 21) and not logged(run, "train", 63),
+    "evaluation": lambda run: logged(run, "train", 126) and not logged(run, "validation", 126),
+    "saving": lambda run: logged(run, "train", 63) and saving(run),
     "last step": lambda run: logged(run, "train", STEPS - 7),
 }
 
