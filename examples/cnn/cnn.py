@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from trainer.functional import augment as changes
 from trainer.functional import conv, dropout, linear, norm
 
 
@@ -38,22 +39,16 @@ def init(key, example, options):
     }
 
 
+def augment(example, options, key):
+    """Return an example as it is trained on: its image is moved at random."""
+    return {**example, "image": changes.shift(example["image"], key, options.shift)}
+
+
 def fwd(example, weights, options, key):
     """Return the logits of one image; key is None outside training."""
-    image = jnp.asarray(example["image"])
-    if key is not None:
-        key, shift_key = jax.random.split(key)
-        image = shifted(image, shift_key, options.shift)
-    x = image.astype(jnp.float32)[..., None] * (1 / 255)
+    x = jnp.asarray(example["image"]).astype(jnp.float32)[..., None] * (1 / 255)
     x = conv.max_pool(conv.fwd(x, weights["conv1"], jax.nn.relu))
     x = conv.max_pool(conv.fwd(x, weights["conv2"], jax.nn.relu))
     x = norm.layer_norm(x.reshape(-1), weights["norm"])
     x = linear.fwd(x, weights["hidden"], jax.nn.relu)
     return linear.fwd(dropout.fwd(x, key, options.dropout), weights["logits"])
-
-
-def shifted(image, key, most):
-    """Return an image (height, width), moved at random, with zeros where nothing was."""
-    padded = jnp.pad(image, most)
-    start = jax.random.randint(key, (2,), 0, 2 * most + 1)
-    return jax.lax.dynamic_slice(padded, start, image.shape)

@@ -83,7 +83,7 @@ def subject(name) -> Subject:
         rows=slice(0, BATCH),
         seed=1,
         first_step=0,
-        with_index=task.is_random,
+        needs=task.needs,
     )
     return Subject(task, dataset, stream[0])
 

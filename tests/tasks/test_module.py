@@ -13,7 +13,7 @@ from trainer.config import user_module
 from trainer.data.dataset import Superbatch
 from trainer.job.errors import ConfigError
 from trainer.tasks import module
-from trainer.tasks.task import batch_gradients, keys_of
+from trainer.tasks.task import Keys, batch_gradients, keys_of
 
 EXAMPLE = {
     "image": jax.ShapeDtypeStruct((3, 4), np.uint8),
@@ -262,7 +262,7 @@ def test_a_key_depends_on_the_seed_the_step_and_the_example_alone(made):
     batch = Superbatch(examples, np.ones(4, np.uint8), np.array([7, 2, 9, 4], np.int32))
 
     def keys(batch, seed=0, step=3):
-        return np.asarray(keys_of(task, jnp.uint32(seed), jnp.int32(step), batch))
+        return np.asarray(keys_of(task, jnp.uint32(seed), jnp.int32(step), batch).fwd)
 
     turned = batch._replace(index=batch.index[::-1])
     np.testing.assert_array_equal(keys(batch), keys(turned)[::-1])
@@ -272,11 +272,11 @@ def test_a_key_depends_on_the_seed_the_step_and_the_example_alone(made):
     # Examples that are alike get masks of their own; a padded one counts as none.
     weights = task.init(jax.random.PRNGKey(0))
     parts = [
-        batch_gradients(task, weights, batch._replace(mask=mask), keys(batch)).sums
+        batch_gradients(task, weights, batch._replace(mask=mask), Keys(keys(batch))).sums
         for mask in np.eye(4, dtype=np.uint8)
     ]
     losses = [float(part[0]) for part in parts]
     assert len(set(losses)) > 1
     assert [float(part[-1]) for part in parts] == [1] * 4
-    whole = batch_gradients(task, weights, batch, keys(batch)).sums
+    whole = batch_gradients(task, weights, batch, Keys(keys(batch))).sums
     assert float(whole[0]) == pytest.approx(sum(losses), rel=1e-5)

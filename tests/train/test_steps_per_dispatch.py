@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.data.dataset import Needs
 from trainer.data.stream import Plan
 from trainer.parallel.mesh import make_mesh
 from trainer.train import steps_per_dispatch
@@ -69,7 +70,7 @@ def test_slow_steps_are_not_measured_for_long(monkeypatch):
         plan=PLAN,
         local_batch=64,
         examples={"image": np.zeros((2, 28, 28), np.uint8)},
-        with_index=False,
+        needs=Needs(),
         alive=lambda: signs.append(True),
     )
     assert chosen == 1

@@ -27,6 +27,11 @@ FINGERPRINT = (
     "init.step",
     "init.map",
     "init.freeze",
+    "augment.shift",
+    "augment.crop",
+    "augment.flip",
+    "augment.cutout",
+    "augment.mixup",
 )
 # With these values, training is what it was before there were these options.
 NEUTRAL: dict[str, Any] = {
@@ -34,6 +39,8 @@ NEUTRAL: dict[str, Any] = {
     "train.accumulate": 1,
     **dict.fromkeys(("train.limit_steps", "train.overfit_batches", "ema.decay")),
     **{"init.run": None, "init.step": None, "init.map": [], "init.freeze": []},
+    **dict.fromkeys(("augment.shift", "augment.crop", "augment.cutout", "augment.mixup")),
+    "augment.flip": False,
 }
 
 

@@ -148,6 +148,7 @@ class ModelConfig(Section):
     """The network and its loss."""
 
     name: str = one_of("mlp", "module")
+    remat: int | None = whole(2)
     module: str | None
     # Of the module: its dataclass Options.
     options: Any = own()  # noqa: RUF009 - it returns a field
@@ -172,6 +173,9 @@ class ModelConfig(Section):
                 else "only model=mlp has it: leave it out, or null where an experiment has it"
             )
             _check((value is not None) == is_mlp, f"model.{name}", value, rule)
+        rule = "it does not go with model.precision=bfloat16: leave one out"
+        both = self.remat is not None and self.precision == "bfloat16"
+        _check(not both, "model.remat", self.remat, rule)
 
 
 MLP_OPTIONS = ("hidden_sizes", "kernel_initializer", "pixels", "loss", "precision")
@@ -251,6 +255,17 @@ class InitConfig(Section):
             value = getattr(self, name)
             rule = "name the other run, too: init.run=DIR"
             _check(self.run is not None or value in (None, []), f"init.{name}", value, rule)
+
+
+@dataclass(kw_only=True)
+class AugmentConfig(Section):
+    """Random changes of the images in training."""
+
+    shift: int | None = whole(1)
+    crop: int | None = whole(1)
+    flip: bool
+    cutout: int | None = whole(1)
+    mixup: float | None = ruled(lambda alpha: 0 < alpha <= 10, "use a number in (0, 10], like 0.2")
 
 
 @dataclass(kw_only=True)
@@ -358,6 +373,7 @@ class Config:
     model: ModelConfig
     optim: OptimConfig
     init: InitConfig
+    augment: AugmentConfig
     ema: EmaConfig
     train: TrainConfig
     checkpoint: CheckpointConfig

@@ -39,6 +39,14 @@ class Superbatch(NamedTuple):
     examples: Any  # field -> (K, batch, ...)
     mask: Any  # (K, batch) uint8: 1 for an example, 0 where a batch is short
     index: Any = None  # (K, batch) int32: of each example in its split; None: nobody asks for it
+    other: Any = None  # as examples: another one for each, to mix it with; None: nobody asks for it
+
+
+class Needs(NamedTuple):
+    """What a task needs of its batches besides the examples."""
+
+    indices: bool = False
+    other: bool = False
 
 
 def size(examples: Mapping[str, Array]) -> int:

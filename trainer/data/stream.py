@@ -16,7 +16,7 @@ import grain
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.dataset import Examples, Superbatch, bytes_of_one, size
+from trainer.data.dataset import Examples, Needs, Superbatch, bytes_of_one, size
 from trainer.data.rows import gather
 
 BLOCK_BYTES = 4 << 20  # of examples; an element costs grain about 0.1 ms, whatever its size
@@ -88,7 +88,7 @@ class Superbatches:
         rows: slice,
         seed: int | None,
         first_step: int,
-        with_index: bool = False,
+        needs: Needs = Needs(),  # noqa: B008 - immutable
     ) -> None:
         """Describe the stream; nothing is read yet.
 
@@ -99,9 +99,9 @@ class Superbatches:
             rows: which rows of every global batch this process loads.
             seed: of the shuffling; None: the order of the files.
             first_step: where a resumed run continues, perhaps in the middle of a dispatch.
-            with_index: say of each example which one of the split it is.
+            needs: what the batches have besides the examples.
         """
-        self._examples, self._size, self._with_index = examples, size(examples), with_index
+        self._examples, self._size, self._needs = examples, size(examples), needs
         self._plan, self._rows, self._seed = plan, rows, seed
         self._batch_size = global_batch_size
         self.first_step = first_step
@@ -145,14 +145,25 @@ class Superbatches:
         epochs, number = np.divmod(np.array(steps), self._plan.steps_per_epoch)
         position = number[:, None] * self._batch_size + np.arange(rows.start, rows.stop)
         mask = position < self._size
-        indices = np.where(mask, position, 0)
-        for epoch in range(epochs[0], epochs[-1] + 1):
-            of_epoch = slice(*np.searchsorted(epochs, (epoch, epoch + 1)))
-            indices[of_epoch] = self._order(epoch)[indices[of_epoch]]
-        indices[~mask] = 0
-        examples = {name: gather(array, indices) for name, array in self._examples.items()}
-        index = indices.astype(np.int32) if self._with_index else None
-        return Superbatch(examples, mask.astype(np.uint8), index), indices
+
+        def at(position: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            indices = np.where(mask, position, 0)
+            for epoch in range(epochs[0], epochs[-1] + 1):
+                of_epoch = slice(*np.searchsorted(epochs, (epoch, epoch + 1)))
+                indices[of_epoch] = self._order(epoch)[indices[of_epoch]]
+            indices[~mask] = 0
+            return indices
+
+        indices = at(position)
+        index = indices.astype(np.int32) if self._needs.indices else None
+        batches = Superbatch(self._take(indices), mask.astype(np.uint8), index)
+        if self._needs.other:  # the example that comes half an epoch before or after
+            other = at((position + self._size // 2) % self._size)
+            batches = batches._replace(other=self._take(other))
+        return batches, indices
+
+    def _take(self, indices: npt.NDArray[np.int64]) -> Examples:
+        return {name: gather(array, indices) for name, array in self._examples.items()}
 
     def _order_of(self, epoch: int) -> npt.NDArray[np.int64]:
         if self._seed is None:
@@ -162,9 +173,13 @@ class Superbatches:
 
 def take(batches: Superbatch, part: slice | int) -> Superbatch:
     """Return some of the K batches, or without the leading dim one of them."""
-    examples = {name: array[part] for name, array in batches.examples.items()}
+
+    def of(examples: Examples) -> Examples:
+        return {name: array[part] for name, array in examples.items()}
+
     index = None if batches.index is None else batches.index[part]
-    return Superbatch(examples, batches.mask[part], index)
+    other = None if batches.other is None else of(batches.other)
+    return Superbatch(of(batches.examples), batches.mask[part], index, other)
 
 
 def iterate(source: Superbatches) -> Generator[Superbatch]:

@@ -146,7 +146,7 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> str:
         rows=rows,
         seed=config.run.seed,
         first_step=0,
-        with_index=made.task.is_random,
+        needs=made.task.needs,
     )
     inputs = feed.inputs(devices, feed.send(devices, made.schedule_of(1), source[0], 0), False)
     key = jax.random.PRNGKey(config.run.seed)

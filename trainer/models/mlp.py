@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn.initializers import glorot_uniform, he_normal
 
-from trainer.functional import bfloat16, linear
+from trainer.functional import linear
+from trainer.models import bfloat16
 
 INITIALIZERS = {"he_normal": he_normal, "glorot_uniform": glorot_uniform}
 

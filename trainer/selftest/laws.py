@@ -240,7 +240,7 @@ class Laws:
             rows=slice(0, self._batch),
             seed=seed,
             first_step=0,
-            with_index=made.task.is_random,
+            needs=made.task.needs,
         )
         if state is None:
             placed = init_state(made.task, made.update, jax.random.PRNGKey(seed), mesh)

@@ -9,14 +9,16 @@ import jax
 import numpy as np
 
 from trainer.config import user_module
-from trainer.config.schema import DataConfig, ModelConfig
+from trainer.config.schema import AugmentConfig, DataConfig, ModelConfig
 from trainer.data.dataset import Dataset, Examples
 from trainer.formats import idx
+from trainer.functional import augment
 from trainer.job.errors import ConfigError, DataError
 from trainer.tasks import mlp, module
-from trainer.tasks.task import Task
+from trainer.tasks.task import Example, Task
 
 Record = dict[str, Any]  # JSON, kept in checkpoints
+CHANGES = ("shift", "crop", "flip", "cutout")  # functions of augment, in this order
 
 
 def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, Record]:
@@ -34,6 +36,42 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
         for split, examples in dataset.splits.items():
             idx.labels(np.asarray(examples["label"]), f"data set {dataset.name}, {split}", classes)
     return task, record
+
+
+def augmented(task: Task, options: AugmentConfig) -> Task:
+    """Return a task whose images are changed at random in training, before its own `augment`.
+
+    Raises:
+        ConfigError: the examples have no images, or a number does not fit their size.
+    """
+    used = {name: value for name, value in vars(options).items() if value}
+    shape = task.example["image"].shape if "image" in task.example else ()
+    for name, value in used.items():
+        if len(shape) not in (2, 3):
+            fields = ", ".join(f"{field} {list(x.shape)}" for field, x in task.example.items())
+            message = f"augment.{name}={value}: the data set has {fields}"
+            hint = "it needs `image`, (rows, columns) or (rows, columns, channels)"
+            raise ConfigError(message, hint)
+        if name in ("shift", "crop", "cutout") and value >= (least := min(shape[:2])):
+            message = f"augment.{name}={value}: images have the shape {list(shape)}"
+            raise ConfigError(message, f"use a number below {least}")
+
+    def change(example: Example, key: jax.Array) -> Example:
+        image, keys = example["image"], jax.random.split(key, len(CHANGES) + 1)
+        for own, name in zip(keys, CHANGES, strict=False):
+            if name in used:
+                arguments = () if used[name] is True else (used[name],)
+                image = getattr(augment, name)(image, own, *arguments)
+        example = {**example, "image": image}
+        return example if task.augment is None else task.augment(example, keys[-1])
+
+    def mix(example: Example, other: Example, key: jax.Array) -> tuple[Example, jax.Array]:
+        image, share = augment.mixup(example["image"], other["image"], key, used["mixup"])
+        return {**example, "image": image}, share
+
+    if used.keys() & set(CHANGES):
+        task = task._replace(augment=change)
+    return task._replace(mix=mix) if "mixup" in used else task
 
 
 def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, Record]:

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainer.data.dataset import Bytes, Superbatch
+from trainer.data.dataset import Bytes
 from trainer.job.errors import DataError
 from trainer.models import mlp
 from trainer.tasks import classification
-from trainer.tasks.task import BatchGradients, Example, Key, Task, masked, sum_over_rows
+from trainer.tasks.task import BatchGradients, Example, Key, RowsOf, Task, sum_over_rows
 
 
 class Objective(NamedTuple):
@@ -47,6 +47,16 @@ def make(
         x = standardised(jnp.asarray(example["image"]), objective).reshape(-1)
         return mlp.fwd(x, weights, objective.precision)
 
+    def gradients(weights: mlp.Weights, examples: Example, rows_of: RowsOf) -> BatchGradients:
+        def loss(logits: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+            rows = rows_of(logits)
+            return jnp.sum(rows[0]), rows
+
+        x = standardised(examples["image"].reshape(-1, pixels), objective)
+        summed, bounds, rows = mlp.gradients(weights, x, loss, objective.precision)
+        bound, *sums = sum_over_rows(bounds, *rows)
+        return BatchGradients(summed, bound, tuple(sums))
+
     def filters(weights: mlp.Weights) -> np.ndarray:
         return np.asarray(weights[0].kernel).T.reshape(-1, *image_shape)
 
@@ -63,29 +73,10 @@ def make(
         },
         outputs=classification.outputs,
         prediction=classification.prediction,
-        gradients=partial(_gradients, objective=objective),
+        gradients=gradients,
         layout=(mlp.transpose_last_layer, mlp.transpose_last_layer),
         filters=filters if len(image_shape) == 2 else None,
     )
-
-
-def _gradients(weights: mlp.Weights, batch: Superbatch, objective: Objective) -> BatchGradients:
-    """Differentiate the summed loss, as batch_gradients does, by mlp.gradients."""
-    images = jnp.asarray(batch.examples["image"])
-    labels = jnp.asarray(batch.examples["label"])
-    function = classification.LOSSES[objective.loss]
-
-    def loss(logits: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        targets = jax.nn.one_hot(labels, objective.num_classes, dtype=jnp.float32)
-        losses = jax.vmap(function)(logits, targets)
-        hits = (jnp.argmax(logits, axis=-1) == labels.astype(jnp.int32)).astype(jnp.float32)
-        rows = masked((losses, hits), batch)
-        return jnp.sum(rows[0]), rows
-
-    x = standardised(images.reshape(len(images), -1), objective)
-    gradients, bounds, rows = mlp.gradients(weights, x, loss, objective.precision)
-    bound, *sums = sum_over_rows(bounds, *rows)
-    return BatchGradients(gradients, bound, tuple(sums))
 
 
 def standardised(images: jax.Array, objective: Objective) -> jax.Array:

@@ -31,8 +31,9 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
 
     Args:
         module: defines init(key, example, options), fwd(example, weights, options) or
-            fwd(example, weights, options, key), and perhaps loss(output, example),
-            metrics(output, example), outputs(output), and read(path) -> fields (N, ...).
+            fwd(example, weights, options, key), and perhaps augment(example, options, key),
+            loss(output, example), metrics(output, example), outputs(output), and
+            read(path) -> fields (N, ...).
         options: an instance of its dataclass Options, or an empty dict.
         example: field -> shape and dtype of ONE example.
 
@@ -59,6 +60,15 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
         checked.shapes("fwd", apply, spec, weights, KEY)
     if not jax.tree.leaves(output):
         raise checked.error("fwd", "returned nothing: return an array, or a dict of arrays")
+
+    augment = None
+    if hasattr(module, "augment"):
+        own_augment = checked.function("augment", "example, options, key")
+
+        def augment(example: Example, key: jax.Array) -> Example:
+            return jax.tree.map(jnp.asarray, own_augment(example, options, key))
+
+        checked.augmented(spec, checked.shapes("augment", augment, spec, KEY))
 
     own_loss = getattr(module, "loss", None)
     if own_loss is None:
@@ -90,6 +100,7 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
         prediction=classification.prediction if own_loss is None else None,
         read=checked.reader(),
         is_random=has_key,
+        augment=augment,
     )
 
 
@@ -218,6 +229,16 @@ class _Checked:
             shapes = [list(leaf.shape) for leaf in leaves]
             problem = f"returned shapes {shapes}, but the default loss takes logits (classes,)"
             raise self.error("fwd", problem, "return logits of ONE example, or write a loss")
+
+    def augmented(self, example: Example, result: Any) -> None:
+        """Check that an example has the same fields, shapes and dtypes as before."""
+        before = {name: _text(field) for name, field in example.items()}
+        after: Any = _text(result)
+        if isinstance(result, dict):
+            after = {name: _text(field) for name, field in result.items()}
+        if before != after:
+            hint = "return all fields of the example, of the same shapes and dtypes"
+            raise self.error("augment", f"returned {after} for {before}", hint)
 
     def scalar(self, name: str, value: Any, key: str = "") -> None:
         """Check that a value is one floating-point number."""

@@ -5,20 +5,24 @@ and divides once. Nothing else in it knows what is trained.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from trainer.data.dataset import Examples, Superbatch
+from trainer.data.dataset import Examples, Needs, Superbatch
 
 Weights = Any  # a pytree of floating-point arrays
 Example = dict[str, Any]  # field -> array, of one example
 Output = Any  # a pytree of arrays
 Named = dict[str, jax.Array]
 Key = jax.Array | None  # of random numbers; None: draw none
+RowsOf = Callable[[Output], tuple[jax.Array, ...]]  # outputs (rows, ...) -> what is summed, (rows,)
+AUGMENTATION = 2**32 - 1  # no example has this number
 
 
 class BatchGradients(NamedTuple):
@@ -27,6 +31,16 @@ class BatchGradients(NamedTuple):
     gradients: Weights  # of the summed loss, float32
     bound: jax.Array  # (), float32: no element of the gradients is larger, but for rounding
     sums: tuple[jax.Array, ...]  # () each, float32: the loss, each metric, the number of examples
+
+
+class Keys(NamedTuple):
+    """A key for each example of a batch, (rows,); None: draw no random numbers."""
+
+    fwd: Any = None
+    augment: Any = None
+
+
+NO_KEYS = Keys()
 
 
 class Task(NamedTuple):
@@ -46,24 +60,44 @@ class Task(NamedTuple):
     # Of a file for `predict`: fields (N, ...). None: `predict` reads arrays, and pictures.
     read: Callable[[Path], Examples] | None = None
     is_random: bool = False  # whether fwd draws random numbers in training, as dropout does
-    # Hooks that make training faster and change no result. gradients: as `batch_gradients`.
-    gradients: Callable[[Weights, Superbatch], BatchGradients] | None = None
+    # In training, before fwd: an example at random, of the same fields, shapes and dtypes.
+    augment: Callable[[Example, jax.Array], Example] | None = None
+    # Then, with another one: what fwd gets, and how much the loss with the first one counts, ();
+    # the rest is that with the other.
+    mix: Callable[[Example, Example, jax.Array], tuple[Example, jax.Array]] | None = None
+    # Hooks that make training faster and change no result. gradients: of the first of the rows,
+    # summed, for examples (rows, ...); the sums are those of all rows.
+    gradients: Callable[[Weights, Example, RowsOf], BatchGradients] | None = None
     # To the layout of the weights in which a CPU trains fastest, and back.
     layout: tuple[Callable[[Weights], Weights], Callable[[Weights], Weights]] | None = None
     # Of the first layer: weights (numpy) -> (units, rows, cols), for a picture of the filters.
     filters: Callable[[Weights], Any] | None = None
 
+    @property
+    def needs(self) -> Needs:
+        """What training needs of the batches besides the examples."""
+        mixes = self.mix is not None
+        return Needs(self.is_random or self.augment is not None or mixes, mixes)
 
-def keys_of(task: Task, seed: jax.Array | None, step: jax.Array, batch: Superbatch) -> Any:
-    """Return the key of each example in a step, (rows,); None unless the task is random.
 
-    It depends on the seed, the step and the example, and on nothing else: neither on restarts nor
+def keys_of(task: Task, seed: jax.Array | None, step: jax.Array, batch: Superbatch) -> Keys:
+    """Return the keys of each example in a step, where the task draws random numbers.
+
+    They depend on the seed, the step and the example, and on nothing else: neither on restarts nor
     on which device computes the example.
     """
-    if not task.is_random or seed is None:
-        return None
+    if seed is None or not task.needs.indices:
+        return NO_KEYS
+
+    def of_examples(key: jax.Array) -> jax.Array:
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(batch.index))
+
     of_step = jax.random.fold_in(jax.random.PRNGKey(seed), step)
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(of_step, jnp.asarray(batch.index))
+    augments = task.augment is not None or task.mix is not None
+    return Keys(
+        of_examples(of_step) if task.is_random else None,
+        of_examples(jax.random.fold_in(of_step, np.uint32(AUGMENTATION))) if augments else None,
+    )
 
 
 def apply(task: Task, weights: Weights, examples: Example, keys: Any = None) -> Output:
@@ -91,29 +125,58 @@ def losses_and_metrics(task: Task, outputs: Output, examples: Example) -> tuple[
 
 
 def batch_gradients(
-    task: Task, weights: Weights, batch: Superbatch, keys: Any = None
+    task: Task, weights: Weights, batch: Superbatch, keys: Keys = NO_KEYS
 ) -> BatchGradients:
     """Differentiate the summed loss of a batch: fields (rows, ...), mask (rows,).
 
     Rows whose mask is 0 fill up a short batch: they count as no example and have no gradient.
+    Without keys, nothing is augmented.
     """
+    examples = jax.tree.map(jnp.asarray, batch.examples)
+    augmented, other, share = _augmented(task, examples, batch.other, keys.augment)
+
+    def rows_of(outputs: Output) -> tuple[jax.Array, ...]:
+        rows = losses_and_metrics(task, outputs, augmented)
+        if other is not None:
+            pairs = zip(rows, losses_and_metrics(task, outputs, other), strict=True)
+            rows = tuple(share * row + (1 - share) * of_other for row, of_other in pairs)
+        return _masked(rows, batch)
+
     if task.gradients is not None:
-        return task.gradients(weights, batch)
+        return task.gradients(weights, augmented, rows_of)
 
     def summed_loss(weights: Weights) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        rows = masked(
-            losses_and_metrics(task, apply(task, weights, examples, keys), examples), batch
-        )
+        rows = rows_of(apply(task, weights, augmented, keys.fwd))
         return jnp.sum(rows[0]), rows
 
-    examples = jax.tree.map(jnp.asarray, batch.examples)
     gradients, rows = jax.grad(summed_loss, has_aux=True)(weights)
     gradients = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradients)
     sizes = [jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(gradients)]
     return BatchGradients(gradients, sum(sizes[1:], sizes[0]), sum_over_rows(*rows))
 
 
-def masked(rows: tuple[jax.Array, ...], batch: Superbatch) -> tuple[jax.Array, ...]:
+def _augmented(
+    task: Task, examples: Example, other: Example | None, keys: Any
+) -> tuple[Example, Example | None, Any]:
+    """Return examples (rows, ...) as they are trained on.
+
+    Where they are mixed, the others, and the share of each example in its loss, (rows,).
+    """
+    if keys is None:
+        return examples, None, None
+    own, others, mixing = jnp.moveaxis(jax.vmap(partial(jax.random.split, num=3))(keys), 1, 0)
+    if task.augment is not None:
+        examples = jax.vmap(task.augment)(examples, own)
+    if task.mix is None:
+        return examples, None, None
+    other = jax.tree.map(jnp.asarray, other)
+    if task.augment is not None:
+        other = jax.vmap(task.augment)(other, others)
+    mixed, share = jax.vmap(task.mix)(examples, other, mixing)
+    return mixed, other, share
+
+
+def _masked(rows: tuple[jax.Array, ...], batch: Superbatch) -> tuple[jax.Array, ...]:
     """Return values (rows,) without those of padding, and 1 for each example as the last."""
     valid = jnp.asarray(batch.mask).astype(jnp.float32)
     return (*(row * valid for row in rows), valid)

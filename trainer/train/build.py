@@ -25,7 +25,7 @@ from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
 from trainer.optimizers import optimizer as optimizers
 from trainer.optimizers import schedules
-from trainer.parallel import compiler, evaluation, step
+from trainer.parallel import compiler, evaluation, remat, step
 from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.mesh import replicated
 from trainer.sources import load as data_sets
@@ -221,7 +221,7 @@ class Run:
                     plan=plan,
                     local_batch=process.rows.stop - process.rows.start,
                     examples=dataset.train,
-                    with_index=task.is_random,
+                    needs=task.needs,
                     alive=timer.alive,
                 )
             plan = plan._replace(steps_per_dispatch=k)
@@ -239,7 +239,7 @@ class Run:
             rows=process.rows,
             seed=config.run.seed if config.data.shuffle else None,
             first_step=self.steps_done,
-            with_index=task.is_random,
+            needs=task.needs,
         )
         stream = iterate(self.batches)
         stack.callback(stream.close)
@@ -342,6 +342,7 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
     if (cannot := compiler.cannot_multiply(platform, model.precision)) is not None:
         raise ConfigError(f"model.precision={model.precision}: {cannot}", "leave it at float32")
     task, record = tasks.make(model, config.data, dataset)
+    task = tasks.augmented(task, config.augment)
     weights = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
     optimizer = optimizers.make(optim.name, optim.momentum, optim.nesterov, optim.options, weights)
     skip = config.train.on_nonfinite == "skip"
@@ -353,15 +354,16 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
 
     step_options = compiler.step_options(platform, mesh.size, shards)
     xla_options = compiler.xla_options(platform, config.train.deterministic)
+    recomputes = model.remat is not None
     train_step = step.make_train_step(
-        task,
+        remat.in_parts(task, model.remat),
         update,
         mesh,
         config.parallel.method,
         shards,
         config.train.accumulate,
         step_options,
-        xla_options,
+        compiler.xla_options(platform, config.train.deterministic, recomputes),
     )
     eval_step = evaluation.make_eval_step(task, mesh, shards, xla_options)
     return Programs(plan, schedule_of, task, record, update, train_step, eval_step)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from trainer.data.dataset import Examples, Superbatch, bytes_of_one
+from trainer.data.dataset import Examples, Needs, Superbatch, bytes_of_one
 from trainer.data.stream import Plan
 from trainer.distributed import collectives
 from trainer.parallel.compiler import CompiledFunction
@@ -37,7 +37,7 @@ def choose(
     plan: Plan,
     local_batch: int,
     examples: Examples,
-    with_index: bool,
+    needs: Needs,
     alive: Callable[[], object],
 ) -> int:
     """Measure, and return the same K on all processes; the state stays as it is.
@@ -50,7 +50,7 @@ def choose(
         plan: the steps of an epoch and of a span, which K never exceeds.
         local_batch: rows of every batch that this process loads.
         examples: of the training split, for their shapes and dtypes.
-        with_index: as the stream has it.
+        needs: as the stream has them.
         alive: called after each dispatch, for the watchdog.
     """
     copy, done = jax.tree.map(jnp.copy, state), first_step  # a copy, because steps donate it
@@ -58,10 +58,12 @@ def choose(
 
     def seconds() -> float:
         nonlocal copy, done
+        zeros = {name: np.zeros((*rows, *x.shape[1:]), x.dtype) for name, x in examples.items()}
         batch = Superbatch(
-            {name: np.zeros((*rows, *x.shape[1:]), x.dtype) for name, x in examples.items()},
+            zeros,
             np.ones(rows, np.uint8),
-            np.zeros(rows, np.int32) if with_index else None,
+            np.zeros(rows, np.int32) if needs.indices else None,
+            zeros if needs.other else None,
         )
         began = time.perf_counter()
         sent = feed.send(mesh, lambda steps: np.zeros(len(steps), np.float32), batch, done)

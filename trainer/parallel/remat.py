@@ -1,0 +1,80 @@
+"""model.remat: less memory for activations, which are computed again for the gradients."""
+
+from itertools import accumulate, pairwise
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from trainer.tasks.task import Example, Key, Output, Task, Weights
+
+
+def in_parts(task: Task, parts: int | None) -> Task:
+    """Return a task whose fwd is cut into parts, for training; None: as it is.
+
+    Between the passes forward and backward, only what passes from one part to the next is kept. A
+    part is computed again when its gradients are due. The loops and jitted functions of jax are not
+    cut.
+    """
+    if parts is None:
+        return task
+
+    def fwd(example: Example, weights: Weights, key: Key = None) -> Output:
+        given = (example, weights, key)
+        whole, shape = jax.make_jaxpr(task.fwd, return_shape=True)(*given)
+        outputs = _run(whole, jax.tree.leaves(given), parts)
+        return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+
+    return task._replace(fwd=fwd, gradients=None)
+
+
+def _run(whole: Any, arguments: list[Any], parts: int) -> list[Any]:
+    """Evaluate a program in parts; the last one is not computed again: its gradients come first."""
+    jaxpr = whole.jaxpr
+    values = dict(zip(jaxpr.constvars, whole.consts, strict=True))
+    values |= zip(jaxpr.invars, arguments, strict=True)
+    cuts = [0, *_cuts(jaxpr, parts), len(jaxpr.eqns)]
+    for first, last in pairwise(cuts):
+        part = jaxpr.eqns[first:last]
+        made = {var for equation in part for var in equation.outvars}
+        read = _variables(var for equation in part for var in equation.invars)
+        ins = [var for var in read if var not in made]
+        later = (var for equation in jaxpr.eqns[last:] for var in equation.invars)
+        outs = [var for var in _variables([*later, *jaxpr.outvars]) if var in made]
+        function = core.jaxpr_as_fun(core.ClosedJaxpr(core.Jaxpr([], ins, outs, part), []))
+        if last < len(jaxpr.eqns):
+            function = jax.checkpoint(function)
+        values |= zip(outs, function(*(values[var] for var in ins)), strict=True)
+    return [var.val if _is_literal(var) else values[var] for var in jaxpr.outvars]
+
+
+def _cuts(jaxpr: Any, parts: int) -> list[int]:
+    """Return before which equations to cut: near equal parts, where the fewest bytes pass."""
+    last_use = {var: i for i, eqn in enumerate(jaxpr.eqns) for var in _variables(eqn.invars)}
+    last_use |= dict.fromkeys(_variables(jaxpr.outvars), len(jaxpr.eqns))
+    passing, made = [0] * (len(jaxpr.eqns) + 1), []
+    for i, equation in enumerate(jaxpr.eqns):
+        for var in equation.outvars:
+            for cut in range(i + 1, last_use.get(var, i) + 1):
+                passing[cut] += _bytes(var)
+        made.append(sum(map(_bytes, equation.outvars)))
+    before = [0, *accumulate(made)]
+    size = before[-1] / parts
+    cuts = []
+    for number in range(1, parts):
+        near = [i for i in range(1, len(jaxpr.eqns)) if abs(before[i] - number * size) <= size / 2]
+        if near:
+            cuts.append(min(near, key=lambda i: (passing[i], abs(before[i] - number * size))))
+    return sorted(set(cuts))
+
+
+def _variables(atoms: Any) -> list[Any]:
+    return list(dict.fromkeys(atom for atom in atoms if not _is_literal(atom)))
+
+
+def _is_literal(atom: Any) -> bool:
+    return hasattr(atom, "val")
+
+
+def _bytes(var: Any) -> int:
+    return int(var.aval.size * var.aval.dtype.itemsize)
