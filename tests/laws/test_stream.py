@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.dataset import Examples
+from trainer.data.dataset import Examples, Needs
 from trainer.data.stream import Plan, Superbatches, iterate, permutation
+
+NOTHING = Needs()
 
 
 def numbered(size: int) -> Examples:
@@ -17,7 +19,7 @@ def numbered(size: int) -> Examples:
     return {"image": images, "label": (np.arange(size) % 10).astype(np.uint8)}
 
 
-def make(size=50, batch=8, k=3, epochs=2, rows=None, seed=0, first_step=0, span=1):
+def make(size=50, batch=8, k=3, epochs=2, rows=None, seed=0, first_step=0, span=1, needs=NOTHING):
     steps_per_epoch = -(-size // batch)
     return Superbatches(
         numbered(size),
@@ -26,16 +28,18 @@ def make(size=50, batch=8, k=3, epochs=2, rows=None, seed=0, first_step=0, span=
         rows=rows or slice(0, batch),
         seed=seed,
         first_step=first_step,
+        needs=needs,
     )
 
 
-def steps_of(source):
+def steps_of(source, what="examples"):
     """Return per step the indices of the examples loaded, None where the batch is short."""
     steps = []
     for batch in iterate(source):
         for step, mask in enumerate(batch.mask):
-            index = batch.examples["image"][step].copy().view(">u4").ravel().astype(int)
-            assert (batch.examples["label"][step] == index % 10).all()
+            examples = getattr(batch, what)
+            index = examples["image"][step].copy().view(">u4").ravel().astype(int)
+            assert (examples["label"][step] == index % 10).all()
             steps.append([i if m else None for i, m in zip(index, mask, strict=True)])
     return steps
 
@@ -87,6 +91,25 @@ def test_a_restart_at_any_step_with_any_k_and_span_shows_the_same(size, k, other
     first_step = data.draw(st.integers(0, len(whole)))
     source = make(size, k=other_k, epochs=3, first_step=first_step, span=span)
     assert steps_of(source) == whole[first_step:]
+
+
+@given(
+    size=st.integers(1, 60), k=st.integers(1, 9), rows=st.integers(0, 7), first_step=st.integers(0)
+)
+def test_the_other_of_an_example_comes_half_an_epoch_away(size, k, rows, first_step):
+    orders = [
+        [i for step in steps for i in step if i is not None]
+        for steps in (steps_of(make(size, epochs=1)), steps_of(make(size))[-(-size // 8) :])
+    ]
+    whole, step = steps_of(make(size)), first_step % (2 * -(-size // 8))
+    source = make(size, k=k, rows=slice(rows, 8), first_step=step, needs=Needs(other=True))
+    for number, others in enumerate(steps_of(source, "other"), step):
+        order = orders[number // -(-size // 8)]
+        expected = [
+            None if i is None else order[(order.index(i) + size // 2) % size]
+            for i in whole[number][rows:]
+        ]
+        assert others == expected
 
 
 @given(st.integers(1, 40), st.integers(1, 99), st.integers(1, 7), st.integers(1, 4))

@@ -11,13 +11,14 @@ import pytest
 from support.steps import assert_equal, place, place_inputs
 
 from trainer.config import user_module
+from trainer.config.schema import AugmentConfig
 from trainer.data.dataset import Dataset, Superbatch
 from trainer.data.stream import Plan, Superbatches
 from trainer.optimizers.optimizer import from_optax, stochastic_gradient_descent
 from trainer.parallel import evaluation, step
 from trainer.parallel import mesh as meshes
 from trainer.sources import load
-from trainer.tasks import mlp, module
+from trainer.tasks import make, mlp, module
 from trainer.tasks.task import Task, apply, losses_and_metrics
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -36,7 +37,7 @@ OPTIMIZERS = {
     "adamw": from_optax(optax.adamw, {"weight_decay": 0.01}),
 }
 CASES = [
-    *[(name, "adamw") for name in ("mlp", *OPTIONS)],
+    *[(name, "adamw") for name in ("mlp", "augmented", *OPTIONS)],
     *[(name, "sgd") for name in ("tabular", "flax_module")],  # the MLP's are in the file beside
 ]
 
@@ -61,10 +62,13 @@ def small_images() -> Dataset:
 
 @functools.cache
 def subject(name) -> Subject:
-    if name == "mlp":
+    if name in ("mlp", "augmented"):
         dataset = small_images()
         objective = mlp.Objective("softmax_crossentropy", 10, 33.3, 78.6)
         task = mlp.make(objective, (8, 8), [24, 12], "he_normal")
+        if name == "augmented":
+            changes = AugmentConfig(shift=2, crop=1, flip=True, cutout=3, mixup=0.4)
+            task = make.augmented(task, changes)
     else:
         own = user_module.load("model.module", str(EXAMPLES / name / f"{name}.py"))
         dataset = small_images()

@@ -57,6 +57,10 @@ def metrics(body):
     return GOOD + "\ndef metrics(output, example):\n    " + body + "\n"
 
 
+def augment(body):
+    return GOOD + "\ndef augment(example, options, key):\n    " + body + "\n"
+
+
 MISTAKES = {
     "no init": (IMPORTS + FWD, ["mine.py has no function init(key, example, options)"]),
     "no fwd": (IMPORTS + INIT, ["mine.py has no function fwd(example, weights, options), or"]),
@@ -133,6 +137,18 @@ MISTAKES = {
     "two weights of one path": (
         IMPORTS + INIT.replace('"b": ', '"a": {"b": jnp.ones(1)}, "a/b": jnp.ones(1), "b": ') + FWD,
         ["mine.py:5: init returned two weights of one path"],
+    ),
+    "an augmented example without a field": (
+        augment("return {'image': example['image']}"),
+        ["mine.py:13: augment returned {'image': 'uint8[3, 4]'} for {'image'", "return all fields"],
+    ),
+    "an augmented example of another dtype": (
+        augment("return {**example, 'image': example['image'] / 255}"),
+        ["mine.py:13: augment returned {'image': 'float32[3, 4]'", "for {'image': 'uint8[3, 4]'"],
+    ),
+    "a mistake in augment": (
+        augment("return {**example, 'image': example['image'][options.no]}"),
+        ["mine.py, augment(): AttributeError: 'dict' object has no attribute 'no'", "mine.py:14:"],
     ),
     "loss of rank 1": (loss("return output"), ["mine.py:13: loss returned float32[3]: return one"]),
     "integer loss": (loss("return jnp.argmax(output)"), ["mine.py:13: loss returned int32[]"]),

@@ -44,7 +44,7 @@ def cutout(image: jax.Array, key: jax.Array, size: int) -> jax.Array:
         return (places >= first) & (places < first + size)
 
     rows, columns = covered(row_key, image.shape[0]), covered(column_key, image.shape[1])
-    inside = rows[:, None] & columns
+    inside = rows[:, None] & columns[None]
     return jnp.where(inside.reshape(*inside.shape, *[1] * (image.ndim - 2)), 0, image)
 
 

@@ -41,7 +41,14 @@ def _run(whole: Any, arguments: list[Any], parts: int) -> list[Any]:
         ins = [var for var in read if var not in made]
         later = (var for equation in jaxpr.eqns[last:] for var in equation.invars)
         outs = [var for var in _variables([*later, *jaxpr.outvars]) if var in made]
-        function = core.jaxpr_as_fun(core.ClosedJaxpr(core.Jaxpr([], ins, outs, part), []))
+        program = jaxpr.replace(
+            constvars=[],
+            invars=ins,
+            outvars=outs,
+            eqns=part,
+            debug_info=jaxpr.debug_info.with_unknown_names(),
+        )
+        function = core.jaxpr_as_fun(core.ClosedJaxpr(program, []))
         if last < len(jaxpr.eqns):
             function = jax.checkpoint(function)
         values |= zip(outs, function(*(values[var] for var in ins)), strict=True)

@@ -56,6 +56,8 @@ def augmented(task: Task, options: AugmentConfig) -> Task:
             message = f"augment.{name}={value}: images have the shape {list(shape)}"
             raise ConfigError(message, f"use a number below {least}")
 
+    then = task.augment
+
     def change(example: Example, key: jax.Array) -> Example:
         image, keys = example["image"], jax.random.split(key, len(CHANGES) + 1)
         for own, name in zip(keys, CHANGES, strict=False):
@@ -63,7 +65,7 @@ def augmented(task: Task, options: AugmentConfig) -> Task:
                 arguments = () if used[name] is True else (used[name],)
                 image = getattr(augment, name)(image, own, *arguments)
         example = {**example, "image": image}
-        return example if task.augment is None else task.augment(example, keys[-1])
+        return example if then is None else then(example, keys[-1])
 
     def mix(example: Example, other: Example, key: jax.Array) -> tuple[Example, jax.Array]:
         image, share = augment.mixup(example["image"], other["image"], key, used["mixup"])
