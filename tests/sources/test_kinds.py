@@ -43,7 +43,8 @@ def test_it_trains_evaluates_resumes_predicts_and_exports(tmp_path, kind):
 
     text = command(evaluate.main, "run")
     rows = [line.split() for line in text.splitlines() if line.split()[:1] in [[n] for n in NAMES]]
-    assert [row[0] for row in rows] == NAMES + NAMES  # of the classes, and of the matrix
+    # Of the classes, and of the matrix, whose header begins with the first name.
+    assert [row[0] for row in rows] == [*NAMES, NAMES[0], *NAMES]
     assert [row[1] for row in rows[:5]] == ["12"] * 5  # examples
     text = command(predict.main, "run", str(picture(tmp_path, kind)))
     assert text.splitlines()[-1].split()[1] == "coat"
