@@ -55,9 +55,9 @@ def read_once():
     """Read the data set and draw each picture once: neither depends on the files of a run."""
     draw, done = pictures.confusion_png, {}
 
-    def drawn(counts, title):
-        key = counts.tobytes(), title
-        return done.get(key) or done.setdefault(key, draw(counts, title))
+    def drawn(counts, title, names=()):
+        key = counts.tobytes(), title, names
+        return done.get(key) or done.setdefault(key, draw(counts, title, names))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist, "_packaged", functools.cache(mnist._packaged))
