@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -110,7 +111,7 @@ def test_the_smoke_experiment_runs_as_nobody_special(machine, volume):
     option, runs = volume
     code, message = end(machine.run("trainer", "+experiment=smoke", "run.name=a", options=[option]))
     assert code == 0, message
-    assert "status          completed" in message
+    assert re.search(r"^status +completed$", message, re.MULTILINE)
     run = runs / "smoke/a"
     assert summary_of(run)["test_accuracy"] > 0.85
     assert {path.stat().st_uid for path in run.rglob("*")} == {USER}

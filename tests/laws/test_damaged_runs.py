@@ -56,7 +56,7 @@ def read_once():
     draw, done = pictures.confusion_png, {}
 
     def drawn(counts, title, names=()):
-        key = counts.tobytes(), title, names
+        key = counts.tobytes(), title, tuple(names)
         return done.get(key) or done.setdefault(key, draw(counts, title, names))
 
     with pytest.MonkeyPatch.context() as patch:

@@ -11,6 +11,7 @@ from support.trained_runs import copy
 from trainer.commands import evaluate, runs, verify
 from trainer.export import command as export
 from trainer.job.signals import StopRequest
+from trainer.tracking import metrics
 
 pytestmark = pytest.mark.slow  # as test_damaged_runs
 # What a checkpoint's record had on 2026-11-25, before users could bring a model.
@@ -49,11 +50,24 @@ def only(value, keys):
     return {key: value[key] for key in keys}
 
 
+WHOLE = "data.validation_fraction=0"  # there was no validation split
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    done = train(folder, "+experiment=smoke", "run.dir=run", WHOLE)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
 @pytest.fixture
-def older(smoke_run, tmp_path):
+def older(whole_run, tmp_path):
     """The folder of a run as an older version would have written it."""
     run = tmp_path / "run"
-    copy(smoke_run, run)
+    copy(whole_run, run)
+    log = run / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"split": "test"', '"split": "eval"'))
     for path in run.glob("checkpoints/*/record.json"):
         record = only(json.loads(path.read_text()), KEYS)
         record["objective"] = only(record["objective"], OBJECTIVE)
@@ -77,11 +91,18 @@ def test_every_command_knows_it(older, name):
     assert "damaged" not in done.stderr
 
 
-def test_it_resumes_with_the_same_bits_and_points(older, smoke_run):
+def test_it_resumes_with_the_same_bits_and_points(older, whole_run):
     *_, last = sorted(int(path.name) for path in (older / "run" / "checkpoints").iterdir())
     shutil.rmtree(older / "run" / "checkpoints" / str(last))
-    done = train(older, "+experiment=smoke", "run.dir=run")
+    done = train(older, "+experiment=smoke", "run.dir=run", WHOLE)
     assert done.returncode == 0, done.stderr
-    summary, expected = summary_of(older), json.loads((smoke_run / "summary.json").read_text())
+    summary, expected = summary_of(older), json.loads((whole_run / "summary.json").read_text())
     assert 0 < summary["resumed_from_step"] < last
     assert summary["weights_sha256"] == expected["weights_sha256"]
+    assert points(older / "run") == points(whole_run)  # also those that were called `eval`
+
+
+def points(run):
+    """Return the points of a run, without what a clock tells."""
+    log = metrics.read(run / "metrics.jsonl")
+    return [{k: v for k, v in p.items() if k not in ("time", "examples_per_second")} for p in log]
