@@ -48,4 +48,6 @@ def test_ctrl_c_is_no_error_and_says_what_to_type(tmp_path):
     assert any(re.fullmatch("stopped: SIGINT: saved after step [0-9,]+", line) for line in lines)
     (run,) = (tmp_path / "runs" / "smoke").iterdir()
     typed = "+experiment=smoke 'model.hidden_sizes=[8, 8]' train.epochs=100000"
-    assert lines[-1] == f"resume it with  python -m trainer {typed} run.name={run.name}"
+    label, command = lines[-1].split(" python", 1)
+    assert label.strip() == "resume it with"
+    assert command == f" -m trainer {typed} run.name={run.name}"
