@@ -1,10 +1,6 @@
 """A causal transformer that predicts the next byte of a text: the sources of Python's library.
 
-The model and its data in one file. An example is a window of the text: every byte but the last is
-read, and every one but the first is predicted. On a text of yours:
-
-    python -m trainer model=module model.module=examples/transformer/transformer.py optim=adamw \
-        optim.lr=0.002 data=text data.root=FILE data.window=64
+A window of the text is an example; every byte but the first is predicted. Your own: data=text.
 """
 
 import sysconfig

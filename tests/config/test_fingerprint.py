@@ -56,7 +56,7 @@ def test_the_fingerprint_of_the_main_job_is_that_of_old_checkpoints():
         (["optim=adam"], "optim.momentum: 0.9 in the checkpoint, None in this configuration"),
         (["train.accumulate=2"], "train.accumulate: 1 in the checkpoint, 2 in this"),
         (["ema.decay=0.99"], "ema.decay: None in the checkpoint, 0.99 in this configuration"),
-        (["augment.flip=true"], "augment.flip: None in the checkpoint, True in this"),
+        (["augment.flip=true"], "augment.flip: False in the checkpoint, True in this"),
         (["augment.shift=2"], "augment.shift: None in the checkpoint, 2 in this configuration"),
         (["model.remat=2"], "model.remat: None in the checkpoint, 2 in this configuration"),
         (["train.limit_steps=9"], "train.limit_steps: None in the checkpoint, 9 in this"),

@@ -254,15 +254,23 @@ def test_pictures_are_pictures(board):
 @pytest.mark.parametrize(
     ("page", "wanted", "pictures"),
     [
-        ("scalars", ("validation/accuracy", "validation/loss", "validation_class_accuracy/9"), 0),
-        ("images", ("pictures/validation_confusion_normalized", "pictures/inputs"), 10),
+        (
+            "scalars&tagFilter=validation",
+            ("validation/accuracy", "validation/loss", "validation_class_accuracy/9"),
+            0,
+        ),
+        (
+            "images&tagFilter=validation|inputs",
+            ("pictures/validation_confusion_normalized", "pictures/inputs"),
+            10,
+        ),
         ("custom_scalars", ("Training", "Speed", "Layers", "train/loss (resumed/tensorboard)"), 0),
         ("text", ("configuration/text_summary", "log_every_steps: 21", "orbax-checkpoint"), 0),
     ],
 )
 def test_pages_in_a_real_browser(board, browser, tmp_path, page, wanted, pictures):
     browser.open(f"{board}/#{page}", *wanted, pictures=pictures)
-    take(browser, tmp_path / f"{page}.png")
+    take(browser, tmp_path / f"{page.partition('&')[0]}.png")
 
 
 def test_a_real_browser_shows_the_values_of_the_log(folder, board, browser, tmp_path):
