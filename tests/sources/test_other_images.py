@@ -81,7 +81,7 @@ def test_from_training_to_export(write, tmp_path, capsys):
     assert export.main([str(run), str(tmp_path / "exported")], StopRequest()) == 0
     card = (tmp_path / "exported" / "MODEL_CARD.md").read_text()
     assert "| input `image` | uint8 | N x 6 x 5 x 3 |" in card
-    assert "which of 300 classes, 0 to 299" in card
+    assert "which of 300 classes an example belongs to: 0 to 299." in card
 
 
 @pytest.mark.parametrize("model", ["mlp", "own"])
