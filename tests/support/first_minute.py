@@ -31,7 +31,7 @@ HEAD = """\
 
 What a terminal of 80 and of 120 columns shows of a fresh checkout, on a machine with 2 CPU cores
 that was busy with other work: `tests/support/first_minute.py` has recorded it. Each bar is shown as
-it was drawn last; where Ctrl-C was typed, the terminal's `^C` has kept an earlier one, too.
+it was drawn last.
 """
 
 
