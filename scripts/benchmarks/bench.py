@@ -95,7 +95,7 @@ class Bench:
         """Run `python -m trainer EXPERIMENT OVERRIDES`, as its users do.
 
         `look` is called with the run directory while it runs. Returns summary (summary.json),
-        evaluations (points of the validation split), began (unix seconds), wall (seconds of the
+        evaluations (points of the watched split), began (unix seconds), wall (seconds of the
         command), peak_bytes (of the largest process), and what `read` returns for the run directory
         at the end.
 
@@ -110,13 +110,12 @@ class Bench:
         command += self.merged(overrides)
         try:
             ended = measured.run(command, environments(layout), lambda: look(directory))
+            points = metrics.read(directory / "metrics.jsonl")
+            splits = {point["split"] for point in points}
+            watched = "validation" if "validation" in splits else "test"
             return {
                 "summary": json.loads((directory / "summary.json").read_text()),
-                "evaluations": [
-                    point
-                    for point in metrics.read(directory / "metrics.jsonl")
-                    if point["split"] == "validation"
-                ],
+                "evaluations": [point for point in points if point["split"] == watched],
                 "began": ended[0].began,
                 "wall": max(e.seconds for e in ended),
                 "peak_bytes": max(e.peak_bytes for e in ended),

@@ -39,7 +39,7 @@ exit codes:
 
 examples:
   python -m trainer evaluate runs/mlp/first
-  python -m trainer evaluate runs/mlp/first --step 938
+  python -m trainer evaluate runs/mlp/first --step 860
   python -m trainer evaluate runs/mlp/first --data ~/my-digits --out my-digits-results
   python -m trainer evaluate runs/mlp/first --json | jq .accuracy
 """

@@ -64,12 +64,15 @@ def fingerprint(config: Config, dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def select(options: Mapping[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
-    """Return path -> value of some options or whole sections; None where one is missing."""
+    """Return path -> value of some options or whole sections.
+
+    Where one is missing, it is what it was before there was such an option, or None.
+    """
     values = {}
     for path in paths:
         section, _, field = path.partition(".")
         value = options.get(section)
-        values[path] = (value or {}).get(field) if field else value
+        values[path] = (value or {}).get(field, NEUTRAL.get(path)) if field else value
     return values
 
 

@@ -107,31 +107,30 @@ class Dashboard(AbstractContextManager["Dashboard"]):
                 )
                 if not np.isnan(share)
             }
+
+        def draw_split() -> list[Any]:
+            return draw_evaluation(split, step, examples, evaluation, counts, self._names)
+
         epoch, every = step // self._plan.steps_per_epoch, self._draw_every_epochs
         if split != self._watched:  # at the end, with the watched one at the same step
             self._tracker.curves(step, curves)
             if every is not None:
-                names = self._names
-                self._draw(
-                    lambda: (
-                        step,
-                        draw_evaluation(split, step, examples, evaluation, counts, names),
-                    )
-                )
+                self._draw(lambda: (step, draw_split()))
             return
         local = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
         self._tracker.curves(step, curves | self._norms(local, step))
         if every is None or (epoch % every and step != self._plan.total_steps):
             return
         host = jax.tree.map(np.array, jax.device_get(local))  # copied: the state is donated
+        filters = self._task.filters
+        self._draw(lambda: (step, draw_split() + draw_weights(host, filters) + self._curves(step)))
 
-        def draw() -> Drawn:
-            drawn = draw_evaluation(split, step, examples, evaluation, counts, self._names)
-            drawn += draw_weights(host, self._task.filters)
-            png = train_and_test.draw(metrics.read(self._log), f"until step {step:,}")
-            return step, drawn + ([summaries.image("pictures/curves", png)] if png else [])
-
-        self._draw(draw)
+    def _curves(self, step: int) -> list[Any]:
+        """Draw the metrics of training and of the watched split until a step."""
+        log = metrics.read(self._log)
+        points = [point for point in log if point["split"] in ("train", self._watched)]
+        png = train_and_test.draw(points, f"until step {step:,}")
+        return [summaries.image("pictures/curves", png)] if png else []
 
     def __exit__(self, *_: object) -> None:
         """Write what is still being drawn."""

@@ -1,4 +1,4 @@
-"""Metrics of training and test in one picture, in two colours.
+"""Metrics of training, validation and test in one picture, each split in a colour.
 
 TensorBoard gives all curves of a run one colour, so that the chart `loss` hides which is which.
 """

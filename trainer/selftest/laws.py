@@ -130,7 +130,9 @@ class Laws:
             job.config.data, progress=terminal.download, poll=poll, warn=terminal.warn
         )
         train, test = first(whole.train, STEPS * self._batch - SHORT), first(whole.test, TESTED)
-        self._dataset: Dataset = whole._replace(train=train, test=test, validation=None)
+        self._dataset: Dataset = whole._replace(
+            train=train, test=test, validation=None, mixture=None
+        )
 
     def all(self) -> dict[str, Callable[[], str]]:
         """Return the laws by name, the cheapest first."""

@@ -67,6 +67,8 @@ def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest
                 scores = {"validation": result.score, "test": result.test_score}
                 done = "completed"
                 for split, score in scores.items():
+                    if score is None:
+                        continue
                     done += f", {split} {metric} {formatted(score, form)}"
                 done += f", {result.seconds or 0:.1f} s"
                 done += f", {result.starts} starts" if (result.starts or 1) > 1 else ""

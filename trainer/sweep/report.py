@@ -34,8 +34,10 @@ def show_results(folder: Path, warn: Callable[[str], object]) -> None:
                 writer.writerow([place, result.name, *values, *result[2:]])
             write_text(folder / TABLE, text.getvalue())
             if by_values := groups(results):
-                split = "test" if by_values[0].mean is None else "validation"
-                write_bytes(folder / PLOT, draw(by_values, split, metric_of(results)[0]))
+                # Without a validation split in any trial, the plot is of the test split.
+                validated = [group for group in by_values if group.mean is not None]
+                shown, split = (validated, "validation") if validated else (by_values, "test")
+                write_bytes(folder / PLOT, draw(shown, split, metric_of(results)[0]))
         show("\n".join(str(folder / name) for name in (TABLE, PLOT)[: 1 + bool(by_values)]))
     except OSError as error:
         warn(f"{folder} cannot be written ({error.strerror})")
@@ -61,7 +63,8 @@ def tables(results: Sequence[Result]) -> str:
             figures = [formatted(number, form) for number in group[2:6]]
             rows.append([*map(printable, group.values.values()), str(group.seeds), *figures])
         lines += ["", *table(rows, range(len(options)))]
-    if all(result.score is None for result in results if result.status == "completed"):
+    completed = [result for result in results if result.status == "completed"]
+    if completed and all(result.score is None for result in completed):
         lines += ["", "Not ranked: these trials have no validation split to be selected by."]
     return "\n".join(lines)
 

@@ -71,7 +71,7 @@ def _proposals(plan: Plan, settings: DictConfig) -> Iterator[Trial]:
         if result.status == "completed" and result.score is None:
             message = f"{SEARCH}: {trial.name} has no validation split, and nothing else may choose"
             raise ConfigError(message, "use data.validation_fraction above 0")
-        failed = result.status != "completed" or result.score is None
+        failed = result.status != "completed"
         states = optuna.trial.TrialState
         cost = None if failed else result.cost
         study.tell(asked, cost, states.FAIL if failed else states.COMPLETE)

@@ -54,7 +54,8 @@ def augmented(task: Task, options: AugmentConfig) -> Task:
     for name, value in used.items():
         if len(shape) not in (2, 3):
             fields = ", ".join(f"{field} {list(x.shape)}" for field, x in task.example.items())
-            message = f"augment.{name}={value}: the data set has {fields}"
+            typed = "true" if value is True else value
+            message = f"augment.{name}={typed}: the data set has {fields}"
             hint = "it needs `image`, (rows, columns) or (rows, columns, channels)"
             raise ConfigError(message, hint)
         if name in ("shift", "crop", "cutout") and value >= (least := min(shape[:2])):

@@ -64,6 +64,9 @@ def describe(directory: Path) -> RunInfo:
         note = "it ended without a summary: killed, or just created"
     elif asked := written.get("fallback_from"):
         note = note or f"not with {asked}: trained on {dataset}"
+    validated, tested = (last.get(split, {}).get("step", 0) for split in ("validation", "test"))
+    if tested < validated:  # it is of the end of a run that was extended since
+        last.pop("test", None)
     # A start writes it at its end, and another default is that of a task without an accuracy.
     results = {
         f"{split}_{name}": float(value)

@@ -115,7 +115,9 @@ def hparams_of(config: Config, devices: int) -> HParams:
         for option, value in (flat.pop(f"{section}.options", None) or {}).items():
             flat[f"{section}.options.{option}"] = value  # of the user's module
         for name, value in flat.items():
-            if name in _COMPARED or (section in ("model", "optim") and value is not None):
+            if name in _COMPARED or (
+                section in ("model", "optim", "augment") and value is not None
+            ):
                 text = "-".join(map(str, value)) if isinstance(value, list) else value
                 is_plain = isinstance(text, str | bool | int | float)
                 values[name] = text if is_plain else "none" if text is None else str(text)

@@ -115,7 +115,7 @@ class Run:
             message = (
                 f"train.stop_early.patience={stop_early.patience}: there is no validation split"
             )
-            raise ConfigError(message, "use data.validation_fraction above 0")
+            raise ConfigError(message, "use data.validation_fraction above 0, or null here")
 
         # The state: that of the newest intact checkpoint, or a new one.
         def open_checkpoints() -> Checkpoints:

@@ -51,7 +51,8 @@ class TrainingLoop:
             if last or due:
                 stop |= self.fetch_metrics()
                 results = self.evaluate(run.watched)
-                if due:  # not what is evaluated because the run ends: it may be extended
+                # Not what is evaluated because the run ends: it may be extended.
+                if due and run.watched == "validation":
                     run.patience.add(results)
                     last |= run.patience.ended
             every_epochs, every_steps = (

@@ -68,9 +68,9 @@ class Patience:
         return {"best": [*self._best], "lowest": self._lowest, "waited": self._waited}
 
     def add(self, results: Mapping[str, float]) -> None:
-        """Add the results of an evaluation, such as validation_loss."""
+        """Add the results of the validation split, such as validation_loss."""
         value = self._best.value(results)
-        value = math.inf if value is None else value
+        assert value is not None, "only the validation split counts"
         better = self._lowest is None or value < self._lowest - self._min_delta
         if math.isfinite(value) and better:
             self._lowest, self._waited = value, 0

@@ -10,7 +10,7 @@ from benchmarks.sections import rivals
 from trainer.parallel.compiler import cannot_multiply
 
 TITLE = "What options of training cost a step, batch 64"
-NONE, PLAIN = "no option", "an evaluation and a checkpoint at the end"
+NONE, PLAIN = "no option", "both evaluations and a checkpoint at the end"
 PROGRAM = {  # what changes the program: timed alone
     NONE: (),
     "ema": ("ema.decay=0.999",),
@@ -19,6 +19,9 @@ PROGRAM = {  # what changes the program: timed alone
     "accumulation of 4 parts": ("train.accumulate=4",),
     "adamw": ("optim=adamw",),
     "bfloat16": ("model.precision=bfloat16",),
+    "augmentation: shift": ("augment.shift=2",),
+    "augmentation: mixup": ("augment.mixup=0.2",),
+    "remat in 2 parts": ("model.remat=2",),
 }
 LOOP = {  # what the loop does besides: whole runs
     PLAIN: (),

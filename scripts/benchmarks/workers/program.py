@@ -51,7 +51,13 @@ def prepare(arrays: str, batch_size: int, k: int, overrides: list[str]) -> Progr
     # K full batches in file order, from the start again where the set is too small.
     index = np.arange(k * batch_size).reshape(k, batch_size) % size(train)
     examples = {field: array[index] for field, array in train.items()}
-    batch = Superbatch(examples, np.ones(index.shape, np.uint8))
+    needs, mask = programs.task.needs, np.ones(index.shape, np.uint8)
+    batch = Superbatch(
+        examples,
+        mask,
+        index.astype(np.int32) if needs.indices else None,
+        examples if needs.other else None,
+    )
     lrs = np.full(k, 0.01, np.float32)
     feed = jax.block_until_ready(inputs(mesh, send(mesh, lambda _: lrs, batch, 0), False))
     state = step.init_state(programs.task, programs.update, jax.random.key(0), mesh)
