@@ -56,6 +56,22 @@ def test_each_split_has_the_pictures_of_its_folder(loaded, tmp_path):
     assert len([report for report in loaded.reports if report[1] == total]) == 1  # decoded once
 
 
+def test_a_folder_without_pictures_is_no_class_and_is_named(loaded, tmp_path):
+    folder = data_folders.pictures(tmp_path / "data", 20, ("train", "test"))
+    (folder / "train" / "emu").mkdir()
+    (folder / "train" / "emu" / "1.bmp").write_bytes(b"")
+    assert loaded("data=images").class_names == tuple(NAMES)
+    assert any("in the folder emu: it is no class" in text for text in loaded.warnings)
+
+
+def test_new_names_of_classes_are_read_again(loaded, tmp_path):
+    folder = data_folders.huggingface(tmp_path / "data", 20)
+    assert loaded("data=huggingface").class_names == tuple(NAMES)
+    for info in folder.glob("*/dataset_info.json"):
+        info.write_text(info.read_text().replace(NAMES[0], "renamed"))
+    assert loaded("data=huggingface").class_names == ("renamed", *NAMES[1:])
+
+
 def test_without_a_test_split_a_fraction_of_each_class_is_held_out(loaded, tmp_path):
     folder = data_folders.pictures(tmp_path / "data", 50, splits=())
     data = loaded("data=images", "data.test_fraction=0.3")
@@ -149,7 +165,24 @@ def of_columns(**columns):
     return write
 
 
+def two_images(folder):
+    """Give a data set of save_to_disk two columns that would be one field."""
+    of_columns(image=[1.0, 2.0], img=[1.0, 2.0])(folder)
+
+
 WRONG = {
+    "two columns of one field": (
+        *hub(two_images),
+        *(DataError, r"column (image|img) would be a second field image: name the columns"),
+    ),
+    "a slash in a column": (
+        *hub(of_columns(**{"obs/image": [1.0]})),
+        *(DataError, "column obs/image has a slash: name the columns to use"),
+    ),
+    "two folders of one split": (
+        *images(lambda f: shutil.copytree(f / "test", f / "val") and (f / "valid").mkdir()),
+        *(DataError, "two folders of one split: test, train, val, valid: leave one there"),
+    ),
     "no folder": (*images(shutil.rmtree), DataError, r"data: cannot be read \(No such file"),
     "a broken picture": (
         *images(lambda f: broken(f / "train" / "coat" / "002.png")),

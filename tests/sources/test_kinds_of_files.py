@@ -1,6 +1,7 @@
 """Tables, texts and mixtures: read right, trained from the command line, or refused with a rule."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow
@@ -224,6 +225,14 @@ def test_a_set_of_a_mixture_is_validated_by_its_own_examples(tmp_path):
     assert dataset.mixture == ((40, 16), (1, 3))
     assert len(dataset.validation["label"]) == 10 + 4
     assert len(dataset.test["label"]) == 20
+
+
+def test_a_mixture_of_sets_without_validation_has_none(tmp_path):
+    options = as_mixture(tmp_path)
+    names = re.findall(r"data\.sets\.(\w+)\.name", " ".join(options))
+    dataset = loaded(*options, *(f"data.sets.{name}.validation_fraction=0" for name in names))
+    assert dataset.validation is None
+    assert sum(dataset.mixture.sizes) == len(dataset.train["label"])
 
 
 def test_records_are_examples_and_a_part_of_one_file_is_for_testing(tmp_path):

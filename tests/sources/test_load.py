@@ -106,10 +106,14 @@ def test_arrays_are_as_jax_has_them():
         "d": np.array([True, False]),
         "e": np.zeros(2, np.float16),
         "f": [[1, 2], [3, 4]],
+        "g": np.array([1.5, 2.5], ">f4"),
     }
     made = checked(Dataset("a", train, train), WHERE)
     dtypes = {name: array.dtype.name for name, array in made.train.items()}
-    assert list(dtypes.values()) == ["int32", "uint32", "float32", "bool", "float16", "int32"]
+    assert list(dtypes.values()) == [
+        *("int32", "uint32", "float32", "bool", "float16", "int32", "float32")
+    ]
+    assert made.train["g"].dtype.isnative
     assert made.train["a"].tolist() == [2**31 - 1, -(2**31)]
     assert made.train["b"].tolist() == [0, 2**32 - 1]
 

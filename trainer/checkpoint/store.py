@@ -218,11 +218,13 @@ class Checkpoints:
         for step in self.steps:
             with suppress(Damaged, ReadError):  # an older one that nobody needs now
                 record = files.record_of(self.directory / str(step), self._shape)
+                value = self._best.value(record)
                 if "validation_fraction" not in record.get("config", {}).get("data", {}):
                     # An older version selected by the test split: what it kept stays kept.
-                    tested = {k: v for k, v in record.items() if k.startswith("test_")}
-                    record = {k.replace("test_", "validation_", 1): v for k, v in tested.items()}
-                if (value := self._best.value(record)) is not None:
+                    tested = {k[len("test_") :]: v for k, v in record.items() if k[:5] == "test_"}
+                    of_test = {f"validation_{name}": result for name, result in tested.items()}
+                    value = self._best.value(of_test) if value is None else value
+                if value is not None:
                     values[step] = value
         return values
 

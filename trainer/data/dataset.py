@@ -66,13 +66,18 @@ def first(examples: Mapping[str, Array], count: int) -> Examples:
     return {name: array[:count] for name, array in examples.items()}
 
 
-def sha256(dataset: Dataset) -> str:
-    """Return the SHA-256 over the names, dtypes, shapes and bytes of all arrays."""
-    return digest(dataset, lambda array: None)
+def sha256(dataset: Dataset, poll: Callable[[], None] = lambda: None) -> str:
+    """Return the SHA-256 over the names, dtypes, shapes and bytes of all arrays.
+
+    `poll` is called all the time: many gigabytes take minutes.
+    """
+    return digest(dataset, lambda array: None, poll)
 
 
 def digest(
-    dataset: Dataset, instead: Callable[[Array], Iterable[bytes | memoryview] | None]
+    dataset: Dataset,
+    instead: Callable[[Array], Iterable[bytes | memoryview] | None],
+    poll: Callable[[], None] = lambda: None,
 ) -> str:
     """Return the SHA-256 over names, dtypes, shapes, and over bytes or what is taken instead."""
     digest = hashlib.sha256()
@@ -81,5 +86,6 @@ def digest(
         for name, array in sorted(examples.items()):
             digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
             for part in instead(array) or (p.reshape(-1).view(np.uint8).data for p in parts(array)):
+                poll()
                 digest.update(part)
     return digest.hexdigest()

@@ -12,18 +12,19 @@ from pathlib import Path
 
 from trainer.data import dataset
 from trainer.data.dataset import Dataset
-from trainer.data.rows import LARGE, Array, View
+from trainer.data.rows import LARGE, PART_BYTES, Array, View
+from trainer.job.directory import expanded, not_own
 from trainer.job.files import write_text
 
 
-def sha256(of: Dataset, folder: str | None) -> str:
+def sha256(of: Dataset, folder: str | None, poll: Callable[[], None] = lambda: None) -> str:
     """Return dataset.sha256(), perhaps from the folder, where arrays are in large files."""
     if folder is None or not any(
         _stamp(array) for split in of.splits.values() for array in split.values()
     ):
-        return dataset.sha256(of)
+        return dataset.sha256(of, poll)
     stamp = dataset.digest(of, lambda array: (_stamp(array),) if _stamp(array) else None)
-    return remembered(stamp, folder, lambda: dataset.sha256(of))
+    return remembered(stamp, folder, lambda: dataset.sha256(of, poll))
 
 
 def sha256_of(array: Array, folder: str, kind: str, compute: Callable[[Array], str]) -> str:
@@ -43,15 +44,33 @@ def remembered(stamp: str, folder: str, compute: Callable[[], str]) -> str:
 
     The stamp is made before: what is read of a file that changes meanwhile is not kept for its end.
     """
-    path = Path(folder).expanduser() / "digests" / stamp
+    root = expanded(folder, "data.cache_dir")
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_own = not not_own(root)
+    except OSError:
+        is_own = False
+    if not is_own:  # another user could exchange what is kept there
+        return compute()
+    path = root / "digests" / stamp
     with suppress(OSError, UnicodeDecodeError):
         if re.fullmatch("[0-9a-f]{64}", kept := path.read_text()):
             return kept
     digest = compute()
     with suppress(OSError):  # then it is computed again the next time
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         write_text(path, digest)
     return digest
+
+
+def of_file(path: Path, poll: Callable[[], None] = lambda: None) -> str:
+    """Return the SHA-256 of a file; `poll` is called all the time. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(PART_BYTES):
+            poll()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _stamp(array: Array) -> bytes:

@@ -4,6 +4,7 @@ So neither a data set that is larger than memory nor a split of one takes memory
 all of an array asks for its `parts`.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -81,6 +82,11 @@ class Rows(View):
         """Describe them; `rows` (N,) are their numbers in the array."""
         super().__init__((len(rows), *array.shape[1:]), array.dtype)
         self.array, self.rows = array, small(rows)
+
+    def stamp(self) -> bytes:
+        """As that of the array, and of the numbers of its rows."""
+        inner = self.array.stamp() if isinstance(self.array, View) else b""
+        return inner and inner + hashlib.sha256(self.rows.tobytes()).digest()
 
     def read(self, rows: Index) -> npt.NDArray[Any]:
         """Return some of them."""

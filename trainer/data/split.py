@@ -19,7 +19,7 @@ def with_validation(dataset: Dataset, fraction: float) -> Dataset:
     Raises:
         ConfigError: there are too few examples.
     """
-    if dataset.validation is not None or not fraction:
+    if dataset.validation is not None or dataset.mixture is not None or not fraction:
         return dataset
     examples = size(dataset.train)
     count = max(1, round(fraction * examples))

@@ -15,7 +15,7 @@ from trainer.config.schema import ClusterConfig, RunConfig
 from trainer.distributed.collectives import is_peer_loss
 from trainer.distributed.rendezvous import meet
 from trainer.distributed.topology import Topology
-from trainer.job.directory import expanded
+from trainer.job.directory import expanded, not_own
 from trainer.job.errors import ConfigError, PeerLost
 from trainer.job.exit import time_limit
 
@@ -55,11 +55,8 @@ def _cache_problem(folder: Path) -> str:
     """Make a folder for compiled programs; return why they cannot be kept in it, else nothing."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if status.st_uid != os.geteuid():  # jax runs the programs in it
-            return f"belongs to another user (uid {status.st_uid}), and compiled programs are code"
-        if status.st_mode & 0o022:
-            return "can be written by others, and compiled programs are code"
+        if problem := not_own(folder):  # jax runs the programs in it
+            return f"{problem}, and compiled programs are code"
         with tempfile.TemporaryFile(dir=folder) as probe:  # else jax warns once a program
             probe.write(bytes(4096))
     except OSError as error:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.job.directory import expanded
+from trainer.data.digests import of_file
+from trainer.job.directory import expanded, not_own
 from trainer.job.errors import ConfigError, DataError, SaveError, writing
 from trainer.job.files import Damaged, parse, read_bytes, sync_tree, write_bytes, write_json
 from trainer.job.lock import turn
@@ -72,26 +73,21 @@ def decoded(
     root = expanded(cache_dir, "data.cache_dir").absolute()
     with writing(root, HINT):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = root.stat()
-    problem = ""
-    if status.st_uid != os.geteuid():
-        problem = f"belongs to another user (uid {status.st_uid})"
-    elif status.st_mode & 0o022:
-        problem = "can be written by others"
+        problem = not_own(root)
     if problem:
         message = f"data.cache_dir={root} {problem}, who could exchange the decoded data"
         raise ConfigError(message, "name a folder of your own")
     folder = root / f"{source.kind}-{_key(source)}"
     with writing(root, HINT), turn(root / f"{folder.name}.lock", poll):
         try:
-            return _read(folder)
+            return _read(folder, poll)
         except FileNotFoundError:
             pass
         except Damaged as damage:
             warn(f"{folder}: {damage}: the data are decoded again")
-        _write(folder, decode)
+        _write(folder, decode, poll)
     try:
-        return _read(folder)
+        return _read(folder, poll)
     except (OSError, Damaged) as error:
         raise SaveError(f"{folder}: {error}", "repair the storage") from None
 
@@ -107,21 +103,16 @@ def create(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDAr
     return array
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file.
+def sha256_of(path: Path, poll: Callable[[], None] = lambda: None) -> str:
+    """Return the SHA-256 of a file; `poll` is called all the time.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        return _sha256(path)
+        return of_file(path, poll)
     except OSError as error:
         raise _unreadable(path, error) from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
@@ -142,7 +133,7 @@ def _key(source: Source) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _read(folder: Path) -> Decoded:
+def _read(folder: Path, poll: Callable[[], None]) -> Decoded:
     """Return what a folder holds.
 
     The bytes of an array are read again only if its time is not that of the manifest.
@@ -162,7 +153,7 @@ def _read(folder: Path) -> Decoded:
             if status.st_size != entry["bytes"]:
                 sizes = f"{status.st_size:,} bytes, expected {entry['bytes']:,}"
                 raise Damaged(f"file {path.name} has {sizes}")
-            if status.st_mtime_ns != entry["time_ns"] and _sha256(path) != entry["sha256"]:
+            if status.st_mtime_ns != entry["time_ns"] and of_file(path, poll) != entry["sha256"]:
                 raise Damaged(f"file {path.name} was changed")
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -173,9 +164,15 @@ def _read(folder: Path) -> Decoded:
     return Decoded(arrays, manifest["about"])
 
 
-def _write(folder: Path, decode: Callable[[Path], tuple[dict[str, Any], dict[str, str]]]) -> None:
+def _write(
+    folder: Path,
+    decode: Callable[[Path], tuple[dict[str, Any], dict[str, str]]],
+    poll: Callable[[], None],
+) -> None:
     """Decode into a folder that appears as a whole, in the place of a damaged one."""
     new = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
+    for old in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed
+        shutil.rmtree(old, ignore_errors=True)
     try:
         new.mkdir(mode=0o700)
         about, files = decode(new)
@@ -183,7 +180,7 @@ def _write(folder: Path, decode: Callable[[Path], tuple[dict[str, Any], dict[str
         for path in sorted(new.glob("*.npy")):
             status = path.stat()
             entry = {"bytes": status.st_size, "time_ns": status.st_mtime_ns}
-            arrays[path.stem] = {**entry, "sha256": _sha256(path)}
+            arrays[path.stem] = {**entry, "sha256": of_file(path, poll)}
         lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
         write_bytes(new / SUMS, lines.encode("utf-8", "surrogateescape"))
         write_json(new / MANIFEST, {"arrays": arrays, "about": about})

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.data.digests import remembered
+from trainer.data.digests import of_file, remembered
 from trainer.formats.download import Progress
 from trainer.job.directory import expanded
 from trainer.job.errors import DataError
@@ -68,9 +68,8 @@ def check(
             poll()
             progress(f"checking {path.name}", done, total)
             try:
-                with file.open("rb") as opened:
-                    right = hashlib.file_digest(opened, "sha256").hexdigest() == digest
-                    done += opened.tell()
+                right = of_file(file, poll) == digest
+                done += file.stat().st_size
             except OSError as error:
                 message = f"{file}: cannot be read ({error.strerror})"
                 raise DataError(message, "correct its permissions") from None
@@ -81,4 +80,5 @@ def check(
         progress(f"checking {path.name}", total, total)
         return stamp.hexdigest()
 
-    remembered(stamp.hexdigest(), cache_dir, read_all)
+    if remembered(stamp.hexdigest(), cache_dir, read_all) != stamp.hexdigest():
+        read_all()

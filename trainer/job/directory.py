@@ -1,5 +1,6 @@
 """The run directory: one per job, found again by its name; the names of the files in it."""
 
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -47,6 +48,14 @@ def expanded(path: Path | str, option: str) -> Path:
     except RuntimeError:
         message = f"{option}={path}: there is no such home directory"
         raise ConfigError(message, "write the folder out, or set HOME") from None
+
+
+def not_own(folder: Path) -> str:
+    """Return why others could change what is in a folder; nothing if they cannot."""
+    status = folder.stat()
+    if status.st_uid != os.geteuid():
+        return f"belongs to another user (uid {status.st_uid})"
+    return "can be written by others" if status.st_mode & 0o022 else ""
 
 
 def existing(given: Path | str, option: str = "RUN") -> Path:

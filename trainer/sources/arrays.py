@@ -37,7 +37,11 @@ def load(root: str) -> Dataset:
                 others.append(name)
                 continue
             split, field = match[1] or match[4], match[2] or match[3]
-            splits[split][NAMES.get(field, field)] = array
+            field = NAMES.get(field, field)
+            if field in splits[split]:
+                message = f"data.root={path}: {name} would be a second {split}_{field}"
+                raise DataError(message, "leave one of them there")
+            splits[split][field] = array
     except (OSError, EOFError, ValueError, BadZipFile) as error:
         is_object = any(word in str(error) for word in ("pickle", "Python objects"))
         reason = "it holds Python objects" if is_object else error

@@ -60,7 +60,12 @@ def load(
     files = {
         file.relative_to(path).as_posix(): file for one in splits.values() for file in one.files
     }
-    options = {"form": form, "columns": columns, "files": {s: len(splits[s].files) for s in splits}}
+    options = {
+        "form": form,
+        "columns": columns,
+        "files": {s: len(splits[s].files) for s in splits},
+        "features": {s: splits[s].features for s in splits},
+    }
     source = cache.Source("huggingface", options, files)
     decode = partial(_decode, path, splits, form, columns, progress, poll)
     decoded = cache.decoded(cache_dir, source, decode, poll=poll, warn=warn)
@@ -106,7 +111,7 @@ def _decode(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write the arrays of all splits into a folder; return what identifies and names the data."""
     digests = {
-        file.relative_to(path).as_posix(): cache.sha256_of(file)
+        file.relative_to(path).as_posix(): cache.sha256_of(file, poll)
         for one in splits.values()
         for file in one.files
     }
@@ -126,7 +131,12 @@ def _decode(
             if name not in there:
                 message = f"data.columns={list(columns or ())}: {path} has no column {name}"
                 raise ConfigError(message, f"it has {', '.join(there)}")
-            target = folder / f"{split}_{NAMES.get(name, name)}.npy"
+            field = NAMES.get(name, name)
+            target = folder / f"{split}_{field}.npy"
+            if target.exists() or "/" in name:
+                message = f"{path}: column {name} would be a second field {field}"
+                message = message if "/" not in name else f"{path}: column {name} has a slash"
+                raise DataError(message, "name the columns to use with data.columns")
             feature = one.features.get(name)
             kind = feature if isinstance(feature, dict) else {}
             where = f"{path}: column {name} of split {split}"

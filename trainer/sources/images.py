@@ -76,21 +76,27 @@ def _find(path: Path, warn: Callable[[str], None]) -> tuple[list[str], dict[str,
     """Return the names of the classes, and the files of each split in their order."""
     where = f"data.root={path}"
     try:
-        folders = {SPLITS[f.name]: f for f in _folders(path) if f.name in SPLITS}
+        named = [f for f in _folders(path) if f.name in SPLITS]
+        folders = {SPLITS[f.name]: f for f in named}
+        if len(folders) < len(named):
+            names = ", ".join(f.name for f in named)
+            raise DataError(f"{where}: two folders of one split: {names}", "leave one there")
         if "train" not in folders:
             folders = {"train": path}
         found = {split: _pictures(folder) for split, folder in folders.items()}
     except OSError as error:
         message = f"{error.filename or path}: cannot be read ({error.strerror})"
         raise DataError(message, "correct data.root or its permissions") from None
-    classes = sorted(found["train"])
+    classes = sorted(name for name, (pictures, _) in found["train"].items() if pictures)
+    if empty := sorted(found["train"].keys() - {*classes}):
+        warn(f"{where}: no PNG or JPEG directly in the folder {empty[0]}: it is no class")
     if len(classes) < 2:
         holds = ", ".join(classes) or "none"
         hint = "make one for each class, like DIR/cat/1.png, or DIR/train/cat/1.png"
         raise DataError(f"{where}: folders with pictures: {holds}", hint)
     splits = dict[str, Files]()
     for split, of_class in found.items():
-        if unknown := sorted(of_class.keys() - found["train"].keys()):
+        if unknown := sorted({n for n, (files, _) in of_class.items() if files} - {*classes}):
             message = f"{where}: there is a class {unknown[0]} in {split}, but none in train"
             raise DataError(message, "give all splits the same classes")
         splits[split] = [
@@ -114,8 +120,7 @@ def _pictures(folder: Path) -> dict[str, tuple[list[Path], list[Path]]]:
         pictures, others = list[Path](), list[Path]()
         for file in files:
             (pictures if file.suffix.lower() in SUFFIXES else others).append(file)
-        if pictures:
-            found[one.name] = (pictures, others)
+        found[one.name] = (pictures, others)
     return found
 
 

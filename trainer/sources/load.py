@@ -45,7 +45,7 @@ def _load(data: DataConfig, **report: Callable[..., None]) -> Dataset:
     made = KINDS[data.name](data, **report)
     is_module = data.name == "module"
     where = f"data.module={data.module}: load()" if is_module else f"data.root={data.root}"
-    dataset = checked(made, where, data.cache_dir)
+    dataset = checked(made, where, data.cache_dir, report["poll"])
     return dataset._replace(class_names=tuple(data.class_names or dataset.class_names))
 
 
@@ -129,10 +129,12 @@ KINDS: dict[str, Callable[..., Dataset]] = {
 }
 
 
-def checked(made: Any, where: str, cache: str | None = None) -> Dataset:
+def checked(
+    made: Any, where: str, cache: str | None = None, poll: Callable[[], None] = lambda: None
+) -> Dataset:
     """Return a data set as the trainer needs it: arrays of 32 bits at most, with its SHA-256.
 
-    That of large files is kept in the folder `cache`.
+    That of large files is kept in the folder `cache`; `poll` is called while it is computed.
 
     Raises:
         ConfigError: it is no Dataset, or its arrays do not fit together; begins with `where`.
@@ -156,7 +158,7 @@ def checked(made: Any, where: str, cache: str | None = None) -> Dataset:
     names = tuple(map(str, made.class_names))
     given: dict[str, Any] = {**made._asdict(), **splits, "name": str(made.name)}
     whole = Dataset(**{**given, "class_names": names})
-    return whole._replace(sha256=whole.sha256 or digests.sha256(whole, cache))
+    return whole._replace(sha256=whole.sha256 or digests.sha256(whole, cache, poll))
 
 
 def _split(given: Any, split: str, where: str) -> Examples:
@@ -170,13 +172,15 @@ def _split(given: Any, split: str, where: str) -> Examples:
         except ValueError:  # lists of several lengths
             message = f"{where}: {split}[{name!r}] has examples of different shapes"
             raise ConfigError(message, "pad them to one") from None
-        if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        is_number = array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
+        if not is_number and array.dtype.name != "bfloat16":
             message = f"{where}: {split}[{name!r}] has dtype {array.dtype}"
             raise ConfigError(message, "use numbers; texts become tokens or bytes")
         if array.ndim == 0:
             raise ConfigError(f"{where}: {split}[{name!r}] is a single number: give (N, ...)")
-        if canonical := _CANONICAL.get(array.dtype.name):
-            if array.dtype.kind in "iu" and not _fit(array, np.iinfo(canonical)):
+        native = array.dtype.newbyteorder("=")
+        if (canonical := np.dtype(_CANONICAL.get(native.name, native))) != array.dtype:
+            if native.name in ("int64", "uint64") and not _fit(array, np.iinfo(canonical)):
                 message = f"{where}: {split}[{name!r}] has numbers that 32 bits cannot hold"
                 raise ConfigError(message, "jax computes with 32 bits: make them smaller")
             converted = Converted(array, canonical)

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trainer.data.dataset import Dataset, Examples
 from trainer.data.mapped import Mapped
 from trainer.data.rows import Rows
@@ -19,7 +17,7 @@ from trainer.formats import cache, records
 from trainer.formats.download import Progress
 from trainer.formats.find import files_of
 from trainer.job.directory import expanded
-from trainer.job.errors import ConfigError
+from trainer.job.errors import ConfigError, DataError
 
 POLLED = 4096  # examples between two calls of `poll`
 
@@ -67,16 +65,21 @@ def _decode(
     files: Mapping[str, Path], progress: Progress, poll: Callable[[], None], folder: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write an array for each field of each split: SPLIT-FIELD.npy."""
-    digests = {file.name: cache.sha256_of(file) for file in files.values()}
+    digests = {file.name: cache.sha256_of(file, poll) for file in files.values()}
     for split, file in files.items():
         examples, arrays = records.count(file), dict[str, Any]()
+        total = file.stat().st_size
         for number, example in enumerate(records.read(file)):
             for field, value in example.items():
                 if number == 0:
+                    if "/" in field:
+                        message = f"{file}: field {field} has a slash in its name"
+                        raise DataError(message, "write the records with another name")
                     shape, name = (examples, *value.shape), folder / f"{split}-{field}.npy"
-                    arrays[field] = np.lib.format.open_memmap(name, "w+", value.dtype, shape)
+                    arrays[field] = cache.create(name, value.dtype, shape)
                 arrays[field][number] = value
             if number % POLLED == 0:
-                progress(file.name, number, examples)
+                progress(f"decoding {file.name}", total * number // examples, total)
                 poll()
+        progress(f"decoding {file.name}", total, total)
     return {"sha256": "".join(digests.values())}, digests
