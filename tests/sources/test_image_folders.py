@@ -21,7 +21,7 @@ def loaded(tmp_path):
     loaded_warnings, reports = [], []
 
     def loaded(*options, root=tmp_path / "data"):
-        job = [*options, f"data.root={root}", f"data.cache_dir={tmp_path}/cache"]
+        job = [f"data.root={root}", *options, f"data.cache_dir={tmp_path}/cache"]
         (made,) = compose([*job, "data.validation_fraction=0"])
         return load(
             made.config.data,
@@ -238,6 +238,14 @@ WRONG = {
         *hub(lambda f: (shutil.rmtree(f), f.mkdir())),
         *(DataError, r"data/state\.json: cannot be read .*: name a folder that save_to_disk"),
     ),
+    "a split without rows": (
+        *hub(lambda f: empty_train(f)),
+        *(DataError, r"data: split train has no rows: save it again with examples, or leave"),
+    ),
+    "a path that cannot be": (
+        *hub(nothing, f"data.root={'a' * 300}"),
+        *(DataError, r"a/state\.json: cannot be read \(File name too long\): name a folder"),
+    ),
     "a missing Arrow file": (
         *hub(lambda f: (f / "test" / "data-00001-of-00002.arrow").unlink()),
         *(DataError, r"test/data-00001-of-00002\.arrow: is listed in state\.json, but is missing"),
@@ -270,6 +278,11 @@ WRONG = {
         ),
     ),
 }
+
+
+def empty_train(folder):
+    shutil.rmtree(folder)
+    data_folders.saved(folder, {"train": {"x": np.zeros(0)}}, {"x": {"_type": "Value"}})
 
 
 def few(folder):

@@ -309,6 +309,8 @@ WRONG = [
         [*RECORDS],
         r"record 1 has x int64.*, y int64.*, the",
     ),
+    (record_files({}, {}), [*RECORDS], "x.array_record: record 0 has no field: give all the same"),
+    (lambda f: None, [RECORDS[0], f"data.root={'a' * 300}.array_record"], "read .File name too l"),
     (damaged_records, [*RECORDS], "x.array_record: a record is damaged .*mismatch"),
     (
         lambda f: (f / "x.array_record").write_bytes(b"a" * 999),

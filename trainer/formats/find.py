@@ -74,7 +74,7 @@ def files_of(root: Path, option: str, endings: tuple[str, ...] | None = None) ->
         DataError: one is missing, or there are two for a split.
     """
     kind = "file" if endings is None else f"file {' or '.join(endings)}"
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 - Path raises if a parent is closed
         if endings is not None and root.suffix.lower() not in endings:
             raise DataError(f"{option}={root}: is no {kind}", "give one, or a folder of such files")
         return {"train": root}

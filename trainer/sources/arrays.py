@@ -5,6 +5,7 @@ An array is named SPLIT_FIELD, such as `train_image` and `test_label`, or FIELD_
 """
 
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -38,7 +39,7 @@ def load(root: str) -> Dataset:
                 continue
             split, field = match[1] or match[4], match[2] or match[3]
             splits[split][NAMES.get(field, field)] = array
-    except (OSError, EOFError, ValueError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, BadZipFile, zlib.error) as error:
         is_object = any(word in str(error) for word in ("pickle", "Python objects"))
         reason = "it holds Python objects" if is_object else error
         message = f"data.root={path}: cannot be read ({reason})"

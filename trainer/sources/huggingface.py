@@ -122,6 +122,9 @@ def _decode(
     for split, one in splits.items():
         counts = [(batch.num_rows, batch.schema.names) for batch in _batches(one)]
         rows, there = sum(n for n, _ in counts), counts[0][1] if counts else []
+        if not rows:
+            message = f"{path}: split {split} has no rows"
+            raise DataError(message, "save it again with examples, or leave the split out")
         for name in there if columns is None else columns:
             if name not in there:
                 message = f"data.columns={list(columns or ())}: {path} has no column {name}"
