@@ -157,7 +157,7 @@ WRONG = {
     ),
     "no picture": (
         *images(lambda f: (f / "test" / "coat" / "002.png").write_text("text")),
-        *(DataError, r"test/coat/002\.png: not a PNG, JPEG"),
+        *(DataError, r"test/coat/002\.png: not a PNG or JPEG file: convert"),
     ),
     "another size": (
         *images(
@@ -170,7 +170,11 @@ WRONG = {
     ),
     "16 bits": (
         *images(lambda f: Image.new("I;16", (8, 8)).save(f / "train" / "coat" / "002.png")),
-        *(DataError, r"002\.png: the mode I;16, .*: convert it to 8 bits"),
+        *(DataError, r"002\.png: the mode I;16: convert it to RGB or grey with 8 bits"),
+    ),
+    "for print": (
+        *images(lambda f: Image.new("CMYK", (8, 8)).save(f / "train/coat/002.png", "JPEG")),
+        *(DataError, r"002\.png: the mode CMYK: convert it to RGB or grey with 8 bits a channel"),
     ),
     "one class": (
         *images(lambda f: [shutil.rmtree(f / "train" / name) for name in NAMES[1:]]),

@@ -286,6 +286,13 @@ WRONG = [
         "cannot be read .'utf",
     ),
     (
+        lambda f: parquet.write_table(
+            pyarrow.table({"a": pyarrow.array([], "str")}), f / "t.parquet"
+        ),
+        [TABLE_WORDS[0], "data.root=t.parquet", TABLE_WORDS[2]],
+        "t.parquet: has no rows",
+    ),
+    (
         lambda f: (f / "t.parquet").write_bytes(b"PAR1"),
         [TABLE_WORDS[0], "data.root=t.parquet", TABLE_WORDS[2]],
         "t.parquet: cannot be read",
@@ -318,7 +325,8 @@ WRONG = [
         r"x.array_record: is damaged \(Array",
     ),
     (lambda f: None, [*RECORDS], "x.array_record: cannot be read .No such file"),
-    (lambda f: None, [RECORDS[0], "data.root=x.csv"], "x.csv: is no file .array_record or"),
+    (lambda f: None, [RECORDS[0], "data.root=x.csv"], "data.root=.*x.csv: is not there: correct"),
+    (lambda f: (f / "x").touch(), [RECORDS[0], "data.root=x"], "x: is not a .array_record or"),
     (as_mixture, ["data=mixture"], "data.sets=None: data=mixture needs it, like data.sets={a: {n"),
     (
         as_mixture,

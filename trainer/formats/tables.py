@@ -86,19 +86,19 @@ def _parquet(path: Path) -> dict[str, Column]:
     except pyarrow.ArrowException as error:
         message = f"{path}: cannot be read ({first_line(error)})"
         raise DataError(message, "is it a Parquet file, and whole?") from error
-    columns = {}
+    columns: dict[str, Column] = {}
+    if not table.num_rows:
+        return columns
     for name, column in zip(table.column_names, table.columns, strict=True):
         _refuse_missing(np.asarray(column.is_null()), name, path)
         values = column.to_numpy()
-        if values.dtype == object and not all(isinstance(value, str) for value in values):
-            values = values[:0]
         kind = values.dtype.kind
         if kind in "biu":
             values = values.astype(np.int64)
         elif kind == "f":
             values = values.astype(np.float64)
             _refuse_missing(~np.isfinite(values), name, path)
-        elif kind != "O" or not len(values):
+        elif kind != "O" or not all(isinstance(value, str) for value in values):
             message = f"{path}: column {name} is {column.type}"
             raise DataError(message, "use numbers and texts, or leave the column out of the file")
         columns[str(name)] = values
