@@ -243,8 +243,12 @@ WRONG = {
         *(DataError, r"data/state\.json: cannot be read .*: name a folder that save_to_disk"),
     ),
     "a split without rows": (
-        *hub(lambda f: empty_train(f)),
+        *hub(lambda f: only_train(f)),
         *(DataError, r"data: split train has no rows: save it again with examples, or leave"),
+    ),
+    "no rows to test": (
+        *hub(lambda f: only_train(f, 9), "data.test_fraction=0"),
+        *(ConfigError, r"data\.test_fraction=0\.0: none of the 9 training examples is held out: "),
     ),
     "a path that cannot be": (
         *hub(nothing, f"data.root={'a' * 300}"),
@@ -284,9 +288,9 @@ WRONG = {
 }
 
 
-def empty_train(folder):
+def only_train(folder, rows=0):
     shutil.rmtree(folder)
-    data_folders.saved(folder, {"train": {"x": np.zeros(0)}}, {"x": {"_type": "Value"}})
+    data_folders.saved(folder, {"train": {"x": np.zeros(rows)}}, {"x": {"_type": "Value"}})
 
 
 def few(folder):

@@ -260,6 +260,7 @@ HOLE = [0.5, "", *TABLE["size"][2:]]
 LATE = [*TABLE["city"][:-1], "Lima"]
 TABLE_WORDS = ("data=table", "data.root=houses.csv", "data.label=kind")
 MIX = ("data=mixture", "data.sets.a.name=arrays", "data.sets.a.root=clean")
+FEW = (*TABLE_WORDS, "data.features=[size]")
 TEXT_WORDS = ("data=text", "data.root=text")
 RECORDS = ("data=records", "data.root=x.array_record", "data.cache_dir=cache")
 WRONG = [
@@ -270,6 +271,7 @@ WRONG = [
     (changed(), [*TABLE_WORDS, "data.categories=[city,size]"], "column size of .* has fractions"),
     (changed(), [*TABLE_WORDS, "data.regression=true", "data.features=[size]"], "kind of .* is te"),
     (changed(), [*TABLE_WORDS, "data.test_fraction=1"], r"data.test_fraction=1.0: use a number in"),
+    (changed(), [*FEW, "data.test_fraction=0"], "data.test_fraction=0.0: none of the 60 training"),
     (changed(size=HOLE), [*TABLE_WORDS], r"houses.csv: row 2 \(line 3\) has no number or text in"),
     (changed(size=["x,y"] * 60), [*TABLE_WORDS], r"row 1 \(line 2\) has 5 values for 4 columns"),
     (
@@ -318,6 +320,7 @@ WRONG = [
     ),
     (record_files({}, {}), [*RECORDS], "x.array_record: record 0 has no field: give all the same"),
     (lambda f: None, [RECORDS[0], f"data.root={'a' * 300}.array_record"], "read .File name too l"),
+    (record_files({"x": 1}), [*RECORDS], "data.test_fraction=0.2: all 1 training examples: use a"),
     (damaged_records, [*RECORDS], "x.array_record: a record is damaged .*mismatch"),
     (
         lambda f: (f / "x.array_record").write_bytes(b"a" * 999),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.dataset import Dataset, Examples
-from trainer.data.split import held_out
+from trainer.data.split import counted, held_out
 from trainer.formats import cache, tables
 from trainer.formats.find import files_of
 from trainer.formats.tables import Column
@@ -96,10 +96,7 @@ def _divided(
 ) -> tuple[dict[str, Table], dict[str, Place]]:
     """Return the rows to train on and to test on, in their order, and how to call them."""
     examples = len(next(iter(table.values())))
-    count = max(1, round(fraction * examples))
-    if count >= examples:
-        message = f"data.test_fraction={fraction}: all {examples:,} rows of {path}"
-        raise ConfigError(message, "use a smaller fraction")
+    count = counted("data.test_fraction", fraction, examples)
     train, test = held_out(cache.sha256_of(path), examples, count)
     parts = {"train": train, "test": test}
     tables_ = {
