@@ -1,6 +1,6 @@
 """A table, CSV or Parquet -> `features` and `label`, and a field of codes for each category."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -44,7 +44,12 @@ def load(
     """
     path = expanded(root, "data.root")
     files = files_of(path, "data.root", tables.ENDINGS)
-    splits = {split: tables.read(file) for split, file in files.items()}
+    used = None if features is None else {label, *categories, *features}
+    splits = {split: tables.read(file, used) for split, file in files.items()}
+    texts = {name for of in splits.values() for name, column in of.items() if _is_text(column)}
+    for split, of in splits.items():
+        if any(name in of and not _is_text(of[name]) for name in texts):  # `1` among others is text
+            splits[split] = tables.read(files[split], used, texts)
     rows: dict[str, Place] = {split: partial(tables.place, file) for split, file in files.items()}
     if "test" not in splits:
         splits, rows = _divided(splits["train"], path, test_fraction)
@@ -58,7 +63,8 @@ def load(
     for option, names in (("data.features", numbers), ("data.categories", categories)):
         for name in names:
             if option == "data.features" and kinds[name] == "text":
-                message = f"{option}: column {name} of {path} is text"
+                text = _first_text(splits, rows, name)
+                message = f"{option}: column {name} of {path} is text{text}"
                 hint = f"give it a rule, data.categories=[{name}], or choose: data.features=[...]"
                 raise ConfigError(message, hint)
             if option == "data.categories" and kinds[name] == "number":
@@ -140,6 +146,19 @@ def _merged(columns: Sequence[Column]) -> str:
     """Return what a column is in all splits: text, number, or whole for whole numbers."""
     kinds = {column.dtype.kind for column in columns}
     return "text" if "O" in kinds else "number" if "f" in kinds else "whole"
+
+
+def _is_text(column: Column) -> bool:
+    return column.dtype == object
+
+
+def _first_text(splits: Mapping[str, Table], rows: Mapping[str, Place], name: str) -> str:
+    """Return the first value that is no number, for a message."""
+    for split, table in splits.items():
+        for row, value in enumerate(table[name].tolist()):
+            if not tables.is_number(value):
+                return f" ({rows[split](row)} has {value!r})"
+    return ""
 
 
 def _codes(column: Column, known: Sequence[object], name: str, place: Place) -> Column:
