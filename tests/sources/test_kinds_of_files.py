@@ -208,7 +208,7 @@ def test_a_table_becomes_features_codes_and_classes(tmp_path):
 def test_a_column_is_text_in_all_files_or_in_none(tmp_path):
     for split, kinds in (("train", "12A"), ("test", "12")):
         columns = {"kind": [*kinds], "size": [*range(len(kinds))], "id": ["", *kinds[1:]]}
-        csv(tmp_path / f"{split}.csv", columns | {"label": ["1", *["0"] * (len(kinds) - 1)]})
+        csv(tmp_path / f"{split}.csv", columns | {"label": ["1.0", *["0.0"] * (len(kinds) - 1)]})
     words = ("data=table", f"data.root={tmp_path}", "data.label=label", "data.categories=[kind]")
     dataset = loaded(*words, "data.features=[size]", "data.validation_fraction=0")
     assert (dataset.train["kind"].tolist(), dataset.test["kind"].tolist()) == ([0, 1, 2], [0, 1])
@@ -268,6 +268,7 @@ def changed(**columns):
 
 
 NOT_ALL = [0.5, "NA", *TABLE["size"][2:]]
+LARGE = [0.5, 1e300, *TABLE["size"][2:]]
 HOLE = [0.5, "", *TABLE["size"][2:]]
 LATE = [*TABLE["city"][:-1], "Lima"]
 TABLE_WORDS = ("data=table", "data.root=houses.csv", "data.label=kind")
@@ -293,6 +294,11 @@ WRONG = [
         changed(size=NOT_ALL),
         [*FEW],
         "size of .* is text .*row 2 below the names has 'NA'.: give it a",
+    ),
+    (
+        changed(size=LARGE),
+        [*FEW],
+        "row 2 below the names: 1e.300 in column size is too large for f",
     ),
     (
         changed(size=["x,y"] * 60),

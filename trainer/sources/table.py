@@ -17,6 +17,8 @@ from trainer.job.errors import ConfigError, DataError
 Table = dict[str, Column]
 Place = Callable[[int], str]  # row -> how to call it
 
+EXACT = 2**53  # below it, a float64 holds every whole number
+
 
 def load(
     root: str,
@@ -74,18 +76,22 @@ def load(
         message = f"data.regression=true: column {label} of {path} is text"
         raise ConfigError(message, "leave it out: texts become classes")
     classes = [*categories, *([label] if kinds[label] != "number" and not regression else [])]
+    for table in splits.values():
+        for name in classes:
+            if table[name].dtype.kind == "f":
+                table[name] = table[name].astype(np.int64)
     known = {name: sorted({*train[name].tolist()}) for name in classes}
     made: dict[str, Examples] = {}
     for split, table in splits.items():
         fields: Examples = {}
         if numbers:
-            stacked = [table[name].astype(np.float32) for name in numbers]
+            stacked = [_float32(table[name], name, rows[split]) for name in numbers]
             fields["features"] = np.stack(stacked, axis=1)
         for name in (*categories, label):
             if name in known:
                 codes = _codes(table[name], known[name], name, rows[split])
             fields["label" if name == label else name] = (
-                codes if name in known else table[name].astype(np.float32)
+                codes if name in known else _float32(table[name], name, rows[split])
             )
         made[split] = fields
     return Dataset(
@@ -144,8 +150,14 @@ def _columns(
 
 def _merged(columns: Sequence[Column]) -> str:
     """Return what a column is in all splits: text, number, or whole for whole numbers."""
-    kinds = {column.dtype.kind for column in columns}
-    return "text" if "O" in kinds else "number" if "f" in kinds else "whole"
+    if any(map(_is_text, columns)):
+        return "text"
+    whole = all(
+        np.all((column % 1 == 0) & (abs(column) < EXACT))
+        for column in columns
+        if column.dtype.kind == "f"
+    )
+    return "whole" if whole else "number"
 
 
 def _is_text(column: Column) -> bool:
@@ -159,6 +171,16 @@ def _first_text(splits: Mapping[str, Table], rows: Mapping[str, Place], name: st
             if not tables.is_number(value):
                 return f" ({rows[split](row)} has {value!r})"
     return ""
+
+
+def _float32(column: Column, name: str, place: Place) -> Column:
+    with np.errstate(over="ignore"):
+        numbers = column.astype(np.float32)
+    if not (finite := np.isfinite(numbers)).all():
+        row = int(np.argmin(finite))
+        message = f"{place(row)}: {column[row]} in column {name} is too large for float32"
+        raise DataError(message, "scale the column, or leave the row out")
+    return numbers
 
 
 def _codes(column: Column, known: Sequence[object], name: str, place: Place) -> Column:
