@@ -94,3 +94,14 @@ def test_a_file_that_is_none_of_numpys(tmp_path, contents):
         path.write_bytes(contents)
     with pytest.raises(DataError, match=r"data\.npz: cannot be read .*: give a folder of \.npy"):
         loaded(path)
+
+
+def test_a_damaged_compressed_file(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, **ARRAYS)
+    data = bytearray(path.read_bytes())
+    start = 30 + int.from_bytes(data[26:28], "little") + int.from_bytes(data[28:30], "little")
+    data[start : start + 20] = b"\xff" * 20
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"data\.npz: cannot be read .*invalid block type"):
+        loaded(path)

@@ -21,7 +21,7 @@ def loaded(tmp_path):
     loaded_warnings, reports = [], []
 
     def loaded(*options, root=tmp_path / "data"):
-        job = [*options, f"data.root={root}", f"data.cache_dir={tmp_path}/cache"]
+        job = [f"data.root={root}", *options, f"data.cache_dir={tmp_path}/cache"]
         (made,) = compose([*job, "data.validation_fraction=0"])
         return load(
             made.config.data,
@@ -190,7 +190,7 @@ WRONG = {
     ),
     "no picture": (
         *images(lambda f: (f / "test" / "coat" / "002.png").write_text("text")),
-        *(DataError, r"test/coat/002\.png: not a PNG, JPEG"),
+        *(DataError, r"test/coat/002\.png: not a PNG or JPEG file: convert"),
     ),
     "another size": (
         *images(
@@ -203,7 +203,11 @@ WRONG = {
     ),
     "16 bits": (
         *images(lambda f: Image.new("I;16", (8, 8)).save(f / "train" / "coat" / "002.png")),
-        *(DataError, r"002\.png: the mode I;16, .*: convert it to 8 bits"),
+        *(DataError, r"002\.png: the mode I;16: convert it to RGB or grey with 8 bits"),
+    ),
+    "for print": (
+        *images(lambda f: Image.new("CMYK", (8, 8)).save(f / "train/coat/002.png", "JPEG")),
+        *(DataError, r"002\.png: the mode CMYK: convert it to RGB or grey with 8 bits a channel"),
     ),
     "one class": (
         *images(lambda f: [shutil.rmtree(f / "train" / name) for name in NAMES[1:]]),
@@ -271,6 +275,18 @@ WRONG = {
         *hub(lambda f: (shutil.rmtree(f), f.mkdir())),
         *(DataError, r"data/state\.json: cannot be read .*: name a folder that save_to_disk"),
     ),
+    "a split without rows": (
+        *hub(lambda f: only_train(f)),
+        *(DataError, r"data: split train has no rows: save it again with examples, or leave"),
+    ),
+    "no rows to test": (
+        *hub(lambda f: only_train(f, 9), "data.test_fraction=0"),
+        *(ConfigError, r"data\.test_fraction=0\.0: none of the 9 training examples is held out: "),
+    ),
+    "a path that cannot be": (
+        *hub(nothing, f"data.root={'a' * 300}"),
+        *(DataError, r"a/state\.json: cannot be read \(File name too long\): name a folder"),
+    ),
     "a missing Arrow file": (
         *hub(lambda f: (f / "test" / "data-00001-of-00002.arrow").unlink()),
         *(DataError, r"test/data-00001-of-00002\.arrow: is listed in state\.json, but is missing"),
@@ -303,6 +319,11 @@ WRONG = {
         ),
     ),
 }
+
+
+def only_train(folder, rows=0):
+    shutil.rmtree(folder)
+    data_folders.saved(folder, {"train": {"x": np.zeros(rows)}}, {"x": {"_type": "Value"}})
 
 
 def few(folder):

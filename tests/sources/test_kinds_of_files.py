@@ -206,6 +206,17 @@ def test_a_table_becomes_features_codes_and_classes(tmp_path):
     assert number.class_names == ()
 
 
+def test_a_column_is_text_in_all_files_or_in_none(tmp_path):
+    for split, kinds in (("train", "12A"), ("test", "12")):
+        columns = {"kind": [*kinds], "size": [*range(len(kinds))], "id": ["", *kinds[1:]]}
+        csv(tmp_path / f"{split}.csv", columns | {"label": ["1.0", *["0.0"] * (len(kinds) - 1)]})
+    words = ("data=table", f"data.root={tmp_path}", "data.label=label", "data.categories=[kind]")
+    dataset = loaded(*words, "data.features=[size]", "data.validation_fraction=0")
+    assert (dataset.train["kind"].tolist(), dataset.test["kind"].tolist()) == ([0, 1, 2], [0, 1])
+    assert dataset.class_names == ("0", "1")
+    assert dataset.train["label"].tolist() == [1, 0, 0]
+
+
 def test_a_text_becomes_windows_that_overlap_by_one_byte(tmp_path):
     words = as_text(tmp_path)[:2]
     dataset = loaded(*words, "data.window=16", "data.test_fraction=0.25")
@@ -265,22 +276,44 @@ def changed(**columns):
     return lambda folder: csv(folder / "houses.csv", TABLE | columns)
 
 
+NOT_ALL = [0.5, "NA", *TABLE["size"][2:]]
+LARGE = [0.5, 1e300, *TABLE["size"][2:]]
 HOLE = [0.5, "", *TABLE["size"][2:]]
 LATE = [*TABLE["city"][:-1], "Lima"]
 TABLE_WORDS = ("data=table", "data.root=houses.csv", "data.label=kind")
 MIX = ("data=mixture", "data.sets.a.name=arrays", "data.sets.a.root=clean")
+FEW = (*TABLE_WORDS, "data.features=[size]")
 TEXT_WORDS = ("data=text", "data.root=text")
 RECORDS = ("data=records", "data.root=x.array_record", "data.cache_dir=cache")
 WRONG = [
     (changed(), ["data=table", "data.root=houses.csv"], "data.label=None: data=table needs it"),
-    (changed(), [*TABLE_WORDS], "data.features: column city of .*houses.csv is text: give it a r"),
+    (
+        changed(),
+        [*TABLE_WORDS],
+        "data.features: column city of .*houses.csv is text .*houses.csv: row 1 .*has 'Rome'.: ",
+    ),
     (changed(), [*TABLE_WORDS, "data.features=[sise]"], r"data.features=sise: there is no such"),
     (changed(), [*TABLE_WORDS, "data.features=[kind]"], r"data.features=kind: data.label names"),
     (changed(), [*TABLE_WORDS, "data.categories=[city,size]"], "column size of .* has fractions"),
     (changed(), [*TABLE_WORDS, "data.regression=true", "data.features=[size]"], "kind of .* is te"),
     (changed(), [*TABLE_WORDS, "data.test_fraction=1"], r"data.test_fraction=1.0: use a number in"),
-    (changed(size=HOLE), [*TABLE_WORDS], r"houses.csv: row 2 \(line 3\) has no number or text in"),
-    (changed(size=["x,y"] * 60), [*TABLE_WORDS], r"row 1 \(line 2\) has 5 values for 4 columns"),
+    (changed(), [*FEW, "data.test_fraction=0"], "data.test_fraction=0.0: none of the 60 training"),
+    (changed(size=HOLE), [*TABLE_WORDS], "houses.csv: row 2 below the names has no number or"),
+    (
+        changed(size=NOT_ALL),
+        [*FEW],
+        "size of .* is text .*row 2 below the names has 'NA'.: give it a",
+    ),
+    (
+        changed(size=LARGE),
+        [*FEW],
+        "row 2 below the names: 1e.300 in column size is too large for f",
+    ),
+    (
+        changed(size=["x,y"] * 60),
+        [*TABLE_WORDS],
+        r"row 1 below the names has 5 values for 4 columns",
+    ),
     (
         changed(city=LATE),
         [*TABLE_WORDS, "data.categories=[city]", "data.test_fraction=0.99"],
@@ -293,6 +326,13 @@ WRONG = [
         lambda f: (f / "houses.csv").write_bytes(b"a\n\xff\n"),
         [*TABLE_WORDS],
         "cannot be read .'utf",
+    ),
+    (
+        lambda f: parquet.write_table(
+            pyarrow.table({"a": pyarrow.array([], "str")}), f / "t.parquet"
+        ),
+        [TABLE_WORDS[0], "data.root=t.parquet", TABLE_WORDS[2]],
+        "t.parquet: has no rows",
     ),
     (
         lambda f: (f / "t.parquet").write_bytes(b"PAR1"),
@@ -318,6 +358,9 @@ WRONG = [
         [*RECORDS],
         r"record 1 has x int64.*, y int64.*, the",
     ),
+    (record_files({}, {}), [*RECORDS], "x.array_record: record 0 has no field: give all the same"),
+    (lambda f: None, [RECORDS[0], f"data.root={'a' * 300}.array_record"], "read .File name too l"),
+    (record_files({"x": 1}), [*RECORDS], "data.test_fraction=0.2: all 1 training examples: use a"),
     (damaged_records, [*RECORDS], "x.array_record: a record is damaged .*mismatch"),
     (
         lambda f: (f / "x.array_record").write_bytes(b"a" * 999),
@@ -325,7 +368,8 @@ WRONG = [
         r"x.array_record: is damaged \(Array",
     ),
     (lambda f: None, [*RECORDS], "x.array_record: cannot be read .No such file"),
-    (lambda f: None, [RECORDS[0], "data.root=x.csv"], "x.csv: is no file .array_record or"),
+    (lambda f: None, [RECORDS[0], "data.root=x.csv"], "data.root=.*x.csv: is not there: correct"),
+    (lambda f: (f / "x").touch(), [RECORDS[0], "data.root=x"], "x: is not a .array_record or"),
     (as_mixture, ["data=mixture"], "data.sets=None: data=mixture needs it, like data.sets={a: {n"),
     (
         as_mixture,

@@ -60,7 +60,7 @@ def test_pictures_of_another_data_set_are_taken_as_they_are(tmp_path, shape):
     for wrong, message in (
         (picture.resize((14, 18)), "14 x 18 pixels, the images of the data set 7 x 9: resize"),
         (picture.convert("RGBA").rotate(45), "transparent parts, which the data set has not"),
-        (Image.new("I;16", (7, 9)), "the mode I;16, which the data set has not: convert it to 8"),
+        (Image.new("I;16", (7, 9)), "the mode I;16: convert it to RGB or grey with 8 bits"),
     ):
         wrong.save(path)
         with pytest.raises(DataError, match=rf"shoe\.png: {message}"):

@@ -22,15 +22,28 @@ def with_validation(dataset: Dataset, fraction: float) -> Dataset:
     if dataset.validation is not None or dataset.mixture is not None or not fraction:
         return dataset
     examples = size(dataset.train)
-    count = max(1, round(fraction * examples))
-    if count >= examples:
-        message = f"data.validation_fraction={fraction}: all {examples:,} training examples"
-        raise ConfigError(message, "use a smaller fraction, or 0 for no validation split")
+    count = counted("data.validation_fraction", fraction, examples)
     train, validation = held_out(dataset.sha256, examples, count)
     return dataset._replace(
         train={name: Rows(array, train) for name, array in dataset.train.items()},
         validation={name: Rows(array, validation) for name, array in dataset.train.items()},
     )
+
+
+def counted(option: str, fraction: float, examples: int) -> int:
+    """Return how many examples a fraction of them is, at least 1.
+
+    Raises:
+        ConfigError: it is 0, or it is all of them; names the option.
+    """
+    if not fraction:
+        message = f"{option}={fraction}: none of the {examples:,} training examples is held out"
+        raise ConfigError(message, "use a fraction above 0, or give a split of its own")
+    count = max(1, round(fraction * examples))
+    if count >= examples:
+        message = f"{option}={fraction}: all {examples:,} training examples"
+        raise ConfigError(message, "use a smaller fraction")
+    return count
 
 
 def held_out(identity: str, examples: int, count: int) -> tuple[Index, Index]:

@@ -74,9 +74,14 @@ def files_of(root: Path, option: str, endings: tuple[str, ...] | None = None) ->
         DataError: one is missing, or there are two for a split.
     """
     kind = "file" if endings is None else f"file {' or '.join(endings)}"
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 - Path raises if a parent is closed
         if endings is not None and root.suffix.lower() not in endings:
-            raise DataError(f"{option}={root}: is no {kind}", "give one, or a folder of such files")
+            if not os.path.lexists(root):
+                raise DataError(
+                    f"{option}={root}: is not there", "correct the path or its permissions"
+                )
+            message = f"{option}={root}: is not a {' or '.join(endings)} file"
+            raise DataError(message, "give one, or a folder of such files")
         return {"train": root}
     try:
         found = sorted(path for path in root.iterdir() if path.is_file())

@@ -38,7 +38,7 @@ def read(path: Path, convert: Callable[[Image.Image], Converted]) -> Converted:
         DataError: it cannot be read, is neither, is too large, or `convert` raises PictureError.
     """
     with quietly():
-        return read_one(str(path), path.read_bytes, convert)[1]
+        return read_one(str(path), path.read_bytes, convert, "PNG, JPEG or IDX")[1]
 
 
 @contextmanager
@@ -50,11 +50,14 @@ def quietly() -> Iterator[None]:
 
 
 def read_one(
-    name: str, read_file: Callable[[], bytes], convert: Callable[[Image.Image], Converted]
+    name: str,
+    read_file: Callable[[], bytes],
+    convert: Callable[[Image.Image], Converted],
+    kinds: str = "PNG or JPEG",
 ) -> tuple[bytes, Converted]:
     """Return a file, and what `convert` makes of it; as `read`, but within `quietly`.
 
-    `name` is what messages call the file.
+    `name` is what messages call the file, and `kinds` the kinds of files that would do.
     """
     try:
         data = read_file()
@@ -71,7 +74,7 @@ def read_one(
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         text = f"cannot be read ({reason}): correct or replace it"
         if isinstance(error, UnidentifiedImageError):
-            text = "not a PNG, JPEG or IDX file: convert it to one"
+            text = f"not a {kinds} file: convert it to one"
         elif isinstance(error, PictureError):
             text = str(error)
         raise DataError(f"{name}: {text}") from None
@@ -127,8 +130,8 @@ def check_form(picture: Image.Image) -> None:
     """Raise PictureError for a picture with transparent parts, or more than 8 bits a channel."""
     alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
     if picture.mode not in PLAIN:
-        problem = f"the mode {picture.mode}, which the data set has not: convert it to 8 bits"
-        raise PictureError(problem)
+        hint = "convert it to RGB or grey with 8 bits a channel"
+        raise PictureError(f"the mode {picture.mode}: {hint}")
     if alpha is not None and np.asarray(alpha).min() < 255:
         raise PictureError("transparent parts, which the data set has not: fill them")
 

@@ -4,6 +4,7 @@ cd DIR && find . -type f ! -name SHA256SUMS -exec sha256sum {} + > SHA256SUMS
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,7 @@ def check(
         DataError: the manifest or a file is missing, cut short or changed; names it.
     """
     data = expanded(root, "data.root").absolute()
-    folder = data if data.is_dir() else data.parent
+    folder = data if os.path.isdir(data) else data.parent  # noqa: PTH112 - Path raises if a parent is closed
     path = folder / expanded(name, "data.manifest")
     where = f"data.manifest={path}"
     try:

@@ -54,7 +54,8 @@ def read(path: Path) -> Iterator[Example]:
         DataError: a record is damaged, is not safetensors, or has other fields, shapes or dtypes
             than the first.
     """
-    reader, first = _open(path), ""
+    first: str | None = None
+    reader = _open(path)
     try:
         examples = int(reader.num_records())
         for start in range(0, examples, AT_ONCE):
@@ -63,11 +64,10 @@ def read(path: Path) -> Iterator[Example]:
             ):
                 example = load(record)
                 form = _form(example)
-                first = first or form
-                if form != first:
-                    message = (
-                        f"{path}: record {number:,} has {form or 'no field'}, the first {first}"
-                    )
+                first = form if first is None else first
+                if form != first or not form:
+                    message = f"{path}: record {number:,} has {form or 'no field'}"
+                    message += f", the first {first}" if number else ""
                     raise DataError(message, "give all the same fields, shapes and dtypes")
                 yield example
     except RuntimeError as error:

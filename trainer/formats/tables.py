@@ -1,6 +1,7 @@
 """Tables in files, CSV or Parquet -> columns: numbers or texts, of which none is missing."""
 
 import csv
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,22 @@ Column = npt.NDArray[Any]  # (N,): int64, float64, or str objects
 ENDINGS = (".csv", ".parquet")
 
 
-def read(path: Path) -> dict[str, Column]:
+def read(
+    path: Path, used: Collection[str] | None = None, texts: Collection[str] = ()
+) -> dict[str, Column]:
     """Return the columns of a table by name, in their order.
 
+    Args:
+        path: the file.
+        used: the columns that are checked; the contents of others mean nothing. None: all.
+        texts: the columns of a CSV file that stay texts even if all are numbers.
+
     Raises:
-        DataError: the file cannot be read, or a value is missing; names the line and the column.
+        DataError: the file cannot be read, or a value is missing; names the row and the column.
         UnavailableError: pyarrow, which Parquet needs, is not installed.
     """
     try:
-        columns = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+        columns = _parquet(path, used) if _is(path, ".parquet") else _csv(path, used, texts)
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror or first_line(error)})"
         raise DataError(message, "correct the path or its permissions") from error
@@ -33,11 +41,24 @@ def read(path: Path) -> dict[str, Column]:
 
 
 def place(path: Path, row: int) -> str:
-    """Return how to call a row, counted from 0: by its line in a CSV file."""
-    return f"{path}: row {row + 1:,}" + (f" (line {row + 2:,})" * (path.suffix.lower() == ".csv"))
+    """Return how to call a row, counted from 0; blank lines are none."""
+    return f"{path}: row {row + 1:,}" + " below the names" * _is(path, ".csv")
 
 
-def _csv(path: Path) -> dict[str, Column]:
+def is_number(text: str) -> bool:
+    """Return whether a text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is(path: Path, ending: str) -> bool:
+    return path.suffix.lower() == ending
+
+
+def _csv(path: Path, used: Collection[str] | None, texts: Collection[str]) -> dict[str, Column]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             names, *rows = list(csv.reader(file, strict=True)) or [[]]
@@ -45,7 +66,7 @@ def _csv(path: Path) -> dict[str, Column]:
         message = f"{path}: cannot be read ({first_line(error)})"
         raise DataError(message, "write it as CSV with commas, in UTF-8") from error
     names = [name.strip() for name in names]
-    if len({*names}) < len(names) or "" in names or (names and all(map(_is_number, names))):
+    if len({*names}) < len(names) or "" in names or (names and all(map(is_number, names))):
         message = f"{path}: its first line has the names {', '.join(names)}"
         raise DataError(message, "give each column a name of its own in the first line")
     rows = [row for row in rows if row]  # blank lines
@@ -55,18 +76,20 @@ def _csv(path: Path) -> dict[str, Column]:
             raise DataError(message, "quote values with commas, and give each row all columns")
     columns = zip(*rows, strict=True) if rows else ([] for _ in names)
     return {
-        name: _typed(np.array(column, object), name, path)
+        name: np.array(column, object)
+        if used is not None and name not in used
+        else _typed(column, name, path, name in texts)
         for name, column in zip(names, columns, strict=True)
     }
 
 
-def _typed(texts: Column, name: str, path: Path) -> Column:
+def _typed(column: Iterable[str], name: str, path: Path, is_text: bool) -> Column:
     """Return texts as whole numbers or as numbers, if all of them are."""
-    texts = np.array([text.strip() for text in texts], object)
+    texts = np.array([text.strip() for text in column], object)
     _refuse_missing(texts == "", name, path)
-    for dtype in (np.int64, np.float64):
+    for dtype in () if is_text else (np.int64, np.float64):
         try:
-            numbers = texts.astype(str).astype(dtype)
+            numbers = texts.astype(dtype)
         except (ValueError, OverflowError):
             continue
         _refuse_missing(~np.isfinite(numbers), name, path)
@@ -74,7 +97,7 @@ def _typed(texts: Column, name: str, path: Path) -> Column:
     return texts
 
 
-def _parquet(path: Path) -> dict[str, Column]:
+def _parquet(path: Path, used: Collection[str] | None) -> dict[str, Column]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -86,19 +109,22 @@ def _parquet(path: Path) -> dict[str, Column]:
     except pyarrow.ArrowException as error:
         message = f"{path}: cannot be read ({first_line(error)})"
         raise DataError(message, "is it a Parquet file, and whole?") from error
-    columns = {}
+    columns: dict[str, Column] = {}
+    if not table.num_rows:
+        return columns
     for name, column in zip(table.column_names, table.columns, strict=True):
+        if used is not None and name not in used:
+            columns[str(name)] = np.empty(len(column), object)
+            continue
         _refuse_missing(np.asarray(column.is_null()), name, path)
         values = column.to_numpy()
-        if values.dtype == object and not all(isinstance(value, str) for value in values):
-            values = values[:0]
         kind = values.dtype.kind
         if kind in "biu":
             values = values.astype(np.int64)
         elif kind == "f":
             values = values.astype(np.float64)
             _refuse_missing(~np.isfinite(values), name, path)
-        elif kind != "O" or not len(values):
+        elif kind != "O" or not all(isinstance(value, str) for value in values):
             message = f"{path}: column {name} is {column.type}"
             raise DataError(message, "use numbers and texts, or leave the column out of the file")
         columns[str(name)] = values
@@ -110,11 +136,3 @@ def _refuse_missing(missing: npt.NDArray[np.bool_], name: str, path: Path) -> No
         row = int(np.flatnonzero(missing)[0])
         message = f"{place(path, row)} has no number or text in column {name}"
         raise DataError(message, "fill it in, or leave the row out")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

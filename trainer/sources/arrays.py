@@ -5,6 +5,7 @@ An array is named SPLIT_FIELD, such as `train_image` and `test_label`, or FIELD_
 """
 
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -42,7 +43,7 @@ def load(root: str) -> Dataset:
                 message = f"data.root={path}: {name} would be a second {split}_{field}"
                 raise DataError(message, "leave one of them there")
             splits[split][field] = array
-    except (OSError, EOFError, ValueError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, BadZipFile, zlib.error) as error:
         is_object = any(word in str(error) for word in ("pickle", "Python objects"))
         reason = "it holds Python objects" if is_object else error
         message = f"data.root={path}: cannot be read ({reason})"

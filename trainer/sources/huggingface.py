@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from trainer.data.dataset import Dataset, Examples, size
 from trainer.data.rows import Rows
-from trainer.data.split import held_out
+from trainer.data.split import counted, held_out
 from trainer.formats import arrow, cache, image_files
 from trainer.formats.arrow import Saved
 from trainer.formats.download import Progress
@@ -75,24 +75,16 @@ def load(
         examples[split][field] = array
     train, test = examples["train"], examples.get("test")
     if test is None:
-        train, test = _split(train, decoded.about["sha256"], test_fraction, path)
+        train, test = _split(train, decoded.about["sha256"], test_fraction)
     names = tuple(decoded.about["class_names"])
     validation = examples.get("validation")
     return Dataset("huggingface", train, test, validation=validation, class_names=names)
 
 
-def _split(
-    train: Examples, identity: str, fraction: float, path: Path
-) -> tuple[Examples, Examples]:
+def _split(train: Examples, identity: str, fraction: float) -> tuple[Examples, Examples]:
     """Return the training examples in two parts, the second to test on."""
-    option, examples = f"data.test_fraction={fraction}", size(train)
-    if not fraction:
-        hint = "save a split `test`, or use a fraction above 0"
-        raise ConfigError(f"{option}: data.root={path} has no split test", hint)
-    count = max(1, round(fraction * examples))
-    if count >= examples:
-        message = f"{option}: all {examples:,} training examples"
-        raise ConfigError(message, "use a smaller fraction")
+    examples = size(train)
+    count = counted("data.test_fraction", fraction, examples)
     kept, held = (
         {name: Rows(array, rows) for name, array in train.items()}
         for rows in held_out(identity, examples, count)
@@ -127,6 +119,9 @@ def _decode(
     for split, one in splits.items():
         counts = [(batch.num_rows, batch.schema.names) for batch in _batches(one)]
         rows, there = sum(n for n, _ in counts), counts[0][1] if counts else []
+        if not rows:
+            message = f"{path}: split {split} has no rows"
+            raise DataError(message, "save it again with examples, or leave the split out")
         for name in there if columns is None else columns:
             if name not in there:
                 message = f"data.columns={list(columns or ())}: {path} has no column {name}"

@@ -12,12 +12,12 @@ from typing import Any
 from trainer.data.dataset import Dataset, Examples
 from trainer.data.mapped import Mapped
 from trainer.data.rows import Rows
-from trainer.data.split import held_out
+from trainer.data.split import counted, held_out
 from trainer.formats import cache, records
 from trainer.formats.download import Progress
 from trainer.formats.find import files_of
 from trainer.job.directory import expanded
-from trainer.job.errors import ConfigError, DataError
+from trainer.job.errors import DataError
 
 POLLED = 4096  # examples between two calls of `poll`
 
@@ -51,10 +51,7 @@ def load(
         splits[split][field] = Mapped(array)
     if "test" not in splits:
         examples = len(next(iter(splits["train"].values())))
-        held = max(1, round(test_fraction * examples))
-        if held >= examples:
-            message = f"data.test_fraction={test_fraction}: all {examples:,} examples of {path}"
-            raise ConfigError(message, "use a smaller fraction")
+        held = counted("data.test_fraction", test_fraction, examples)
         whole, parts = splits["train"], held_out(arrays.about["sha256"], examples, held)
         for split, rows in zip(("train", "test"), parts, strict=True):
             splits[split] = {name: Rows(array, rows) for name, array in whole.items()}

@@ -1,13 +1,13 @@
 """A table, CSV or Parquet -> `features` and `label`, and a field of codes for each category."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from trainer.data.dataset import Dataset, Examples
-from trainer.data.split import held_out
+from trainer.data.split import counted, held_out
 from trainer.formats import cache, tables
 from trainer.formats.find import files_of
 from trainer.formats.tables import Column
@@ -16,6 +16,8 @@ from trainer.job.errors import ConfigError, DataError
 
 Table = dict[str, Column]
 Place = Callable[[int], str]  # row -> how to call it
+
+EXACT = 2**53  # below it, a float64 holds every whole number
 
 
 def load(
@@ -44,7 +46,12 @@ def load(
     """
     path = expanded(root, "data.root")
     files = files_of(path, "data.root", tables.ENDINGS)
-    splits = {split: tables.read(file) for split, file in files.items()}
+    used = None if features is None else {label, *categories, *features}
+    splits = {split: tables.read(file, used) for split, file in files.items()}
+    texts = {name for of in splits.values() for name, column in of.items() if _is_text(column)}
+    for split, of in splits.items():
+        if any(name in of and not _is_text(of[name]) for name in texts):  # `1` among others is text
+            splits[split] = tables.read(files[split], used, texts)
     rows: dict[str, Place] = {split: partial(tables.place, file) for split, file in files.items()}
     if "test" not in splits:
         splits, rows = _divided(splits["train"], path, test_fraction)
@@ -58,7 +65,8 @@ def load(
     for option, names in (("data.features", numbers), ("data.categories", categories)):
         for name in names:
             if option == "data.features" and kinds[name] == "text":
-                message = f"{option}: column {name} of {path} is text"
+                text = _first_text(splits, rows, name)
+                message = f"{option}: column {name} of {path} is text{text}"
                 hint = f"give it a rule, data.categories=[{name}], or choose: data.features=[...]"
                 raise ConfigError(message, hint)
             if option == "data.categories" and kinds[name] == "number":
@@ -68,18 +76,22 @@ def load(
         message = f"data.regression=true: column {label} of {path} is text"
         raise ConfigError(message, "leave it out: texts become classes")
     classes = [*categories, *([label] if kinds[label] != "number" and not regression else [])]
+    for table in splits.values():
+        for name in classes:
+            if table[name].dtype.kind == "f":
+                table[name] = table[name].astype(np.int64)
     known = {name: sorted({*train[name].tolist()}) for name in classes}
     made: dict[str, Examples] = {}
     for split, table in splits.items():
         fields: Examples = {}
         if numbers:
-            stacked = [table[name].astype(np.float32) for name in numbers]
+            stacked = [_float32(table[name], name, rows[split]) for name in numbers]
             fields["features"] = np.stack(stacked, axis=1)
         for name in (*categories, label):
             if name in known:
                 codes = _codes(table[name], known[name], name, rows[split])
             fields["label" if name == label else name] = (
-                codes if name in known else table[name].astype(np.float32)
+                codes if name in known else _float32(table[name], name, rows[split])
             )
         made[split] = fields
     return Dataset(
@@ -96,10 +108,7 @@ def _divided(
 ) -> tuple[dict[str, Table], dict[str, Place]]:
     """Return the rows to train on and to test on, in their order, and how to call them."""
     examples = len(next(iter(table.values())))
-    count = max(1, round(fraction * examples))
-    if count >= examples:
-        message = f"data.test_fraction={fraction}: all {examples:,} rows of {path}"
-        raise ConfigError(message, "use a smaller fraction")
+    count = counted("data.test_fraction", fraction, examples)
     train, test = held_out(cache.sha256_of(path), examples, count)
     parts = {"train": train, "test": test}
     tables_ = {
@@ -141,8 +150,37 @@ def _columns(
 
 def _merged(columns: Sequence[Column]) -> str:
     """Return what a column is in all splits: text, number, or whole for whole numbers."""
-    kinds = {column.dtype.kind for column in columns}
-    return "text" if "O" in kinds else "number" if "f" in kinds else "whole"
+    if any(map(_is_text, columns)):
+        return "text"
+    whole = all(
+        np.all((column % 1 == 0) & (abs(column) < EXACT))
+        for column in columns
+        if column.dtype.kind == "f"
+    )
+    return "whole" if whole else "number"
+
+
+def _is_text(column: Column) -> bool:
+    return column.dtype == object
+
+
+def _first_text(splits: Mapping[str, Table], rows: Mapping[str, Place], name: str) -> str:
+    """Return the first value that is no number, for a message."""
+    for split, table in splits.items():
+        for row, value in enumerate(table[name].tolist()):
+            if not tables.is_number(value):
+                return f" ({rows[split](row)} has {value!r})"
+    return ""
+
+
+def _float32(column: Column, name: str, place: Place) -> Column:
+    with np.errstate(over="ignore"):
+        numbers = column.astype(np.float32)
+    if not (finite := np.isfinite(numbers)).all():
+        row = int(np.argmin(finite))
+        message = f"{place(row)}: {column[row]} in column {name} is too large for float32"
+        raise DataError(message, "scale the column, or leave the row out")
+    return numbers
 
 
 def _codes(column: Column, known: Sequence[object], name: str, place: Place) -> Column:
