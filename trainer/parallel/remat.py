@@ -48,7 +48,7 @@ def _run(whole: Any, arguments: list[Any], parts: int) -> list[Any]:
             eqns=part,
             debug_info=jaxpr.debug_info.with_unknown_names(),
         )
-        function = core.jaxpr_as_fun(core.ClosedJaxpr(program, []))
+        function = core.jaxpr_as_fun(whole.replace(jaxpr=program, consts=[]))
         if last < len(jaxpr.eqns):
             function = jax.checkpoint(function)
         values |= zip(outs, function(*(values[var] for var in ins)), strict=True)
