@@ -83,7 +83,7 @@ def test_a_number_that_does_not_fit_the_images_is_named(options, message):
 
 def test_a_task_without_images_is_named():
     task = TASK._replace(example={"x": jax.ShapeDtypeStruct((3,), np.float32)})
-    message = r"augment.flip=True: the data set has x \[3\]: it needs `image`, \(rows, columns\)"
+    message = r"augment.flip=true: the data set has x \[3\]: it needs `image`, \(rows, columns\)"
     with pytest.raises(ConfigError, match=message):
         make.augmented(task, AugmentConfig(**{**OFF, "flip": True}))
 
