@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from trainer.data.dataset import Dataset, size
+from trainer.data.dataset import Dataset, Examples, size
 from trainer.data.order import permutation
 from trainer.data.rows import Index, Rows
 from trainer.job.errors import ConfigError
@@ -21,13 +21,24 @@ def with_validation(dataset: Dataset, fraction: float) -> Dataset:
     """
     if dataset.validation is not None or dataset.mixture is not None or not fraction:
         return dataset
-    examples = size(dataset.train)
-    count = counted("data.validation_fraction", fraction, examples)
-    train, validation = held_out(dataset.sha256, examples, count)
-    return dataset._replace(
-        train={name: Rows(array, train) for name, array in dataset.train.items()},
-        validation={name: Rows(array, validation) for name, array in dataset.train.items()},
+    option = "data.validation_fraction"
+    train, validation = divided(dataset.train, dataset.sha256, option, fraction)
+    return dataset._replace(train=train, validation=validation)
+
+
+def divided(
+    examples: Examples, identity: str, option: str, fraction: float
+) -> tuple[Examples, Examples]:
+    """Return the other examples, and the fraction of them that is held out, without a copy.
+
+    Which ones depends on the text that identifies the data alone. Raises as `counted`.
+    """
+    count = counted(option, fraction, size(examples))
+    rest, held = (
+        {name: Rows(array, rows) for name, array in examples.items()}
+        for rows in held_out(identity, size(examples), count)
     )
+    return rest, held
 
 
 def counted(option: str, fraction: float, examples: int) -> int:

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.dataset import Dataset, Examples, size
-from trainer.data.rows import Rows
-from trainer.data.split import counted, held_out
+from trainer.data.dataset import Dataset, Examples
+from trainer.data.split import divided
 from trainer.formats import arrow, cache, image_files
 from trainer.formats.arrow import Saved
 from trainer.formats.download import Progress
@@ -75,21 +74,10 @@ def load(
         examples[split][field] = array
     train, test = examples["train"], examples.get("test")
     if test is None:
-        train, test = _split(train, decoded.about["sha256"], test_fraction)
+        train, test = divided(train, decoded.about["sha256"], "data.test_fraction", test_fraction)
     names = tuple(decoded.about["class_names"])
     validation = examples.get("validation")
     return Dataset("huggingface", train, test, validation=validation, class_names=names)
-
-
-def _split(train: Examples, identity: str, fraction: float) -> tuple[Examples, Examples]:
-    """Return the training examples in two parts, the second to test on."""
-    examples = size(train)
-    count = counted("data.test_fraction", fraction, examples)
-    kept, held = (
-        {name: Rows(array, rows) for name, array in train.items()}
-        for rows in held_out(identity, examples, count)
-    )
-    return kept, held
 
 
 def _decode(

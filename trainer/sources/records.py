@@ -11,8 +11,7 @@ from typing import Any
 
 from trainer.data.dataset import Dataset, Examples
 from trainer.data.mapped import Mapped
-from trainer.data.rows import Rows
-from trainer.data.split import counted, held_out
+from trainer.data.split import divided
 from trainer.formats import cache, records
 from trainer.formats.download import Progress
 from trainer.formats.find import files_of
@@ -50,11 +49,9 @@ def load(
         split, _, field = name.partition("-")
         splits[split][field] = Mapped(array)
     if "test" not in splits:
-        examples = len(next(iter(splits["train"].values())))
-        held = counted("data.test_fraction", test_fraction, examples)
-        whole, parts = splits["train"], held_out(arrays.about["sha256"], examples, held)
-        for split, rows in zip(("train", "test"), parts, strict=True):
-            splits[split] = {name: Rows(array, rows) for name, array in whole.items()}
+        identity, option = arrays.about["sha256"], "data.test_fraction"
+        parts = divided(splits["train"], identity, option, test_fraction)
+        splits["train"], splits["test"] = parts
     return Dataset("records", splits["train"], splits["test"], validation=splits.get("validation"))
 
 
