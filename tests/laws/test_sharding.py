@@ -71,7 +71,7 @@ def test_gradients_sent_in_bfloat16_are_rounded(how):
         rounded,
         exact,
     )
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), rounded, exact)))
+    assert (rounded[0].kernel != exact[0].kernel).any()  # small leaves may stay exact
 
 
 @layouts
@@ -102,9 +102,10 @@ def test_the_collectives_of_a_step(name, mode):
     _, compiled, shardings = program(name, DEVICES, 1, shard_state=mode)
     split = [s for s in jax.tree.leaves(shardings.optim_state[0].mu) if not s.is_fully_replicated]
     assert split
-    count = 1 if mode == "optimizer" else len(split)
+    # As one array, gathered once more at the end of a dispatch; or leaf by leaf.
+    scatters, gathers = (1, 2) if mode == "optimizer" else (len(split), len(split))
     found = traffic(compiled.as_text()).collectives
-    assert found == {"all-reduce": 1, "reduce-scatter": count, "all-gather": count}
+    assert found == {"all-reduce": 1, "reduce-scatter": scatters, "all-gather": gathers}
 
 
 def test_with_remat_weights_are_gathered_again_in_the_backward_pass():
