@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,11 @@ def of_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def of_weights(weights: Any) -> str:
-    """Return the SHA-256 over the bytes of all leaves, in tree order."""
+def of_weights(weights: Any, to_host: Callable[[Any], Any] = np.asarray) -> str:
+    """Return the SHA-256 over the bytes of all leaves, in tree order, each brought to the host."""
     sha256 = hashlib.sha256()
     for leaf in jax.tree.leaves(weights):
-        sha256.update(bytes_of(leaf))
+        sha256.update(bytes_of(to_host(leaf)))
     return sha256.hexdigest()
 
 
