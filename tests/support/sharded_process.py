@@ -1,35 +1,104 @@
-"""One process of several: saves and restores checkpoints of a sharded state, for its test.
-
-Arguments: the folder of all layouts, the own layout, the others. An AssertionError ends it.
-"""
+"""One of the processes that save and restore a sharded state together; tests/train starts them."""
 
 import os
-import sys
+import shutil
 import time
 from pathlib import Path
 
 import jax
-from support.connected import connected
-from support.harm import files_of_at_most
-from support.sharded import assert_restored, opened, shardings
+import pytest
+from support import harm, sharded
 
 from trainer.checkpoint import shards
 from trainer.distributed import collectives
 from trainer.job.errors import ConfigError, SaveError
 from trainer.train.shared import check_seen_by_all
 
-
-def wait_for(path: Path) -> None:
-    """Wait until another process has made a file or folder."""
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.05)
+KINDS = ("all", "optimizer", "2d", "none")
 
 
 def main(root: Path, own: str, others: list[str]) -> None:
-    """Save; restore what the others have saved; let saves fail."""
-    ...
+    """Save in a folder, restore what other layouts have saved, and let things go wrong."""
+    rank, processes = jax.process_index(), jax.process_count()
+    save(root / own, rank, processes)
+    if rank == 0:
+        (root / f"{own}.done").touch()
+    reads_its_own_chunks_alone(root / own)
+    for other in others:
+        restore(root / other, root / f"{other} for {own}", rank)
+    refuse_folders_that_are_not_shared(root / f"folders of {own}", rank)
 
 
-main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+def save(folder: Path, rank: int, processes: int) -> None:
+    """Save steps 1 to 3; in between the last process fails, and comes too late."""
+    last = processes - 1
+    with sharded.opened(folder, "all", limit=1, seconds=1.5) as run:
+
+        def fails(step: int, reason: str) -> None:
+            with pytest.raises(SaveError, match="the last checkpoint is not written"):
+                run.save(step)
+            warning = run.warnings.pop()
+            assert f"process {last}: {reason}" in warning, warning
+            assert not run.warnings
+            assert not run.writer.failing()
+
+        run.save(1)
+        with harm.files_of_at_most(10 if rank == last else 10**9):
+            fails(7, "[Errno 27] File too large")
+        run.save(2)
+        write, late = shards.write, time.sleep if rank == last else lambda _: None
+        shards.write = lambda *arguments: late(3) or write(*arguments)
+        fails(8, "no answer within 1.5 s")
+        shards.write = write
+        collectives.share(lambda: None)  # the next save would be late, too
+        run.save(3)
+        run.save(3)  # is there already: nobody waits
+    collectives.share(lambda: None)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "3"]
+
+
+def reads_its_own_chunks_alone(folder: Path) -> None:
+    """Restore with the sharding that was saved."""
+    read, seen = shards.read, []
+    shards.read = lambda folder, chunk: seen.append(chunk) or read(folder, chunk)
+    with sharded.opened(folder, "all") as run:
+        run.restore(sharded.shardings("all"))
+    shards.read = read
+    kernels = [chunk for chunk in seen if chunk.place.leaf == "weights/0/kernel"]
+    assert len(kernels) == jax.local_device_count()
+    assert len(seen) == len({*seen})
+    assert {chunk.file for chunk in kernels} == {f"process_{jax.process_index()}.bin"}
+
+
+def restore(saved: Path, copy: Path, rank: int) -> None:
+    """Restore the checkpoints of a folder in every way; the newest is damaged at last."""
+    deadline = time.monotonic() + 90
+    while rank == 0 and not saved.with_name(f"{saved.name}.done").exists():
+        assert time.monotonic() < deadline, saved
+        time.sleep(0.05)
+    if rank == 0:
+        shutil.copytree(saved, copy)
+    with sharded.opened(copy, "all") as run:
+        for kind in KINDS:
+            target = sharded.shardings(kind)
+            sharded.assert_restored(run.restore(target), target, 3)
+        for step, damage in ((3, harm.flip_a_bit), (2, os.unlink)):
+            collectives.share(lambda: None)
+            if rank == 0:
+                damage(copy / str(step) / "process_0.bin")
+            sharded.assert_restored(run.restore(target), target, step - 1)
+            assert rank or "is damaged (file process_0.bin " in run.warnings.pop()
+
+
+def refuse_folders_that_are_not_shared(folder: Path, rank: int) -> None:
+    """As if each host had a disk of its own."""
+    own = folder / str(rank)
+    if rank == 0:
+        own.mkdir(parents=True)
+    collectives.share(lambda: None)
+    for message in ("host .* does not have", r"is another folder for process 1 \(host .*\)"):
+        with pytest.raises(ConfigError, match=message):
+            check_seen_by_all(own)
+        own.mkdir(exist_ok=True)
+        collectives.share(lambda: None)
+    assert not [*own.iterdir()]

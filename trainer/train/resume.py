@@ -160,7 +160,9 @@ def other_weights(
         name: np.zeros(own[name].shape, own[name].dtype) if taken is None else taken[name]
         for name in names
     }
-    placed = meshes.place(meshes.replicated(process.mesh), collectives.broadcast(host))
+    placed = meshes.spread(
+        {name: own[name].sharding for name in names}, collectives.broadcast(host)
+    )
     return jax.tree.unflatten(jax.tree.structure(weights), ({**own, **placed}).values())
 
 

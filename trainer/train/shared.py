@@ -107,8 +107,8 @@ class SharedCheckpoints:
         for rank in range(1, jax.process_count()):
             try:
                 answer = values.get(f"written/{rank}", max(1.0, end - time.monotonic()))
-            except TimeoutError as error:
-                answer = SaveError(str(error)).packed()
+            except TimeoutError:
+                answer = SaveError(f"no answer within {self._timeout:g} s").packed()
             answers[f"process {rank}: "] = answer
         ended = _outcome(commit)
         values.put("end", ended)
