@@ -1,6 +1,7 @@
 """A sharded state comes back bit for bit, on other devices too, or not at all."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -46,9 +47,9 @@ def test_every_array_is_written_once_and_what_is_replicated_is_shared_out():
     assert [each.count("optim_state/0/kernel") for each in leaves] == [1, 1, 1, 1]
 
 
-def save_as_processes(folder, *steps):
+def save_as_processes(folder, *steps, keep_last=9):
     """Save as if each device was that of a process of its own."""
-    keep = {"keep_last": 9, "keep_best": 0, "best": Best("accuracy", largest=True)}
+    keep = {"keep_last": keep_last, "keep_best": 0, "best": Best("accuracy", largest=True)}
     with Checkpoints(folder, **keep, warn=pytest.fail) as checkpoints:
         for step in steps:
             state = spread(shardings("all", PROCESSES), make_state(step))
@@ -77,20 +78,19 @@ def refused(pristine, tmp_path):
     with opened(tmp_path / "run", "none", 1) as run, files.checkpointer() as reader:
         folder, target = tmp_path / "run" / "2", shardings("all", 2)
 
-        def check(damage, name, restores=True):
+        def check(damage, name):
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(pristine / "2", folder)
             damage(folder / name)
             for use in (files.read, files.check):
                 with pytest.raises(Damaged, match=f"file {re.escape(name)} "):
                     use(reader, folder, {})
-            if restores:
-                assert_restored(run.restore(target), target, 1)
-                (warning,) = run.warnings
-                assert f"{folder} is damaged (file {name} " in warning
-                assert names_of(folder.parent) == ["1", "bad-2.0"]
-                shutil.rmtree(folder.parent / "bad-2.0")
-                run.warnings.clear()
+            assert_restored(run.restore(target), target, 1)
+            (warning,) = run.warnings
+            assert f"{folder} is damaged (file {name} " in warning
+            assert names_of(folder.parent) == ["1", "bad-2.0"]
+            shutil.rmtree(folder.parent / "bad-2.0")
+            run.warnings.clear()
 
         yield check
 
@@ -152,3 +152,38 @@ def test_a_record_of_another_number_of_processes_is_damaged(pristine, tmp_path, 
     (folder / "record.json").write_text(json.dumps(sealed))
     with pytest.raises(Damaged, match=r"record\.json lists other files"):
         files.check(None, folder, {})
+
+
+def test_whenever_a_process_is_killed_a_whole_checkpoint_is_left(tmp_path, monkeypatch):
+    """A copy of the folder, made before each call that changes it, is what a kill then leaves."""
+    folder, copies, calls = tmp_path / "run", [], []
+    save_as_processes(folder, 1, keep_last=1)
+
+    def observe(name):
+        real = getattr(os, name)
+
+        def call(*arguments, **options):
+            if not calls:  # else it is one of copytree's own
+                calls.append(name)
+                copies.append(shutil.copytree(folder, tmp_path / f"{len(copies)} {name}"))
+                calls.clear()
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("mkdir", "fsync", "rename", "replace", "unlink", "rmdir"):
+        observe(name)
+    save_as_processes(folder, 2, keep_last=1)
+    monkeypatch.undo()
+    newest = []
+    for copy in copies:
+        with opened(copy, "none", 1) as run:
+            target = shardings("all", 2)
+            restored = run.restore(target)
+            newest.append(restored.step)
+            assert_restored(restored, target, newest[-1])
+            assert names_of(copy) == [str(newest[-1])] or names_of(copy) == ["1", "2"]
+        assert not run.warnings
+    assert newest == sorted(newest)
+    assert newest.count(1) > 5 * PROCESSES
+    assert newest.count(2) > 2 * PROCESSES
