@@ -36,11 +36,18 @@ def make_state(seed: int) -> TrainState:
     return TrainState(weights, velocities, np.array(seed, np.int32))
 
 
+def large_state(seed: int) -> TrainState:
+    """Return 256 MiB in 32 arrays."""
+    arrays = [np.full((2048, 1024), seed + i, np.float32) for i in range(16)]
+    return TrainState(arrays, arrays, np.array(seed, np.int32))
+
+
+Make = Callable[[int], TrainState]
 TEMPLATE = jax.eval_shape(lambda: make_state(0))
 
 
-def shardings(kind: str, devices: int | None = None) -> Any:
-    """Return shardings of the state over the first devices: all, optimizer, 2d or none."""
+def shardings(kind: str, devices: int | None = None, template: Any = TEMPLATE) -> Any:
+    """Return shardings of a state over the first devices: all, optimizer, 2d or none."""
     all_devices = np.array(jax.devices()[:devices])
     shape = (2, all_devices.size // 2) if kind == "2d" else (1, all_devices.size)
     mesh = Mesh(all_devices.reshape(shape), ("replica", "shard"))
@@ -52,7 +59,7 @@ def shardings(kind: str, devices: int | None = None) -> Any:
             axes[leaf.shape.index(max(divides))] = "shard"
         return NamedSharding(mesh, PartitionSpec(*axes))
 
-    weights, optim_state, step = TEMPLATE[:3]
+    weights, optim_state, step = template[:3]
     whole = kind in ("none", "optimizer")
     return TrainState(
         jax.tree.map(lambda leaf: of(leaf, not whole), weights),
@@ -78,14 +85,20 @@ class Opened(NamedTuple):
 
 @contextmanager
 def opened(
-    folder: Path, kind: str, devices: int | None = None, limit: int = 0, seconds: float = 60
+    folder: Path,
+    kind: str,
+    devices: int | None = None,
+    limit: int = 0,
+    seconds: float = 60,
+    make: Make = make_state,
 ) -> Iterator[Opened]:
     """Open the checkpoints of a folder, as a run whose state is sharded does."""
     warnings: list[str] = []
-    placed = shardings(kind, devices)
+    template = jax.eval_shape(lambda: make(0))
+    placed = shardings(kind, devices, template)
 
     def state(seed: int) -> Any:
-        return spread(placed, make_state(seed))
+        return spread(placed, make(seed))
 
     checkpoints = None
     if jax.process_index() == 0:
@@ -94,7 +107,7 @@ def opened(
 
     def restore(target: Any) -> Restored | None:
         plan = Plan(10, 1, 100, 1)
-        return resume.restore(checkpoints, folder, TEMPLATE, target, {}, plan, lambda _: None)
+        return resume.restore(checkpoints, folder, template, target, {}, plan, lambda _: None)
 
     with Writer(
         checkpoints if kind == "none" else SharedCheckpoints(folder, checkpoints, seconds),

@@ -1,8 +1,12 @@
 """One of the processes that save and restore a sharded state together; tests/train starts them."""
 
+import ctypes
+import gc
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -27,6 +31,8 @@ def main(root: Path, own: str, others: list[str]) -> None:
     for other in others:
         restore(root / other, root / f"{other} for {own}", rank)
     refuse_folders_that_are_not_shared(root / f"folders of {own}", rank)
+    if processes == 4:
+        needs_little_memory(root / "large")
 
 
 def save(folder: Path, rank: int, processes: int) -> None:
@@ -102,3 +108,34 @@ def refuse_folders_that_are_not_shared(folder: Path, rank: int) -> None:
         own.mkdir(exist_ok=True)
         collectives.share(lambda: None)
     assert not [*own.iterdir()]
+
+
+def needs_little_memory(folder: Path) -> None:
+    """Save and restore a large state: a process needs room for its own part, once."""
+    with sharded.opened(folder, "all", make=sharded.large_state) as run:
+        state = run.state(1)
+        target = jax.tree.map(lambda leaf: leaf.sharding, state)
+        own = sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(state))
+        with growth_of_at_most(1.2 * own):  # the copy of the state, with which training continues
+            run.writer.save(1, state, {}, None)
+            run.writer.finish()
+        del state
+        with growth_of_at_most(1.2 * own):
+            run.restore(target)
+
+
+@contextmanager
+def growth_of_at_most(size: float) -> Iterator[None]:
+    """Check by how much the resident memory of this process grows, in bytes, at its peak."""
+
+    def resident(name: str) -> int:
+        (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if name in x)
+        return int(line.split()[1]) * 1024
+
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
+    before = resident("VmRSS")
+    yield
+    growth = resident("VmHWM") - before
+    assert growth <= size, f"{growth:,} bytes, at most {size:,}"

@@ -1,8 +1,11 @@
 """Checkpoints of a sharded state, by processes that share a folder."""
 
+import resource
 import sys
+import time
 from pathlib import Path
 
+from support import in_process
 from support.connected import CONNECTED
 from support.sharded import assert_restored, opened, shardings
 
@@ -35,3 +38,53 @@ def test_processes_save_and_restore_each_others_checkpoints(trainer, tmp_path):
             with opened(tmp_path / layout, kind, devices) as run:
                 target = shardings(kind, devices)
                 assert_restored(run.restore(target), target, 3)
+
+
+RUN = ("+experiment=smoke", "run.dir=run", "parallel.shard_state=all", "train.epochs=400")
+RUN += ("train.steps_per_dispatch=1", "checkpoint.every_steps=10", "checkpoint.max_failed_saves=0")
+RUN += ("cluster.heartbeat_timeout_seconds=6", "train.pictures_every_epochs=null")
+
+
+def wait_for(condition, processes):
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def ends(process):
+    """Wait for the end of a process; return its code, and what it wrote."""
+    _, err = process.communicate(timeout=90)
+    return process.returncode, err
+
+
+def test_a_run_survives_processes_that_are_killed_or_cannot_write(trainer, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+
+    def saved():
+        return max((int(path.name) for path in folder.glob("[0-9]*")), default=0)
+
+    first = trainer.start_all(2, *RUN)
+    wait_for(lambda: saved() and [*folder.glob("saving-*/process_0*")], first)
+    first[1].kill()
+    code, err = ends(first[0])
+    assert code == 75, err
+    assert "lost process 1" in err
+    before = saved()
+
+    second = trainer.start_all(2, *RUN)
+    wait_for(lambda: saved() > before, second)
+    resource.prlimit(second[1].pid, resource.RLIMIT_FSIZE, (10, 10))
+    for process in second:
+        code, err = ends(process)
+        assert code == 74, err
+        assert "process 1: [Errno 27] File too large" in err
+    before = saved()
+
+    stop = in_process.StopAfter(30)
+    done = in_process.train(tmp_path, *RUN, "parallel.devices=4", stop=stop)
+    assert done.returncode == 75, done
+    assert f"resuming after step {before}" in done.stderr
+    assert "damaged" not in done.stderr
+    assert saved() > before

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from trainer.job.errors import ConfigError, SaveError, TrainerError, first_line,
 Chunks = Mapping[shards.Place, Any]
 Results = Mapping[str, float] | None
 
+_NUMBERS = count(1)  # of the saves of this job, the same on all processes
 HINT = (
     "all processes write and read the checkpoints of a sharded state: use a folder that all hosts "
     "share (run.root, run.dir)"
@@ -46,7 +48,6 @@ class SharedCheckpoints:
         """
         self.directory = directory
         self._checkpoints, self._timeout = checkpoints, timeout_seconds
-        self._saves = 0
 
     def save(self, step: int, chunks: Chunks, record: Record, results: Results) -> str | None:
         """Write a checkpoint with all other processes, each its own chunks; see Checkpoints.save.
@@ -58,11 +59,12 @@ class SharedCheckpoints:
             SaveError: a process cannot write; it is named.
             TimeoutError: process 0 does not answer.
         """
-        self._saves += 1
-        values = KeyValues(f"trainer/save/{self._saves}/")
+        number = next(_NUMBERS)
+        values = KeyValues(f"trainer/save/{number}/")
         if self._checkpoints is None:
             return self._follow(values, chunks)
-        return self._lead(self._checkpoints, values, step, chunks, record, results)
+        before = KeyValues(f"trainer/save/{number - 1}/")
+        return self._lead(self._checkpoints, values, before, step, chunks, record, results)
 
     def _follow(self, values: KeyValues, chunks: Chunks) -> str | None:
         name, rank = _value(values.get("folder", self._timeout)), jax.process_index()
@@ -78,6 +80,7 @@ class SharedCheckpoints:
         self,
         checkpoints: Checkpoints,
         values: KeyValues,
+        before: KeyValues,
         step: int,
         chunks: Chunks,
         record: Record,
@@ -113,7 +116,7 @@ class SharedCheckpoints:
         ended = _outcome(commit)
         values.put("end", ended)
         warning: str | None = _value(ended)
-        KeyValues(f"trainer/save/{self._saves - 1}/").clear()  # all have answered since
+        before.clear()  # all have answered since
         return warning
 
 
