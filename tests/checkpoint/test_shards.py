@@ -122,7 +122,7 @@ CHANGES = (
 )
 
 
-def test_every_cut_grown_or_missing_file_is_noticed_and_named(refused, pristine):
+def test_every_cut_grown_missing_or_replaced_file_is_noticed_and_named(refused, pristine):
     def resize(change):
         def damage(path):
             data = path.read_bytes()
@@ -134,6 +134,9 @@ def test_every_cut_grown_or_missing_file_is_noticed_and_named(refused, pristine)
         for change in CHANGES:
             refused(resize(change), name)
         refused(lambda path: path.unlink(), name)
+        for kind, put in mutations.INSTEAD.items():
+            if kind != "a link to itself":  # an error of the file system, not damage
+                refused(lambda path, put=put: (path.unlink(), put(path)), name)
 
 
 def test_a_chunk_is_named(pristine, tmp_path):

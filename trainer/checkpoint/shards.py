@@ -95,15 +95,15 @@ def own(state: Any) -> dict[jax.Device, dict[Place, jax.Array]]:
     return chunks
 
 
-def write(folder: Path, process: int, chunks: Mapping[Place, Any]) -> str:
+def write(folder: Path, process: int, chunks: dict[Place, Any]) -> str:
     """Write the chunks of a process, bring them to disk, and return the SHA-256 of their table.
 
-    They are copied to the host one at a time.
+    They are copied to the host, and taken out of `chunks`, one at a time: memory becomes free.
     """
     rows, offset = [], 0
     with (folder / DATA.format(process)).open("xb") as file:
-        for place, chunk in chunks.items():
-            data = bytes_of(chunk)
+        for place in [*chunks]:
+            data = bytes_of(chunk := chunks.pop(place))
             file.write(data)
             about = {"shape": chunk.shape, "dtype": str(chunk.dtype), "offset": offset}
             digest = hashlib.sha256(data).hexdigest()

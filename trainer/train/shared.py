@@ -23,7 +23,7 @@ from trainer.distributed.key_values import Json, KeyValues
 from trainer.job.directory import WRITING
 from trainer.job.errors import ConfigError, SaveError, TrainerError, first_line, writing
 
-Chunks = Mapping[shards.Place, Any]
+Chunks = dict[shards.Place, Any]
 Results = Mapping[str, float] | None
 
 _NUMBERS = count(1)  # of the saves of this job, the same on all processes

@@ -87,6 +87,7 @@ class Writer(AbstractContextManager["Writer"]):
                 self._flush()
                 if isinstance(self.checkpoints, SharedCheckpoints):
                     chunks = {place: chunk for of_one in copies for place, chunk in of_one.items()}
+                    copies.clear()  # each chunk is freed as soon as it is written
                     return self.checkpoints.save(step, chunks, record, results)
                 return self.checkpoints.save(step, jax.device_get(copies[0]), record, results)
 
