@@ -14,11 +14,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from trainer.checkpoint.store import Best, Checkpoints, Restored
 from trainer.data.stream import Plan
+from trainer.distributed.shared_checkpoints import SharedCheckpoints
 from trainer.parallel.mesh import spread
 from trainer.parallel.step import TrainState
 from trainer.tracking.goodput import PhaseTimer
 from trainer.train import resume
-from trainer.train.shared import SharedCheckpoints
 from trainer.train.writer import Writer
 
 RECORD = {"meaning": {}, "note": [0.1 + 0.2]}

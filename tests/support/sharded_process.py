@@ -1,4 +1,4 @@
-"""One of the processes that save and restore a sharded state together; tests/train starts them."""
+"""One of the processes that save and restore a sharded state together, for its test."""
 
 import ctypes
 import gc
@@ -15,8 +15,8 @@ from support import harm, sharded
 
 from trainer.checkpoint import shards
 from trainer.distributed import collectives
+from trainer.distributed.shared_checkpoints import check_seen_by_all
 from trainer.job.errors import ConfigError, SaveError
-from trainer.train.shared import check_seen_by_all
 
 KINDS = ("all", "optimizer", "2d", "none")
 

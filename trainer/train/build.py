@@ -20,6 +20,7 @@ from trainer.data.dataset import Dataset, first, size
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.distributed import collectives
 from trainer.distributed.initialize import ProcessContext
+from trainer.distributed.shared_checkpoints import SharedCheckpoints
 from trainer.job import directory as run_directory
 from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
@@ -38,7 +39,6 @@ from trainer.tracking.terminal import Terminal
 from trainer.train import resume, steps_per_dispatch
 from trainer.train.feed import Feeder
 from trainer.train.progress import Patience, Progress
-from trainer.train.shared import SharedCheckpoints
 from trainer.train.writer import Writer
 
 T = TypeVar("T")

@@ -15,6 +15,7 @@ from trainer.config.schema import InitConfig
 from trainer.data.stream import Plan
 from trainer.distributed import collectives
 from trainer.distributed.initialize import ProcessContext
+from trainer.distributed.shared_checkpoints import check_seen_by_all
 from trainer.job.directory import existing
 from trainer.job.errors import ConfigError
 from trainer.job.files import Damaged
@@ -22,7 +23,6 @@ from trainer.optimizers.schedules import Schedule
 from trainer.parallel import mesh as meshes
 from trainer.tasks.task import Weights, named_leaves
 from trainer.tracking.terminal import Terminal
-from trainer.train import shared
 
 
 def restore(
@@ -83,7 +83,7 @@ def restore(
         return restored
 
     if shards.is_sharded(shardings):
-        shared.check_seen_by_all(directory)
+        check_seen_by_all(directory)
     while True:
         restored = collectives.together(read)
         own = restored and (restored.step, restored.record, restored.chunks is not None)
@@ -94,7 +94,7 @@ def restore(
         if not in_chunks:
             state = _from_chief(restored and restored.state, template, shardings)
             return Restored(step, state, record)
-        shared.check_seen_by_all(directory)  # or a process might take a whole one for damaged
+        check_seen_by_all(directory)  # or a process might take a whole one for damaged
         state, damage = _from_chunks(directory / str(step), template, shardings)
         if damage is None:
             return Restored(step, state, record)

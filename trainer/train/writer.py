@@ -15,12 +15,12 @@ import numpy as np
 from trainer.checkpoint import shards
 from trainer.checkpoint.checksums import Record
 from trainer.checkpoint.store import Checkpoints
+from trainer.distributed.shared_checkpoints import SharedCheckpoints
 from trainer.job.errors import ConfigError, SaveError, TrainerError, first_line
 from trainer.parallel.memory import room_for
 from trainer.parallel.step import TrainState
 from trainer.tracking.goodput import PhaseTimer
 from trainer.train.progress import State as ProgressState
-from trainer.train.shared import SharedCheckpoints
 
 HINT = "free some space or repair the folder, then run the same command again"
 

@@ -1,7 +1,7 @@
 """Checkpoints of a sharded state: all processes write their chunks to one folder.
 
 Process 0 makes the folder, and commits it once all have brought their chunks to disk. They tell
-each other so through key_values.py, from the threads that write, while training continues.
+each other so through KeyValues, from the threads that write, while training continues.
 """
 
 import secrets
@@ -19,7 +19,7 @@ from trainer.checkpoint import shards
 from trainer.checkpoint.checksums import Record
 from trainer.checkpoint.store import Checkpoints
 from trainer.distributed import collectives
-from trainer.distributed.key_values import Json, KeyValues
+from trainer.distributed.collectives import Json, KeyValues
 from trainer.job.directory import WRITING
 from trainer.job.errors import ConfigError, SaveError, TrainerError, first_line, writing
 

@@ -1,16 +1,21 @@
 """Checkpoints of a sharded state, by processes that share a folder."""
 
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+from conftest import PROGRAM
 from support import in_process
 from support.connected import CONNECTED
 from support.sharded import assert_restored, opened, shardings
 
+from trainer.job import processes
+
 ROOT = Path(__file__).parents[2]
-PROGRAM = f"""{CONNECTED}
+TOGETHER = f"""{CONNECTED}
 import pathlib, sys
 from support import sharded_process
 root, own, *others = sys.argv[1:]
@@ -25,11 +30,11 @@ def test_processes_save_and_restore_each_others_checkpoints(trainer, tmp_path):
             run.save(step)
     (tmp_path / "1x4.done").touch()
     started = []
-    for own, (processes, devices) in LAYOUTS.items():
+    for own, (count, devices) in LAYOUTS.items():
         others = [layout for layout in ("1x4", *LAYOUTS) if layout != own]
-        program = (sys.executable, "-c", PROGRAM, str(tmp_path), own, *others)
+        program = (sys.executable, "-c", TOGETHER, str(tmp_path), own, *others)
         paths = f"{ROOT}:{ROOT / 'tests'}"
-        started += trainer.start_all(processes, program=program, devices=devices, PYTHONPATH=paths)
+        started += trainer.start_all(count, program=program, devices=devices, PYTHONPATH=paths)
     for process in started:
         _, err = process.communicate(timeout=180)
         assert process.returncode == 0, err
@@ -45,10 +50,10 @@ RUN += ("train.steps_per_dispatch=1", "checkpoint.every_steps=10", "checkpoint.m
 RUN += ("cluster.heartbeat_timeout_seconds=6", "train.pictures_every_epochs=null")
 
 
-def wait_for(condition, processes):
+def wait_for(condition, started):
     deadline = time.monotonic() + 90
     while not condition():
-        assert all(process.poll() is None for process in processes)
+        assert all(process.poll() is None for process in started)
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -88,3 +93,22 @@ def test_a_run_survives_processes_that_are_killed_or_cannot_write(trainer, tmp_p
     assert f"resuming after step {before}" in done.stderr
     assert "damaged" not in done.stderr
     assert saved() > before
+
+
+def test_hosts_that_do_not_share_the_run_directory_are_refused(trainer, tmp_path):
+    """Another file system at its place stands for another disk."""
+    (tmp_path / "run").mkdir()
+    mount = 'mount -t tmpfs tmpfs run && exec "$@"'
+    elsewhere = ("unshare", "-m", "sh", "-c", mount, "sh", *PROGRAM)
+    if subprocess.run([*elsewhere[:6], "true"], cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("this sandbox does not let root mount a file system")
+    address = processes.free_address()
+    started = [
+        trainer.start(*RUN, program=program, **processes.environment({}, 2, index, address))
+        for index, program in enumerate((PROGRAM, elsewhere))
+    ]
+    for process in started:
+        code, err = ends(process)
+        assert code == 78, err
+        assert f"does not have {tmp_path / 'run' / 'checkpoints'}" in err
+        assert "Traceback" not in err
