@@ -91,6 +91,7 @@ def opened(
     limit: int = 0,
     seconds: float = 60,
     make: Make = make_state,
+    flush: Callable[[], None] = lambda: None,
 ) -> Iterator[Opened]:
     """Open the checkpoints of a folder, as a run whose state is sharded does."""
     warnings: list[str] = []
@@ -113,7 +114,7 @@ def opened(
         checkpoints if kind == "none" else SharedCheckpoints(folder, checkpoints, seconds),
         state(0),
         RECORD,
-        flush=lambda: None,
+        flush=flush,
         max_failed_saves=limit,
         timer=PhaseTimer(),
         warn=warnings.append,
