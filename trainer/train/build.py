@@ -24,8 +24,8 @@ from trainer.distributed.shared_checkpoints import SharedCheckpoints
 from trainer.job import directory as run_directory
 from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
-from trainer.optimizers import optimizer as optimizers
 from trainer.optimizers import elementwise, schedules
+from trainer.optimizers import optimizer as optimizers
 from trainer.parallel import compiler, evaluation, sharding, step
 from trainer.parallel.compiler import CompiledFunction
 from trainer.sources import load as data_sets
