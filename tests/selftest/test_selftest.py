@@ -38,6 +38,8 @@ def test_the_parent_does_not_import_jax():
         (["--signals", "KILL,HUP"], "--help"),
         (["--layouts", "2y2", "--virtual-shards", "4"], "--help"),
         (["--layouts", "1x1"], "--virtual-shards"),
+        (["--shard-states", "half", "--virtual-shards", "4"], "--help"),
+        (["--shard-states", "all"], "--virtual-shards"),
         (["run.dir=elsewhere"], "run.dir"),
         (["cluster.heartbeat_timeout_seconds=30"], "selftest sets"),
     ],
