@@ -91,17 +91,6 @@ def start(
     )
 
 
-def move(child: subprocess.Popen[Any], cores: Collection[int]) -> None:
-    """Let a child that runs use these CPU cores, with all its threads, and no others.
-
-    XLA has as many threads as there were cores when it started.
-    """
-    with suppress(FileNotFoundError):  # it has ended
-        for thread in Path(f"/proc/{child.pid}/task").iterdir():
-            with suppress(ProcessLookupError):
-                os.sched_setaffinity(int(thread.name), cores)
-
-
 def resident(child: subprocess.Popen[Any]) -> int:
     """Return the bytes of memory that a child uses; 0 if it has ended."""
     with suppress(OSError):

@@ -65,7 +65,7 @@ class _Work:
         self.at_work = dict[int, Child]()  # place in width.shares -> who trains with that share
         self._folder, self._total = plan.folder, total
         self._one_by_one = plan.parallel == 1
-        self._width = Width(plan.parallel, os.environ)
+        self._width = Width(plan.parallel, os.environ, terminal.note)
         self._taken = self._ended = 0  # trials
         self._halted = ""  # the first trial that has to be trained further, and why
 
@@ -90,10 +90,11 @@ class _Work:
                 del self.at_work[place]
                 code, error = child.end(self.terminal.warn)
                 if code == EXIT_RETRY and child.asked and not self._stop():
-                    waiting.appendleft((child.number, child.trial))  # it made room: see Width
+                    waiting.append((child.number, child.trial))  # it gets another share: see Width
+                    waiting = deque(sorted(waiting))
                 else:
                     self._note_end(child.number, child.trial, code, error)
-            self._width.look(self.at_work, bool(waiting), self.terminal.note)
+            self._width.look(self.at_work, len(waiting))
         if waiting and not self._halted:
             self._halted = f"{self._label(*waiting[0])}: {self._stop.signal_name}"
         if self._halted:

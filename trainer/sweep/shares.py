@@ -77,17 +77,6 @@ def divide(machine: Machine, count: int, environ: Mapping[str, str]) -> list[Sha
     return shares
 
 
-def halves(cores: Sequence[int], count: int) -> list[tuple[int, ...]]:
-    """Divide cores into `count` parts, a power of two. Pure.
-
-    Part i of `count` lies in part i of half as many: whoever has it gets no new core.
-    """
-    if count == 1:
-        return [tuple(cores)]
-    parts = halves(cores, count // 2)
-    return [part[: len(part) // 2] for part in parts] + [part[len(part) // 2 :] for part in parts]
-
-
 def _part(items: Sequence[_Item], index: int, count: int) -> tuple[_Item, ...]:
     """Return part `index` of `count` contiguous ones; one item where there are fewer of them."""
     begin, end = (at * len(items) // count for at in (index, index + 1))
