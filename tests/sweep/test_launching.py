@@ -2,16 +2,17 @@
 
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from support.sweep_folders import finish, write
 
-from trainer.job import lock
+from trainer.job import directory, lock
 from trainer.job.errors import ConfigError, Preempted
 from trainer.job.signals import StopRequest
-from trainer.sweep import command, launcher, shares
+from trainer.sweep import command, launcher, shares, width
 from trainer.sweep import folder as sweep_folder
 from trainer.sweep.folder import Trial
 
@@ -33,6 +34,7 @@ class Trials:
 
     def __init__(self, monkeypatch, folder):
         self.folder, self.trained, self.codes = folder, [], {}
+        self.monkeypatch = monkeypatch
         monkeypatch.setattr(launcher, "Child", self.child)
         monkeypatch.setattr(shares, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
         monkeypatch.delenv("XLA_FLAGS")  # no simulated devices
@@ -118,6 +120,101 @@ def test_a_task_of_an_array_names_what_stands_in_its_way(trials):
         trials.run("run.seed=0,1", "--member", "0")
 
 
+def test_a_trial_that_cannot_be_started_leaves_the_others_alone(trials, capsys):
+    run = trials.folder / "run.seed=1"
+    run.mkdir(parents=True)
+    (run / "sweep.json").touch()  # as in the folder of another sweep
+    real, trials.codes = trials.child, {1: 74}
+
+    def child(folder, number, trial, share):
+        directory.create(folder / trial.name)
+        return real(folder, number, trial, share)
+
+    trials.monkeypatch.setattr(launcher, "Child", child)
+    code, names = trials.run("run.seed=0,1,2,3", "sweep.parallel=2")
+    assert (code, names) == (70, [f"run.seed={seed}" for seed in (0, 2, 3)])
+    err = capsys.readouterr().err
+    assert "1/4 run.seed=0: failed: broken" in err
+    assert "2/4 run.seed=1: failed: " in err
+    assert "is the folder of a sweep" in err
+    assert [r.status for r in sweep_folder.results(trials.folder)] == [
+        "failed",
+        "waiting",
+        "completed",
+        "completed",
+    ]
+
+
+# Measuring how many trials to train at once.
+
+
+class Machine:
+    """Trials on four cores that never end, and the speed of each by how many are at work."""
+
+    def __init__(self, monkeypatch, speeds):
+        self.now, self.speeds, self.notes = 1000.0, speeds, []
+        monkeypatch.setattr(width.time, "time", lambda: self.now)
+        monkeypatch.setattr(width.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(width, "speeds", self.logged)
+        monkeypatch.setattr(width.processes, "resident", lambda process: 1)
+        monkeypatch.setattr(shares, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+        self.width = width.Width("auto", {}, self.notes.append)
+        self.at_work = {}
+
+    def logged(self, child, since):
+        """Stand for width.speeds: two dispatches a second, of training that began after a start."""
+        dispatches = int(2 * (self.now - max(since, child.began + 3)))
+        return [self.speeds[len(self.at_work)]] * dispatches
+
+    def run(self, trials, seconds):
+        """Let time pass; return how many are at work, and the shares that they have."""
+        for _ in range(int(10 * seconds)):
+            self.now += 0.1
+            while (place := self.width.free(self.at_work)) is not None:
+                if len(self.at_work) == trials:
+                    break
+                child = SimpleNamespace(began=self.now, process=None, stopped=False)
+                child.stop = partial(setattr, child, "stopped", True)
+                self.at_work[place] = child
+            self.width.look(self.at_work, trials - len(self.at_work))
+            self.at_work = {p: c for p, c in self.at_work.items() if not c.stopped}
+        return len(self.at_work)
+
+
+@pytest.mark.parametrize(
+    ("trials", "speeds", "count"),
+    [
+        (8, {1: 100, 2: 60, 4: 30}, 4),
+        (8, {1: 100, 2: 60, 4: 24}, 2),
+        (8, {1: 100, 2: 45, 4: 20}, 1),
+        (9, {1: 100, 2: 51, 4: 26}, 1),  # in three rounds, the last with one trial on one core
+        (3, {1: 100, 3: 80}, 3),
+        (1, {1: 100}, 1),
+    ],
+)
+def test_as_many_train_at_once_as_are_faster_than_one_by_one(trials, speeds, count, monkeypatch):
+    machine = Machine(monkeypatch, speeds)
+    assert machine.run(trials, 3) == 1
+    assert machine.run(trials, 30) == count
+    shared = [share.cores for share in machine.width.shares]
+    assert len(shared) == count
+    assert (None in shared) == (count == 1)
+    settled = f"sweep.parallel=auto: {count} at once from now on"
+    assert machine.notes[-1:] == ([settled] if trials > 1 else [])
+
+
+def test_short_trials_are_not_measured(monkeypatch):
+    machine = Machine(monkeypatch, {1: 100, 2: 1, 4: 1})
+    assert machine.run(9, 3.5) == 1
+    machine.at_work.clear()  # it has ended
+    assert machine.run(8, 30) == 4
+    machine = Machine(monkeypatch, {1: 100, 2: 1, 4: 1})
+    monkeypatch.setattr(width.processes, "available_memory", lambda: 2)  # of trials
+    assert machine.run(9, 3.5) == 1
+    machine.at_work.clear()
+    assert machine.run(8, 30) == 2
+
+
 # Searching.
 
 SEARCH = (
@@ -148,6 +245,21 @@ def test_an_interrupted_search_resumes_where_it_ended(trials, tmp_path):
     assert trials.run(*SEARCH) == (0, [])
     assert len(trials.run(*SEARCH, "hydra.sweeper.n_trials=6")[1]) == 1
     assert [r.name for r in sweep_folder.results(trials.folder)][:5] == unbroken
+
+
+def test_a_search_proposes_batches_whatever_ends_first_or_is_interrupted(trials, tmp_path):
+    two = (*SEARCH, "hydra.sweeper.n_trials=6", "sweep.parallel=2")
+    _, unbroken = trials.run(*two)
+    trials.folder = tmp_path / "one by one"
+    _, one_by_one = trials.run(*SEARCH)
+    assert unbroken[:3] == one_by_one[:3]
+    assert unbroken[3] != one_by_one[3]  # proposed before the third had ended
+    trials.folder = tmp_path / "broken"
+    trials.codes = {6 + 5 + 3: 75}  # the fourth, at work beside it, still ends well
+    with pytest.raises(Preempted, match=r"3/6 .*: broken"):
+        trials.run(*two)
+    assert trials.run(*two) == (0, [unbroken[2], *unbroken[4:]])
+    assert [r.name for r in sweep_folder.results(trials.folder)] == unbroken
 
 
 def test_another_seed_is_another_search(trials, tmp_path):

@@ -57,7 +57,7 @@ def divide(machine: Machine, count: int, environ: Mapping[str, str]) -> list[Sha
         return [WHOLE]
     total, what = machine.divided
     if count > total:
-        message = f"sweep.parallel={count}: there are {total} {what}"
+        message = f"sweep.parallel={count}: more than there are {what} for this process, {total}"
         raise ConfigError(message, f"use at most {total}, or auto")
     if what != "cores" and total % count:
         divisors = ", ".join(str(n) for n in range(1, total + 1) if total % n == 0)

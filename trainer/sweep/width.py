@@ -73,8 +73,8 @@ class Width:
         self._first = first
         if first is not None:
             self._resident = processes.resident(first.process) or self._resident
-        if first is None or (len(at_work) < count and not waiting):
-            self._measures = False  # nothing is left to be trained beside it
+        if first is None or (not waiting and (count == 1 or len(at_work) < count)):
+            self._measures = False  # there is nothing left to decide
         elif self._since is None:
             train = len(at_work) == count and all(speeds(c, c.began) for c in at_work.values())
             self._since = time.time() if train else None
