@@ -22,7 +22,9 @@ TWO_DEVICES = {"JAX_NUM_CPU_DEVICES": "2"}
 
 def test_each_ends_alone_and_all_die_with_the_sweep(trainer, tmp_path):
     command = ("-m", *TINY, "optim.lr=0.05,0.02,1e30", "run.dir=sweep", "sweep.parallel=2")
-    good, killed, diverging = (tmp_path / "sweep" / f"optim.lr={lr}" for lr in (0.05, 0.02, "1e30"))
+    good, killed, diverging = (
+        tmp_path / "sweep" / f"optim.lr={lr}" for lr in (0.05, 0.02, "1e+30")
+    )
     first = trainer.start(*command, **TWO_DEVICES)
     wait_for(lambda: lock.held(good) and lock.held(killed), first)
     os.kill(json.loads((killed / "run.lock").read_text())["pid"], signal.SIGKILL)
@@ -35,10 +37,10 @@ def test_each_ends_alone_and_all_die_with_the_sweep(trainer, tmp_path):
     done = trainer(*command, **TWO_DEVICES)
     assert done.returncode == 70, done.stderr
     rows = {row["optim.lr"]: row for row in table(tmp_path / "sweep")}
-    assert [rows[lr]["status"] for lr in ("0.05", "0.02", "1e30")] == [
+    assert [rows[lr]["status"] for lr in ("0.05", "0.02", "1e+30")] == [
         *("completed", "completed", "failed")
     ]
-    assert "not finite" in rows["1e30"]["error"]
+    assert "not finite" in rows["1e+30"]["error"]
     for lr, run in (("0.05", good), ("0.02", killed)):
         assert summary(run)["devices"] == 1
         alone = train(tmp_path, *TINY, f"optim.lr={lr}", f"run.dir={lr}")
