@@ -156,6 +156,8 @@ class Machine:
         monkeypatch.setattr(width.time, "time", lambda: self.now)
         monkeypatch.setattr(width.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(width, "speeds", self.logged)
+        self.finished = True
+        monkeypatch.setattr(width, "finished", lambda run: self.finished)
         monkeypatch.setattr(width.processes, "resident", lambda process: 1)
         monkeypatch.setattr(shares, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
         self.width = width.Width("auto", {}, self.notes.append)
@@ -173,7 +175,7 @@ class Machine:
             while (place := self.width.free(self.at_work)) is not None:
                 if len(self.at_work) == trials:
                     break
-                child = SimpleNamespace(began=self.now, process=None, stopped=False)
+                child = SimpleNamespace(began=self.now, process=None, run=None, stopped=False)
                 child.stop = partial(setattr, child, "stopped", True)
                 self.at_work[place] = child
             self.width.look(self.at_work, trials - len(self.at_work))
@@ -208,6 +210,11 @@ def test_short_trials_are_not_measured(monkeypatch):
     assert machine.run(9, 3.5) == 1
     machine.at_work.clear()  # it has ended
     assert machine.run(8, 30) == 4
+    machine = Machine(monkeypatch, {1: 100, 2: 1, 4: 1})
+    machine.finished = False  # it has failed: the next one is measured
+    assert machine.run(9, 3.5) == 1
+    machine.at_work.clear()
+    assert machine.run(8, 40) == 1
     machine = Machine(monkeypatch, {1: 100, 2: 1, 4: 1})
     monkeypatch.setattr(width.processes, "available_memory", lambda: 2)  # of trials
     assert machine.run(9, 3.5) == 1

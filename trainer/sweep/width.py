@@ -18,13 +18,14 @@ from typing import Any
 from trainer.job import processes
 from trainer.sweep import shares
 from trainer.sweep.child import Child
+from trainer.sweep.folder import finished
 from trainer.sweep.shares import Share
 
 AUTO = "auto"
 _SECONDS, _DISPATCHES = 2.0, 3  # of a measurement, at least
 _LOOK_SECONDS = 0.25  # between looks at the logs
 _SHORT_SECONDS = 20.0  # of a trial that takes less, start-up is a large part, and it uses one core
-_TAIL = 2**18  # bytes at the end of metrics.jsonl that are read: far more than a measurement has
+_TAIL = 2**16  # bytes at the end of metrics.jsonl that are read: more than a measurement needs
 
 
 class Width:
@@ -67,15 +68,18 @@ class Width:
         self._next = time.monotonic() + _LOOK_SECONDS
         first, count = at_work.get(0), len(self.shares)
         if self._first is not None and first is not self._first:  # it ended before it was measured
+            if count == 1 and not finished(self._first.run):  # it failed: the next one is measured
+                self._first = self._since = None
+                return
             short = count == 1 and time.time() - self._first.began < _SHORT_SECONDS
             self._settle(self._most(waiting) if short else count, at_work)
             return
         self._first = first
         if first is not None:
             self._resident = processes.resident(first.process) or self._resident
-        if first is None or (not waiting and (count == 1 or len(at_work) < count)):
+        if not waiting and len(at_work) < max(count, 2):
             self._measures = False  # there is nothing left to decide
-        elif self._since is None:
+        elif first is None or self._since is None:
             train = len(at_work) == count and all(speeds(c, c.began) for c in at_work.values())
             self._since = time.time() if train else None
         else:
