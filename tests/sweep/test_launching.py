@@ -149,38 +149,48 @@ def test_a_trial_that_cannot_be_started_leaves_the_others_alone(trials, capsys):
 
 
 class Machine:
-    """Trials on four cores that never end, and the speed of each by how many are at work."""
+    """Trials on four cores, 3 s after whose start the training begins, and of which none fails.
 
-    def __init__(self, monkeypatch, speeds):
-        self.now, self.speeds, self.notes = 1000.0, speeds, []
+    `speeds`: trials at work -> examples per second of each. A trial ends after so many examples.
+    """
+
+    def __init__(self, monkeypatch, trials, speeds, examples):
+        self.now, self.speeds, self.waiting, self.notes = 0.0, speeds, [examples] * trials, []
         monkeypatch.setattr(width.time, "time", lambda: self.now)
         monkeypatch.setattr(width.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(width, "speeds", self.logged)
-        self.finished = True
-        monkeypatch.setattr(width, "finished", lambda run: self.finished)
+        monkeypatch.setattr(width, "finished", lambda run: True)
         monkeypatch.setattr(width.processes, "resident", lambda process: 1)
         monkeypatch.setattr(shares, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
         self.width = width.Width("auto", {}, self.notes.append)
         self.at_work = {}
 
     def logged(self, child, since):
-        """Stand for width.speeds: two dispatches a second, of training that began after a start."""
+        """Stand for width.speeds: two dispatches a second."""
         dispatches = int(2 * (self.now - max(since, child.began + 3)))
-        return [self.speeds[len(self.at_work)]] * dispatches
+        return [self.speed] * dispatches
 
-    def run(self, trials, seconds):
-        """Let time pass; return how many are at work, and the shares that they have."""
-        for _ in range(int(10 * seconds)):
-            self.now += 0.1
-            while (place := self.width.free(self.at_work)) is not None:
-                if len(self.at_work) == trials:
-                    break
-                child = SimpleNamespace(began=self.now, process=None, run=None, stopped=False)
+    @property
+    def speed(self):
+        return self.speeds[max(count for count in self.speeds if count <= len(self.at_work))]
+
+    def run(self, seconds):
+        """Let time pass; return how many were at work last."""
+        waiting, last, end = self.waiting, 0, self.now + seconds
+        while self.now < end and (waiting or self.at_work):
+            while waiting and (place := self.width.free(self.at_work)) is not None:
+                child = SimpleNamespace(began=self.now, process=None, run=Path("none"))
+                child.stopped, child.left = False, waiting.pop(0)
                 child.stop = partial(setattr, child, "stopped", True)
                 self.at_work[place] = child
-            self.width.look(self.at_work, trials - len(self.at_work))
-            self.at_work = {p: c for p, c in self.at_work.items() if not c.stopped}
-        return len(self.at_work)
+            self.now, last, speed = self.now + 0.1, len(self.at_work), self.speed
+            for place, child in [*self.at_work.items()]:
+                child.left -= 0.1 * speed * (self.now > child.began + 3)
+                if child.stopped or child.left <= 0:
+                    del self.at_work[place]
+                    waiting[:0] = [child.left] * (child.left > 0)
+            self.width.look(self.at_work, len(waiting))
+        return last
 
 
 @pytest.mark.parametrize(
@@ -195,31 +205,36 @@ class Machine:
     ],
 )
 def test_as_many_train_at_once_as_are_faster_than_one_by_one(trials, speeds, count, monkeypatch):
-    machine = Machine(monkeypatch, speeds)
-    assert machine.run(trials, 3) == 1
-    assert machine.run(trials, 30) == count
-    shared = [share.cores for share in machine.width.shares]
-    assert len(shared) == count
-    assert (None in shared) == (count == 1)
-    settled = f"sweep.parallel=auto: {count} at once from now on"
-    assert machine.notes[-1:] == ([settled] if trials > 1 else [])
+    machine = Machine(monkeypatch, trials, speeds, examples=1e9)
+    assert machine.run(19) == 1
+    assert machine.run(50) == count
+    assert len(machine.width.shares) == count
+    assert (machine.width.shares == [shares.WHOLE]) == (count == 1)
+    assert (f"{count} at once from now on" in "".join(machine.notes)) == (trials > 1)
 
 
-def test_short_trials_are_not_measured(monkeypatch):
-    machine = Machine(monkeypatch, {1: 100, 2: 1, 4: 1})
-    assert machine.run(9, 3.5) == 1
-    machine.at_work.clear()  # it has ended
-    assert machine.run(8, 30) == 4
-    machine = Machine(monkeypatch, {1: 100, 2: 1, 4: 1})
-    machine.finished = False  # it has failed: the next one is measured
-    assert machine.run(9, 3.5) == 1
-    machine.at_work.clear()
-    assert machine.run(8, 40) == 1
-    machine = Machine(monkeypatch, {1: 100, 2: 1, 4: 1})
-    monkeypatch.setattr(width.processes, "available_memory", lambda: 2)  # of trials
-    assert machine.run(9, 3.5) == 1
-    machine.at_work.clear()
-    assert machine.run(8, 30) == 2
+@pytest.mark.parametrize(
+    ("speeds", "room", "count"),
+    [
+        ({1: 100, 2: 45, 4: 20}, 9, 4),  # start-up is a part of what is compared
+        ({1: 100, 4: 10}, 9, 1),
+        ({1: 100, 2: 60}, 2, 2),  # of what fits into the memory
+    ],
+)
+def test_short_trials_are_compared_as_a_whole(speeds, room, count, monkeypatch):
+    machine = Machine(monkeypatch, 20, speeds, examples=200)  # 5 s alone
+    monkeypatch.setattr(width.processes, "available_memory", lambda: room)
+    machine.run(50)
+    assert len(machine.width.shares) == count
+    assert machine.notes[0].endswith("s for one trial alone")
+
+
+def test_a_trial_that_fails_is_not_compared(monkeypatch):
+    machine = Machine(monkeypatch, 9, {1: 100}, examples=200)
+    monkeypatch.setattr(width, "finished", lambda run: False)
+    machine.run(30)
+    assert len(machine.width.shares) == 1
+    assert not machine.notes
 
 
 # Searching.
