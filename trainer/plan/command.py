@@ -59,7 +59,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     from trainer.distributed.connect import configure
     from trainer.plan import programs
 
-    configure(config.run, None, terminal.warn)
+    configure(config.run, config.train.compilation_cache_dir, terminal.warn)
 
     def poll() -> None:
         stop.check("before the data were loaded")

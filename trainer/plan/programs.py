@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -145,24 +146,23 @@ def _evaluation(
     config: Config, dataset: Dataset, made: build.Programs, weights: Any, mesh: Mesh
 ) -> tuple[int, int]:
     """Return the bytes of the splits that stay on a device, and what evaluating needs besides."""
-    kept, needed = 0, 0
+    kept, largest = 0, (0, 0, None)
     for name, examples in dataset.splits.items():
-        if name == "train":
-            continue
-        evaluator = Evaluator(
-            made.eval_step,
-            made.task.metric_names,
-            examples,
-            mesh,
-            config.train.eval_batch_size,
-            config.parallel.virtual_shards,
-        )
-        batch = _abstract(_batch(examples, *evaluator.shape, Needs()), meshes.batched(mesh))
-        sent = _bytes_here(batch)
-        kept += sent if evaluator.keeps else 0
-        compiled = made.eval_step.lower(weights, batch).compile()
-        needed = max(needed, _temporary(compiled) + (0 if evaluator.keeps else sent))
-    return kept, needed
+        if name != "train":
+            evaluator = Evaluator(
+                made.eval_step,
+                made.task.metric_names,
+                examples,
+                mesh,
+                config.train.eval_batch_size,
+                config.parallel.virtual_shards,
+            )
+            batch = _abstract(_batch(examples, *evaluator.shape, Needs()), meshes.batched(mesh))
+            sent = _bytes_here(batch)
+            kept += sent if evaluator.keeps else 0
+            largest = max(largest, (sent, 0 if evaluator.keeps else sent, batch), key=itemgetter(0))
+    _, also, batch = largest
+    return kept, also + _temporary(made.eval_step.lower(weights, batch).compile())
 
 
 def _temporary(compiled: Any) -> int:
