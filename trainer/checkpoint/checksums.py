@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -82,11 +82,11 @@ def of_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def of_weights(weights: Any) -> str:
-    """Return the SHA-256 over the bytes of all leaves, in tree order."""
+def of_weights(weights: Any, to_host: Callable[[Any], Any] = np.asarray) -> str:
+    """Return the SHA-256 over the bytes of all leaves, in tree order, each brought to the host."""
     sha256 = hashlib.sha256()
     for leaf in jax.tree.leaves(weights):
-        sha256.update(_bytes(leaf))
+        sha256.update(_bytes(to_host(leaf)))
     return sha256.hexdigest()
 
 

@@ -20,6 +20,7 @@ FINGERPRINT = (
     "optim",
     "train.global_batch_size",
     "parallel.virtual_shards",
+    "parallel.reduce_dtype",
     "train.accumulate",
     "train.limit_steps",
     "train.overfit_batches",
@@ -38,6 +39,7 @@ FINGERPRINT = (
 NEUTRAL: dict[str, Any] = {
     "data.validation_fraction": 0,
     "data.weights": {},
+    "parallel.reduce_dtype": "float32",
     "train.accumulate": 1,
     **dict.fromkeys(("train.limit_steps", "train.overfit_batches", "ema.decay")),
     **{"init.run": None, "init.step": None, "init.map": [], "init.freeze": []},

@@ -427,12 +427,23 @@ class CheckpointConfig(Section):
 
 
 @dataclass(kw_only=True)
+class MeshConfig(Section):
+    """How many devices share one copy of the state, and how many copies there are."""
+
+    replica: int | None = whole(1)
+    shard: int | None = whole(1)
+
+
+@dataclass(kw_only=True)
 class ParallelConfig(Section):
-    """How the batch is spread over devices."""
+    """How the batch and the state are spread over devices."""
 
     method: str = one_of("shard_map", "pmap")
     devices: int | None = whole(1)
     virtual_shards: int | None = whole(1)
+    shard_state: str = one_of("none", "optimizer", "all")
+    mesh: MeshConfig
+    reduce_dtype: str = one_of("float32", "bfloat16")
 
 
 @dataclass(kw_only=True)

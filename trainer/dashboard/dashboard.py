@@ -19,7 +19,8 @@ from trainer.dashboard import train_and_test
 from trainer.data.dataset import Dataset, Examples, first, size
 from trainer.data.stream import Plan, Superbatches, take
 from trainer.job.errors import first_line
-from trainer.parallel import memory, norms
+from trainer.dashboard import norms
+from trainer.parallel import memory
 from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.evaluation import Evaluation
 from trainer.tasks import confusion, pictures

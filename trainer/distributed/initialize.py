@@ -74,10 +74,11 @@ def initialize(
 
     def lay_out() -> tuple[Mesh, slice]:
         batch_size = config.train.global_batch_size
-        meshes.check_method(config.parallel.method, topology.num_processes)
-        mesh = meshes.make_mesh(config.parallel.devices)
+        parallel = config.parallel
+        meshes.check_method(parallel.method, topology.num_processes, parallel.shard_state)
+        mesh = meshes.make_mesh(parallel.devices, parallel.mesh.replica, parallel.mesh.shard)
         rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")
-        shards, accumulate = config.parallel.virtual_shards, config.train.accumulate
+        shards, accumulate = parallel.virtual_shards, config.train.accumulate
         meshes.check_division(mesh.size, batch_size, shards, accumulate=accumulate)
         return mesh, rows
 

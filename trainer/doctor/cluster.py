@@ -115,10 +115,10 @@ def all_reduce(devices: Mesh) -> str:
 
 
 def _seconds_of_sum(devices: Mesh, floats: int) -> float:
-    whole = PartitionSpec()
+    whole, axes = PartitionSpec(), devices.axis_names
 
     def add(x: jax.Array) -> jax.Array:
-        return lax.psum(lax.pcast(x, mesh.AXIS, to="varying"), mesh.AXIS)
+        return lax.psum(lax.pcast(x, axes, to="varying"), axes)
 
     total = jax.jit(jax.shard_map(add, mesh=devices, in_specs=whole, out_specs=whole))
     ones = mesh.place(mesh.replicated(devices), np.ones(floats, np.float32))
@@ -151,7 +151,8 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> str:
     )
     inputs = feed.inputs(devices, feed.send(devices, made.schedule_of(1), source[0], 0), False)
     key = jax.random.PRNGKey(config.run.seed)
-    state = step.init_state(made.task, made.update, key, devices)
+    shard_state = config.parallel.shard_state
+    state = step.init_state(made.task, made.update, key, devices, shard_state)
     began = time.perf_counter()
     _, reduced = made.train_step(state, inputs)
     sums = jax.device_get(reduced).sums

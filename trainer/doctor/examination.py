@@ -22,7 +22,7 @@ from trainer.job.directory import expanded
 from trainer.job.errors import PeerLost, TrainerError
 from trainer.job.exit import hard_exit, time_limit
 from trainer.job.signals import StopRequest
-from trainer.parallel.mesh import AXIS, make_mesh
+from trainer.parallel.mesh import make_mesh
 from trainer.sources import load as data_sets
 from trainer.tracking import summary
 from trainer.tracking.terminal import Terminal
@@ -102,8 +102,11 @@ class Examination:
         return cluster.seen(self._topology)
 
     def _make_mesh(self) -> str:
-        self._mesh = together(lambda: make_mesh(self._config.parallel.devices))
-        return f"{self._mesh.size} devices along the axis {AXIS}"
+        parallel = self._config.parallel
+        shape = (parallel.mesh.replica, parallel.mesh.shard)
+        self._mesh = together(lambda: make_mesh(parallel.devices, *shape))
+        axes = [f"{name} {size}" for name, size in self._mesh.shape.items()]
+        return f"{self._mesh.size} devices: {', '.join(axes)}"
 
     def _load(self) -> str:
         data, quiet = self._config.data, Terminal(quiet=True)

@@ -33,10 +33,11 @@ class StepOptions(NamedTuple):
     branch: bool  # drop a non-finite update by a branch; False: by selecting each weight
     unroll: int  # steps in the body of the loop over K
     counted: bool  # whether the compiler may know K: on a CPU that changes bits
+    packed: bool  # send the parts of a shared state as one array
 
 
-CPU_STEP = StepOptions(layout=True, branch=True, unroll=1, counted=False)
-GPU_STEP = StepOptions(layout=False, branch=False, unroll=4, counted=True)
+CPU_STEP = StepOptions(layout=True, branch=True, unroll=1, counted=False, packed=True)
+GPU_STEP = StepOptions(layout=False, branch=False, unroll=4, counted=True, packed=False)
 
 
 def step_options(platform: str, devices: int, virtual_shards: int | None) -> StepOptions:

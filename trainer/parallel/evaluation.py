@@ -14,7 +14,7 @@ from trainer.data.dataset import Examples, Superbatch, bytes_of_one, size
 from trainer.data.rows import gather
 from trainer.parallel import mesh as meshes
 from trainer.parallel.compiler import XlaOptions
-from trainer.parallel.mesh import AXIS, replicated
+from trainer.parallel.mesh import replicated
 from trainer.tasks.task import Named, Task, Weights, apply, losses_and_metrics
 
 # Of examples, over all devices.
@@ -74,7 +74,7 @@ def make_eval_step(
 
         return lax.map(test_batch, batches)
 
-    rows = PartitionSpec(None, AXIS)
+    rows = meshes.rows(mesh)
     sharded = jax.shard_map(
         test_all,
         mesh=mesh,

@@ -10,6 +10,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from trainer.data.dataset import Superbatch
+from trainer.parallel.sharding import Sharing, merged_leaves, split_leaves, summed_parts
 from trainer.tasks.task import BatchGradients
 
 GradientsOf = Callable[[Superbatch], BatchGradients]  # fields (rows, ...), without the dim K
@@ -21,15 +22,31 @@ class Split(NamedTuple):
     shards: int | None  # virtual shards of the whole batch; None: no virtual shards
     local: int  # virtual shards on each device
     accumulate: int  # parts of what a device, or a virtual shard, has of the batch
-    axis: str | None  # of the mesh, to sum over; None: there is one device
+    axes: tuple[str, ...]  # of the mesh, to sum over; empty: there is one device
+    sharing: Sharing | None = None  # how devices share the state
+    sums_itself: bool = False  # whether gradients_of adds up over the devices that share the state
+    reduce_dtype: Any = jnp.float32  # in which gradients are sent
+
+    @property
+    def shares_each_part(self) -> bool:
+        """Whether every part's gradients are added up over the devices that share the state.
+
+        That keeps the memory of whole gradients to one part. Virtual shards have to be added up in
+        their own order.
+        """
+        return self.sharing is not None and self.sharing.weights and self.shards is None
 
 
 def summed(
     gradients_of: GradientsOf, batch: Superbatch, votes: jax.Array, split: Split
 ) -> tuple[BatchGradients, jax.Array]:
-    """Sum gradients, metrics and stop votes over all devices: the one all-reduce of a step."""
+    """Sum gradients, metrics and stop votes over all devices: the one all-reduce of a step.
+
+    Where devices share the state, each gets its parts of the gradients, which takes a
+    reduce-scatter besides.
+    """
     if split.shards is None:
-        return _sum_over_devices((_accumulated(gradients_of, batch, split), votes), split)
+        return _sum_over_devices(_accumulated(gradients_of, batch, split), votes, split)
 
     # Virtual shards. Floating-point sums depend on their order, so devices must not add up what is
     # theirs first. Instead every shard has a row of its own in an array of all shards, in which
@@ -38,26 +55,35 @@ def summed(
     each = lax.map(lambda rows: _accumulated(gradients_of, rows, split), _parts(batch, split.local))
 
     def among_all_shards(x: jax.Array) -> jax.Array:
-        if split.axis is None:
+        if not split.axes:
             return x
         empty = jnp.zeros((split.shards, *x.shape[1:]), x.dtype)
-        first = lax.axis_index(split.axis) * split.local
+        first = lax.axis_index(split.axes) * split.local
         return lax.dynamic_update_slice_in_dim(empty, x, first, axis=0)
 
-    each, votes = _sum_over_devices((jax.tree.map(among_all_shards, each), votes), split)
+    each, votes = _sum_over_devices(jax.tree.map(among_all_shards, each), votes, split, offset=1)
     return jax.tree.map(lambda x: reduce(jnp.add, list(x)), each), votes
 
 
 def _accumulated(gradients_of: GradientsOf, batch: Superbatch, split: Split) -> BatchGradients:
     """Add up the gradients of parts of a batch one after the other, in the memory of one part."""
+
+
+    def of_part(part: Superbatch) -> BatchGradients:
+        result = gradients_of(part)
+        if split.sharing is None or not split.shares_each_part or split.sums_itself:
+            return result
+        sums = summed_parts(result.gradients, split.sharing)
+        return result._replace(gradients=_as(jnp.float32, sums))
+
     if split.accumulate == 1:
-        return gradients_of(batch)
+        return of_part(batch)
     parts = _parts(batch, split.accumulate)
-    shapes = jax.eval_shape(gradients_of, jax.tree.map(lambda x: x[0], parts))
+    shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def add(total: BatchGradients, part: Superbatch) -> tuple[BatchGradients, None]:
-        return jax.tree.map(jnp.add, total, gradients_of(part)), None
+        return jax.tree.map(jnp.add, total, of_part(part)), None
 
     return lax.scan(add, zeros, parts)[0]
 
@@ -68,13 +94,43 @@ def _parts(batch: Superbatch, count: int) -> Superbatch:
     return parts
 
 
-def _sum_over_devices(tree: Any, split: Split) -> Any:
-    """Add a pytree of float32 arrays up over the devices, as ONE flat array.
+def _sum_over_devices(
+    result: BatchGradients, votes: jax.Array, split: Split, offset: int = 0
+) -> tuple[BatchGradients, jax.Array]:
+    """Add up over the devices; arrays have `offset` dimensions in front of their own."""
+    if not split.axes:
+        return result, votes
+    how, gradients = split.sharing, result.gradients
+    if how is None:
+        sent = _as(split.reduce_dtype, gradients)
+        total = _sum_as_one((sent, result._replace(gradients=None), votes), split.axes)
+        gradients, result, votes = total
+    else:
+        if not split.shares_each_part:
+            gradients = summed_parts(gradients, how, offset)
+        parts, whole = split_leaves(gradients, how)
+        if replicas := tuple(axis for axis in split.axes if axis != how.axis):
+            parts = _sum_as_one(_as(split.reduce_dtype, parts), replicas)
+        rest = (whole, result._replace(gradients=None), votes)
+        whole, result, votes = _sum_as_one(rest, split.axes)
+        gradients = merged_leaves(parts, whole, how)
+    return result._replace(gradients=_as(jnp.float32, gradients)), votes
+
+
+def _sum_as_one(tree: Any, axes: tuple[str, ...]) -> Any:
+    """Add a pytree of arrays up over the devices, as ONE flat array of each dtype.
 
     gloo, on CPUs, sends several arrays one after the other, each with a latency of its own. For a
-    single device do nothing: XLA would copy all of it.
+    single device this is not called: XLA would copy all of it.
     """
-    if split.axis is None:
-        return tree
-    flat, unravel = ravel_pytree(tree)
-    return unravel(lax.psum(flat, split.axis))
+    leaves, structure = jax.tree.flatten(tree)
+    for dtype in {leaf.dtype: None for leaf in leaves}:
+        chosen = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
+        flat, unravel = ravel_pytree([leaves[i] for i in chosen])
+        for i, leaf in zip(chosen, unravel(lax.psum(flat, axes)), strict=True):
+            leaves[i] = leaf
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _as(dtype: Any, tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)

@@ -8,14 +8,21 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from trainer.job.errors import ConfigError
 
-AXIS = "data"  # the one mesh axis: every device holds all weights and a slice of each batch
+AXIS = "data"  # the one axis of a mesh, unless parallel.mesh names two
+REPLICA, SHARD = "replica", "shard"  # devices along the second share one copy of the state
 
 
-def make_mesh(local_devices: int | None) -> Mesh:
+def make_mesh(
+    local_devices: int | None, replicas: int | None = None, shards: int | None = None
+) -> Mesh:
     """Lay `local_devices` devices of every process (None: all) out along the axis "data".
 
+    With `replicas` or `shards`, along two axes: so many copies of the state, each shared by so many
+    devices side by side, of one process where they fit. In any case every device has a slice of
+    each batch, in this order.
+
     Raises:
-        ConfigError: fewer local devices are there than asked for.
+        ConfigError: fewer local devices are there than asked for, or they do not divide.
     """
     there = jax.local_device_count()
     if local_devices is not None and local_devices > there:
@@ -27,15 +34,27 @@ def make_mesh(local_devices: int | None) -> Mesh:
     for device in jax.devices():
         of_process.setdefault(device.process_index, []).append(device)
     used = [d for i in sorted(of_process) for d in of_process[i][:local_devices]]
-    return Mesh(np.array(used), (AXIS,))
+    if replicas is None and shards is None:
+        return Mesh(np.array(used), (AXIS,))
+    shape = (replicas or len(used) // (shards or 1), shards or len(used) // (replicas or 1))
+    if shape[0] * shape[1] != len(used):
+        given = {"replica": replicas, "shard": shards}
+        options = " ".join(f"parallel.mesh.{k}={v}" for k, v in given.items() if v is not None)
+        rule = f"replica times shard has to be {len(used)}, the number of devices"
+        raise ConfigError(f"{options}: {rule}", "use numbers that are, or leave one of them out")
+    return Mesh(np.array(used).reshape(shape), (REPLICA, SHARD))
 
 
-def check_method(method: str, processes: int) -> None:
-    """Check parallel.method against the number of processes. Pure.
+def check_method(method: str, processes: int, shard_state: str = "none") -> None:
+    """Check parallel.method against the number of processes, and parallel.shard_state. Pure.
 
     Raises:
-        ConfigError: jax's pmap, called within jit, sees the devices of its own process only.
+        ConfigError: jax's pmap, called within jit, sees the devices of its own process only; and
+            it keeps a whole copy of the state on each.
     """
+    if method == "pmap" and shard_state != "none":
+        message = f"parallel.method=pmap: has no parallel.shard_state={shard_state}"
+        raise ConfigError(message, "leave it at shard_map")
     if method == "pmap" and processes > 1:
         raise ConfigError(
             f"parallel.method=pmap: works in one process only, and there are {processes}",
@@ -50,7 +69,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batched(mesh: Mesh) -> NamedSharding:
     """Return the sharding of a superbatch [K, batch, ...]: devices share dim 1."""
-    return NamedSharding(mesh, PartitionSpec(None, AXIS))
+    return NamedSharding(mesh, rows(mesh))
+
+
+def rows(mesh: Mesh) -> PartitionSpec:
+    """Return how devices share dim 1, over all axes of the mesh."""
+    return PartitionSpec(None, mesh.axis_names)
+
+
+def local_devices(mesh: Mesh) -> int:
+    """Return how many devices of the mesh are of this process."""
+    return sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
 
 
 def local_rows(mesh: Mesh, global_batch_size: int, option: str) -> slice:
@@ -60,9 +89,9 @@ def local_rows(mesh: Mesh, global_batch_size: int, option: str) -> slice:
         ConfigError: the batch does not divide over the devices; names `option`.
     """
     check_division(mesh.size, global_batch_size, None, option)
-    rows = global_batch_size // mesh.size
+    each = global_batch_size // mesh.size
     mine = [i for i, d in enumerate(mesh.devices.flat) if d.process_index == jax.process_index()]
-    return slice(mine[0] * rows, (mine[-1] + 1) * rows)
+    return slice(mine[0] * each, (mine[-1] + 1) * each)
 
 
 def check_division(

@@ -1,44 +1,62 @@
 """model.remat: less memory for activations, which are computed again for the gradients."""
 
+from collections.abc import Mapping
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
 import jax
 from jax.extend import core
 
+from trainer.parallel.sharding import Sharing, gathered_leaf, whole_shapes
 from trainer.tasks.task import Example, Key, Output, Task, Weights
 
 
-def in_parts(task: Task, parts: int | None) -> Task:
+def in_parts(task: Task, parts: int | None, how: Sharing | None = None) -> Task:
     """Return a task whose fwd is cut into parts, for training; None: as it is.
 
     Between the passes forward and backward, only what passes from one part to the next is kept. A
     part is computed again when its gradients are due. The loops and jitted functions of jax are not
     cut.
+
+    With `how`, fwd takes this device's parts of the weights: each part gathers those that it reads,
+    and again when it is computed again. Their gradients are added up over the devices of the axis.
     """
     if parts is None:
         return task
 
     def fwd(example: Example, weights: Weights, key: Key = None) -> Output:
-        given = (example, weights, key)
-        whole, shape = jax.make_jaxpr(task.fwd, return_shape=True)(*given)
-        outputs = _run(whole, jax.tree.leaves(given), parts)
+        shapes = weights if how is None else whole_shapes(weights, how)
+        whole, shape = jax.make_jaxpr(task.fwd, return_shape=True)(example, shapes, key)
+        read = [None] * len(jax.tree.leaves((example, weights, key)))
+        if how is not None:
+            first = len(jax.tree.leaves(example))
+            gathers = [
+                partial(gathered_leaf, how.axis, how.reduce_dtype, dim)
+                for dim in jax.tree.leaves(how.dims)
+            ]
+            read[first : first + len(gathers)] = gathers
+        outputs = _run(whole, jax.tree.leaves((example, weights, key)), read, parts)
         return jax.tree.unflatten(jax.tree.structure(shape), outputs)
 
     return task._replace(fwd=fwd, gradients=None)
 
 
-def _run(whole: Any, arguments: list[Any], parts: int) -> list[Any]:
-    """Evaluate a program in parts; the last one is not computed again: its gradients come first."""
+def _run(whole: Any, arguments: list[Any], read: list[Any], parts: int) -> list[Any]:
+    """Evaluate a program in parts; the last one is not computed again: its gradients come first.
+
+    `read` has a function for each argument, which a part applies to it first; or None.
+    """
     jaxpr = whole.jaxpr
+    readers = {var: reader for var, reader in zip(jaxpr.invars, read, strict=True) if reader}
     values = dict(zip(jaxpr.constvars, whole.consts, strict=True))
     values |= zip(jaxpr.invars, arguments, strict=True)
     cuts = [0, *_cuts(jaxpr, parts), len(jaxpr.eqns)]
     for first, last in pairwise(cuts):
         part = jaxpr.eqns[first:last]
         made = {var for equation in part for var in equation.outvars}
-        read = _variables(var for equation in part for var in equation.invars)
-        ins = [var for var in read if var not in made]
+        used = _variables(var for equation in part for var in equation.invars)
+        ins = [var for var in used if var not in made]
         later = (var for equation in jaxpr.eqns[last:] for var in equation.invars)
         outs = [var for var in _variables([*later, *jaxpr.outvars]) if var in made]
         program = jaxpr.replace(
@@ -48,11 +66,21 @@ def _run(whole: Any, arguments: list[Any], parts: int) -> list[Any]:
             eqns=part,
             debug_info=jaxpr.debug_info.with_unknown_names(),
         )
-        function = core.jaxpr_as_fun(whole.replace(jaxpr=program, consts=[]))
+        function = _reading(core.jaxpr_as_fun(whole.replace(jaxpr=program, consts=[])), ins, readers)
         if last < len(jaxpr.eqns):
             function = jax.checkpoint(function)
         values |= zip(outs, function(*(values[var] for var in ins)), strict=True)
     return [var.val if _is_literal(var) else values[var] for var in jaxpr.outvars]
+
+
+def _reading(function: Any, ins: list[Any], readers: Mapping[Any, Any]) -> Any:
+    """Return the function of some variables, which reads those first that have a reader."""
+
+    def apply(*values: Any) -> Any:
+        pairs = zip(ins, values, strict=True)
+        return function(*(readers[var](x) if var in readers else x for var, x in pairs))
+
+    return apply
 
 
 def _cuts(jaxpr: Any, parts: int) -> list[int]:

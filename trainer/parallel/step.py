@@ -8,6 +8,10 @@ One dispatch, a call of the compiled program, does K optimizer steps. In each of
    the weights.
 
 Because sums and counts travel, and not means, a short, masked batch weighs by its examples.
+
+Where devices share the state (parallel.shard_state), a device gets the sum of its own parts of the
+gradients in 2, and updates its own parts of the weights in 3; the whole weights are gathered after
+3 (optimizer) or before 1 (all).
 """
 
 from collections.abc import Callable
@@ -20,17 +24,19 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from trainer.data.dataset import Superbatch
-from trainer.optimizers.optimizer import Optimizer, global_norm
+from trainer.optimizers import optimizer as optimizers
+from trainer.optimizers.optimizer import Optimizer
 from trainer.optimizers.sgd import apply_gradients
-from trainer.parallel import gradients, layout
+from trainer.parallel import gradients, layout, remat, sharding
 from trainer.parallel.compiler import CPU_STEP, StepOptions, XlaOptions
 from trainer.parallel.gradients import Split
-from trainer.parallel.mesh import AXIS, replicated
+from trainer.parallel import mesh as meshes
+from trainer.parallel.sharding import Sharing
 from trainer.tasks.task import BatchGradients, Task, Weights, batch_gradients, keys_of
 
 
 class TrainState(NamedTuple):
-    """Everything that training changes; every device holds all of it."""
+    """Everything that training changes; every device holds all of it, or its parts of it."""
 
     weights: Weights
     optim_state: Any  # of the optimizer
@@ -99,10 +105,13 @@ def state_of(weights: Weights, update: Update) -> TrainState:
     return TrainState(weights, update.optimizer.init(weights), jnp.zeros((), jnp.int32), ema)
 
 
-def init_state(task: Task, update: Update, key: jax.Array, mesh: Mesh) -> TrainState:
+def init_state(
+    task: Task, update: Update, key: jax.Array, mesh: Mesh, shard_state: str = "none"
+) -> TrainState:
     """Compute the state before the first step directly on every device of the mesh."""
-    make = jax.jit(partial(new_state, task, update), out_shardings=replicated(mesh))
-    return make(key)
+    make = partial(new_state, task, update)
+    shardings = sharding.of_state(jax.eval_shape(make, key), mesh, shard_state)
+    return jax.jit(make, out_shardings=shardings)(key)
 
 
 def make_train_step(
@@ -114,6 +123,9 @@ def make_train_step(
     accumulate: int = 1,
     options: StepOptions = CPU_STEP,
     xla_options: XlaOptions | None = None,
+    shard_state: str = "none",
+    reduce_dtype: str = "float32",
+    remat_parts: int | None = None,
 ) -> TrainStep:
     """Build the program of K optimizer steps: (state, inputs) -> (state, metrics).
 
@@ -131,17 +143,30 @@ def make_train_step(
             has of the batch one after the other: less memory, one update.
         options: how the step is written; the results are the same but for rounding.
         xla_options: XLA's compile options.
+        shard_state: what devices share: "none", "optimizer", "all". See sharding.py.
+        reduce_dtype: in which gradients are sent.
+        remat_parts: cut the forward pass into this many parts; see remat.py.
     """
     if update.ema_decay is not None:  # else XLA rounds the averages of the body's steps differently
         options = options._replace(unroll=1)
     local = (virtual_shards or mesh.size) // mesh.size
-    split = Split(virtual_shards, local, accumulate, AXIS if mesh.size > 1 else None)
+    axes = mesh.axis_names if mesh.size > 1 else ()
+    shapes = jax.eval_shape(partial(new_state, task, update), jax.ShapeDtypeStruct((2,), "uint32"))
+    # The weights of "all" are gathered leaf by leaf, each where it is used.
+    packed = options.packed and shard_state == "optimizer"
+    how = sharding.sharing(shapes.weights, mesh, shard_state, reduce_dtype, packed=packed)
+    split = Split(
+        virtual_shards, local, accumulate, axes, how, reduce_dtype=jnp.dtype(reduce_dtype)
+    )
+    split = split._replace(sums_itself=split.shares_each_part and remat_parts is not None)
+    task = remat.in_parts(task, remat_parts, how if split.sums_itself else None)
     # Donated, so that the new state is written into the memory of the old one.
     jit = partial(jax.jit, donate_argnums=0, compiler_options=xla_options)
 
     def steps(state: TrainState, inputs: DispatchInputs) -> tuple[TrainState, StepMetrics]:
         own_layout = (
             options.layout
+            and how is None
             and update.frozen is None
             and layout.fits(task, state.weights, state.optim_state)
         )
@@ -157,13 +182,14 @@ def make_train_step(
     if mesh.size == 1:
         return jit(steps)
 
-    whole, rows = PartitionSpec(), PartitionSpec(None, AXIS)
+    whole, rows = PartitionSpec(), meshes.rows(mesh)
+    specs = sharding.specs(sharding.of_state(shapes, mesh, shard_state))
     if method == "shard_map":
         sharded = jax.shard_map(
             steps,
             mesh=mesh,
-            in_specs=(whole, DispatchInputs._make([rows, rows, whole, whole, whole])),
-            out_specs=(whole, whole),
+            in_specs=(specs, DispatchInputs._make([rows, rows, whole, whole, whole])),
+            out_specs=(specs, whole),
             # Checked, jax would refuse a user's lax.scan whose carry begins with jnp.zeros.
             # Unchecked, the gradients are those of a device's own rows, which are summed below.
             check_vma=False,
@@ -172,7 +198,7 @@ def make_train_step(
 
     mapped = jax.pmap(
         steps,
-        axis_name=AXIS,
+        axis_name=meshes.AXIS,
         in_axes=(None, DispatchInputs._make([1, 1, None, None, None])),
         out_axes=(None, None),
         devices=list(mesh.devices.flat),
@@ -231,10 +257,15 @@ def _one_step(
     Returns the state, and a row of StepMetrics.packed.
     """
 
+    how = split.sharing
+    weights = state.weights
+    if how is not None and how.weights and not split.sums_itself:
+        weights = sharding.gathered(weights, how)
+
     def gradients_of(batch: Superbatch) -> BatchGradients:
         keys = keys_of(task, inputs.seeds, inputs.steps, batch)
         if not options.layout or task.layout is None:
-            result = batch_gradients(task, state.weights, batch, keys)
+            result = batch_gradients(task, weights, batch, keys)
             if update.frozen is None:
                 return result
             # As zeros they are not computed, and are no part of a norm.
@@ -245,7 +276,7 @@ def _one_step(
         # The weights are in the task's layout here, see _in_layout: turn them for the forward pass,
         # and the gradients into that layout. XLA folds both into the matrix products.
         there, back = task.layout
-        result = batch_gradients(task, back(state.weights), batch, keys)
+        result = batch_gradients(task, back(weights), batch, keys)
         return result._replace(gradients=there(result.gradients))
 
     votes = jnp.sum(inputs.stop_votes.astype(jnp.float32))
@@ -265,10 +296,22 @@ def _one_step(
         apply = finite & (state.step == inputs.steps)
         done = state.step + apply.astype(jnp.int32)
 
+    own = state.weights  # what this device updates
+    if how is not None and not how.weights:
+        own = sharding.own_parts(own, how)
+
+    def global_norm() -> jax.Array:
+        if how is None:
+            return optimizers.global_norm(total)
+        if split.shards is None:
+            return sharding.global_norm(total, how)
+        # Added up in the order of one device.
+        return optimizers.global_norm(lax.optimization_barrier(sharding.gathered(total, how)))
+
     def updated() -> tuple[Weights, Any, Weights | None]:
         optimizer, scale = update.optimizer, 1 / examples
         if update.clip_norm is not None:
-            norm = global_norm(total) * scale
+            norm = global_norm() * scale
             scale = scale * jnp.minimum(1, update.clip_norm / jnp.maximum(norm, 1e-30))
         if optimizer.scales_with_lr and update.clip_norm is None:
             # Not lr * (1 / examples): the rounding of the runs before there were other optimizers.
@@ -277,26 +320,28 @@ def _one_step(
             lr, means = inputs.lrs * scale, total
         else:
             lr = inputs.lrs
-            means = jax.tree.map(lambda g, w: (g * scale).astype(w.dtype), total, state.weights)
-        updates, optim_state = optimizer.step(means, state.optim_state, state.weights, lr)
-        updates = jax.tree.map(lambda u, w: u.astype(w.dtype), updates, state.weights)
-        weights, ema, decay = apply_gradients(updates, state.weights), state.ema, update.ema_decay
+            means = jax.tree.map(lambda g, w: (g * scale).astype(w.dtype), total, own)
+        updates, optim_state = optimizer.step(means, state.optim_state, own, lr)
+        updates = jax.tree.map(lambda u, w: u.astype(w.dtype), updates, own)
+        weights, ema, decay = apply_gradients(updates, own), state.ema, update.ema_decay
         if decay is not None:
             # The barrier, and this form, leave one way to round it, whatever XLA fuses.
             weights = lax.optimization_barrier(weights)
             ema = jax.tree.map(lambda a, w: a + (1 - decay) * (_wide(w) - a), ema, weights)
         return weights, optim_state, ema
 
-    before = (state.weights, state.optim_state, state.ema)
+    before = (own, state.optim_state, state.ema)
     if options.branch:
         weights, optim_state, ema = lax.cond(apply, updated, lambda: before)
     else:
         weights, optim_state, ema = jax.tree.map(partial(jnp.where, apply), updated(), before)
+    if how is not None and not how.weights:
+        weights = sharding.gathered(weights, how)
     # Without this barrier, and with several steps in one body of the loop (unroll), XLA computes
     # the update once for the next step and once to keep it, and may round the two differently.
     state = lax.optimization_barrier(TrainState(weights, optim_state, done, ema))
     if update.log_norm:  # divided by the examples it is that of the mean gradients
-        sums = (*sums[:-1], global_norm(total), sums[-1])
+        sums = (*sums[:-1], global_norm(), sums[-1])
     metrics = [*jnp.where(finite, jnp.stack(sums), 0), finite.astype(jnp.float32), votes]
     return state, jnp.stack(metrics)
 

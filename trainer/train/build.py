@@ -24,10 +24,9 @@ from trainer.job import directory as run_directory
 from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
 from trainer.optimizers import optimizer as optimizers
-from trainer.optimizers import schedules
-from trainer.parallel import compiler, evaluation, remat, step
+from trainer.optimizers import elementwise, schedules
+from trainer.parallel import compiler, evaluation, sharding, step
 from trainer.parallel.compiler import CompiledFunction
-from trainer.parallel.mesh import replicated
 from trainer.sources import load as data_sets
 from trainer.tasks import make as tasks
 from trainer.tasks.task import Task
@@ -132,6 +131,8 @@ class Run:
         key = jax.random.PRNGKey(config.run.seed)
         update = programs.update
         template = jax.eval_shape(partial(step.new_state, task, update), key)
+        shard_state = config.parallel.shard_state
+        shardings = sharding.of_state(template, mesh, shard_state)
         identity = fingerprint(config, report["dataset"])
         with timer.phase("startup"):
             collectives.share(partial(stop.check, "before the state was restored"))
@@ -142,12 +143,12 @@ class Run:
             )
         with timer.phase("startup"):
             if restored is None:
-                self.state = step.init_state(task, update, key, mesh)
+                self.state = step.init_state(task, update, key, mesh, shard_state)
                 if config.init.run is not None:
                     init, weights = config.init, self.state.weights
                     weights = resume.other_weights(init, weights, process, terminal)
                     make = partial(step.state_of, update=update)
-                    self.state = jax.jit(make, out_shardings=replicated(mesh))(weights)
+                    self.state = jax.jit(make, out_shardings=shardings)(weights)
             else:
                 self.state = restored.state
                 terminal.note(f"resuming after step {restored.step:,}")
@@ -351,13 +352,20 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
     fixed = transfer.frozen(weights, config.init.freeze)
     if fixed is not None:
         optimizer = optimizers.without(optimizer, fixed)
+    shard_state = config.parallel.shard_state
+    if shard_state != "none" and (mixes := elementwise.first_mixing(optimizer, weights)):
+        message = f"parallel.shard_state={shard_state}: optim.name={optim.name} mixes the elements"
+        raise ConfigError(
+            f"{message} of an array ({mixes}), and a device has a part of each",
+            "use an optimizer like sgd, adamw or lion, or parallel.shard_state=none",
+        )
     update = step.Update(optimizer, optim.clip_norm, skip, fixed, log_norm, config.ema.decay)
 
     step_options = compiler.step_options(platform, mesh.size, shards)
     xla_options = compiler.xla_options(platform, config.train.deterministic)
     recomputes = model.remat is not None
     train_step = step.make_train_step(
-        remat.in_parts(task, model.remat),
+        task,
         update,
         mesh,
         config.parallel.method,
@@ -365,6 +373,9 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
         config.train.accumulate,
         step_options,
         compiler.xla_options(platform, config.train.deterministic, recomputes),
+        shard_state,
+        config.parallel.reduce_dtype,
+        model.remat,
     )
     eval_step = evaluation.make_eval_step(task, mesh, shards, xla_options)
     return Programs(plan, schedule_of, task, record, update, train_step, eval_step)

@@ -51,7 +51,7 @@ def inputs(mesh: Mesh, dispatch: Dispatch, stop_vote: bool = False) -> DispatchI
 
     The vote is sent last: batches are sent a dispatch ahead, and a stop must not come that late.
     """
-    votes = np.full((len(dispatch.steps), mesh.local_mesh.size), stop_vote, np.uint8)
+    votes = np.full((len(dispatch.steps), meshes.local_devices(mesh)), stop_vote, np.uint8)
     placed = meshes.place(meshes.batched(mesh), votes)
     return DispatchInputs(
         dispatch.batch, placed, dispatch.lrs, dispatch.step_numbers, dispatch.seeds

@@ -16,6 +16,7 @@ from trainer.checkpoint import checksums
 from trainer.distributed import collectives
 from trainer.job.errors import EXIT_COMPLETED, NonFinite, Preempted
 from trainer.job.files import write_json
+from trainer.parallel.sharding import to_host, whole_arrays
 from trainer.parallel.step import StepMetrics, averaged
 from trainer.train import feed
 from trainer.train.build import Run
@@ -82,9 +83,9 @@ class TrainingLoop:
         collectives.share(self._finish_saves)
         collectives.share(self._check_last_update)
         # WAITS for the last step, unless the evaluation already has.
-        run.report["weights_sha256"] = checksums.of_weights(jax.device_get(run.state.weights))
+        run.report["weights_sha256"] = checksums.of_weights(run.state.weights, to_host)
         if run.state.ema is not None:
-            run.report["ema_sha256"] = checksums.of_weights(jax.device_get(run.state.ema))
+            run.report["ema_sha256"] = checksums.of_weights(run.state.ema, to_host)
 
     def dispatch(self) -> bool:
         """Start the next K steps, fetch the metrics of those before; return whether to stop."""
@@ -145,7 +146,8 @@ class TrainingLoop:
         run, began = self.run, time.perf_counter()
         with run.timer.phase("evaluate"):
             average = run.config.ema.evaluate
-            weights = averaged(run.state) if average else run.state.weights
+            # Whole on every device, also where devices share them.
+            weights = whole_arrays(averaged(run.state) if average else run.state.weights)
             result = run.evaluators[split](weights)  # WAITS for all predictions
             if run.dashboard is not None:
                 run.dashboard.evaluated(split, run.steps_done, weights, result)
@@ -208,9 +210,10 @@ class TrainingLoop:
         self.save(None)
         path = run.process.directory / "nonfinite.json"
 
+        state = to_host(run.state)
+
         def write_diagnosis() -> None:
             if run.process.is_chief:
-                state = jax.device_get(run.state)
                 try:
                     seed = run.config.run.seed
                     write_json(path, diagnose(state, run.task, run.batches, step, seed))

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from trainer.dashboard import norms
 from trainer.data.dataset import Superbatch
 from trainer.optimizers.optimizer import stochastic_gradient_descent
 from trainer.parallel import mesh as meshes
-from trainer.parallel import norms, step
+from trainer.parallel import step
 from trainer.tasks import mlp
 
 TASK = mlp.make(mlp.Objective("softmax_crossentropy", 10, 100.0, 50.0), (12,), [6], "he_normal")

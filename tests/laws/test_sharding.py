@@ -1,0 +1,152 @@
+"""The laws of training where devices share the state: parallel.shard_state."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from support.steps import assert_equal
+from support.tasks import DEVICES, STEPS, K, first_state, program, run, six_steps, subject
+from support.traffic import traffic
+
+from trainer.optimizers import elementwise
+from trainer.optimizers.optimizer import from_optax, stochastic_gradient_descent
+from trainer.parallel import mesh as meshes
+from trainer.parallel import sharding, step
+from trainer.tasks import mlp
+
+names = pytest.mark.parametrize("name", ["mlp", "transformer"])
+modes = pytest.mark.parametrize("mode", ["optimizer", "all"])
+RECIPE = {"clip_norm": 0.05, "log_norm": True, "ema_decay": 0.9}
+
+
+@pytest.fixture(autouse=True)
+def no_implicit_transfers():
+    with jax.transfer_guard("disallow"):
+        yield
+
+
+@names
+@modes
+@pytest.mark.parametrize("shards", [None, 2])
+def test_one_step_is_that_of_one_device_from_any_state_of_a_training(name, mode, shards):
+    states = six_steps(name)
+    for i in (0, STEPS - 1):
+        how = {"shard_state": mode, "shards": shards}
+        after, _ = run(name, DEVICES, steps=range(i, i + 1), state=states[i], **how)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6),
+            after.weights,
+            states[i + 1].weights,
+        )
+
+
+@pytest.mark.parametrize(
+    ("mode", "shards"), [("optimizer", None), ("optimizer", 2), ("all", None), ("all", 2)]
+)
+def test_with_the_whole_recipe_a_step_is_that_of_one_device(mode, shards):
+    state = first_state("transformer", average=True)
+    how = {"accumulate": 2, "remat_parts": 3, **RECIPE}
+    expected, rows = run("transformer", 1, steps=range(1), state=state, **how)
+    how = {"shard_state": mode, "shards": shards, **how}
+    after, packed = run("transformer", DEVICES, steps=range(1), state=state, **how)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6),
+        (after.weights, after.ema),
+        (expected.weights, expected.ema),
+    )
+    np.testing.assert_allclose(packed[:, :-1], rows[:, :-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"shard_state": "optimizer"}, {"shard_state": "all", "remat_parts": 2}], ids=str
+)
+def test_gradients_sent_in_bfloat16_are_rounded(how):
+    exact = run("mlp", DEVICES, steps=range(1))[0].optim_state[0].mu
+    done, _ = run("mlp", DEVICES, steps=range(1), reduce_dtype="bfloat16", **how)
+    rounded = done.optim_state[0].mu
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=np.abs(b).max() / 64),
+        rounded,
+        exact,
+    )
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), rounded, exact)))
+
+
+@names
+@modes
+def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(name, mode):
+    how = {"shard_state": mode, **RECIPE}
+    assert_equal(run(name, DEVICES, K, **how), run(name, DEVICES, 1, **how))
+
+
+@names
+@pytest.mark.parametrize(
+    ("mode", "devices", "shards"),
+    [("none", 4, None), ("optimizer", 4, None), ("all", 4, 2), ("all", 2, None)],
+)
+def test_virtual_shards_give_the_bits_of_one_device(name, mode, devices, shards):
+    expected = run(name, 1, K, virtual_shards=4, **RECIPE)
+    how = {"shard_state": mode, "shards": shards, **RECIPE}
+    assert_equal(run(name, devices, K, virtual_shards=4, **how), expected)
+
+
+@names
+@modes
+def test_the_collectives_of_a_step(name, mode):
+    _, compiled, shardings = program(name, DEVICES, 1, shard_state=mode)
+    split = [s for s in jax.tree.leaves(shardings.optim_state[0].mu) if not s.is_fully_replicated]
+    assert split
+    count = 1 if mode == "optimizer" else len(split)
+    found = traffic(compiled.as_text()).collectives
+    assert found == {"all-reduce": 1, "reduce-scatter": count, "all-gather": count}
+
+
+def test_with_remat_weights_are_gathered_again_in_the_backward_pass():
+    _, compiled, shardings = program("transformer", DEVICES, 1, shard_state="all", remat_parts=3)
+    split = [s for s in jax.tree.leaves(shardings.weights) if not s.is_fully_replicated]
+    found = traffic(compiled.as_text()).collectives
+    assert found["reduce-scatter"] >= len(split)
+    assert len(split) < found["all-gather"] <= 2 * len(split) + 3
+
+
+def wide_mlp():
+    objective = mlp.Objective("softmax_crossentropy", 10, 33.3, 78.6)
+    return mlp.make(objective, (28, 28), [4096, 4096], "he_normal")
+
+
+@pytest.mark.parametrize("name", ["wide mlp", "transformer"])
+def test_each_of_8_devices_has_an_eighth_of_the_state(name):
+    task = wide_mlp() if name == "wide mlp" else subject(name).task
+    update = step.Update(from_optax(optax.adamw, {}), ema_decay=0.9)
+    key = jax.ShapeDtypeStruct((2,), "uint32")
+    state = jax.eval_shape(lambda key: step.new_state(task, update, key), key)
+    mesh = meshes.make_mesh(8)
+
+    def bytes_of(mode):
+        shapes = jax.tree.map(
+            lambda x, s: np.prod(s.shard_shape(x.shape)) * x.dtype.itemsize,
+            state,
+            sharding.of_state(state, mesh, mode),
+        )
+        return sum(jax.tree.leaves(shapes)), sum(jax.tree.leaves(shapes.weights))
+
+    whole, weights = bytes_of("none")
+    assert bytes_of("all")[0] <= whole / 8 * 1.05
+    assert bytes_of("optimizer")[0] <= weights + (whole - weights) / 8 * 1.05
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "mixes"),
+    [
+        (stochastic_gradient_descent(0.9, nesterov=True), None),
+        (from_optax(optax.adamw, {}), None),
+        (from_optax(optax.lion, {}), None),
+        (from_optax(optax.contrib.muon, {}), "dot_general"),
+        (from_optax(optax.lamb, {}), "reduce_sum"),
+        (from_optax(optax.adafactor, {}), "reduce_sum"),
+    ],
+)
+def test_an_optimizer_that_mixes_elements_is_found_by_its_program(optimizer, mixes):
+    weights = {"w": jax.ShapeDtypeStruct((256, 128), "float32")}
+    found = elementwise.first_mixing(optimizer, weights)
+    assert found == mixes or (mixes is not None and found is not None)

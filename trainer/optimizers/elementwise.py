@@ -1,0 +1,45 @@
+"""Whether an optimizer treats each element of the weights by itself, as SGD and Adam do."""
+
+from typing import Any
+
+import jax
+
+from trainer.optimizers.optimizer import Optimizer
+
+# Primitives of jax whose result at an element depends on the arguments at this element alone.
+PRIMITIVES = frozenset(
+    "abs add add_any and cbrt ceil clamp convert_element_type copy copy_p cos div eq erf erf_inv "
+    "exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg "
+    "nextafter not optimization_barrier or pow real reduce_precision rem round rsqrt select_n sign "
+    "sin sqrt square stop_gradient sub tanh xor".split()
+)
+
+
+def first_mixing(optimizer: Optimizer, weights: Any) -> str | None:
+    """Return the first operation of a step that mixes elements of an array; None if none does.
+
+    The step is traced for weights of these shapes and dtypes, and not run. Arithmetic on scalars,
+    such as a count of steps, mixes nothing.
+    """
+    state = jax.eval_shape(optimizer.init, weights)
+    lr = jax.ShapeDtypeStruct((), "float32")
+    return _first(jax.make_jaxpr(optimizer.step)(weights, state, weights, lr).jaxpr)
+
+
+def _first(jaxpr: Any) -> str | None:
+    for equation in jaxpr.eqns:
+        arrays = [var.aval for var in (*equation.invars, *equation.outvars)]
+        if all(getattr(aval, "ndim", 0) == 0 for aval in arrays):
+            continue
+        name = equation.primitive.name
+        values = equation.params.values()
+        parts = [x for value in values for x in (value if isinstance(value, tuple) else (value,))]
+        programs = [getattr(part, "jaxpr", part) for part in parts]  # of a jitted function, a cond
+        programs = [program for program in programs if hasattr(program, "eqns")]
+        for program in programs:
+            if (found := _first(program)) is not None:
+                return found
+        spreads = name == "broadcast_in_dim" and arrays[0].ndim == 0  # a scalar to all elements
+        if not (programs or spreads or name in PRIMITIVES):
+            return str(name)
+    return None
