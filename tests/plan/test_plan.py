@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from conftest import CACHE
 from support.in_process import train
 
 from trainer.job.signals import StopRequest
@@ -23,7 +24,7 @@ MODELS = {
     "transformer": ("+experiment=transformer",),
     "cnn": ("+experiment=cnn", "data=mnist_5k"),
 }
-RUN = ("train.global_batch_size=32", "train.steps_per_dispatch=4", "train.limit_steps=12")
+RUN = ("train.global_batch_size=32", "train.steps_per_dispatch=2", "train.limit_steps=6")
 
 
 def options_of(model, monkeypatch):
@@ -34,16 +35,24 @@ def options_of(model, monkeypatch):
     return (*MODELS[model], *RUN)
 
 
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch):
+    monkeypatch.setenv("TRAINER_CACHE_DIR", str(CACHE))
+
+
 def plan(capsys, *arguments):
     assert command.main([*arguments, "--json"], StopRequest()) == 0
     return json.loads(capsys.readouterr().out)
 
 
+def on_first_device(arrays):
+    """Return their bytes there."""
+    here = [x for x in arrays if jax.devices()[0] in x.sharding.device_set]
+    return sum(x.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in here)
+
+
 def live():
-    """Return the bytes of all arrays on the first device."""
-    first = jax.devices()[0]
-    arrays = [x for x in jax.live_arrays() if first in x.sharding.device_set]
-    return sum(x.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in arrays)
+    return on_first_device(jax.live_arrays())
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
@@ -52,23 +61,30 @@ def test_the_memory_is_that_of_a_run(model, devices, monkeypatch, capsys, tmp_pa
     options = options_of(model, monkeypatch)
     planned = plan(capsys, f"--gpus-per-node={devices}", *options)["device_memory"]
 
-    call, before, seen = CompiledFunction.__call__, live(), []
+    call, before, arrays, splits, temporary = CompiledFunction.__call__, live(), [], {}, {}
 
-    def watched(self, state, *rest):
-        result = call(self, state, *rest)
+    def watched(self, state, batch):
+        result = call(self, state, batch)
         if isinstance(state, TrainState):
-            (compiled,) = self._compiled.values()
-            seen.append((live() - before, compiled.memory_analysis()))
+            kind = "temporary"
+            arrays.append(live() - before)
+        else:
+            kind = "evaluation"
+            splits[batch.mask.shape] = on_first_device(jax.tree.leaves(batch))
+        for compiled in self._compiled.values():
+            plan = compiled.memory_analysis()
+            results = plan.output_size_in_bytes - plan.alias_size_in_bytes
+            size = plan.temp_size_in_bytes + results
+            temporary[kind] = max(size, temporary.get(kind, 0))
         return result
 
     monkeypatch.setattr(CompiledFunction, "__call__", watched)
-    done = train(
-        tmp_path,
-        *options,
-        "run.dir=run",
-        "train.epochs=2",
-        f"parallel.devices={devices}",
-        "checkpoint.every_epochs=null",
-    )
+    run = ("run.dir=run", "train.epochs=1", "checkpoint.every_epochs=null")
+    done = train(tmp_path, *options, *run, f"parallel.devices={devices}")
     assert done.returncode == 0, done.stderr
-    print(planned, [s[0] for s in seen], seen[0][1])
+    assert planned["state"] + planned["batches"] == pytest.approx(max(arrays), rel=CLOSE)
+    assert planned["splits"] == pytest.approx(sum(splits.values()), rel=CLOSE)
+    for kind, size in temporary.items():
+        assert planned[kind] == pytest.approx(size, rel=CLOSE), kind
+    total = max(arrays) + sum(splits.values()) + max(temporary.values())
+    assert planned["total"] == pytest.approx(total, rel=CLOSE)

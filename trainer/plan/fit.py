@@ -82,22 +82,27 @@ def check(config: Config, layout: Layout, counted: Counted, room: Room) -> None:
     if room.bytes is None or needed <= room.bytes:
         return
     message = f"each device needs {shown(needed)}, and has {room.text}"
-    raise ConfigError(message, "use " + ", or ".join(_advice(config, layout, counted)))
+    *others, last = _advice(config, layout, counted, room.bytes)
+    raise ConfigError(message, f"use {', '.join(others)}, or {last}")
 
 
-def _advice(config: Config, layout: Layout, counted: Counted) -> list[str]:
-    """Return what would need less memory, that which helps most first."""
-    memory, train = counted.memory, config.train
+def _advice(config: Config, layout: Layout, counted: Counted, room: float) -> list[str]:
+    """Return what needs less memory, that which helps most first."""
+    memory, train, shared = counted.memory, config.train, config.parallel.shard_state
     state, batch = list[str](), list[str]()
+    if layout.all_devices > 1 and shared != "all":
+        state.append(
+            f"parallel.shard_state={'all' if shared == 'optimizer' else 'optimizer or all'}"
+        )
+    if memory.evaluation > memory.temporary:
+        batch.append(f"a train.eval_batch_size below {train.eval_batch_size}")
     parts = config.parallel.virtual_shards or layout.all_devices
     if train.global_batch_size > parts * train.accumulate:
         batch.append(f"train.accumulate={2 * train.accumulate}")
-    if config.model.remat is None:
-        batch.append("model.remat=2 or more")
-    if train.global_batch_size > layout.all_devices:
+    batch += ["model.remat=2"] if config.model.remat is None else []
+    if counted.rows > 1:
         batch.append(f"a train.global_batch_size below {train.global_batch_size}")
-    if memory.evaluation > memory.temporary:
-        batch.append(f"a train.eval_batch_size below {train.eval_batch_size}")
-    if memory.state + memory.weights > memory.total / 2:  # with gradients
-        return [*state, *batch] or ["devices with more memory"]
-    return [*batch, *state] or ["devices with more memory"]
+    # Whatever the batch, there are gradients as large as the weights.
+    if memory.state + memory.weights > room:
+        return [*state, "a smaller model", "devices with more memory"]
+    return [*batch, *state, "devices with more memory"]

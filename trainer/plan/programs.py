@@ -9,17 +9,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import partial
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from trainer.config.schema import Config
+from trainer.dashboard import norms
 from trainer.data.dataset import Dataset, Examples, Needs, Superbatch, bytes_of_one
 from trainer.parallel import mesh as meshes
-from trainer.parallel import step
+from trainer.parallel import sharding, step
 from trainer.parallel.evaluation import Evaluator
 from trainer.plan import scaling
 from trainer.plan.layout import Layout
@@ -42,6 +42,7 @@ class Memory(NamedTuple):
     splits: int  # to evaluate on: those that stay on the devices
     temporary: int  # activations, gradients, and what else a step needs for a moment
     evaluation: int  # the same of an evaluation, which comes between steps
+    norms: int  # and of the norms of gradients after it, on one device of process 0
 
     @property
     def state(self) -> int:
@@ -51,7 +52,12 @@ class Memory(NamedTuple):
     @property
     def total(self) -> int:
         """The most at any time, but for the copy that a checkpoint is written from."""
-        return self.state + self.batches + self.splits + max(self.temporary, self.evaluation)
+        return (
+            self.state
+            + self.batches
+            + self.splits
+            + max(self.temporary, self.evaluation, self.norms)
+        )
 
 
 class HostMemory(NamedTuple):
@@ -90,19 +96,31 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
     if config.model.precision is not None:  # the arrays are the same, and any CPU has this one
         model = dataclasses.replace(config.model, precision="float32")
         config = dataclasses.replace(config, model=model)
-    mesh = meshes.make_mesh(layout.all_devices)
+    parallel = config.parallel
+    mesh = meshes.make_mesh(layout.all_devices, parallel.mesh.replica, parallel.mesh.shard)
     made = build.make_programs(config, dataset, mesh)
     key = jax.ShapeDtypeStruct((2,), np.uint32)
     template = jax.eval_shape(partial(step.new_state, made.task, made.update), key)
-    state = _abstract(template, meshes.replicated(mesh))
+    state = _abstract(template, sharding.of_state(template, mesh, parallel.shard_state))
     batch = config.train.global_batch_size
     inputs = partial(_inputs, mesh, dataset.train, batch, made.task.needs)
 
     traced = made.train_step.trace(state, inputs(K))
     products = operations(traced.jaxpr.jaxpr)
     compiled = traced.lower().compile()
-    sent = traffic(compiled.as_text(), mesh.size)
-    splits, evaluation = _evaluation(config, dataset, made, state.weights, mesh)
+    sent = traffic(compiled.as_text())
+    splits, evaluation = _evaluation(config, dataset, made, template.weights, mesh)
+    measured = min(batch, norms.MOST_EXAMPLES)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
+        _batch(dataset.train, 1, measured, made.task.needs),
+    )
+    measure = norms.make(made.task, build.rows_at_once(config, mesh), config.model.remat)
+    of_norms = _temporary(jax.jit(measure).lower(template.weights, shapes).compile())
+    chosen = state.weights if state.ema is None or not config.ema.evaluate else state.ema
+    if _bytes_here(chosen) < _bytes(chosen):  # it is evaluated whole
+        evaluation += _bytes(template.weights)
+        of_norms += _bytes(template.weights)
 
     rows, example = batch // mesh.size, bytes_of_one(dataset.train)
     predicted = None
@@ -114,7 +132,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
             for one in sent.items
         ]
         # Like the averages of the weights, the update is shared where its state is.
-        updated = _bytes_here(state.optim_state) / max(1, _bytes(template.optim_state))
+        updated = _bytes_here(state.optim_state) / max(1, _bytes(state.optim_state))
         rate = machine.float32 if exact else machine.flops
         computing = scaling.compute(products, weights, machine, rate, updated)
         pieces = max(sent.collectives.values(), default=1)
@@ -134,6 +152,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
         splits,
         _temporary(compiled),
         evaluation,
+        of_norms,
     )
     checkpoint = sum(
         min(_bytes([x]), layout.devices * _bytes_here([x])) for x in jax.tree.leaves(state)
@@ -146,7 +165,7 @@ def _evaluation(
     config: Config, dataset: Dataset, made: build.Programs, weights: Any, mesh: Mesh
 ) -> tuple[int, int]:
     """Return the bytes of the splits that stay on a device, and what evaluating needs besides."""
-    kept, largest = 0, (0, 0, None)
+    kept, needed, whole = 0, 0, _abstract(weights, meshes.replicated(mesh))
     for name, examples in dataset.splits.items():
         if name != "train":
             evaluator = Evaluator(
@@ -159,10 +178,10 @@ def _evaluation(
             )
             batch = _abstract(_batch(examples, *evaluator.shape, Needs()), meshes.batched(mesh))
             sent = _bytes_here(batch)
+            also = _temporary(made.eval_step.lower(whole, batch).compile())
             kept += sent if evaluator.keeps else 0
-            largest = max(largest, (sent, 0 if evaluator.keeps else sent, batch), key=itemgetter(0))
-    _, also, batch = largest
-    return kept, also + _temporary(made.eval_step.lower(weights, batch).compile())
+            needed = max(needed, also + (0 if evaluator.keeps else sent))
+    return kept, needed
 
 
 def _temporary(compiled: Any) -> int:
@@ -208,8 +227,13 @@ def _batch(examples: Examples, k: int, batch_size: int, needs: Needs) -> Superba
     )
 
 
-def _abstract(tree: Any, sharding: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def _abstract(tree: Any, shardings: Any) -> Any:
+    """Return the shapes with shardings: a tree of these, or one for all."""
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
 
 
 def _bytes(tree: Any) -> int:

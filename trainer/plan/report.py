@@ -11,7 +11,6 @@ from trainer.plan.layout import Layout
 
 if TYPE_CHECKING:
     from trainer.plan.programs import Counted
-    from trainer.plan.traffic import Collective
 
 KINDS = {"H100": "its constants are assumed", "H200": "its constants are measured on one H200"}
 
@@ -28,8 +27,8 @@ def as_json(counted: Counted, layout: Layout, kind: str | None, room: Room) -> d
         "device_memory_there": room.bytes,
         "host_memory": counted.host._asdict(),
         "collectives": [
-            {"kind": one.kind, "count": one.times, "bytes": one.bytes, "devices": len(one.group)}
-            for one in counted.traffic.items
+            {"kind": kind, "devices": devices, "count": count, "bytes": size}
+            for kind, devices, count, size in counted.traffic.by_kind
         ],
         "operations": counted.operations,
         "device_kind": kind,
@@ -60,8 +59,9 @@ def _rows(
     yield "  batches", shown(memory.batches), "two dispatches"
     yield "  splits to evaluate on", shown(memory.splits), "those that stay on the devices"
     yield "  activations, temporary", shown(memory.temporary), "of a step, gradients included"
-    if memory.evaluation > memory.temporary:
-        yield "  more for an evaluation", shown(memory.evaluation - memory.temporary), ""
+    if (more := max(memory.evaluation, memory.norms) - memory.temporary) > 0:
+        name = "evaluation" if memory.evaluation > memory.norms else "norms of gradients"
+        yield f"  more for {name}", shown(more), "between steps"
     there = f"of {room.text}" if room.text else "name a device, or its memory, to know if it fits"
     yield "  in all", shown(memory.total), there
     yield "  copy for a checkpoint", shown(memory.state), "if there is room, else on the host"
@@ -71,8 +71,8 @@ def _rows(
     yield "  copy for a checkpoint", shown(host.checkpoint), "while it is written"
     yield "", "", ""
     yield "a step sends", shown(counted.traffic.bytes), ""
-    for one in counted.traffic.items:
-        yield from _row(one, layout)
+    for kind_, devices, count, size in counted.traffic.by_kind:
+        yield f"  {kind_}", shown(size), f"{count:,} between {devices:,} devices"
     yield "a step computes", *_operations(counted.operations)
     if predicted is not None and kind is not None:
         yield f"a step on {kind}s", seconds(predicted.seconds), f"predicted; {KINDS[kind]}"
@@ -80,13 +80,6 @@ def _rows(
         yield "  collectives", seconds(predicted.reduce), "that no computation hides"
         yield "  the slowest device", seconds(predicted.straggle), ""
         yield "  waiting for data", seconds(predicted.input), ""
-
-
-def _row(one: Collective, layout: Layout) -> Iterator[tuple[str, str, str]]:
-    times = f"{one.times:,} times, " if one.times > 1 else ""
-    arrays = f" of {len(one.arrays)} arrays" if len(one.arrays) > 1 else ""
-    text = f"{times}between {len(one.group):,} devices{arrays}"
-    yield f"  {one.kind}", shown(one.bytes), text
 
 
 def _operations(count: int) -> tuple[str, str]:

@@ -55,6 +55,16 @@ class Traffic(NamedTuple):
         return dict(kinds)
 
     @property
+    def by_kind(self) -> list[tuple[str, int, int, int]]:
+        """Kind, devices that take part, how many there are, and the bytes of all of them."""
+        found = dict[tuple[str, int], tuple[int, int]]()
+        for item in self.items:
+            key = (item.kind, len(item.group))
+            count, size = found.get(key, (0, 0))
+            found[key] = (count + item.times, size + item.bytes * item.times)
+        return [(*key, *value) for key, value in found.items()]
+
+    @property
     def arrays(self) -> list[int]:
         """The elements of each array that they combine."""
         return [n for item in self.items for n in item.arrays * item.times]
@@ -65,7 +75,7 @@ class Traffic(NamedTuple):
         return sum(item.bytes * item.times for item in self.items)
 
 
-def traffic(text: str, devices: int) -> Traffic:
+def traffic(text: str) -> Traffic:
     """Count the collectives of one step in the HLO text of a compiled dispatch.
 
     The outermost loop is that over the steps of the dispatch, so what is in it counts once. A loop
@@ -73,6 +83,8 @@ def traffic(text: str, devices: int) -> Traffic:
     """
     computations = dict[str, list[str]]()
     entry, body = "", list[str]()
+    partitions = re.search(r"\bnum_partitions=(\d+)", text.partition("\n")[0])
+    devices = int(partitions[1]) if partitions else 1
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
             body = computations.setdefault(header[2], [])
