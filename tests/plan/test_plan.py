@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 from conftest import CACHE
+from support import idx_files
 from support.in_process import train
 
 from trainer.job.signals import StopRequest
@@ -17,22 +18,32 @@ from trainer.plan import command
 
 ROOT = Path(__file__).parents[2]
 CLOSE = 0.1
-DIGITS = ("+experiment=mlp", "data=mnist_5k")
 MODELS = {
-    "mlp": DIGITS,
-    "wide": (*DIGITS, "model.hidden_sizes=[4096,4096]"),
-    "transformer": ("+experiment=transformer",),
-    "cnn": ("+experiment=cnn", "data=mnist_5k"),
+    "mlp": ("+experiment=mlp", "data=idx"),
+    "wide": ("+experiment=mlp", "data=idx", "model.hidden_sizes=[4096,4096]"),
+    "transformer": ("+experiment=transformer", "data.options.size=20000"),
+    "cnn": ("+experiment=cnn", "data=idx"),
 }
-RUN = ("train.global_batch_size=32", "train.steps_per_dispatch=2", "train.limit_steps=6")
+RUN = (
+    "train.global_batch_size=32",
+    "train.steps_per_dispatch=2",
+    "train.limit_steps=4",
+    "train.eval_batch_size=32",
+)
 
 
-def options_of(model, monkeypatch):
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return idx_files.write(tmp_path_factory.mktemp("images"), 300, 60)
+
+
+def options_of(model, images, monkeypatch):
     if model in ("transformer", "cnn"):
         monkeypatch.setenv("TRAINER_CONFIG_DIR", str(ROOT / "examples" / model))
     for name in ("JAX_NUM_CPU_DEVICES", "JAX_PLATFORMS"):  # the command sets them
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    return (*MODELS[model], *RUN)
+    data = () if model == "transformer" else (f"data.root={images}", "data.num_classes=10")
+    return (*MODELS[model], *data, *RUN)
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +68,8 @@ def live():
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
 @pytest.mark.parametrize("model", MODELS)
-def test_the_memory_is_that_of_a_run(model, devices, monkeypatch, capsys, tmp_path):
-    options = options_of(model, monkeypatch)
+def test_the_memory_is_that_of_a_run(model, devices, images, monkeypatch, capsys, tmp_path):
+    options = options_of(model, images, monkeypatch)
     planned = plan(capsys, f"--gpus-per-node={devices}", *options)["device_memory"]
 
     call, before, arrays, splits, temporary = CompiledFunction.__call__, live(), [], {}, {}
@@ -68,9 +79,11 @@ def test_the_memory_is_that_of_a_run(model, devices, monkeypatch, capsys, tmp_pa
         if isinstance(state, TrainState):
             kind = "temporary"
             arrays.append(live() - before)
+        elif batch.mask.ndim == 1:
+            kind = "norms"
         else:
             kind = "evaluation"
-            splits[batch.mask.shape] = on_first_device(jax.tree.leaves(batch))
+            splits[id(batch.mask)] = on_first_device(jax.tree.leaves(batch))
         for compiled in self._compiled.values():
             plan = compiled.memory_analysis()
             results = plan.output_size_in_bytes - plan.alias_size_in_bytes
@@ -84,6 +97,7 @@ def test_the_memory_is_that_of_a_run(model, devices, monkeypatch, capsys, tmp_pa
     assert done.returncode == 0, done.stderr
     assert planned["state"] + planned["batches"] == pytest.approx(max(arrays), rel=CLOSE)
     assert planned["splits"] == pytest.approx(sum(splits.values()), rel=CLOSE)
+    assert temporary.keys() == {"temporary", "evaluation", "norms"}
     for kind, size in temporary.items():
         assert planned[kind] == pytest.approx(size, rel=CLOSE), kind
     total = max(arrays) + sum(splits.values()) + max(temporary.values())
