@@ -21,7 +21,7 @@ CLOSE = 0.1
 MODELS = {
     "mlp": ("+experiment=mlp", "data=idx"),
     "wide": ("+experiment=mlp", "data=idx", "model.hidden_sizes=[4096,4096]"),
-    "transformer": ("+experiment=transformer", "data.options.size=20000"),
+    "transformer": ("+experiment=transformer", "data.options.size=20000", "model.options.layers=1"),
     "cnn": ("+experiment=cnn", "data=idx"),
 }
 RUN = (

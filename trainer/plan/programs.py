@@ -29,6 +29,8 @@ from trainer.plan.shapes import host_bytes
 from trainer.plan.traffic import Traffic, traffic
 from trainer.train import build, steps_per_dispatch
 
+# Nothing is run, so the machine code need not be fast; the memory is the same.
+QUICKLY = {"xla_backend_optimization_level": 0}
 K = 2  # steps of the dispatch that is compiled: a loop of one step would be dissolved
 
 
@@ -107,7 +109,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
 
     traced = made.train_step.trace(state, inputs(K))
     products = operations(traced.jaxpr.jaxpr)
-    compiled = traced.lower().compile()
+    compiled = traced.lower().compile(QUICKLY)
     sent = traffic(compiled.as_text())
     splits, evaluation = _evaluation(config, dataset, made, template.weights, mesh)
     measured = min(batch, norms.MOST_EXAMPLES)
@@ -116,7 +118,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
         _batch(dataset.train, 1, measured, made.task.needs),
     )
     measure = norms.make(made.task, build.rows_at_once(config, mesh), config.model.remat)
-    of_norms = _temporary(jax.jit(measure).lower(template.weights, shapes).compile())
+    of_norms = _temporary(jax.jit(measure).lower(template.weights, shapes).compile(QUICKLY))
     chosen = state.weights if state.ema is None or not config.ema.evaluate else state.ema
     if _bytes_here(chosen) < _bytes(chosen):  # it is evaluated whole
         evaluation += _bytes(template.weights)
@@ -178,7 +180,7 @@ def _evaluation(
             )
             batch = _abstract(_batch(examples, *evaluator.shape, Needs()), meshes.batched(mesh))
             sent = _bytes_here(batch)
-            also = _temporary(made.eval_step.lower(whole, batch).compile())
+            also = _temporary(made.eval_step.lower(whole, batch).compile(QUICKLY))
             kept += sent if evaluator.keeps else 0
             needed = max(needed, also + (0 if evaluator.keeps else sent))
     return kept, needed
