@@ -15,11 +15,10 @@ import jax
 import numpy as np
 
 from trainer.config.schema import Config
-from trainer.dashboard import train_and_test
+from trainer.dashboard import norms, train_and_test
 from trainer.data.dataset import Dataset, Examples, first, size
 from trainer.data.stream import Plan, Superbatches, take
 from trainer.job.errors import first_line
-from trainer.dashboard import norms
 from trainer.parallel import memory
 from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.evaluation import Evaluation

@@ -20,14 +20,13 @@ def make(
 ) -> Callable[[Weights, Superbatch], Norms]:
     """Build the program (weights, batch of fields (rows, ...)) -> norms, on one device.
 
-    It computes the gradients of at most `most_rows` examples at a time, with activations computed
-    again as in the step (model.remat): what fits there fits here. The gradient is that of the mean loss over the batch, without random numbers; a norm is the root
-    of the sum of squares.
+    The gradient is that of the mean loss over the batch, without random numbers; a norm is the root
+    of the sum of squares. The gradients of `most_rows` examples at most are computed at once, and
+    activations again as in the step (model.remat): what fits there fits here.
 
     It is not part of the training step: there the norms would read every gradient once more at
     every step, and could change how XLA rounds it.
     """
-
     task = remat.in_parts(task, remat_parts)
 
     def measure(weights: Weights, batch: Superbatch) -> Norms:

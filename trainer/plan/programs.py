@@ -30,7 +30,7 @@ from trainer.plan.traffic import Traffic, traffic
 from trainer.train import build, steps_per_dispatch
 
 # Nothing is run, so the machine code need not be fast; the memory is the same.
-QUICKLY = {"xla_backend_optimization_level": 0}
+QUICKLY: Any = {"xla_backend_optimization_level": 0}
 K = 2  # steps of the dispatch that is compiled: a loop of one step would be dissolved
 
 

@@ -23,8 +23,8 @@ from trainer.distributed.initialize import ProcessContext
 from trainer.job import directory as run_directory
 from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
-from trainer.optimizers import optimizer as optimizers
 from trainer.optimizers import elementwise, schedules
+from trainer.optimizers import optimizer as optimizers
 from trainer.parallel import compiler, evaluation, sharding, step
 from trainer.parallel.compiler import CompiledFunction
 from trainer.sources import load as data_sets
