@@ -14,8 +14,14 @@ from trainer.parallel import sharding, step
 from trainer.plan.traffic import traffic
 from trainer.tasks import mlp
 
-names = pytest.mark.parametrize("name", ["mlp", "transformer"])
-modes = pytest.mark.parametrize("mode", ["optimizer", "all"])
+# The task, parallel.shard_state, and how many of 4 devices share one copy of the state.
+layouts = pytest.mark.parametrize(
+    ("name", "mode", "shards"),
+    [
+        *(("mlp", mode, shards) for mode in ("optimizer", "all") for shards in (None, 2)),
+        *(("transformer", "optimizer", 2), ("transformer", "all", None)),
+    ],
+)
 RECIPE = {"clip_norm": 0.05, "log_norm": True, "ema_decay": 0.9}
 
 
@@ -25,9 +31,7 @@ def no_implicit_transfers():
         yield
 
 
-@names
-@modes
-@pytest.mark.parametrize("shards", [None, 2])
+@layouts
 def test_one_step_is_that_of_one_device_from_any_state_of_a_training(name, mode, shards):
     states = six_steps(name)
     for i in (0, STEPS - 1):
@@ -40,9 +44,7 @@ def test_one_step_is_that_of_one_device_from_any_state_of_a_training(name, mode,
         )
 
 
-@pytest.mark.parametrize(
-    ("mode", "shards"), [("optimizer", None), ("optimizer", 2), ("all", None), ("all", 2)]
-)
+@pytest.mark.parametrize(("mode", "shards"), [("optimizer", None), ("all", 2)])
 def test_with_the_whole_recipe_a_step_is_that_of_one_device(mode, shards):
     state = first_state("transformer", average=True)
     how = {"accumulate": 2, "remat_parts": 3, **RECIPE}
@@ -69,20 +71,23 @@ def test_gradients_sent_in_bfloat16_are_rounded(how):
         rounded,
         exact,
     )
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), rounded, exact)))
+    assert (rounded[0].kernel != exact[0].kernel).any()  # small leaves may stay exact
 
 
-@names
-@modes
-def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(name, mode):
-    how = {"shard_state": mode, **RECIPE}
+@layouts
+def test_k_steps_in_one_dispatch_are_k_dispatches_bit_for_bit(name, mode, shards):
+    how = {"shard_state": mode, "shards": shards, **RECIPE}
     assert_equal(run(name, DEVICES, K, **how), run(name, DEVICES, 1, **how))
 
 
-@names
 @pytest.mark.parametrize(
-    ("mode", "devices", "shards"),
-    [("none", 4, None), ("optimizer", 4, None), ("all", 4, 2), ("all", 2, None)],
+    ("name", "mode", "devices", "shards"),
+    [
+        ("mlp", "none", 4, None),
+        *(("mlp", mode, 4, shards) for mode in ("optimizer", "all") for shards in (None, 2)),
+        ("mlp", "all", 2, None),
+        *(("transformer", "optimizer", 4, 2), ("transformer", "all", 4, None)),
+    ],
 )
 def test_virtual_shards_give_the_bits_of_one_device(name, mode, devices, shards):
     expected = run(name, 1, K, virtual_shards=4, **RECIPE)
@@ -90,15 +95,17 @@ def test_virtual_shards_give_the_bits_of_one_device(name, mode, devices, shards)
     assert_equal(run(name, devices, K, virtual_shards=4, **how), expected)
 
 
-@names
-@modes
+@pytest.mark.parametrize(
+    ("name", "mode"), [("mlp", "optimizer"), ("mlp", "all"), ("transformer", "all")]
+)
 def test_the_collectives_of_a_step(name, mode):
     _, compiled, shardings = program(name, DEVICES, 1, shard_state=mode)
     split = [s for s in jax.tree.leaves(shardings.optim_state[0].mu) if not s.is_fully_replicated]
     assert split
-    count = 1 if mode == "optimizer" else len(split)
+    # As one array, gathered once more at the end of a dispatch; or leaf by leaf.
+    scatters, gathers = (1, 2) if mode == "optimizer" else (len(split), len(split))
     found = traffic(compiled.as_text()).collectives
-    assert found == {"all-reduce": 1, "reduce-scatter": count, "all-gather": count}
+    assert found == {"all-reduce": 1, "reduce-scatter": scatters, "all-gather": gathers}
 
 
 def test_with_remat_weights_are_gathered_again_in_the_backward_pass():

@@ -4,8 +4,18 @@ import jax
 import numpy as np
 import pytest
 from support.steps import assert_equal, place
-from support.tasks import DEVICES, OPTIONS, STEPS, K, first_state, first_weights, program, run
-from support.tasks import six_steps, subject
+from support.tasks import (
+    DEVICES,
+    OPTIONS,
+    STEPS,
+    K,
+    first_state,
+    first_weights,
+    program,
+    run,
+    six_steps,
+    subject,
+)
 
 from trainer.parallel import evaluation
 from trainer.parallel import mesh as meshes

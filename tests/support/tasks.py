@@ -14,8 +14,8 @@ from trainer.config.schema import AugmentConfig
 from trainer.data.dataset import Dataset, Superbatch
 from trainer.data.stream import Plan, Superbatches
 from trainer.optimizers.optimizer import from_optax
+from trainer.parallel import compiler, sharding, step
 from trainer.parallel import mesh as meshes
-from trainer.parallel import sharding, step
 from trainer.sources import load
 from trainer.tasks import make, mlp, module
 from trainer.tasks.task import Task
@@ -106,6 +106,7 @@ def program(
         "shard_map",
         virtual_shards,
         accumulate,
+        xla_options=compiler.xla_options("cpu", deterministic=True, remat=remat_parts is not None),
         shard_state=shard_state,
         remat_parts=remat_parts,
         reduce_dtype=reduce_dtype,

@@ -3,11 +3,11 @@
 Reading changes nothing, so it is safe while another job writes to the same run.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import orbax.checkpoint as ocp
 
-from trainer.checkpoint import checksums
-from trainer.checkpoint.checksums import RECORD, Record
+from trainer.checkpoint import checksums, shards
+from trainer.checkpoint.checksums import RECORD, Record, reading
 from trainer.job import directory as run_directory
 from trainer.job.errors import ReadError, first_line
-from trainer.job.files import Damaged, open_regular, parse, read_bytes
+from trainer.job.files import Damaged, parse, read_bytes
 from trainer.tasks.task import named_leaves
 
 Arrays = dict[str, npt.NDArray[Any]]  # path -> array
 
 RECORD_FILE = "record.json"  # the record, with the checksums of all arrays and all other files
 ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
-_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def checkpointer() -> ocp.Checkpointer:
@@ -58,16 +57,30 @@ def steps(directory: Path) -> list[int]:
     try:
         return run_directory.steps(directory)
     except OSError as error:
-        raise _unreadable(directory, error) from None
+        raise checksums.unreadable(directory, error) from None
 
 
 def write_record(folder: Path, record: Record, state: Any) -> None:
     """Write the record of a checkpoint whose arrays orbax has written; the caller calls fsync."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
-    files = {name: _sha256(folder, name) for name in names}
-    record = {**record, "bytes": {name: (folder / name).stat().st_size for name in names}}
-    (folder / RECORD_FILE).write_text(json.dumps(checksums.seal(record, state, files)), "utf-8")
+    _seal(folder, record, state, {name: checksums.of_file(folder, name) for name in names})
+
+
+def write_record_of_shards(folder: Path, record: Record, digests: Sequence[str]) -> None:
+    """Write the record of a sharded state, given what `shards.write` returned to each process."""
+    files = {shards.TABLE.format(index): digest for index, digest in enumerate(digests)}
+    data = [shards.DATA.format(index) for index in range(len(digests))]
+    _seal(folder, {**record, "processes": len(digests)}, {}, files, data)
+
+
+def _seal(
+    folder: Path, record: Record, state: Any, files: dict[str, str], others: Sequence[str] = ()
+) -> None:
+    """Write the record, with these checksums of files, and the sizes of those and of others."""
+    sizes = {name: (folder / name).stat().st_size for name in (*files, *others)}
+    sealed = checksums.seal({**record, "bytes": sizes}, state, files)
+    (folder / RECORD_FILE).write_text(json.dumps(sealed), "utf-8")
 
 
 def record_of(folder: Path, shape: Mapping[str, Any] = RECORD) -> Record:
@@ -88,8 +101,10 @@ def read(
         ReadError: the storage fails, or orbax cannot read files that are intact.
     """
     record, checksums_, files = _unsealed(folder, shape)
+    if (chunks := _chunks(folder, record, files)) is not None:
+        return {leaf: shards.whole(folder, of_leaf) for leaf, of_leaf in chunks.items()}, record
     for name, (expected, size) in files.items():
-        if _sha256(folder, name, size) != expected:
+        if checksums.of_file(folder, name, size) != expected:
             raise Damaged(f"file {name} does not match its checksum")
     try:
         with plain(folder.parent) as parent:
@@ -107,7 +122,26 @@ def read(
     return {name: np.asarray(array) for name, array in arrays.items()}, record
 
 
-def fit(arrays: Arrays, template: Any, prefix: str = "") -> Any:
+def check(reader: ocp.Checkpointer, folder: Path, shape: Mapping[str, Any] = RECORD) -> Record:
+    """Read a checkpoint as `read` does, a chunk at a time if it is sharded; return the record."""
+    record, chunks = opened(folder, shape)
+    if chunks is None:
+        return read(reader, folder, shape)[1]
+    for chunk in chain(*chunks.values()):
+        shards.read(folder, chunk)
+    return record
+
+
+def opened(folder: Path, shape: Mapping[str, Any] = RECORD) -> tuple[Record, shards.Chunks | None]:
+    """Return the record, and of a sharded checkpoint the chunks of its arrays, which are not read.
+
+    Raises Damaged and ReadError as `read` does.
+    """
+    record, _, files = _unsealed(folder, shape)
+    return record, _chunks(folder, record, files)
+
+
+def fit(arrays: Mapping[str, Any], template: Any, prefix: str = "") -> Any:
     """Return the arrays in the structure of a pytree of shapes and dtypes.
 
     `prefix` comes before the paths of the template: "weights/" for the weights in a state.
@@ -130,7 +164,7 @@ def _unsealed(
     folder: Path, shape: Mapping[str, Any]
 ) -> tuple[Record, dict[str, str], dict[str, tuple[str, int | None]]]:
     """Return the record, the checksums of the arrays, and those and the sizes of the files."""
-    with _reading(folder, RECORD_FILE):
+    with reading(folder, RECORD_FILE):
         data = read_bytes(folder / RECORD_FILE)
     seal = {"step": int, "sha256": str, "leaves": {"*": str}, "files": {"*": str}}
     seal["bytes?"] = {"*": int}  # of each file; older records have none
@@ -146,27 +180,14 @@ def _unsealed(
     return record, record.pop("leaves"), files
 
 
-def _sha256(folder: Path, name: str, size: int | None = None) -> str:
-    """Return the SHA-256 of a file; one of more than `size` bytes is Damaged and not read."""
-    with _reading(folder, name), open_regular(folder / name) as file:
-        there = os.fstat(file.fileno()).st_size
-        if size is not None and there > size:  # a digest of terabytes would take hours
-            raise Damaged(f"file {name} has {there:,} bytes, but {size:,} were saved")
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _reading(folder: Path, name: str) -> Iterator[None]:
-    try:
-        yield
-    except _MISSING:
-        raise Damaged(f"file {name} is missing") from None
-    except OSError as error:
-        raise _unreadable(folder / name, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> ReadError:
-    return ReadError(
-        f"{path} cannot be read ({error.strerror}). It may be intact, so nothing is renamed or "
-        "deleted. Repair the storage or its permissions, then run the same command again"
-    )
+def _chunks(
+    folder: Path, record: Record, files: Mapping[str, tuple[str, int | None]]
+) -> shards.Chunks | None:
+    """Return what `opened` does, given what `_unsealed` returned."""
+    if "processes" not in record:
+        return None
+    names = [shards.TABLE.format(index) for index in range(len(files))]
+    if len(names) != record["processes"] or {*names} != files.keys():
+        processes = f"{record['processes']} processes"
+        raise Damaged(f"file {RECORD_FILE} lists other files than those of {processes}")
+    return shards.table(folder, {name: files[name][0] for name in names})

@@ -1,8 +1,11 @@
 """The checkpoints of a run, written by orbax and verified by checksums when they are read.
 
-All devices hold the same state, so process 0 alone writes and reads it: no other process needs the
-disk, and none can hang in a save. Orbax restores flipped bits silently. Therefore the record beside
-the arrays holds a SHA-256 of each array, of every file, and of the record itself.
+Where all devices hold the same state, process 0 alone writes and reads it: no other process needs
+the disk, and none can hang in a save. Orbax restores flipped bits silently. Therefore the record
+beside the arrays holds a SHA-256 of each array, of every file, and of the record itself.
+
+Of a state that is sharded, each process writes its chunks (see shards.py), and process 0 the record
+once all of them are on disk.
 
 A checkpoint is written under a temporary name, brought to disk with fsync, and then renamed to its
 step. After that it is committed: no crash of the process or the machine leaves half a checkpoint
@@ -12,15 +15,16 @@ under such a name.
 from __future__ import annotations
 
 import math
+import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import orbax.checkpoint as ocp
 
-from trainer.checkpoint import files
+from trainer.checkpoint import files, shards
 from trainer.checkpoint.checksums import Record
 from trainer.job import lock
 from trainer.job.directory import ASIDE, TRASH, WRITING
@@ -56,8 +60,9 @@ class Restored(NamedTuple):
     """A checkpoint that was read and is intact."""
 
     step: int
-    state: Any  # numpy arrays in the structure of the template
+    state: Any  # numpy arrays in the structure of the template; shapes, if they are in chunks
     record: Record  # as given to save()
+    chunks: shards.Chunks | None = None  # of a sharded state: what is to be read of its arrays
 
 
 class Checkpoints:
@@ -91,7 +96,7 @@ class Checkpoints:
             _check_link(self.directory)
             self.directory.mkdir(parents=True, exist_ok=True)
             self._opened = self._folder_id()
-            self._clean_up()
+            self.clean_up()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -124,25 +129,61 @@ class Checkpoints:
         Raises:
             ConfigError: the lock of the run was removed: another job may be writing here.
         """
-        # In place of a folder that is gone, orbax would make one without the lock of this run.
-        if self._folder_id() != self._opened:
-            raise FileNotFoundError(None, "the folder has been moved or deleted")
-        lock.check(self.directory.parent)
-        if step in self.steps:
+        if not self._begin(step):
             return None
-        written, committed = self.directory / f"{WRITING}{step}", self.directory / str(step)
+        written = self.directory / f"{WRITING}{step}"
         try:
             with files.plain(self.directory) as directory:
                 self._checkpointer.save(
                     directory / written.name, args=ocp.args.PyTreeSave(_nested(state))
                 )
             files.write_record(written, {**record, "step": step, **(results or {})}, state)
-            sync_tree(written)
-            written.rename(committed)
-            sync_folder(self.directory)
+            return self._commit(written, step, results)
         except BaseException:
-            self._clean_up()
+            self.clean_up()
             raise
+
+    def begin_shards(self, step: int) -> Path | None:
+        """Make a folder in which all processes write their chunks; None if the step is saved.
+
+        Nobody else has ever had its name: a process that is late writes nowhere else.
+
+        Raises:
+            ConfigError: as `save` does.
+        """
+        if not self._begin(step):
+            return None
+        folder = self.directory / f"{WRITING}{step}.{secrets.token_hex(8)}"
+        folder.mkdir()
+        return folder
+
+    def commit_shards(
+        self,
+        written: Path,
+        step: int,
+        digests: Sequence[str],
+        record: Record,
+        results: Mapping[str, float] | None = None,
+    ) -> str | None:
+        """Make a checkpoint of the folder, as `save` does, with the digests of `shards.write`."""
+        record = {**record, "step": step, **(results or {})}
+        files.write_record_of_shards(written, record, digests)
+        return self._commit(written, step, results)
+
+    def _begin(self, step: int) -> bool:
+        """Return whether the step is to be saved: there is no checkpoint of it."""
+        # In place of a folder that is gone, orbax would make one without the lock of this run.
+        if self._folder_id() != self._opened:
+            raise FileNotFoundError(None, "the folder has been moved or deleted")
+        lock.check(self.directory.parent)
+        return step not in self.steps
+
+    def _commit(self, written: Path, step: int, results: Mapping[str, float] | None) -> str | None:
+        """Turn what is written into the checkpoint of a step; delete those no longer kept."""
+        committed = self.directory / str(step)
+        sync_tree(written)
+        written.rename(committed)
+        sync_folder(self.directory)
         if (value := self._best.value(results or {})) is not None:
             self._values[step] = value
         try:
@@ -156,7 +197,8 @@ class Checkpoints:
         """Read the newest intact checkpoint; None if there has never been one.
 
         The template is a pytree of arrays or shapes, as saved. A checkpoint that is damaged or does
-        not fit it is renamed, with a warning, and the next older one is tried.
+        not fit it is renamed, with a warning, and the next older one is tried. Of a sharded one,
+        the chunks are left to be read, by any process; see `set_aside`.
 
         Raises:
             DataError: there are checkpoints, and none is intact.
@@ -165,13 +207,18 @@ class Checkpoints:
         for step in reversed(self.steps):
             try:
                 folder = self.directory / str(step)
-                arrays, record = files.read(self._checkpointer, folder, self._shape)
+                record, chunks = files.opened(folder, self._shape)
+                arrays: Mapping[str, Any]
+                if chunks is None:
+                    arrays, record = files.read(self._checkpointer, folder, self._shape)
+                else:
+                    arrays = shards.shapes(chunks)
                 state = files.fit(arrays, template)
             except Damaged as damage:
-                self._set_aside(step, damage)
+                self.set_aside(step, str(damage))
             else:
                 self._values = self._recorded_values()
-                return Restored(step, state, record)
+                return Restored(step, state, record, chunks)
         # Those that an earlier start renamed count too: starting over would overwrite their run.
         if aside := sorted(path.name for path in self.directory.glob(f"{ASIDE}*")):
             raise DataError(
@@ -193,7 +240,7 @@ class Checkpoints:
         status = self.directory.stat()
         return status.st_dev, status.st_ino
 
-    def _clean_up(self) -> None:
+    def clean_up(self) -> None:
         """Remove what a killed process or a failed save has left half written or half deleted."""
         for path in self.directory.iterdir():
             if path.name.startswith((TRASH, WRITING)):
@@ -211,7 +258,7 @@ class Checkpoints:
             for step in old:
                 (self.directory / str(step)).rename(self.directory / f"{TRASH}{step}")
             sync_folder(self.directory)
-            self._clean_up()
+            self.clean_up()
 
     def _recorded_values(self) -> dict[int, float]:
         values = {}
@@ -228,7 +275,8 @@ class Checkpoints:
                     values[step] = value
         return values
 
-    def _set_aside(self, step: int, damage: Damaged) -> None:
+    def set_aside(self, step: int, damage: str) -> None:
+        """Rename a checkpoint that is damaged, with a warning that says so."""
         folder, number = self.directory / str(step), 0
         while (aside := self.directory / f"{ASIDE}{step}.{number}").exists():
             number += 1

@@ -98,7 +98,7 @@ def _check(directory: Path) -> Iterator[Checked]:
             folder = directory / str(step)
             damage, record = None, dict[str, Any]()
             try:
-                _, record = files.read(reader, folder)
+                record = files.check(reader, folder)
             except Damaged as error:
                 damage = str(error)
             try:

@@ -1,4 +1,7 @@
-"""What all processes of a run do together: share results, fail together, send arrays."""
+"""What all processes of a run do together: share results, fail together, send arrays.
+
+And what they leave for each other, from any thread at any time: KeyValues.
+"""
 
 import json
 import re
@@ -7,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # the service has no public API; orbax uses this one too
 from jax.experimental import multihost_utils
 
 from trainer.job.errors import TrainerError
@@ -87,3 +91,39 @@ def broadcast(tree: Tree) -> Tree:
     raw = jax.tree.map(lambda x: np.frombuffer(np.asarray(x).tobytes(), np.uint8), tree)
     sent = multihost_utils.broadcast_one_to_all(raw)
     return jax.tree.map(lambda x, got: np.asarray(got).view(x.dtype).reshape(x.shape), tree, sent)
+
+
+class KeyValues:
+    """Named values in JSON, each set once, in the key-value store of jax's coordination service.
+
+    A single process has nobody to leave them for.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        """Use the names that begin with `prefix`."""
+        self._prefix = prefix
+        self._client: Any = distributed.global_state.client
+
+    def put(self, name: str, value: Json) -> None:
+        """Set a value, for all processes."""
+        if self._client is not None:
+            self._client.key_value_set(self._prefix + name, json.dumps(value))
+
+    def get(self, name: str, seconds: float) -> Json:
+        """Wait for a value and return it.
+
+        Raises:
+            TimeoutError: nobody has set it in that time.
+        """
+        try:
+            text = self._client.blocking_key_value_get(self._prefix + name, int(seconds * 1000))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" in str(error):
+                raise TimeoutError(f"no answer within {seconds:g} s") from None
+            raise
+        return json.loads(text)
+
+    def clear(self) -> None:
+        """Delete all values; no process may want them any more."""
+        if self._client is not None:
+            self._client.key_value_delete(self._prefix)

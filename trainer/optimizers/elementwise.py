@@ -7,12 +7,17 @@ import jax
 from trainer.optimizers.optimizer import Optimizer
 
 # Primitives of jax whose result at an element depends on the arguments at this element alone.
-PRIMITIVES = frozenset(
-    "abs add add_any and cbrt ceil clamp convert_element_type copy copy_p cos div eq erf erf_inv "
-    "exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg "
-    "nextafter not optimization_barrier or pow real reduce_precision rem round rsqrt select_n sign "
-    "sin sqrt square stop_gradient sub tanh xor".split()
-)
+_ARITHMETIC = {"abs", "add", "add_any", "div", "max", "min", "mul", "neg", "rem", "sign", "sub"}
+_FUNCTIONS = {
+    *("cbrt", "ceil", "cos", "erf", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p"),
+    *("logistic", "pow", "round", "rsqrt", "sin", "sqrt", "square", "tanh"),
+}
+_CHOICES = {
+    *("and", "clamp", "eq", "ge", "gt", "is_finite", "le", "lt", "ne", "not", "or", "select_n"),
+    *("xor",),
+}
+_COPIES = {"convert_element_type", "copy", "copy_p", "optimization_barrier", "reduce_precision"}
+PRIMITIVES = _ARITHMETIC | _FUNCTIONS | _CHOICES | _COPIES | {"stop_gradient"}
 
 
 def first_mixing(optimizer: Optimizer, weights: Any) -> str | None:

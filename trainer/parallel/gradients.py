@@ -10,7 +10,12 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from trainer.data.dataset import Superbatch
-from trainer.parallel.sharding import Sharing, merged_leaves, split_leaves, summed_parts
+from trainer.parallel.sharding import (
+    Sharing,
+    merged_leaves,
+    split_leaves,
+    summed_parts,
+)
 from trainer.tasks.task import BatchGradients
 
 GradientsOf = Callable[[Superbatch], BatchGradients]  # fields (rows, ...), without the dim K
@@ -23,7 +28,7 @@ class Split(NamedTuple):
     local: int  # virtual shards on each device
     accumulate: int  # parts of what a device, or a virtual shard, has of the batch
     axes: tuple[str, ...]  # of the mesh, to sum over; empty: there is one device
-    sharing: Sharing | None = None  # how devices share the state
+    sharing: Sharing | None = None  # how devices share the gradients; None: all have all of them
     sums_itself: bool = False  # whether gradients_of adds up over the devices that share the state
     reduce_dtype: Any = jnp.float32  # in which gradients are sent
 
@@ -31,10 +36,9 @@ class Split(NamedTuple):
     def shares_each_part(self) -> bool:
         """Whether every part's gradients are added up over the devices that share the state.
 
-        That keeps the memory of whole gradients to one part. Virtual shards have to be added up in
-        their own order.
+        That keeps the memory of whole gradients to one part.
         """
-        return self.sharing is not None and self.sharing.weights and self.shards is None
+        return self.sharing is not None and self.sharing.weights
 
 
 def summed(
@@ -42,8 +46,8 @@ def summed(
 ) -> tuple[BatchGradients, jax.Array]:
     """Sum gradients, metrics and stop votes over all devices: the one all-reduce of a step.
 
-    Where devices share the state, each gets its parts of the gradients, which takes a
-    reduce-scatter besides.
+    With `split.sharing` each device gets its parts of the gradients, which takes a reduce-scatter
+    besides.
     """
     if split.shards is None:
         return _sum_over_devices(_accumulated(gradients_of, batch, split), votes, split)
@@ -61,13 +65,12 @@ def summed(
         first = lax.axis_index(split.axes) * split.local
         return lax.dynamic_update_slice_in_dim(empty, x, first, axis=0)
 
-    each, votes = _sum_over_devices(jax.tree.map(among_all_shards, each), votes, split, offset=1)
+    each, votes = _sum_over_devices(jax.tree.map(among_all_shards, each), votes, split)
     return jax.tree.map(lambda x: reduce(jnp.add, list(x)), each), votes
 
 
 def _accumulated(gradients_of: GradientsOf, batch: Superbatch, split: Split) -> BatchGradients:
     """Add up the gradients of parts of a batch one after the other, in the memory of one part."""
-
 
     def of_part(part: Superbatch) -> BatchGradients:
         result = gradients_of(part)
@@ -95,9 +98,9 @@ def _parts(batch: Superbatch, count: int) -> Superbatch:
 
 
 def _sum_over_devices(
-    result: BatchGradients, votes: jax.Array, split: Split, offset: int = 0
+    result: BatchGradients, votes: jax.Array, split: Split
 ) -> tuple[BatchGradients, jax.Array]:
-    """Add up over the devices; arrays have `offset` dimensions in front of their own."""
+    """Add up over the devices; where they share the state, each gets its parts of the gradients."""
     if not split.axes:
         return result, votes
     how, gradients = split.sharing, result.gradients
@@ -107,7 +110,7 @@ def _sum_over_devices(
         gradients, result, votes = total
     else:
         if not split.shares_each_part:
-            gradients = summed_parts(gradients, how, offset)
+            gradients = summed_parts(gradients, how)
         parts, whole = split_leaves(gradients, how)
         if replicas := tuple(axis for axis in split.axes if axis != how.axis):
             parts = _sum_as_one(_as(split.reduce_dtype, parts), replicas)

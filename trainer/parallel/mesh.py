@@ -130,3 +130,15 @@ def place(sharding: NamedSharding, local: Any) -> Any:
     if jax.process_count() == 1:
         return jax.device_put(local, sharding)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), local)
+
+
+def spread(shardings: Any, whole: Any) -> Any:
+    """Copy a pytree of whole host arrays, the same on all processes, to the devices.
+
+    `shardings` has the sharding of each; a process copies the parts of its own devices.
+    """
+
+    def one(sharding: NamedSharding, array: Any) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, shardings, whole)

@@ -28,7 +28,7 @@ def in_parts(task: Task, parts: int | None, how: Sharing | None = None) -> Task:
     def fwd(example: Example, weights: Weights, key: Key = None) -> Output:
         shapes = weights if how is None else whole_shapes(weights, how)
         whole, shape = jax.make_jaxpr(task.fwd, return_shape=True)(example, shapes, key)
-        read = [None] * len(jax.tree.leaves((example, weights, key)))
+        read: list[Any] = [None] * len(jax.tree.leaves((example, weights, key)))
         if how is not None:
             first = len(jax.tree.leaves(example))
             gathers = [
@@ -66,7 +66,9 @@ def _run(whole: Any, arguments: list[Any], read: list[Any], parts: int) -> list[
             eqns=part,
             debug_info=jaxpr.debug_info.with_unknown_names(),
         )
-        function = _reading(core.jaxpr_as_fun(whole.replace(jaxpr=program, consts=[])), ins, readers)
+        function = _reading(
+            core.jaxpr_as_fun(whole.replace(jaxpr=program, consts=[])), ins, readers
+        )
         if last < len(jaxpr.eqns):
             function = jax.checkpoint(function)
         values |= zip(outs, function(*(values[var] for var in ins)), strict=True)

@@ -31,7 +31,7 @@ class Sharing(NamedTuple):
     weights: bool  # whether the weights are split too, as in "all"
     dims: Dims  # of the weights, and of all that has their shapes
     axis: str  # of the mesh: the devices that share one copy of the state
-    count: int  # the devices along it
+    devices: int  # along it
     packed: bool  # send all leaves as one array: fewer messages, more copies in memory
     reduce_dtype: Any  # in which gradients are sent
 
@@ -92,9 +92,7 @@ def whole_arrays(tree: Any) -> Any:
 
 def to_host(tree: Any) -> Any:
     """Return whole numpy arrays, one leaf after the other; as `whole_arrays`."""
-    return jax.tree.map(
-        lambda leaf: jax.device_get(whole_arrays(leaf).addressable_data(0)), tree
-    )
+    return jax.tree.map(lambda leaf: jax.device_get(whole_arrays(leaf).addressable_data(0)), tree)
 
 
 def own_parts(tree: Weights, how: Sharing) -> Weights:
@@ -104,7 +102,7 @@ def own_parts(tree: Weights, how: Sharing) -> Weights:
     def part(leaf: jax.Array, dim: int) -> jax.Array:
         if dim == WHOLE:
             return leaf
-        rows = leaf.shape[dim] // how.count
+        rows = leaf.shape[dim] // how.devices
         return lax.dynamic_slice_in_dim(leaf, index * rows, rows, dim)
 
     return jax.tree.map(part, tree, how.dims)
@@ -153,23 +151,23 @@ def whole_shapes(tree: Weights, how: Sharing) -> Weights:
     """Return the shapes and dtypes of whole leaves, given those of the parts."""
 
     def whole(leaf: Any, dim: int) -> jax.ShapeDtypeStruct:
-        sizes = [size * how.count if i == dim else size for i, size in enumerate(leaf.shape)]
+        sizes = [size * how.devices if i == dim else size for i, size in enumerate(leaf.shape)]
         return jax.ShapeDtypeStruct((*sizes,), leaf.dtype)
 
     return jax.tree.map(whole, tree, how.dims)
 
 
-def summed_parts(tree: Weights, how: Sharing, offset: int = 0) -> Weights:
+def summed_parts(tree: Weights, how: Sharing) -> Weights:
     """Add split leaves up over the devices of the axis; each gets its part of the sum.
 
-    They are sent, and returned, in reduce_dtype. Leaves that are not split are returned
-    as they are, not summed. `offset` is the number of dimensions that a leaf has before its own.
+    They are sent, and returned, in reduce_dtype. Leaves that are not split are returned as they
+    are, not summed.
     """
     if not how.packed:
         return jax.tree.map(
-            lambda leaf, dim: leaf
-            if dim == WHOLE
-            else _summed_part(how.axis, how.reduce_dtype, dim + offset, leaf),
+            lambda leaf, dim: (
+                leaf if dim == WHOLE else _summed_part(how.axis, how.reduce_dtype, dim, leaf)
+            ),
             tree,
             how.dims,
         )
@@ -179,11 +177,11 @@ def summed_parts(tree: Weights, how: Sharing, offset: int = 0) -> Weights:
         return lax.psum_scatter(sent, how.axis, scatter_dimension=0, tiled=False)
 
     def rows(leaf: jax.Array, dim: int) -> jax.Array:
-        return _first(leaf, dim + offset).reshape(how.count, -1)
+        return _first(leaf, dim).reshape(how.devices, -1)
 
     def back(flat: jax.Array, leaf: jax.Array, dim: int, how: Sharing) -> jax.Array:
-        shape = _first(leaf, dim + offset).shape
-        return _back(flat.reshape(shape[0] // how.count, *shape[1:]), dim + offset)
+        shape = _first(leaf, dim).shape
+        return _back(flat.reshape(shape[0] // how.devices, *shape[1:]), dim)
 
     return _as_one(rows, scatter, back, tree, how)
 
@@ -243,7 +241,7 @@ def _as_one(flat: Any, send: Any, back: Any, tree: Weights, how: Sharing) -> Wei
 def _joined(rows: jax.Array, part: jax.Array, dim: int, how: Sharing) -> jax.Array:
     """Return a whole leaf from the parts (devices, elements) of all devices."""
     shape = _first(part, dim).shape
-    return _back(rows.reshape(how.count * shape[0], *shape[1:]), dim)
+    return _back(rows.reshape(how.devices * shape[0], *shape[1:]), dim)
 
 
 def _first(leaf: jax.Array, dim: int) -> jax.Array:

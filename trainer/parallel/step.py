@@ -10,8 +10,8 @@ One dispatch, a call of the compiled program, does K optimizer steps. In each of
 Because sums and counts travel, and not means, a short, masked batch weighs by its examples.
 
 Where devices share the state (parallel.shard_state), a device gets the sum of its own parts of the
-gradients in 2, and updates its own parts of the weights in 3; the whole weights are gathered after
-3 (optimizer) or before 1 (all).
+gradients in 2, and updates its own parts of the weights in 3; the whole weights are gathered before
+1.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,9 @@ from trainer.optimizers import optimizer as optimizers
 from trainer.optimizers.optimizer import Optimizer
 from trainer.optimizers.sgd import apply_gradients
 from trainer.parallel import gradients, layout, remat, sharding
+from trainer.parallel import mesh as meshes
 from trainer.parallel.compiler import CPU_STEP, StepOptions, XlaOptions
 from trainer.parallel.gradients import Split
-from trainer.parallel import mesh as meshes
 from trainer.parallel.sharding import Sharing
 from trainer.tasks.task import BatchGradients, Task, Weights, batch_gradients, keys_of
 
@@ -155,8 +155,10 @@ def make_train_step(
     # The weights of "all" are gathered leaf by leaf, each where it is used.
     packed = options.packed and shard_state == "optimizer"
     how = sharding.sharing(shapes.weights, mesh, shard_state, reduce_dtype, packed=packed)
+    # Virtual shards are added up whole, in the way of one device.
+    shared = how if virtual_shards is None else None
     split = Split(
-        virtual_shards, local, accumulate, axes, how, reduce_dtype=jnp.dtype(reduce_dtype)
+        virtual_shards, local, accumulate, axes, shared, reduce_dtype=jnp.dtype(reduce_dtype)
     )
     split = split._replace(sums_itself=split.shares_each_part and remat_parts is not None)
     task = remat.in_parts(task, remat_parts, how if split.sums_itself else None)
@@ -166,18 +168,25 @@ def make_train_step(
     def steps(state: TrainState, inputs: DispatchInputs) -> tuple[TrainState, StepMetrics]:
         own_layout = (
             options.layout
-            and how is None
+            and shared is None
             and update.frozen is None
-            and layout.fits(task, state.weights, state.optim_state)
+            and layout.fits(task, shapes.weights, shapes.optim_state)
         )
         fitting = options._replace(layout=own_layout)
-        one_step = partial(_one_step, task, update, split, fitting)
-        state = _in_layout(state, task, fitting, back=False)
+        one_step = partial(_one_step, task, update, split, how, fitting)
+        if how is None:
+            state = _in_layout(state, task, fitting, back=False)
+        elif not how.weights:  # within the loop every device has its parts alone
+            state = state._replace(weights=sharding.own_parts(state.weights, how))
         if options.counted or task.gradients is not None:
             state, packed = lax.scan(one_step, state, inputs, unroll=options.unroll)
         else:
             state, packed = _scan_uncounted(one_step, state, inputs)
-        return _in_layout(state, task, fitting, back=True), StepMetrics(packed)
+        if how is None:
+            state = _in_layout(state, task, fitting, back=True)
+        elif not how.weights:
+            state = state._replace(weights=sharding.gathered(state.weights, how))
+        return state, StepMetrics(packed)
 
     if mesh.size == 1:
         return jit(steps)
@@ -248,6 +257,7 @@ def _one_step(
     task: Task,
     update: Update,
     split: Split,
+    how: Sharing | None,
     options: StepOptions,
     state: TrainState,
     inputs: DispatchInputs,
@@ -256,15 +266,15 @@ def _one_step(
 
     Returns the state, and a row of StepMetrics.packed.
     """
-
-    how = split.sharing
+    # To the task's layout, in which the weights are here, and back from it.
+    there, back = task.layout if options.layout and task.layout is not None else (_same, _same)
     weights = state.weights
-    if how is not None and how.weights and not split.sums_itself:
-        weights = sharding.gathered(weights, how)
+    if how is not None and not split.sums_itself:
+        weights = lax.optimization_barrier(there(sharding.gathered(weights, how)))
 
     def gradients_of(batch: Superbatch) -> BatchGradients:
         keys = keys_of(task, inputs.seeds, inputs.steps, batch)
-        if not options.layout or task.layout is None:
+        if there is _same:
             result = batch_gradients(task, weights, batch, keys)
             if update.frozen is None:
                 return result
@@ -273,9 +283,8 @@ def _one_step(
                 lambda g, fixed: jnp.zeros_like(g) if fixed else g, result.gradients, update.frozen
             )
             return result._replace(gradients=kept)
-        # The weights are in the task's layout here, see _in_layout: turn them for the forward pass,
-        # and the gradients into that layout. XLA folds both into the matrix products.
-        there, back = task.layout
+        # Turned for the forward pass, and the gradients into the layout of the weights: XLA folds
+        # both into the matrix products.
         result = batch_gradients(task, back(weights), batch, keys)
         return result._replace(gradients=there(result.gradients))
 
@@ -285,7 +294,9 @@ def _one_step(
     # Without this barrier XLA's GPU multiplies with the learning rate in a kernel of its own, for
     # which it slices the rate out of the K of them: that keeps the loop over the steps out of the
     # CUDA graph.
-    total = lax.optimization_barrier(summed.gradients)
+    total = added_up = lax.optimization_barrier(summed.gradients)
+    if how is not None and split.sharing is None:
+        total = sharding.own_parts(back(added_up), how)
     # Twice the bound: rounding may exceed it.
     finite = jnp.isfinite(sums[0]) & jnp.isfinite(2 * summed.bound)
     if update.skip_nonfinite:
@@ -296,17 +307,10 @@ def _one_step(
         apply = finite & (state.step == inputs.steps)
         done = state.step + apply.astype(jnp.int32)
 
-    own = state.weights  # what this device updates
-    if how is not None and not how.weights:
-        own = sharding.own_parts(own, how)
-
     def global_norm() -> jax.Array:
-        if how is None:
-            return optimizers.global_norm(total)
-        if split.shards is None:
-            return sharding.global_norm(total, how)
-        # Added up in the order of one device.
-        return optimizers.global_norm(lax.optimization_barrier(sharding.gathered(total, how)))
+        if split.sharing is None:
+            return optimizers.global_norm(added_up)
+        return sharding.global_norm(added_up, split.sharing)
 
     def updated() -> tuple[Weights, Any, Weights | None]:
         optimizer, scale = update.optimizer, 1 / examples
@@ -320,23 +324,21 @@ def _one_step(
             lr, means = inputs.lrs * scale, total
         else:
             lr = inputs.lrs
-            means = jax.tree.map(lambda g, w: (g * scale).astype(w.dtype), total, own)
-        updates, optim_state = optimizer.step(means, state.optim_state, own, lr)
-        updates = jax.tree.map(lambda u, w: u.astype(w.dtype), updates, own)
-        weights, ema, decay = apply_gradients(updates, own), state.ema, update.ema_decay
+            means = jax.tree.map(lambda g, w: (g * scale).astype(w.dtype), total, state.weights)
+        updates, optim_state = optimizer.step(means, state.optim_state, state.weights, lr)
+        updates = jax.tree.map(lambda u, w: u.astype(w.dtype), updates, state.weights)
+        weights, ema, decay = apply_gradients(updates, state.weights), state.ema, update.ema_decay
         if decay is not None:
             # The barrier, and this form, leave one way to round it, whatever XLA fuses.
             weights = lax.optimization_barrier(weights)
             ema = jax.tree.map(lambda a, w: a + (1 - decay) * (_wide(w) - a), ema, weights)
         return weights, optim_state, ema
 
-    before = (own, state.optim_state, state.ema)
+    before = (state.weights, state.optim_state, state.ema)
     if options.branch:
         weights, optim_state, ema = lax.cond(apply, updated, lambda: before)
     else:
         weights, optim_state, ema = jax.tree.map(partial(jnp.where, apply), updated(), before)
-    if how is not None and not how.weights:
-        weights = sharding.gathered(weights, how)
     # Without this barrier, and with several steps in one body of the loop (unroll), XLA computes
     # the update once for the next step and once to keep it, and may round the two differently.
     state = lax.optimization_barrier(TrainState(weights, optim_state, done, ema))
@@ -355,6 +357,10 @@ def averaged(state: TrainState) -> Weights:
 
 def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32)
+
+
+def _same(weights: Weights) -> Weights:
+    return weights
 
 
 def _in_layout(state: TrainState, task: Task, options: StepOptions, *, back: bool) -> TrainState:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from jax.sharding import Mesh
 
-from trainer.checkpoint import checksums, transfer
+from trainer.checkpoint import checksums, shards, transfer
 from trainer.checkpoint.store import Best, Checkpoints
 from trainer.config import user_module
 from trainer.config.fingerprint import differences, fingerprint
@@ -20,6 +20,7 @@ from trainer.data.dataset import Dataset, first, size
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.distributed import collectives
 from trainer.distributed.initialize import ProcessContext
+from trainer.distributed.shared_checkpoints import SharedCheckpoints
 from trainer.job import directory as run_directory
 from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
@@ -46,7 +47,8 @@ T = TypeVar("T")
 class Run:
     """Everything the training loop works with; it changes `state` and `steps_done` alone."""
 
-    # What writes to the run directory; None on all processes but process 0.
+    # What writes to the run directory; None on all processes but process 0. (Of a sharded state,
+    # every process has a writer.)
     writer: Writer | None
     ledger: Ledger | None
     dashboard: Dashboard | None
@@ -117,9 +119,11 @@ class Run:
             raise ConfigError(message, "use data.validation_fraction above 0, or null here")
 
         # The state: that of the newest intact checkpoint, or a new one.
+        folder = process.directory / run_directory.CHECKPOINTS
+
         def open_checkpoints() -> Checkpoints:
             checkpoints = Checkpoints(
-                process.directory / run_directory.CHECKPOINTS,
+                folder,
                 keep_last=config.checkpoint.keep_last,
                 keep_best=config.checkpoint.keep_best,
                 best=best,
@@ -139,7 +143,13 @@ class Run:
             checkpoints = _on_chief(process, open_checkpoints)
         with timer.phase("restore"):
             restored = resume.restore(
-                checkpoints, template, mesh, identity, programs.plan, programs.schedule_of
+                checkpoints,
+                folder,
+                template,
+                shardings,
+                identity,
+                programs.plan,
+                programs.schedule_of,
             )
         with timer.phase("startup"):
             if restored is None:
@@ -157,6 +167,20 @@ class Run:
         self.steps_done = resume_step or 0
 
         # The files.
+        sharded = shards.is_sharded(shardings)
+        timeout = config.cluster.hang_timeout_seconds
+        saves = SharedCheckpoints(folder, checkpoints, timeout) if sharded else checkpoints
+
+        def open_writer(
+            record: checksums.Record, flush: Callable[[], None], warn: Callable[[str], None]
+        ) -> Writer:
+            assert saves is not None
+            limit, state = config.checkpoint.max_failed_saves, self.state
+            writer = Writer(
+                saves, state, record, flush=flush, max_failed_saves=limit, timer=timer, warn=warn
+            )
+            return stack.enter_context(writer)
+
         def open_files() -> tuple[Tracker, Ledger, Writer]:
             assert checkpoints is not None
             devices = [f"{device.platform} {device.device_kind}" for device in mesh.devices.flat]
@@ -186,16 +210,7 @@ class Run:
                 "data_module": own and str(user_module.file_of("data.module", own)),
                 "versions": facts["versions"],
             }
-            writer = Writer(
-                checkpoints,
-                self.state,
-                kept,
-                flush=tracker.flush,
-                max_failed_saves=config.checkpoint.max_failed_saves,
-                timer=timer,
-                warn=warn,
-            )
-            stack.enter_context(writer)
+            writer = open_writer(kept, tracker.flush, warn)
 
             def close(kind: type[BaseException] | None, *_: object) -> None:
                 ledger.write(report["steps"], now=True)
@@ -208,6 +223,8 @@ class Run:
 
         opened = _on_chief(process, open_files)
         tracker, self.ledger, self.writer = opened or (None, None, None)
+        if opened is None and saves is not None:  # process 0 flushes and warns for all
+            self.writer = open_writer({}, lambda: None, lambda _: None)
 
         # K, the steps of a dispatch, is measured with the program and the state of this run.
         plan = programs.plan

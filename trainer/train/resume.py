@@ -1,21 +1,24 @@
 """What a run begins with: its newest checkpoint, if it belongs to this configuration; init.run."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from trainer.checkpoint import load_model, transfer
+from trainer.checkpoint import files, load_model, shards, transfer
 from trainer.checkpoint.store import Checkpoints, Restored
 from trainer.config.fingerprint import differences
 from trainer.config.schema import InitConfig
 from trainer.data.stream import Plan
 from trainer.distributed import collectives
 from trainer.distributed.initialize import ProcessContext
+from trainer.distributed.shared_checkpoints import check_seen_by_all
 from trainer.job.directory import existing
 from trainer.job.errors import ConfigError
+from trainer.job.files import Damaged
 from trainer.optimizers.schedules import Schedule
 from trainer.parallel import mesh as meshes
 from trainer.tasks.task import Weights, named_leaves
@@ -24,30 +27,33 @@ from trainer.tracking.terminal import Terminal
 
 def restore(
     checkpoints: Checkpoints | None,
+    directory: Path,
     template: Any,
-    mesh: Mesh,
+    shardings: Any,
     fingerprint: Mapping[str, Any],
     plan: Plan,
     schedule_of: Callable[[int], Schedule],
 ) -> Restored | None:
     """Restore the newest intact checkpoint on all processes; None if there has never been one.
 
-    Process 0 reads it and broadcasts it: no other process needs the disk.
+    Process 0 chooses it. It reads and broadcasts a state that was saved as a whole: no other
+    process needs the disk. Of a sharded one, each process reads the chunks that its devices need.
 
     Args:
         checkpoints: of the run, on process 0; None on all others.
+        directory: the folder of the checkpoints.
         template: a pytree of the shapes and dtypes of the state.
-        mesh: the devices that will hold the state.
+        shardings: how each array is to be sharded, in the same structure; whatever it was.
         fingerprint: the options that must not change on resume.
         plan: the steps of this training.
         schedule_of: epochs -> the learning rates of a training of so many.
 
     Returns:
-        the checkpoint; its state is on every device.
+        the checkpoint; its state is on the devices.
 
     Raises:
         ConfigError: the run was started with another fingerprint, or has done more steps than
-            planned.
+            planned; or not all processes see the folder of a sharded state.
         DataError: there are checkpoints, and none is intact.
         ReadError, SaveError: the storage does not let them be read, or a damaged one be renamed.
     """
@@ -76,17 +82,52 @@ def restore(
             )
         return restored
 
-    restored = collectives.together(read)
-    about = None if restored is None else [restored.step, restored.record]
-    about = collectives.share(lambda: about)[0]
-    if about is None:
+    if shards.is_sharded(shardings):
+        check_seen_by_all(directory)
+    while True:
+        restored = collectives.together(read)
+        own = restored and (restored.step, restored.record, restored.chunks is not None)
+        about = collectives.share(partial(tuple, own or ()))[0]
+        if not about:
+            return None
+        step, record, in_chunks = about
+        if not in_chunks:
+            state = _from_chief(restored and restored.state, template, shardings)
+            return Restored(step, state, record)
+        check_seen_by_all(directory)  # or a process might take a whole one for damaged
+        state, damage = _from_chunks(directory / str(step), template, shardings)
+        if damage is None:
+            return Restored(step, state, record)
+        aside = partial(_set_aside, checkpoints, step, damage)
+        collectives.together(aside)
+
+
+def _set_aside(checkpoints: Checkpoints | None, step: int, damage: str) -> None:
+    if checkpoints is not None:
+        checkpoints.set_aside(step, damage)
+
+
+def _from_chief(state: Any, template: Any, shardings: Any) -> Any:
+    """Return the state of process 0, in numpy arrays, on the devices; others give None."""
+    if state is None:
+        state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+    return meshes.spread(shardings, collectives.broadcast(state))
+
+
+def _from_chunks(folder: Path, template: Any, shardings: Any) -> tuple[Any, str | None]:
+    """Return a state, read by all processes from its chunks; and what is damaged of them."""
+    states = []
+
+    def read() -> str | None:
+        try:
+            _, chunks = files.opened(folder, {})  # process 0 knows the shape of its record
+            states.append(shards.restore(folder, chunks or {}, template, shardings))
+        except Damaged as damage:
+            return str(damage)
         return None
-    if restored is not None:
-        host = restored.state
-    else:
-        host = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
-    state = meshes.place(meshes.replicated(mesh), collectives.broadcast(host))
-    return Restored(about[0], state, about[1])
+
+    damages = [damage for damage in collectives.share(read) if damage is not None]
+    return (None, damages[0]) if damages else (states[0], None)
 
 
 def other_weights(
@@ -119,7 +160,9 @@ def other_weights(
         name: np.zeros(own[name].shape, own[name].dtype) if taken is None else taken[name]
         for name in names
     }
-    placed = meshes.place(meshes.replicated(process.mesh), collectives.broadcast(host))
+    placed = meshes.spread(
+        {name: own[name].sharding for name in names}, collectives.broadcast(host)
+    )
     return jax.tree.unflatten(jax.tree.structure(weights), ({**own, **placed}).values())
 
 

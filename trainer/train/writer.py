@@ -1,4 +1,4 @@
-"""Saves checkpoints while training continues; used by process 0 alone."""
+"""Saves checkpoints while training continues: on process 0, or on all if the state is sharded."""
 
 import errno
 import os
@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainer.checkpoint import shards
 from trainer.checkpoint.checksums import Record
 from trainer.checkpoint.store import Checkpoints
+from trainer.distributed.shared_checkpoints import SharedCheckpoints
 from trainer.job.errors import ConfigError, SaveError, TrainerError, first_line
 from trainer.parallel.memory import room_for
 from trainer.parallel.step import TrainState
@@ -30,7 +33,7 @@ class Writer(AbstractContextManager["Writer"]):
 
     def __init__(
         self,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | SharedCheckpoints,
         state: TrainState,
         record: Record,
         *,
@@ -42,7 +45,7 @@ class Writer(AbstractContextManager["Writer"]):
         """Get ready to save; nothing is written yet.
 
         Args:
-            checkpoints: of the run.
+            checkpoints: of the run; SharedCheckpoints for a state that is sharded.
             state: any state of the run, for its shapes.
             record: what every checkpoint keeps beside the arrays; JSON.
             flush: brings all logged points to disk; called before each checkpoint.
@@ -55,7 +58,7 @@ class Writer(AbstractContextManager["Writer"]):
         self._directory = checkpoints.directory.parent
         with timer.phase("compile"):
             copy = jax.jit(partial(jax.tree.map, jnp.copy))
-            self._copy = copy.lower(_on_first_device(state)).compile()
+            self._copies = [copy.lower(of_one).compile() for of_one in self._to_save(state)]
         self._copies_on_device: bool | None = None  # decided at the first save
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future[str | None] | None = None  # returns a warning, or None
@@ -75,14 +78,18 @@ class Writer(AbstractContextManager["Writer"]):
         """
         with self._timer.phase("save"):
             self._collect(wait=True)
-            copy = self._snapshot(_on_first_device(state))
+            copies = self._snapshot(self._to_save(state))
             record = {**self._record, "progress": progress}
 
             def write() -> str | None:
                 # First the points, then the checkpoint: a run that resumes from it does not log
                 # the points before it again.
                 self._flush()
-                return self.checkpoints.save(step, jax.device_get(copy), record, results)
+                if isinstance(self.checkpoints, SharedCheckpoints):
+                    chunks = {place: chunk for of_one in copies for place, chunk in of_one.items()}
+                    copies.clear()  # each chunk is freed as soon as it is written
+                    return self.checkpoints.save(step, chunks, record, results)
+                return self.checkpoints.save(step, jax.device_get(copies[0]), record, results)
 
             self._saving = self._thread.submit(write)
 
@@ -111,20 +118,24 @@ class Writer(AbstractContextManager["Writer"]):
         self._collect(wait=True)
         self._thread.shutdown()
 
-    def _snapshot(self, state: TrainState) -> TrainState:
-        """Return a copy of a state: the next step overwrites the original, which is donated.
+    def _to_save(self, state: TrainState) -> list[Any]:
+        """Return the arrays that this process writes: a pytree for each device that holds some."""
+        if isinstance(self.checkpoints, SharedCheckpoints):
+            return [*shards.own(state).values()]
+        return [jax.tree.map(lambda leaf: leaf.addressable_data(0), state)]
+
+    def _snapshot(self, states: list[Any]) -> list[Any]:
+        """Return copies of the arrays: the next step overwrites the originals, which are donated.
 
         A copy on the device does not wait for the device and takes a moment, but needs as much
         memory again until the checkpoint is written. Without that memory, copy to the host: this
         waits for the device.
         """
         if self._copies_on_device is None:  # later, the peak would include the copy itself
-            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-            self._copies_on_device = room_for(size, jax.local_devices()[0].memory_stats())
-        copied: TrainState = (
-            self._copy(state) if self._copies_on_device else jax.tree.map(np.array, state)
-        )
-        return copied
+            self._copies_on_device = all(_has_room(jax.tree.leaves(of_one)) for of_one in states)
+        if self._copies_on_device:
+            return [copy(of_one) for copy, of_one in zip(self._copies, states, strict=True)]
+        return [jax.tree.map(np.array, of_one) for of_one in states]
 
     def _collect(self, *, wait: bool) -> None:
         """Take the result of the save under way, if it is done or with `wait`."""
@@ -139,7 +150,9 @@ class Writer(AbstractContextManager["Writer"]):
                 return
             full, line = os.strerror(errno.ENOSPC), first_line(error)
             # orbax says so at the end of a long line
-            self._failed.append(full if full in line or "os_error_code='28'" in line else line)
+            is_full = full in line or "os_error_code='28'" in line
+            shortened = is_full and not isinstance(error, SaveError)  # which may name a process
+            self._failed.append(full if shortened else line)
         else:
             self._failed.clear()
             if warning:
@@ -154,7 +167,7 @@ class Writer(AbstractContextManager["Writer"]):
             )
 
 
-def _on_first_device(state: TrainState) -> TrainState:
-    """Return the copy of a replicated state that this process's first device holds."""
-    local: TrainState = jax.tree.map(lambda leaf: leaf.addressable_data(0), state)
-    return local
+def _has_room(leaves: list[jax.Array]) -> bool:
+    """Return whether the device that holds some arrays has room for a copy of them."""
+    (device,) = leaves[0].devices()
+    return room_for(sum(leaf.nbytes for leaf in leaves), device.memory_stats())

@@ -1,0 +1,141 @@
+"""One of the processes that save and restore a sharded state together, for its test."""
+
+import ctypes
+import gc
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import pytest
+from support import harm, sharded
+
+from trainer.checkpoint import shards
+from trainer.distributed import collectives
+from trainer.distributed.shared_checkpoints import check_seen_by_all
+from trainer.job.errors import ConfigError, SaveError
+
+KINDS = ("all", "optimizer", "2d", "none")
+
+
+def main(root: Path, own: str, others: list[str]) -> None:
+    """Save in a folder, restore what other layouts have saved, and let things go wrong."""
+    rank, processes = jax.process_index(), jax.process_count()
+    save(root / own, rank, processes)
+    if rank == 0:
+        (root / f"{own}.done").touch()
+    reads_its_own_chunks_alone(root / own)
+    for other in others:
+        restore(root / other, root / f"{other} for {own}", rank)
+    refuse_folders_that_are_not_shared(root / f"folders of {own}", rank)
+    if processes == 4:
+        needs_little_memory(root / "large")
+
+
+def save(folder: Path, rank: int, processes: int) -> None:
+    """Save steps 1 to 3; in between the last process fails, and comes too late."""
+    last = processes - 1
+    with sharded.opened(folder, "all", limit=1, seconds=1.5) as run:
+
+        def fails(step: int, reason: str) -> None:
+            with pytest.raises(SaveError, match="the last checkpoint is not written"):
+                run.save(step)
+            warning = run.warnings.pop()
+            assert f"process {last}: {reason}" in warning, warning
+            assert not run.warnings
+            assert not run.writer.failing()
+
+        run.save(1)
+        with harm.files_of_at_most(10 if rank == last else 10**9):
+            fails(7, "[Errno 27] File too large")
+        run.save(2)
+        write, late = shards.write, time.sleep if rank == last else lambda _: None
+        shards.write = lambda *arguments: late(3) or write(*arguments)
+        fails(8, "no answer within 1.5 s")
+        shards.write = write
+        collectives.share(lambda: None)  # the next save would be late, too
+        run.save(3)
+        run.save(3)  # is there already: nobody waits
+    collectives.share(lambda: None)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "3"]
+
+
+def reads_its_own_chunks_alone(folder: Path) -> None:
+    """Restore with the sharding that was saved."""
+    read, seen = shards.read, []
+    shards.read = lambda folder, chunk: seen.append(chunk) or read(folder, chunk)
+    with sharded.opened(folder, "all") as run:
+        run.restore(sharded.shardings("all"))
+    shards.read = read
+    kernels = [chunk for chunk in seen if chunk.place.leaf == "weights/0/kernel"]
+    assert len(kernels) == jax.local_device_count()
+    assert len(seen) == len({*seen})
+    assert {chunk.file for chunk in kernels} == {f"process_{jax.process_index()}.bin"}
+
+
+def restore(saved: Path, copy: Path, rank: int) -> None:
+    """Restore the checkpoints of a folder in every way; the newest is damaged at last."""
+    deadline = time.monotonic() + 90
+    while rank == 0 and not saved.with_name(f"{saved.name}.done").exists():
+        assert time.monotonic() < deadline, saved
+        time.sleep(0.05)
+    if rank == 0:
+        shutil.copytree(saved, copy)
+    with sharded.opened(copy, "all") as run:
+        for kind in KINDS:
+            target = sharded.shardings(kind)
+            sharded.assert_restored(run.restore(target), target, 3)
+        for step, damage in ((3, harm.flip_a_bit), (2, os.unlink)):
+            collectives.share(lambda: None)
+            if rank == 0:
+                damage(copy / str(step) / "process_0.bin")
+            sharded.assert_restored(run.restore(target), target, step - 1)
+            assert rank or "is damaged (file process_0.bin " in run.warnings.pop()
+
+
+def refuse_folders_that_are_not_shared(folder: Path, rank: int) -> None:
+    """As if each host had a disk of its own."""
+    own = folder / str(rank)
+    if rank == 0:
+        own.mkdir(parents=True)
+    collectives.share(lambda: None)
+    for message in ("host .* does not have", r"is another folder for process 1 \(host .*\)"):
+        with pytest.raises(ConfigError, match=message):
+            check_seen_by_all(own)
+        own.mkdir(exist_ok=True)
+        collectives.share(lambda: None)
+    assert not [*own.iterdir()]
+
+
+def needs_little_memory(folder: Path) -> None:
+    """Save and restore a large state: a process needs room for its own part, once."""
+    with sharded.opened(folder, "all", make=sharded.large_state) as run:
+        state = run.state(1)
+        target = jax.tree.map(lambda leaf: leaf.sharding, state)
+        own = sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(state))
+        with growth_of_at_most(1.2 * own):  # the copy of the state, with which training continues
+            run.writer.save(1, state, {}, None)
+            run.writer.finish()
+        del state
+        with growth_of_at_most(1.2 * own):
+            run.restore(target)
+
+
+@contextmanager
+def growth_of_at_most(size: float) -> Iterator[None]:
+    """Check by how much the resident memory of this process grows, in bytes, at its peak."""
+
+    def resident(name: str) -> int:
+        (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if name in x)
+        return int(line.split()[1]) * 1024
+
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
+    before = resident("VmRSS")
+    yield
+    growth = resident("VmHWM") - before
+    assert growth <= size, f"{growth:,} bytes, at most {size:,}"
