@@ -102,7 +102,9 @@ def _advice(config: Config, layout: Layout, counted: Counted, room: float) -> li
     batch += ["model.remat=2"] if config.model.remat is None else []
     if counted.rows > 1:
         batch.append(f"a train.global_batch_size below {train.global_batch_size}")
-    # Whatever the batch, there are gradients as large as the weights.
-    if memory.state + memory.weights > room:
+    # Whatever the batch, there are gradients as large as the weights, and their sum.
+    fixed = memory.state + 2 * memory.weights
+    if fixed > room:
         return [*state, "a smaller model", "devices with more memory"]
-    return [*batch, *state, "devices with more memory"]
+    first = [*state, *batch] if fixed > memory.total / 2 else [*batch, *state]
+    return [*first, "devices with more memory"]
