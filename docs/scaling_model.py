@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import scaling_shared
 from benchmarks.scaling import FLOAT, MLP, Net
 
 from trainer.plan import scaling
@@ -183,6 +184,7 @@ TABLES = {
     "best": best,
     "enough": enough,
     "feeding": feeding,
+    **scaling_shared.TABLES,
 }
 
 
@@ -244,3 +246,4 @@ def draw(path: Path) -> None:
 if __name__ == "__main__":
     DOCUMENT.write_text(renew(DOCUMENT.read_text()))
     draw(IMAGE)
+    scaling_shared.draw(scaling_shared.IMAGE)

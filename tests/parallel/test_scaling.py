@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "docs")]
 
 import scaling_model as scaling
+import scaling_shared as shared
 from scaling_model import COUNTS, GPUS, MLP, NETS
 
 from trainer.data.stream import Plan, Superbatches
@@ -110,7 +111,37 @@ def test_the_fastest_count_is_the_fastest():
     assert times[best] == min(times.values())
 
 
+SHARED = {setting.name: setting for setting in shared.SETTINGS}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_with_one_device_nothing_is_shared_and_nothing_sent(name):
+    one = shared.step(shared.BILLION, SHARED[name], 1, 1, GPUS)
+    assert one == shared.step(shared.BILLION, shared.NONE, 1, 1, GPUS)
+    assert one.reduce == 0
+    assert shared.state(shared.BILLION, SHARED[name], 1) == 16 * shared.BILLION.weights
+
+
+@pytest.mark.parametrize("devices", COUNTS)
+def test_what_overlaps_waits_less_and_what_is_shared_needs_less(devices):
+    def waits(setting):
+        return shared.step(shared.BILLION, setting, 1, devices, GPUS).reduce
+
+    assert waits(shared.LAYERS) < waits(shared.NONE)
+    assert waits(shared.ALL) < waits(shared.ALONE)
+    sent = [shared.collectives(shared.BILLION, s, devices, GPUS) for s in shared.SETTINGS]
+    assert 1.4 < sent[3] / sent[0] < 1.7  # two gathers and a scatter are one and a half all-reduce
+    needed = [
+        shared.state(shared.BILLION, SHARED[n], devices) for n in ("none", "optimizer", "all")
+    ]
+    assert needed == sorted(needed, reverse=True)
+    assert shared.state(shared.BILLION, shared.ALL, devices) <= shared.state(
+        shared.BILLION, shared.HOSTS, devices
+    )
+
+
 def test_the_document_has_the_tables_that_the_model_gives():
     text = scaling.DOCUMENT.read_text()
     assert scaling.renew(text) == text
-    assert scaling.IMAGE.stat().st_size < 150_000
+    for image in (scaling.IMAGE, shared.IMAGE):
+        assert image.stat().st_size < 150_000
