@@ -86,7 +86,7 @@ def reads_its_own_chunks_alone(folder: Path) -> None:
 
 def restore(saved: Path, copy: Path, rank: int) -> None:
     """Restore the checkpoints of a folder in every way; the newest is damaged at last."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while rank == 0 and not saved.with_name(f"{saved.name}.done").exists():
         assert time.monotonic() < deadline, saved
         time.sleep(0.05)

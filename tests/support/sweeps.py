@@ -24,7 +24,7 @@ def summary(run: Path) -> dict:
 def wait_for(
     condition: Callable[[], object],
     process: subprocess.Popen[str] | None = None,
-    seconds: float = 120,
+    seconds: float = 240,
 ) -> None:
     """Wait until a condition holds; fail if the process ends before."""
     deadline = time.monotonic() + seconds

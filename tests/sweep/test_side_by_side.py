@@ -32,7 +32,7 @@ def test_each_ends_alone_and_all_die_with_the_sweep(trainer, tmp_path):
     first.kill()
     _, err = first.communicate()
     assert "2/3 optim.lr=0.02: failed: killed by SIGKILL" in err
-    wait_for(lambda: not any(map(lock.held, (good, killed, diverging))), seconds=5)
+    wait_for(lambda: not any(map(lock.held, (good, killed, diverging))), seconds=240)
 
     done = trainer(*command, **TWO_DEVICES)
     assert done.returncode == 70, done.stderr

@@ -50,7 +50,7 @@ def test_a_sweep_is_killed_and_finished_by_the_same_command(trainer, tmp_path):
     first.communicate()
 
     # The child dies with the sweep: it holds its run directory no longer, and writes no more.
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 240
     while lock.held(at_work):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -143,7 +143,7 @@ def test_a_stop_saves_the_trials_at_work(trainer, tmp_path):
     wait_for(lambda: half_done(sweep, 1) or half_done(sweep, 2), process)
     wait_for(lambda: all(lock.held(sweep / f"run.seed={seed}") for seed in (0, 1)), process)
     process.terminate()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 75, err
     assert "Traceback" not in err
     assert "the same command resumes the sweep" in err

@@ -503,7 +503,7 @@ def test_prints_to_standard_error_stand_above_the_bar_and_to_standard_output_go_
     process, screen = in_a_terminal(
         f"import sys\n{START}print('result')\nprint('from a library', file=sys.stderr)\nt.close()"
     )
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=240)
     lines = screen.lines()
     screen.close()
     assert out == "result\n"
