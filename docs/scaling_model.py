@@ -6,7 +6,7 @@ shows where it takes longer than the step. Seconds, bytes, bytes a second throug
 
 Tables stand in the document between `<!-- table NAME -->` and `<!-- end -->`. To renew them all:
 
-    PYTHONPATH=scripts .venv/bin/python docs/scaling_model.py
+    PYTHONPATH=scripts:. .venv/bin/python docs/scaling_model.py
 """
 
 from __future__ import annotations
@@ -15,73 +15,30 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from benchmarks.scaling import FLOAT, MLP, Link, Net, ring, straggle, tree
+import scaling_shared
+from benchmarks.scaling import FLOAT, MLP, Net
+
+from trainer.plan import scaling
+from trainer.plan.report import seconds
+from trainer.plan.scaling import MACHINES, Machine, Step, ring, tree
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT, IMAGE = ROOT / "docs" / "scaling.md", ROOT / "docs" / "images" / "scaling.png"
 
-# How often a step passes over all weights: two products read them, one writes their gradients, and
-# the update reads weights, velocities and gradients, and writes the first two.
-PASSES = 8
-
-
-class Machine(NamedTuple):
-    """The constants of a kind of machine."""
-
-    flops: float  # operations a second in the step's matrix products
-    memory: float  # bandwidth of a device's memory
-    launch: float  # seconds of a step that neither of the two explains
-    jitter: float  # standard deviation of a step's seconds on one device
-    collective: float  # seconds to start an all-reduce
-    local: Link  # between devices of a host
-    network: Link  # between hosts, for each device
-    devices_per_host: int
-    input_rate: float  # images a second that one stream yields; a process for each device has one
-    copy: float  # bandwidth from host to device, and back, for each device
-    disk: float  # bandwidth of checkpoint storage
-
-
-class Step(NamedTuple):
-    """Where the seconds of a step go."""
-
-    compute: float
-    reduce: float
-    straggle: float  # for the slowest device
-    input: float  # that it waits for data, beyond all the above
-
-    @property
-    def seconds(self) -> float:
-        return sum(self)
-
 
 def all_reduce(message: float, devices: int, machine: Machine) -> float:
-    """Return the seconds of an all-reduce: within hosts by ring, between them by the better way.
-
-    Within a host each device gets the sum of its part; parts are added up between hosts, all at the
-    same time over a network link for each device; then each host shares the parts out.
-    """
-    if devices == 1:
-        return 0.0
+    """Return the seconds of an all-reduce over hosts that are full, but for a single one."""
     inside = min(devices, machine.devices_per_host)
-    hosts = -(-devices // inside)
-    part = message / inside
-    between = min(ring(part, hosts, machine.network), tree(part, hosts, machine.network))
-    return machine.collective + ring(message, inside, machine.local) + between
+    return scaling.collective("all-reduce", message, inside, -(-devices // inside), machine)
 
 
 def step(net: Net, local_batch: int, devices: int, machine: Machine) -> Step:
     """Predict a step on some devices, each with `local_batch` examples."""
-    passes = PASSES * net.weights * FLOAT / machine.memory
-    parts = (
-        machine.launch + net.flops(local_batch) / machine.flops + passes,
-        all_reduce(net.message, devices, machine),
-        straggle(machine.jitter, devices),
-    )
-    images = local_batch / machine.input_rate
-    copied = local_batch * net.sizes[0] / machine.copy
-    return Step(*parts, max(0.0, max(images, copied) - sum(parts)))
+    weights, operations = net.weights * FLOAT, net.flops(local_batch)
+    computing = scaling.compute(operations, weights, machine, machine.flops)
+    reducing = all_reduce(net.message, devices, machine)
+    return scaling.step(computing, reducing, devices, local_batch, net.sizes[0], machine)
 
 
 def efficiency(net: Net, local_batch: int, devices: int, machine: Machine) -> float:
@@ -114,21 +71,7 @@ def checkpoint(net: Net, machine: Machine) -> tuple[float, float]:
     return 2 * net.state / machine.memory, net.state / machine.disk
 
 
-# Assumed, not measured here: a host of eight H100 with NVLink, and a 400 Gbit/s port for each GPU.
-# The launch time is what the goal of 50 epochs of MNIST in 3 s on one GPU leaves for a step.
-GPUS = Machine(
-    flops=200e12,
-    memory=3.0e12,
-    launch=60e-6,
-    jitter=2e-6,
-    collective=10e-6,
-    local=Link(1.5e-6, 370e9),
-    network=Link(5e-6, 45e9),
-    devices_per_host=8,
-    input_rate=2.0e6,
-    copy=25e9,
-    disk=1e9,
-)
+GPUS = MACHINES["H100"]
 RESIDENT = GPUS._replace(input_rate=math.inf, copy=math.inf)  # nothing is streamed
 COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 NETS = {
@@ -140,14 +83,6 @@ LOCAL_BATCHES = (64, 512, 4096)
 GLOBAL_BATCHES = (1024, 8192, 65536)
 
 Table = list[tuple[str, ...]]
-
-
-def seconds(value: float) -> str:
-    """Write a duration in the unit that suits it."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if value >= scale or unit == "us":
-            return f"{value / scale:.3g} {unit}"
-    raise AssertionError
 
 
 def steps() -> Table:
@@ -249,6 +184,7 @@ TABLES = {
     "best": best,
     "enough": enough,
     "feeding": feeding,
+    **scaling_shared.TABLES,
 }
 
 
@@ -310,3 +246,4 @@ def draw(path: Path) -> None:
 if __name__ == "__main__":
     DOCUMENT.write_text(renew(DOCUMENT.read_text()))
     draw(IMAGE)
+    scaling_shared.draw(scaling_shared.IMAGE)

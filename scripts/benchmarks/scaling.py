@@ -1,12 +1,11 @@
-"""Arithmetic of a data-parallel step: operations, bytes, and the time of an all-reduce.
+"""Operations and bytes of a step of a multilayer perceptron.
 
-docs/scaling_model.py predicts whole steps with it. Seconds, bytes, bytes a second throughout.
+docs/scaling_model.py predicts whole steps with it.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from typing import NamedTuple
 
 FLOAT = 4  # bytes
@@ -47,25 +46,3 @@ class Net(NamedTuple):
 
 
 MLP = Net((784, 512, 512, 10))
-
-
-class Link(NamedTuple):
-    """A way between two devices."""
-
-    latency: float  # of a message, to the next device
-    bandwidth: float  # of a device, in one direction
-
-
-def ring(message: float, p: int, link: Link) -> float:
-    """Return the seconds of an all-reduce round a ring: 2 (p - 1) turns of a p-th each."""
-    return 2 * (p - 1) * (link.latency + message / p / link.bandwidth)
-
-
-def tree(message: float, p: int, link: Link) -> float:
-    """Return the seconds of an all-reduce up and down a (doubled, pipelined) binary tree."""
-    return 2 * math.ceil(math.log2(p)) * link.latency + 2 * message / link.bandwidth if p > 1 else 0
-
-
-def straggle(jitter: float, devices: int) -> float:
-    """Return how much later than the mean the last of p devices is: normal noise, p large."""
-    return jitter * math.sqrt(2 * math.log(devices))

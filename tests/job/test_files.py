@@ -14,9 +14,9 @@ from support.mutations import INSTEAD
 
 from trainer.job import files, lock
 from trainer.job.errors import ConfigError
-from trainer.job.signals import StopRequest
-from trainer.sweep import launcher
+from trainer.sweep.child import Child
 from trainer.sweep.folder import Trial
+from trainer.sweep.shares import WHOLE
 from trainer.tracking.goodput import Ledger, PhaseTimer
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def _lock(path):
 
 def _trial(path):
     trial = Trial(path.parent.name, {}, ("--version",))
-    launcher._train(path.parent.parent, trial, StopRequest(), lambda line: None)
+    Child(path.parent.parent, 1, trial, WHOLE)
 
 
 NO_FILE = r"{} cannot be written \(it is not a regular file\)"

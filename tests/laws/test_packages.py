@@ -14,7 +14,7 @@ ORDER = (
     *("functional", "models", "job", "config", "data", "formats", "sources"),
     *("optimizers", "tracking", "tasks"),
     *("checkpoint", "parallel", "distributed", "dashboard", "train", "commands"),
-    *("export", "sweep", "doctor", "selftest", "submit", "api", "new"),
+    *("export", "sweep", "doctor", "plan", "selftest", "submit", "api", "new"),
 )
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 FLAT = {Path("__init__.py"), Path("__main__.py")}

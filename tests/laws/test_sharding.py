@@ -8,12 +8,12 @@ import optax
 import pytest
 from support.steps import assert_equal
 from support.tasks import DEVICES, STEPS, K, first_state, program, run, six_steps, subject
-from support.traffic import traffic
 
 from trainer.optimizers import elementwise
 from trainer.optimizers.optimizer import from_optax, stochastic_gradient_descent
 from trainer.parallel import mesh as meshes
 from trainer.parallel import sharding, step
+from trainer.plan.traffic import traffic
 from trainer.tasks import mlp
 
 # The task, parallel.shard_state, and how many of 4 devices share one copy of the state.

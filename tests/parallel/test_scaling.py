@@ -1,81 +1,46 @@
-"""One all-reduce a step on any number of devices, and the model of docs/scaling.md."""
+"""The host's work on any number of devices, and the model of docs/scaling.md."""
 
 # ruff: noqa: E402
 
 import json
 import math
-import os
-import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from jax import lax
-from jax.sharding import PartitionSpec
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "docs")]
 
 import scaling_model as scaling
+import scaling_shared as shared
 from scaling_model import COUNTS, GPUS, MLP, NETS
-from support.traffic import Traffic, traffic
 
 from trainer.data.stream import Plan, Superbatches
-from trainer.parallel.mesh import AXIS, make_mesh
+from trainer.plan.scaling import Link
 
 WEIGHTS = 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
 METRICS = 3 + 2  # loss, accuracy, examples; the bound on the gradients, and the votes to stop
 
 
-@pytest.mark.slow
-def test_the_real_step_has_one_all_reduce_on_any_number_of_devices():
-    counts = [2, 4, 8, 512]
-    process = subprocess.run(
-        [sys.executable, "-m", "support.traffic", *map(str, counts)],
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=512",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr[-2000:]
-    answer = json.loads(process.stdout)
-    assert WEIGHTS == 669_706 == MLP.weights
-    for count in counts:
-        step = answer[str(count)]
-        assert step["collectives"] == {"all-reduce": 1}, count
-        assert step["weights"] == WEIGHTS
-        assert step["bytes"] == (WEIGHTS + METRICS) * 4 == MLP.message
-        assert sum(step["arrays"]) == WEIGHTS + METRICS
-
-
-def compiled(function, *shapes):
-    mesh = make_mesh(8)
-    whole, rows = PartitionSpec(), PartitionSpec(AXIS)
-    mapped = jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=whole)
-    arguments = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
-    return traffic(jax.jit(mapped).lower(*arguments).compile().as_text())
-
-
-def test_collectives_are_counted_with_what_they_carry():
-    def one(x):
-        return lax.psum((x, x[:, 0]), AXIS)
-
-    def two(x):
-        return lax.psum(jax.numpy.tanh(lax.psum(x, AXIS)) * x, AXIS)
-
-    def other(x):
-        return lax.psum(lax.all_gather(x, AXIS), AXIS)
-
-    assert compiled(one, (8, 5)) == Traffic({"all-reduce": 1}, [5, 1], 24)
-    assert compiled(two, (8, 5)) == Traffic({"all-reduce": 2}, [5, 5], 40)
-    assert compiled(other, (8, 5)).collectives == {"all-gather": 1, "all-reduce": 1}
+def test_a_step_has_one_all_reduce_on_512_devices(trainer):
+    many = ("--nodes=64", "--gpus-per-node=8", "train.global_batch_size=32768")
+    done = trainer("plan", *many, "--json", "--device=H100", "+experiment=mlp")
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    assert MLP.weights == WEIGHTS
+    size = (WEIGHTS + METRICS) * 4
+    assert size == MLP.message
+    assert planned["collectives"] == [
+        {"kind": "all-reduce", "devices": 512, "count": 1, "bytes": size}
+    ]
+    assert planned["device_memory"]["weights"] == WEIGHTS * 4
+    assert planned["examples_per_device"] == 64
+    assert planned["operations"] == MLP.flops(64)
+    predicted = scaling.step(MLP, 64, 512, scaling.GPUS)
+    assert planned["step_seconds"]["reduce"] == pytest.approx(predicted.reduce)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -114,14 +79,14 @@ def test_an_all_reduce_among_one_is_free_and_takes_longer_among_more():
 
 
 def test_a_ring_sends_nearly_twice_the_message_however_long_it_is():
-    link = scaling.Link(0.0, 1e9)
+    link = Link(0.0, 1e9)
     for p in (2, 3, 64, 4096):
         assert scaling.ring(1e9, p, link) == pytest.approx(2 * (p - 1) / p)
     assert scaling.tree(1e9, 64, link) == pytest.approx(2)
 
 
 def test_the_tree_wins_where_latency_counts_and_the_ring_where_bandwidth_does():
-    slow_start, slow_wire = scaling.Link(1e-3, 1e12), scaling.Link(1e-9, 1e6)
+    slow_start, slow_wire = Link(1e-3, 1e12), Link(1e-9, 1e6)
     assert scaling.tree(1e3, 64, slow_start) < scaling.ring(1e3, 64, slow_start)
     assert scaling.ring(1e9, 64, slow_wire) < scaling.tree(1e9, 64, slow_wire)
 
@@ -146,7 +111,37 @@ def test_the_fastest_count_is_the_fastest():
     assert times[best] == min(times.values())
 
 
+SHARED = {setting.name: setting for setting in shared.SETTINGS}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_with_one_device_nothing_is_shared_and_nothing_sent(name):
+    one = shared.step(shared.BILLION, SHARED[name], 1, 1, GPUS)
+    assert one == shared.step(shared.BILLION, shared.NONE, 1, 1, GPUS)
+    assert one.reduce == 0
+    assert shared.state(shared.BILLION, SHARED[name], 1) == 16 * shared.BILLION.weights
+
+
+@pytest.mark.parametrize("devices", COUNTS)
+def test_what_overlaps_waits_less_and_what_is_shared_needs_less(devices):
+    def waits(setting):
+        return shared.step(shared.BILLION, setting, 1, devices, GPUS).reduce
+
+    assert waits(shared.LAYERS) < waits(shared.NONE)
+    assert waits(shared.ALL) < waits(shared.ALONE)
+    sent = [shared.collectives(shared.BILLION, s, devices, GPUS) for s in shared.SETTINGS]
+    assert 1.4 < sent[3] / sent[0] < 1.7  # two gathers and a scatter are one and a half all-reduce
+    needed = [
+        shared.state(shared.BILLION, SHARED[n], devices) for n in ("none", "optimizer", "all")
+    ]
+    assert needed == sorted(needed, reverse=True)
+    assert shared.state(shared.BILLION, shared.ALL, devices) <= shared.state(
+        shared.BILLION, shared.HOSTS, devices
+    )
+
+
 def test_the_document_has_the_tables_that_the_model_gives():
     text = scaling.DOCUMENT.read_text()
     assert scaling.renew(text) == text
-    assert scaling.IMAGE.stat().st_size < 150_000
+    for image in (scaling.IMAGE, shared.IMAGE):
+        assert image.stat().st_size < 150_000

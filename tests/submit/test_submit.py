@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import CACHE
 
 from trainer.job.errors import ConfigError, UnavailableError
 from trainer.job.signals import StopRequest
@@ -27,8 +28,12 @@ def _environment(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")  # of these tests; it would forbid the GPUs
 
 
+def main(*arguments):
+    return submit.main([*arguments, "--no-plan"], StopRequest())
+
+
 def shown(capsys, *arguments):
-    assert submit.main([*arguments, "--dry-run"], StopRequest()) == 0
+    assert main(*arguments, "--dry-run") == 0
     return capsys.readouterr().out
 
 
@@ -78,7 +83,7 @@ def test_the_image_has_to_contain_the_files_of_the_user(capsys, own_files, here,
         (own_files / "other").mkdir()
         (own_files / "other" / "model.py").touch()
         monkeypatch.chdir(own_files / "other")
-    assert submit.main([*POD[:-1], "+experiment=first", "--dry-run"], StopRequest()) == 0
+    assert main(*POD[:-1], "+experiment=first", "--dry-run") == 0
     out, err = capsys.readouterr()
     (job,) = (item for item in yaml.safe_load_all(out) if item["kind"] == "Job")
     (container,) = job["spec"]["template"]["spec"]["containers"]
@@ -165,7 +170,7 @@ def test_an_option_given_replaces_that_of_the_manifest(capsys):
 )
 def test_a_wrong_job_is_refused_here(arguments, message):
     with pytest.raises(ConfigError) as error:
-        submit.main([*arguments, "--dry-run"], StopRequest())
+        main(*arguments, "--dry-run")
     assert message in str(error.value)
 
 
@@ -178,14 +183,14 @@ def test_a_wrong_job_is_refused_here(arguments, message):
     ],
 )
 def test_any_name_of_an_image_is_taken(image, capsys):
-    submit.main([*POD, f"--image={image}", "--dry-run"], StopRequest())
+    main(*POD, f"--image={image}", "--dry-run")
     assert f"image: {image}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
 def test_the_placeholder_of_an_image_is_neither_submitted_nor_shown(dry_run):
     with pytest.raises(ConfigError, match=r"trainer:0\.1\.0 is a placeholder"):
-        submit.main(["k8s", "--name", "a", *dry_run, "+experiment=smoke"], StopRequest())
+        main("k8s", "--name", "a", *dry_run, "+experiment=smoke")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +211,7 @@ def test_the_placeholder_of_an_image_is_neither_submitted_nor_shown(dry_run):
 )
 def test_options_of_sbatch_that_change_what_was_checked_are_refused(option, message):
     with pytest.raises(ConfigError) as error:
-        submit.main(["slurm", f"--scheduler-option={option}", "+experiment=smoke"], StopRequest())
+        main("slurm", f"--scheduler-option={option}", "+experiment=smoke")
     assert f"--scheduler-option={option}" in str(error.value)
     assert message in str(error.value)
 
@@ -238,11 +243,11 @@ def test_the_batch_script_refuses_wrong_numbers_of_restarts(value):
 def test_a_missing_environment_is_refused(monkeypatch):
     monkeypatch.setenv("TRAINER_VENV", "no/venv")
     with pytest.raises(ConfigError, match=f"TRAINER_VENV=no/venv: {ROOT}/no/venv is not an env"):
-        submit.main(["slurm", "--dry-run", "+experiment=smoke"], StopRequest())
+        main("slurm", "--dry-run", "+experiment=smoke")
 
 
 def test_data_that_may_be_elsewhere_are_warned_of(capsys):
-    submit.main(["slurm", "+experiment=mlp", "--dry-run", "data.root=/no/data"], StopRequest())
+    main("slurm", "+experiment=mlp", "--dry-run", "data.root=/no/data")
     assert "warning: data.root=/no/data " in capsys.readouterr().err
 
 
@@ -253,7 +258,7 @@ def stand_in(folder, name, script):
 
 
 def told_of(capsys, *arguments):
-    assert submit.main([*arguments], StopRequest()) == 0
+    assert main(*arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
 
@@ -284,7 +289,7 @@ def test_a_job_of_kubernetes_that_is_there_already_is_told(monkeypatch, tmp_path
     stand_in(tmp_path, "kubectl", f'[ "$1" = apply ] || exec {real} "$@"\n{apply}')
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(ConfigError, match=r"train-a in namespace ml already.*delete it") as error:
-        submit.main([*POD, "--namespace", "ml"], StopRequest())
+        main(*POD, "--namespace", "ml")
     assert "kubectl -n ml delete job,service,networkpolicy train-a" in str(error.value)
 
 
@@ -302,13 +307,13 @@ def test_a_pod_asks_for_its_gpus_share_of_a_node(capsys):
 
 def test_tasks_at_once_are_of_a_sweep():
     with pytest.raises(ConfigError, match=r"--at-once=2 is for a sweep: add -m"):
-        submit.main(["slurm", "--at-once", "2", "+experiment=mlp"], StopRequest())
+        main("slurm", "--at-once", "2", "+experiment=mlp")
 
 
 def test_gpus_that_the_environment_forbids_are_not_waited_for(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     with pytest.raises(ConfigError, match=r"JAX_PLATFORMS=cpu.*unset it"):
-        submit.main(["slurm", "--gpus-per-node", "8", "+experiment=mlp"], StopRequest())
+        main("slurm", "--gpus-per-node", "8", "+experiment=mlp")
 
 
 def test_the_run_of_a_pod_lies_where_its_options_say(capsys, monkeypatch, tmp_path):
@@ -354,10 +359,10 @@ def test_the_log_and_the_run_of_a_slurm_job_are_told(capsys, monkeypatch, tmp_pa
 def test_a_wrong_number_is_told_in_words(capsys):
     for option in ("--nodes", "--at-once"):
         with pytest.raises(ConfigError):
-            submit.main(["slurm", option, "0"], StopRequest())
+            main("slurm", option, "0")
         assert f"argument {option}: 0: use a whole number from 1 up" in capsys.readouterr().err
     with pytest.raises(ConfigError):
-        submit.main(["slurm", "--gpus-per-node", "eight"], StopRequest())
+        main("slurm", "--gpus-per-node", "eight")
     assert "eight: use a whole number from 0 up" in capsys.readouterr().err
 
 
@@ -369,7 +374,7 @@ def test_fewer_devices_than_are_there_are_counted(capsys):
 def test_a_missing_scheduler_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnavailableError, match="sbatch: No such file") as error:
-        submit.main(["slurm", "+experiment=smoke"], StopRequest())
+        main("slurm", "+experiment=smoke")
     assert error.value.exit_code == 69
 
 
@@ -388,10 +393,48 @@ def test_a_cluster_that_does_not_answer_is_told(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     with pytest.raises(UnavailableError, match="refused"):
-        submit.main([*POD], StopRequest())
+        main(*POD)
 
 
 def test_kubectl_is_needed_to_show_manifests_too(monkeypatch):
     monkeypatch.setattr("trainer.submit.kubernetes.kubectl", lambda: "/nowhere/kubectl")
     with pytest.raises(UnavailableError, match="/nowhere/kubectl: No such file"):
-        submit.main(["k8s", "--dry-run", "+experiment=smoke"], StopRequest())
+        main("k8s", "--dry-run", "+experiment=smoke")
+
+
+FITS = ("slurm", "--gpus-per-node=8", "--dry-run", "+experiment=smoke")
+
+
+@pytest.fixture
+def planning(monkeypatch):
+    """A child process may start: it finds the trainer, and its programs in the cache."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TRAINER_CACHE_DIR", str(CACHE))
+
+
+def test_what_a_job_needs_is_shown(capsys, planning):
+    sweep = ("-m", "optim.lr=0.1,0.2", "run.seed=0,1")  # one program for all four
+    assert submit.main([*FITS, *sweep, "--device=H100"], StopRequest()) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("sbatch ")
+    assert re.fullmatch(r"each device needs [\d.]+ MB, by `python -m trainer plan`\n", err)
+
+
+@pytest.mark.parametrize("command", [FITS, (*POD, "--gpus-per-node=8", "--dry-run")])
+def test_what_does_not_fit_is_refused(capsys, planning, command):
+    with pytest.raises(ConfigError) as error:
+        submit.main([*command, "--device-memory=1MB"], StopRequest())
+    message = str(error.value)
+    there = "and has 750 kB: JAX takes 75% of 1 MB (by default): use "
+    assert re.match(r"each device needs [\d.]+ MB, " + re.escape(there), message)
+    assert "parallel.shard_state=optimizer or all, or devices with more memory" in message
+    assert not capsys.readouterr().out
+
+
+def test_what_is_not_known_here_is_a_warning(capsys, planning):
+    away = ("data=arrays", "data.root=/not/here")
+    assert submit.main([*FITS, *away, "--device=H100"], StopRequest()) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("sbatch ")
+    assert "warning: how much memory the job needs is not known: " in err
+    assert "/not/here" in err

@@ -13,6 +13,7 @@ COMMANDS = {
     "verify": "trainer.commands.verify",
     "doctor": "trainer.doctor.command",
     "local": "trainer.commands.local",
+    "plan": "trainer.plan.command",
     "submit": "trainer.submit.command",
     "selftest": "trainer.selftest.command",
     "laws": "trainer.selftest.laws",

@@ -52,13 +52,15 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         timer: PhaseTimer,
         log: Path,
         *,
+        rows: int,
         fresh: bool,
         warn: Callable[[str], None],
     ) -> None:
         """Start; draw examples of the inputs if this is the first start of the run (`fresh`).
 
         `watched` is the split that is evaluated during training. Gradient norms are those of
-        batches from `source`; `log` is the metrics.jsonl of the run; `warn` shows a line.
+        batches from `source`, computed for `rows` examples at a time; `log` is the metrics.jsonl of
+        the run; `warn` shows a line.
         """
         self._splits, self._task, self._source, self._plan = dataset.splits, task, source, plan
         self._watched, self._names = watched, dataset.class_names
@@ -66,7 +68,7 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         self._timer, self._log, self._warn = timer, log, warn
         self._every_steps = config.train.log_every_steps
         self._draw_every_epochs = config.train.pictures_every_epochs
-        self._measure = CompiledFunction(norms.make(task), timer)
+        self._measure = CompiledFunction(norms.make(task, rows, config.model.remat), timer)
         self._step_times: StepTimes | None = None
         self._last_step = 0  # of the last step times
         self._pool = ThreadPoolExecutor(1, "draw")

@@ -1,6 +1,6 @@
 """Evaluating a whole split: every example exactly once, the mean divided once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,8 +35,9 @@ class Evaluation(NamedTuple):
         return self.means["loss"]
 
 
-# (weights, batch) -> (loss and metrics, predictions), each (C, batch), the same on every device
-EvalStep = Callable[[Weights, Superbatch], tuple[tuple[jax.Array, ...], Named]]
+# Jitted: (weights, batch) -> (loss and metrics, predictions), each (C, batch), the same on every
+# device.
+EvalStep = Any
 
 
 def make_eval_step(
@@ -119,13 +120,14 @@ class Evaluator:
         batches, bytes_ = -(-self._size // rows), max(1, rows * bytes_of_one(split))
         if batches * bytes_ > BYTES_TO_KEEP:
             batches = max(1, BYTES_PER_DISPATCH // bytes_)
-        self._shape = (batches, rows)
-        self._on_devices: Superbatch | None = None  # the whole split, if it fits
+        self.shape = (batches, rows)  # of a dispatch
+        self.keeps = batches * rows >= self._size  # whether the whole split stays on the devices
+        self._on_devices: Superbatch | None = None
 
     def __call__(self, weights: Weights) -> Evaluation:
         """Evaluate weights that every device holds; waits for the result."""
         parts = []
-        for first in range(0, self._size, self._shape[0] * self._shape[1]):
+        for first in range(0, self._size, self.shape[0] * self.shape[1]):
             # Waits for the devices: here for every dispatch of an evaluation.
             part = jax.device_get(self._eval_step(weights, self._batch(first)))
             left = self._size - first
@@ -142,12 +144,12 @@ class Evaluator:
         """Return the batches of one dispatch, from example `first` on, on the devices."""
         if self._on_devices is not None:
             return self._on_devices
-        position = first + np.arange(self._shape[0] * self._shape[1]).reshape(self._shape)
+        position = first + np.arange(self.shape[0] * self.shape[1]).reshape(self.shape)
         mask = position[:, self._rows] < self._size
         index = np.where(mask, position[:, self._rows], 0)
         examples = {name: gather(array, index) for name, array in self._split.items()}
         batch = Superbatch(examples, mask.astype(np.uint8))
         placed: Superbatch = meshes.place(meshes.batched(self._mesh), batch)
-        if position.size >= self._size:
+        if self.keeps:
             self._on_devices = placed
         return placed

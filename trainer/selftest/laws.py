@@ -200,10 +200,11 @@ class Laws:
 
     def all_reduce(self) -> str:
         """A step on several devices has one all-reduce."""
+        from trainer.plan.traffic import traffic
+
         program, state, inputs, _ = self._program(DEVICES, 1, None, None, 0)
-        text = program.lower(state, inputs).compile().as_text()
-        count = text.count(" all-reduce(") + text.count(" all-reduce-start(")
-        assert count == 1, f"the compiled step has {count}"
+        found = traffic(program.lower(state, inputs).compile().as_text()).collectives
+        assert found.get("all-reduce") == 1, f"the compiled step has {found}"
         return "the compiled step has one"
 
     def shards(self) -> str:

@@ -11,25 +11,28 @@ from trainer.distributed import topology
 from trainer.job.directory import expanded
 from trainer.job.errors import EXIT_COMPLETED, ConfigError
 from trainer.job.signals import StopRequest
-from trainer.submit import kubernetes, slurm
+from trainer.plan import fit, layout
+from trainer.submit import kubernetes, size, slurm
 from trainer.sweep import plan
 from trainer.tracking.terminal import Terminal
 
 DESCRIPTION = """\
-Checks a training job on this machine - every option, and that the batch divides over the devices
-that the job will get - and only then hands it to SLURM or Kubernetes.
+Checks a training job on this machine - every option, that the batch divides over the devices that
+the job will get, and that it fits into their memory, where --device or --device-memory name it
+(`python -m trainer plan` shows more) - and only then hands it to SLURM or Kubernetes.
 """
 EPILOG = """\
 exit codes:
   0   submitted, or shown
   69  sbatch or kubectl is missing, or refused the job
   74  the output cannot be written
-  78  an option of the job or of this command is wrong
+  78  an option of the job or of this command is wrong, or the job does not fit
 
 examples:
   python -m trainer submit slurm --nodes 4 --gpus-per-node 8 --cpus-per-task 32 +experiment=mlp
   python -m trainer submit slurm --nodes 2 --scheduler-option=--time=2:00:00 +experiment=mlp
   python -m trainer submit slurm --at-once 4 -m +experiment=mlp optim.lr=0.02,0.05 run.seed=0,1
+  python -m trainer submit slurm --gpus-per-node 8 --device H100 +experiment=mlp
   python -m trainer submit k8s --nodes 2 --gpus-per-node 8 --name first \\
       --image REGISTRY/trainer:0.1.0-cuda12 +experiment=mlp
   python -m trainer submit k8s --nodes 4 --image REGISTRY/trainer:0.1.0 --dry-run +experiment=mlp
@@ -55,10 +58,14 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     jobs = sweep.jobs if sweep else compose_each([args.overrides])
     for job in jobs:
         _check_job(job, args)
+    if args.scheduler == "slurm":
+        slurm.check_environment()
+    if not args.no_plan:
+        lists = [trial.overrides for trial in sweep.trials] if sweep else [args.overrides]
+        size.check(args, jobs, lists)
     if args.scheduler == "k8s":
         kubernetes.submit(args, jobs[0])
         return EXIT_COMPLETED
-    slurm.check_environment()
     for root in {job.config.data.root for job in jobs} - {None}:
         if not expanded(str(root), "data.root").is_dir():
             Terminal().warn(
@@ -77,10 +84,6 @@ def _check_options(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
                 raise ConfigError(f"{option} is for {scheduler} only", "leave it out")
     if args.at_once and not args.multirun:
         raise ConfigError(f"--at-once={args.at_once} is for a sweep", "add -m, or leave it out")
-    if args.gpus_per_node % args.tasks_per_node:
-        gpus = f"--gpus-per-node={args.gpus_per_node}"
-        message = f"--tasks-per-node={args.tasks_per_node} does not divide {gpus}"
-        raise ConfigError(message, "use a divisor")
     for option in args.scheduler_option:
         if not re.match("--?[A-Za-z]", option):
             hint = "give one option of sbatch, like --scheduler-option=--partition=gpu"
@@ -93,11 +96,8 @@ def _check_options(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 def _check_job(job: Job, args: argparse.Namespace) -> None:
     """Check a job against the processes and devices that it will get."""
-    from trainer.parallel.mesh import check_division, check_method
-
-    cluster, parallel = job.config.cluster, job.config.parallel
-    scheduler, processes = args.scheduler, args.nodes * args.tasks_per_node
-    gpus = args.gpus_per_node // args.tasks_per_node  # of each process
+    cluster, scheduler = job.config.cluster, args.scheduler
+    _, processes, gpus, _ = layout.layout_of(job.config, args)
     kinds = ("auto", KINDS[scheduler], *(("single",) if processes == 1 else ()))
     given = [f"cluster.{n}={v}" for n in topology.OPTIONS if (v := getattr(cluster, n)) is not None]
     if cluster.kind not in kinds:
@@ -113,24 +113,17 @@ def _check_job(job: Job, args: argparse.Namespace) -> None:
     if cluster.gpus_per_process not in (None, gpus):
         message = f"cluster.gpus_per_process={cluster.gpus_per_process}: {each} (--gpus-per-node)"
         raise ConfigError(message, "leave it out")
-    if parallel.devices and parallel.devices > gpus > 0:
-        hint = f"use at most {gpus}, or leave it out to use all"
-        raise ConfigError(f"parallel.devices={parallel.devices}: {each}", hint)
-    check_method(parallel.method, processes)
-    devices = processes * (parallel.devices or max(gpus, 1))
-    size, accumulate = job.config.train.global_batch_size, job.config.train.accumulate
-    check_division(devices, size, parallel.virtual_shards, accumulate=accumulate)
 
 
 def _parser() -> argparse.ArgumentParser:
     usage = "slurm|k8s [options] +experiment=NAME [OPTION=VALUE ...]"
     parser = command_line.parser("submit", DESCRIPTION, EPILOG, usage)
-    one, zero = command_line.at_least(1), command_line.at_least(0)
     add = parser.add_argument
     add("scheduler", choices=("slurm", "k8s"), help="SLURM with sbatch, or Kubernetes with kubectl")
-    add("--nodes", type=one, default=1, metavar="N", help="number of nodes (default: 1)")
-    help_ = "number of GPUs per node (default: 0, which trains on the CPUs)"
-    add("--gpus-per-node", type=zero, default=0, metavar="G", help=help_)
+    layout.add_nodes(add)
+    fit.add_device(add)
+    help_ = "do not compute how much memory the job needs, which takes some seconds"
+    add("--no-plan", action="store_true", help=help_)
     help_ = "the name of the job (default: trainer); on Kubernetes the job and the run are called"
     add("--name", help=f"{help_} train-NAME (default: train-TIME)")
     add("--dry-run", action="store_true", help="show what would be submitted")
@@ -139,9 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("SLURM").add_argument
     help_ = "a sweep: a job array whose tasks train one trial each; see `python -m trainer -m -h`"
     add("-m", "--multirun", action="store_true", help=help_)
+    one = command_line.at_least(1)
     add("--at-once", type=one, metavar="N", help="tasks that may run together (default: all)")
-    help_ = "processes per node, which share its GPUs (default: 1, which uses them all)"
-    add("--tasks-per-node", type=one, default=1, metavar="T", help=help_)
+    layout.add_tasks(add)
     help_ = "processors per task (default: the site's, often 1: ask for some per GPU)"
     add("--cpus-per-task", type=one, metavar="C", help=help_)
     help_ = "another option for sbatch, like --scheduler-option=--partition=gpu; repeatable"

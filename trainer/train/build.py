@@ -311,6 +311,7 @@ class Run:
                     self.ledger,
                     timer,
                     process.directory / "metrics.jsonl",
+                    rows=rows_at_once(config, mesh),
                     fresh=restored is None,
                     warn=warn,
                 )
@@ -396,6 +397,12 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
     )
     eval_step = evaluation.make_eval_step(task, mesh, shards, xla_options)
     return Programs(plan, schedule_of, task, record, update, train_step, eval_step)
+
+
+def rows_at_once(config: Config, mesh: Mesh) -> int:
+    """Return of how many examples a device computes the gradients at once."""
+    parts = (config.parallel.virtual_shards or mesh.size) * config.train.accumulate
+    return config.train.global_batch_size // parts
 
 
 def _schedule(optim: OptimConfig, steps_per_epoch: int, epochs: int) -> schedules.Schedule:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from benchmarks import scaling
 from benchmarks.bench import Bench
 from benchmarks.figures import Line, Result, Section, line
+from benchmarks.scaling import FLOAT, MLP
 from benchmarks.sections import rivals
+from trainer.plan import scaling
 from trainer.selftest.children import Layout
 
 TITLE = "Scaling"
@@ -16,7 +17,7 @@ BATCH_SIZE = 64
 STEPS = 200
 # Floats of an all-reduce; the last are those of a step. Not fewer than 1,000: gloo adds up a single
 # one in a fifth of the time, but sends no gradients so.
-SHORT, LONG = 1_000, scaling.MLP.message // scaling.FLOAT
+SHORT, LONG = 1_000, MLP.message // FLOAT
 
 
 def measure(bench: Bench) -> Section:
@@ -81,7 +82,7 @@ def predictions(bench: Bench, layouts: list[Layout], of_two: Result) -> list[Lin
         return [line("predicted", "", "ms a step", [of_two], "")]
     short, _, long = of_two["seconds"]
     # By the model's own formula of a ring, solved for its constants at p = 2.
-    bandwidth = (LONG - SHORT) * scaling.FLOAT / max(long - short, 1e-9)
+    bandwidth = (LONG - SHORT) * FLOAT / max(long - short, 1e-9)
     link = scaling.Link(short / 2, bandwidth)
     steps = {"arrays": bench.arrays, "k": 16, "dispatches": 8, "overrides": bench.overrides}
     core = partial(bench.worker, "program.speed", only_cores=bench.cores[:1], **steps)
@@ -100,7 +101,7 @@ def predictions(bench: Bench, layouts: list[Layout], of_two: Result) -> list[Lin
         slowest = scaling.straggle(result["jitter_seconds"], p)
         computing = result["seconds_per_step"] * turns + slowest
         for way, formula in (("ring", scaling.ring), ("tree", scaling.tree)):
-            reducing = formula(scaling.MLP.message, p, link) * turns
+            reducing = formula(MLP.message, p, link) * turns
             parts = f"{computing * 1e3:.1f} computing, {reducing * 1e3:.1f} all-reduce"
             values = [1e3 * (computing + reducing)]
             lines.append(Line(f"predicted ({way}): {name}", parts, "ms a step", values))

@@ -1,0 +1,110 @@
+"""Whether a job fits into the memory of its devices, and what to change if it does not."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from trainer.config.schema import Config
+from trainer.job.errors import ConfigError
+from trainer.plan.layout import Layout
+from trainer.plan.scaling import MACHINES
+
+if TYPE_CHECKING:
+    from trainer.plan.programs import Counted
+
+SHARE, VARIABLES = 0.75, ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+_UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def size(text: str) -> float:
+    """Return the bytes that a text like 80GB or 79.6GiB names; an argparse type."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGT]?i?B)", text)
+    if found is None or found[2] not in _UNITS or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text}: use a size like 80GB or 79.6GiB")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def shown(value: float) -> str:
+    """Return bytes in the unit that suits them."""
+    unit = next((u for u in ("TB", "GB", "MB", "kB") if value >= _UNITS[u]), None)
+    return f"{value / _UNITS[unit]:.4g} {unit}" if unit else f"{value:.0f} bytes"
+
+
+def add_device(add: Callable[..., object]) -> None:
+    """Add the options that say which devices a job will have, to a parser or a group of one."""
+    help_ = "kind of device, for the predicted seconds of a step (GPUs: H100) and its memory"
+    add("--device", choices=tuple(MACHINES), metavar="|".join(MACHINES), help=help_)
+    help_ = "memory of a device, like 80GB: what needs more is refused"
+    add("--device-memory", type=size, metavar="SIZE", help=help_)
+
+
+class Room:
+    """The memory of a device, as far as it is known."""
+
+    def __init__(self, args: argparse.Namespace, gpus: int, environ: Mapping[str, str]) -> None:
+        """Read --device-memory, else --device; of a GPU, JAX takes a share for its arrays.
+
+        Raises:
+            ConfigError: the variable that says which share is not a number.
+        """
+        kind = args.device
+        self.bytes: float | None = args.device_memory or (MACHINES[kind].capacity if kind else None)
+        self.text = shown(self.bytes) if self.bytes else ""
+        if self.bytes is not None and gpus:
+            given = next((name for name in VARIABLES if environ.get(name)), None)
+            share = SHARE if given is None else _share(given, environ[given])
+            self.bytes *= share
+            self.text = f"{shown(self.bytes)}: JAX takes {share:.0%} of {self.text}"
+            self.text += f" ({given or 'by default'})"
+
+
+def _share(name: str, text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1
+    if not 0 < share <= 1:
+        raise ConfigError(f"{name}={text}", "use a share above 0, at most 1")
+    return share
+
+
+def check(config: Config, layout: Layout, counted: Counted, room: Room) -> None:
+    """Check that what a device needs is there.
+
+    Raises:
+        ConfigError: it is not; says what to change.
+    """
+    needed = counted.memory.total
+    if room.bytes is None or needed <= room.bytes:
+        return
+    message = f"each device needs {shown(needed)}, and has {room.text}"
+    *others, last = _advice(config, layout, counted, room.bytes)
+    raise ConfigError(message, f"use {', '.join(others)}, or {last}")
+
+
+def _advice(config: Config, layout: Layout, counted: Counted, room: float) -> list[str]:
+    """Return what needs less memory, that which helps most first."""
+    memory, train, shared = counted.memory, config.train, config.parallel.shard_state
+    state, batch = list[str](), list[str]()
+    if layout.all_devices > 1 and shared != "all":
+        state.append(
+            f"parallel.shard_state={'all' if shared == 'optimizer' else 'optimizer or all'}"
+        )
+    if memory.evaluation > memory.temporary:
+        batch.append(f"a train.eval_batch_size below {train.eval_batch_size}")
+    parts = config.parallel.virtual_shards or layout.all_devices
+    if train.global_batch_size > parts * train.accumulate:
+        batch.append(f"train.accumulate={2 * train.accumulate}")
+    batch += ["model.remat=2"] if config.model.remat is None else []
+    if counted.rows > 1:
+        batch.append(f"a train.global_batch_size below {train.global_batch_size}")
+    # Whatever the batch, there are gradients as large as the weights, and their sum.
+    fixed = memory.state + 2 * memory.weights
+    if fixed > room:
+        return [*state, "a smaller model", "devices with more memory"]
+    first = [*state, *batch] if fixed > memory.total / 2 else [*batch, *state]
+    return [*first, "devices with more memory"]

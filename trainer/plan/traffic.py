@@ -1,0 +1,130 @@
+"""What a compiled program sends between devices, read out of its HLO text."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+KINDS = (
+    "all-reduce",
+    "all-gather",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+    "reduce-scatter",
+)
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+_BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+# `%name (parameters) -> result {`, or `ENTRY %name ...`
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
+# `%name = RESULT all-reduce(...)`; RESULT is a shape or, of several arrays, a tuple of shapes.
+_RESULT, _NAME = r"(?P<result>\(.*?\)|\S+)", f"(?P<kind>{'|'.join(KINDS)})"
+_COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?\S+ = {_RESULT} {_NAME}(?P<start>-start)?\(")
+_SHAPE = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
+_CALLED = re.compile(r"\b(body|condition|calls|to_apply|\w+_computations?)=(\{[^}]*\}|%?[\w.-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
+_IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+
+
+class Collective(NamedTuple):
+    """One instruction of the program, for all devices."""
+
+    kind: str  # of KINDS; one of a tuple of arrays is one
+    arrays: tuple[int, ...]  # elements of each whole array: summed, or in all its parts
+    bytes: int  # of all of them
+    group: tuple[int, ...]  # the devices that take part with the first one, by number
+    times: int = 1  # in a step
+
+
+class Traffic(NamedTuple):
+    """The collectives of one step."""
+
+    items: tuple[Collective, ...]
+
+    @property
+    def collectives(self) -> dict[str, int]:
+        """How many there are of each kind."""
+        kinds: Counter[str] = Counter()
+        for item in self.items:
+            kinds[item.kind] += item.times
+        return dict(kinds)
+
+    @property
+    def by_kind(self) -> list[tuple[str, int, int, int]]:
+        """Kind, devices that take part, how many there are, and the bytes of all of them."""
+        found = dict[tuple[str, int], tuple[int, int]]()
+        for item in self.items:
+            key = (item.kind, len(item.group))
+            count, size = found.get(key, (0, 0))
+            found[key] = (count + item.times, size + item.bytes * item.times)
+        return [(*key, *value) for key, value in found.items()]
+
+    @property
+    def arrays(self) -> list[int]:
+        """The elements of each array that they combine."""
+        return [n for item in self.items for n in item.arrays * item.times]
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of all arrays."""
+        return sum(item.bytes * item.times for item in self.items)
+
+
+def traffic(text: str) -> Traffic:
+    """Count the collectives of one step in the HLO text of a compiled dispatch.
+
+    The outermost loop is that over the steps of the dispatch, so what is in it counts once. A loop
+    within counts as often as it turns, if the compiler knows that; of a branch, both sides count.
+    """
+    computations = dict[str, list[str]]()
+    entry, body = "", list[str]()
+    partitions = re.search(r"\bnum_partitions=(\d+)", text.partition("\n")[0])
+    devices = int(partitions[1]) if partitions else 1
+    for line in text.splitlines():
+        if header := _COMPUTATION.match(line):
+            body = computations.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+        else:
+            body.append(line)
+
+    def walk(name: str, times: int, in_loop: bool) -> Iterator[Collective]:
+        for line in computations.get(name, ()):
+            if (found := _COLLECTIVE.match(line)) is not None:
+                yield _collective(found, line, devices, times)
+                continue  # what it applies adds two numbers
+            for role, names in _CALLED.findall(line):
+                turns = _TRIPS.search(line) if role == "body" and in_loop else None
+                often = times * int(turns[1]) if turns else times
+                for called in re.findall(r"[\w.-]+", names):
+                    yield from walk(called, often, in_loop or role == "body")
+
+    return Traffic(tuple(walk(entry, 1, False)))
+
+
+def _collective(found: re.Match[str], line: str, devices: int, times: int) -> Collective:
+    kind, group = found["kind"], _group(line, devices)
+    shapes = _SHAPE.findall(found["result"])
+    if found["start"] and kind != "all-reduce":  # its result has the operands first
+        shapes = shapes[len(shapes) // 2 :]
+    whole = len(group) if kind == "reduce-scatter" else 1  # the result is a part
+    sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) * whole for _, dims in shapes]
+    size = sum(n * _BYTES[dtype] for n, (dtype, _) in zip(sizes, shapes, strict=True))
+    return Collective(kind, tuple(sizes), size, group, times)
+
+
+def _group(line: str, devices: int) -> tuple[int, ...]:
+    """Return the devices that take part with device 0; by default all."""
+    if listed := _LISTED.search(line):
+        return tuple(int(n) for n in listed[1].split(","))
+    if iota := _IOTA.search(line):
+        dims = [int(n) for n in iota[3].split(",")]
+        numbers = np.arange(np.prod(dims)).reshape(dims)
+        if iota[4]:
+            numbers = numbers.transpose([int(n) for n in iota[4].split(",")])
+        return tuple(int(n) for n in numbers.reshape(int(iota[1]), int(iota[2]))[0])
+    return tuple(range(devices))

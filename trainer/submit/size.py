@@ -1,0 +1,74 @@
+"""Before a job queues: does it fit on its devices? `plan` says so, in a process of its own."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from trainer.config.compose import Job
+from trainer.config.schema import Config
+from trainer.job import processes
+from trainer.job.errors import EXIT_COMPLETED, EXIT_CONFIG, ConfigError
+from trainer.plan.fit import shown
+from trainer.tracking.terminal import Terminal
+
+SECONDS = 60.0  # for all; a large data set, or model, is planned by hand
+HINT = "`python -m trainer plan` shows why; --no-plan submits without it"
+
+
+def check(args: argparse.Namespace, jobs: Sequence[Job], lists: Sequence[Sequence[str]]) -> None:
+    """Plan each job, of those that need the same only one, and note what a device needs.
+
+    What prevents that, such as data that are on the compute nodes only, is a warning.
+
+    Args:
+        args: of this command.
+        jobs: the composed jobs.
+        lists: the overrides of each.
+
+    Raises:
+        ConfigError: a job does not fit, or `plan` refuses its configuration.
+    """
+    several = {_needs(job.config): overrides for job, overrides in zip(jobs, lists, strict=True)}
+    terminal, until, largest = Terminal(), time.monotonic() + SECONDS, 0
+    options = [f"--nodes={args.nodes}", f"--gpus-per-node={args.gpus_per_node}"]
+    options += [f"--tasks-per-node={args.tasks_per_node}"]
+    options += [f"--device={args.device}"] if args.device else []
+    options += [f"--device-memory={args.device_memory:.0f}B"] if args.device_memory else []
+    for overrides in several.values():
+        command = [sys.executable, "-m", "trainer", "plan", "--json", *options, *overrides]
+        child = processes.start(
+            command,
+            text=True,
+            errors="replace",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            out, err = child.communicate(timeout=max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            terminal.warn(f"how much memory the job needs is not known after {SECONDS:g} s: {HINT}")
+            return
+        finally:
+            processes.end([child])
+        error = re.search("^error: (.*)", err, re.MULTILINE | re.DOTALL)
+        message = error[1].strip() if error else f"plan ended with {child.returncode}"
+        if child.returncode == EXIT_CONFIG:
+            raise ConfigError(message)
+        if child.returncode != EXIT_COMPLETED:
+            terminal.warn(f"how much memory the job needs is not known: {message}")
+            return
+        largest = max(largest, json.loads(out)["device_memory"]["total"])
+    terminal.note(f"each device needs {shown(largest)}, by `python -m trainer plan`")
+
+
+def _needs(config: Config) -> str:
+    """Return what determines the memory of a job, as text."""
+    train = config.train
+    sizes = (train.global_batch_size, train.accumulate, train.eval_batch_size)
+    optimizer = (config.optim.name, config.optim.options, config.optim.momentum)
+    parts = (config.data, config.model, config.augment, config.ema, config.parallel)
+    return repr((*parts, *optimizer, *sizes, train.steps_per_dispatch))
