@@ -14,8 +14,8 @@ import pytest
 from support import harm, sharded
 
 from trainer.checkpoint import shards
+from trainer.checkpoint.shared import check_seen_by_all
 from trainer.distributed import collectives
-from trainer.distributed.shared_checkpoints import check_seen_by_all
 from trainer.job.errors import ConfigError, SaveError
 
 KINDS = ("all", "optimizer", "2d", "none")
@@ -121,7 +121,7 @@ def refuse_folders_that_are_not_shared(folder: Path, rank: int) -> None:
     collectives.share(lambda: None)
     for message in ("host .* does not have", r"is another folder for process 1 \(host .*\)"):
         with pytest.raises(ConfigError, match=message):
-            check_seen_by_all(own)
+            check_seen_by_all(own, collectives.share)
         own.mkdir(exist_ok=True)
         collectives.share(lambda: None)
     assert not [*own.iterdir()]
