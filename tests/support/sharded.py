@@ -12,9 +12,10 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import NamedSharding
 
+from trainer.checkpoint.shared import SharedCheckpoints
 from trainer.checkpoint.store import Best, Checkpoints, Restored
 from trainer.data.stream import Plan
-from trainer.distributed.shared_checkpoints import SharedCheckpoints
+from trainer.distributed.collectives import KeyValues
 from trainer.parallel import sharding
 from trainer.parallel.mesh import make_mesh, spread
 from trainer.parallel.step import TrainState
@@ -97,7 +98,9 @@ def opened(
         return resume.restore(checkpoints, folder, template, target, {}, plan, lambda _: None)
 
     with Writer(
-        checkpoints if kind == "none" else SharedCheckpoints(folder, checkpoints, seconds),
+        checkpoints
+        if kind == "none"
+        else SharedCheckpoints(folder, checkpoints, KeyValues, seconds),
         state(0),
         RECORD,
         flush=flush,

@@ -14,8 +14,8 @@ import pytest
 from support import harm, sharded
 
 from trainer.checkpoint import shards
+from trainer.checkpoint.shared import check_seen_by_all
 from trainer.distributed import collectives
-from trainer.distributed.shared_checkpoints import check_seen_by_all
 from trainer.job.errors import ConfigError, SaveError
 
 KINDS = ("all", "optimizer", "2d", "none")
@@ -35,6 +35,14 @@ def main(root: Path, own: str, others: list[str]) -> None:
         needs_little_memory(root / "large")
 
 
+def wait_for(path: Path) -> None:
+    """Wait until another process has made a file."""
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
 def save(folder: Path, rank: int, processes: int) -> None:
     """Save steps 1 to 3; in between process 0 fails, and the last, which then comes too late."""
     last, full = processes - 1, []
@@ -43,7 +51,7 @@ def save(folder: Path, rank: int, processes: int) -> None:
         for error in full:
             raise error
 
-    with sharded.opened(folder, "all", limit=2, seconds=1.5, flush=flush) as run:
+    with sharded.opened(folder, "all", limit=2, flush=flush) as run:
 
         def fails(step: int, reason: str) -> None:
             with pytest.raises(SaveError, match="the last checkpoint is not written"):
@@ -57,11 +65,15 @@ def save(folder: Path, rank: int, processes: int) -> None:
         with harm.files_of_at_most(10 if rank == last else 10**9):
             fails(7, f"process {last}: [Errno 27] File too large")
         run.save(2)
-        write, late = shards.write, time.sleep if rank == last else lambda _: None
-        shards.write = lambda *arguments: late(3) or write(*arguments)
-        fails(8, f"process {last}: no answer within 1.5 s")
-        shards.write = write
+        write, given_up = shards.write, folder.with_name(f"{folder.name}.given up")
+        if rank == last:
+            shards.write = lambda *arguments: wait_for(given_up) or write(*arguments)
+        run.writer.checkpoints._timeout = 5
+        fails(8, f"process {last}: no answer within 5 s")
+        if rank == 0:
+            given_up.touch()
         collectives.share(lambda: None)  # the next save would be late, too
+        shards.write, run.writer.checkpoints._timeout = write, 60
         full.append(OSError("no room for the log"))
         fails(9, "no room for the log")
         full.clear()
@@ -86,11 +98,8 @@ def reads_its_own_chunks_alone(folder: Path) -> None:
 
 def restore(saved: Path, copy: Path, rank: int) -> None:
     """Restore the checkpoints of a folder in every way; the newest is damaged at last."""
-    deadline = time.monotonic() + 240
-    while rank == 0 and not saved.with_name(f"{saved.name}.done").exists():
-        assert time.monotonic() < deadline, saved
-        time.sleep(0.05)
     if rank == 0:
+        wait_for(saved.with_name(f"{saved.name}.done"))
         shutil.copytree(saved, copy)
     with sharded.opened(copy, "all") as run:
         for kind in KINDS:
@@ -112,7 +121,7 @@ def refuse_folders_that_are_not_shared(folder: Path, rank: int) -> None:
     collectives.share(lambda: None)
     for message in ("host .* does not have", r"is another folder for process 1 \(host .*\)"):
         with pytest.raises(ConfigError, match=message):
-            check_seen_by_all(own)
+            check_seen_by_all(own, collectives.share)
         own.mkdir(exist_ok=True)
         collectives.share(lambda: None)
     assert not [*own.iterdir()]

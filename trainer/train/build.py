@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from trainer.checkpoint import checksums, shards, transfer
+from trainer.checkpoint.shared import SharedCheckpoints
 from trainer.checkpoint.store import Best, Checkpoints
 from trainer.config import user_module
 from trainer.config.fingerprint import differences, fingerprint
@@ -20,7 +21,6 @@ from trainer.data.dataset import Dataset, first, size
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.distributed import collectives
 from trainer.distributed.initialize import ProcessContext
-from trainer.distributed.shared_checkpoints import SharedCheckpoints
 from trainer.job import directory as run_directory
 from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
@@ -167,9 +167,10 @@ class Run:
         self.steps_done = resume_step or 0
 
         # The files.
-        sharded = shards.is_sharded(shardings)
-        timeout = config.cluster.hang_timeout_seconds
-        saves = SharedCheckpoints(folder, checkpoints, timeout) if sharded else checkpoints
+        saves: Checkpoints | SharedCheckpoints | None = checkpoints
+        if shards.is_sharded(shardings):
+            values, timeout = collectives.KeyValues, config.cluster.hang_timeout_seconds
+            saves = SharedCheckpoints(folder, checkpoints, values, timeout)
 
         def open_writer(
             record: checksums.Record, flush: Callable[[], None], warn: Callable[[str], None]

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from trainer.checkpoint import files, load_model, shards, transfer
+from trainer.checkpoint.shared import check_seen_by_all
 from trainer.checkpoint.store import Checkpoints, Restored
 from trainer.config.fingerprint import differences
 from trainer.config.schema import InitConfig
 from trainer.data.stream import Plan
 from trainer.distributed import collectives
 from trainer.distributed.initialize import ProcessContext
-from trainer.distributed.shared_checkpoints import check_seen_by_all
 from trainer.job.directory import existing
 from trainer.job.errors import ConfigError
 from trainer.job.files import Damaged
@@ -83,7 +83,7 @@ def restore(
         return restored
 
     if shards.is_sharded(shardings):
-        check_seen_by_all(directory)
+        check_seen_by_all(directory, collectives.share)
     while True:
         restored = collectives.together(read)
         own = restored and (restored.step, restored.record, restored.chunks is not None)
@@ -94,7 +94,9 @@ def restore(
         if not in_chunks:
             state = _from_chief(restored and restored.state, template, shardings)
             return Restored(step, state, record)
-        check_seen_by_all(directory)  # or a process might take a whole one for damaged
+        check_seen_by_all(
+            directory, collectives.share
+        )  # or a process might take a whole one for damaged
         state, damage = _from_chunks(directory / str(step), template, shardings)
         if damage is None:
             return Restored(step, state, record)

@@ -14,8 +14,8 @@ import numpy as np
 
 from trainer.checkpoint import shards
 from trainer.checkpoint.checksums import Record
+from trainer.checkpoint.shared import SharedCheckpoints
 from trainer.checkpoint.store import Checkpoints
-from trainer.distributed.shared_checkpoints import SharedCheckpoints
 from trainer.job.errors import ConfigError, SaveError, TrainerError, first_line
 from trainer.parallel.memory import room_for
 from trainer.parallel.step import TrainState

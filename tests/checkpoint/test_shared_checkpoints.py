@@ -24,6 +24,16 @@ sharded_process.main(pathlib.Path(root), own, others)
 LAYOUTS = {"2x2": (2, 2), "4x1": (4, 1)}  # processes and devices of each
 
 
+def wait_for(condition, started, seconds=90):
+    """Wait for something that some processes do, unless one of them fails."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        failed = [process.communicate()[1] for process in started if process.poll()]
+        assert not failed, failed
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_processes_save_and_restore_each_others_checkpoints(trainer, tmp_path):
     with opened(tmp_path / "1x4", "all", 4) as run:
         for step in (1, 2, 3):
@@ -35,9 +45,7 @@ def test_processes_save_and_restore_each_others_checkpoints(trainer, tmp_path):
         program = (sys.executable, "-c", TOGETHER, str(tmp_path), own, *others)
         paths = f"{ROOT}:{ROOT / 'tests'}"
         started += trainer.start_all(count, program=program, devices=devices, PYTHONPATH=paths)
-    for process in started:
-        _, err = process.communicate(timeout=180)
-        assert process.returncode == 0, err
+    wait_for(lambda: all(process.poll() == 0 for process in started), started, 180)
     for layout in LAYOUTS:
         for kind, devices in (("all", 8), ("optimizer", 2), ("none", 1)):
             with opened(tmp_path / layout, kind, devices) as run:
@@ -48,14 +56,6 @@ def test_processes_save_and_restore_each_others_checkpoints(trainer, tmp_path):
 RUN = ("+experiment=smoke", "run.dir=run", "parallel.shard_state=all", "train.epochs=400")
 RUN += ("train.steps_per_dispatch=1", "checkpoint.every_steps=10", "checkpoint.max_failed_saves=0")
 RUN += ("cluster.heartbeat_timeout_seconds=6", "train.pictures_every_epochs=null")
-
-
-def wait_for(condition, started):
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert all(process.poll() is None for process in started)
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def ends(process):

@@ -1,7 +1,7 @@
 """Checkpoints of a sharded state: all processes write their chunks to one folder.
 
 Process 0 makes the folder, and commits it once all have brought their chunks to disk. They tell
-each other so through KeyValues, from the threads that write, while training continues.
+each other so by named values, from the threads that write, while training continues.
 """
 
 import secrets
@@ -11,18 +11,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
 from trainer.checkpoint import shards
 from trainer.checkpoint.checksums import Record
 from trainer.checkpoint.store import Checkpoints
-from trainer.distributed import collectives
-from trainer.distributed.collectives import Json, KeyValues
 from trainer.job.directory import WRITING
 from trainer.job.errors import ConfigError, SaveError, TrainerError, first_line, writing
 
+Json = Any
 Chunks = dict[shards.Place, Any]
 Results = Mapping[str, float] | None
 
@@ -33,21 +32,40 @@ HINT = (
 )
 
 
+class Values(Protocol):
+    """What the processes leave for each other: see distributed.collectives.KeyValues."""
+
+    def put(self, name: str, value: Json) -> None:
+        """Set a value, for all processes."""
+
+    def get(self, name: str, seconds: float) -> Json:
+        """Wait for a value and return it; or TimeoutError."""
+
+    def clear(self) -> None:
+        """Delete all values."""
+
+
 class SharedCheckpoints:
     """One process's part in writing the checkpoints of a run; all save the same steps in turn."""
 
     def __init__(
-        self, directory: Path, checkpoints: Checkpoints | None, timeout_seconds: float
+        self,
+        directory: Path,
+        checkpoints: Checkpoints | None,
+        values: Callable[[str], Values],
+        timeout_seconds: float,
     ) -> None:
         """Get ready to save.
 
         Args:
             directory: the folder of the checkpoints, which all processes see.
             checkpoints: of the run, on process 0; None on all others.
+            values: what begins their names -> values of all processes.
             timeout_seconds: how much longer than another process each may take.
         """
         self.directory = directory
-        self._checkpoints, self._timeout = checkpoints, timeout_seconds
+        self._checkpoints, self._values = checkpoints, values
+        self._timeout = timeout_seconds
 
     def save(
         self,
@@ -74,7 +92,9 @@ class SharedCheckpoints:
             TimeoutError: process 0 does not answer.
         """
         number = next(_NUMBERS)
-        values = KeyValues(f"trainer/save/{number}/{step}/")  # no other step can get into a folder
+        values = self._values(
+            f"trainer/save/{number}/{step}/"
+        )  # no other step can get into a folder
         if self._checkpoints is None:
             return self._follow(values, chunks)
 
@@ -103,10 +123,10 @@ class SharedCheckpoints:
         ended = _outcome(commit)
         values.put("end", ended)
         warning: str | None = _value(ended)
-        KeyValues(f"trainer/save/{number - 1}/").clear()  # all have answered since
+        self._values(f"trainer/save/{number - 1}/").clear()  # all have answered since
         return warning
 
-    def _follow(self, values: KeyValues, chunks: Chunks) -> str | None:
+    def _follow(self, values: Values, chunks: Chunks) -> str | None:
         """Write the own chunks where process 0 says, and return what it returns."""
         name, rank = _value(values.get("folder", self._timeout)), jax.process_index()
         if name is None:
@@ -117,7 +137,7 @@ class SharedCheckpoints:
         warning: str | None = _value(values.get("end", 2 * self._timeout))
         return warning
 
-    def _answers(self, values: KeyValues, folder: Path, chunks: Chunks) -> dict[str, Json]:
+    def _answers(self, values: Values, folder: Path, chunks: Chunks) -> dict[str, Json]:
         """As process 0, write the own chunks; return all processes' outcomes, by who they are.
 
         All of them, also after an error: nobody writes to a folder that is being deleted.
@@ -133,14 +153,16 @@ class SharedCheckpoints:
         return answers
 
 
-def check_seen_by_all(directory: Path) -> None:
+def check_seen_by_all(directory: Path, share: Callable[[Callable[[], Json]], list[Json]]) -> None:
     """Check on all processes that they see one folder, and may write to it.
+
+    `share` is collectives.share.
 
     Raises:
         ConfigError: a process does not; it is named.
         SaveError: the storage is full or read-only.
     """
-    rank, token = jax.process_index(), collectives.share(lambda: secrets.token_hex(8))[0]
+    rank, token = jax.process_index(), share(lambda: secrets.token_hex(8))[0]
     marks = [directory / f"{WRITING}{token}.{i}" for i in range(jax.process_count())]
 
     def mark() -> str:
@@ -161,8 +183,8 @@ def check_seen_by_all(directory: Path) -> None:
             raise ConfigError(message, HINT)
 
     try:
-        hosts = collectives.share(mark)
-        collectives.share(look)
+        hosts = share(mark)
+        share(look)
     finally:
         with suppress(OSError):
             marks[rank].rmdir()
