@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -116,7 +117,8 @@ def test_the_memory_is_that_of_a_run(model, devices, shared, images, monkeypatch
         temporary["norms"] += whole
     for kind, size in temporary.items():
         assert planned[kind] == pytest.approx(size, rel=CLOSE), kind
-    total = max(arrays) + sum(splits.values()) + max(temporary.values())
+    training = max(arrays) + sum(splits.values()) + max(temporary.values())
+    total = max(training, planned["state"] + planned["initial"])
     assert planned["total"] == pytest.approx(total, rel=CLOSE)
 
 
@@ -170,3 +172,24 @@ def test_the_shapes_of_data_that_are_not_here(fields, images, monkeypatch, capsy
     planned = plan(capsys, *described, "+experiment=mlp", *away)
     for name in ("weights", "optimizer", "batches", "temporary"):
         assert planned["device_memory"][name] == here["device_memory"][name]
+
+
+def test_the_memory_of_a_process_grows_as_planned(trainer, images, monkeypatch, capsys):
+    """From a small network to a wide one, with the same Python, JAX and programs around it."""
+    peaks, planned = [], []
+    for model in ("mlp", "wide"):
+        options = options_of(model, images, monkeypatch)
+        memory = plan(capsys, *options)["device_memory"]
+        planned.append(memory["state"] + memory["batches"] + memory["temporary"])
+        endless = ("train.epochs=1000", "train.eval_every_epochs=1000", "train.log_every_steps=1")
+        never = ("checkpoint.every_epochs=null", f"run.dir={model}")
+        process = trainer.start(*options, *endless, *never)
+        trainer.wait_for_step(2, model)
+        of_process = Path(f"/proc/{process.pid}")
+        (of_process / "clear_refs").write_text("5")  # forgets the peak until here
+        trainer.wait_for_step(12, model)
+        peak = re.search(r"VmHWM:\s*(\d+) kB", (of_process / "status").read_text())
+        peaks.append(1024 * int(peak[1]))
+        process.kill()
+        process.wait()
+    assert peaks[1] - peaks[0] == pytest.approx(planned[1] - planned[0], rel=CLOSE)

@@ -45,6 +45,7 @@ class Memory(NamedTuple):
     temporary: int  # activations, gradients, and what else a step needs for a moment
     evaluation: int  # the same of an evaluation, which comes between steps
     norms: int  # and of the norms of gradients after it, on one device of process 0
+    initial: int  # the same of drawing the first weights, before there are batches
 
     @property
     def state(self) -> int:
@@ -54,12 +55,8 @@ class Memory(NamedTuple):
     @property
     def total(self) -> int:
         """The most at any time, but for the copy that a checkpoint is written from."""
-        return (
-            self.state
-            + self.batches
-            + self.splits
-            + max(self.temporary, self.evaluation, self.norms)
-        )
+        passing = max(self.temporary, self.evaluation, self.norms)
+        return self.state + max(self.batches + self.splits + passing, self.initial)
 
 
 class HostMemory(NamedTuple):
@@ -102,8 +99,11 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
     mesh = meshes.make_mesh(layout.all_devices, parallel.mesh.replica, parallel.mesh.shard)
     made = build.make_programs(config, dataset, mesh)
     key = jax.ShapeDtypeStruct((2,), np.uint32)
-    template = jax.eval_shape(partial(step.new_state, made.task, made.update), key)
-    state = _abstract(template, sharding.of_state(template, mesh, parallel.shard_state))
+    begin = partial(step.new_state, made.task, made.update)
+    template = jax.eval_shape(begin, key)
+    shardings = sharding.of_state(template, mesh, parallel.shard_state)
+    state = _abstract(template, shardings)
+    initial = jax.jit(begin, out_shardings=shardings).lower(key).compile(QUICKLY)
     batch = config.train.global_batch_size
     inputs = partial(_inputs, mesh, dataset.train, batch, made.task.needs)
 
@@ -155,6 +155,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
         _temporary(compiled),
         evaluation,
         of_norms,
+        int(initial.memory_analysis().temp_size_in_bytes),
     )
     checkpoint = sum(
         min(_bytes([x]), layout.devices * _bytes_here([x])) for x in jax.tree.leaves(state)

@@ -62,6 +62,8 @@ def _rows(
     if (more := max(memory.evaluation, memory.norms) - memory.temporary) > 0:
         name = "evaluation" if memory.evaluation > memory.norms else "norms of gradients"
         yield f"  more for {name}", shown(more), "between steps"
+    if memory.total == memory.state + memory.initial:
+        yield "  drawing the weights", shown(memory.initial), "when there is only the state besides"
     there = f"of {room.text}" if room.text else "name a device, or its memory, to know if it fits"
     yield "  in all", shown(memory.total), there
     yield "  copy for a checkpoint", shown(memory.state), "if there is room, else on the host"
