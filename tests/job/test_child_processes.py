@@ -1,5 +1,7 @@
 """Child processes of the sweep, the self-test and scripts/local: started, awaited, ended."""
 
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,6 +32,33 @@ def test_waiting_ends_after_the_seconds_and_with_what_look_raises():
     finally:
         processes.end([child])
     assert child.returncode == -9
+
+
+def test_waiting_for_one_and_the_cores_of_a_child():
+    (core, *_) = os.sched_getaffinity(0)
+    code = "import os; print(*os.sched_getaffinity(0))"
+    one = processes.start([sys.executable, "-c", code], {core}, stdout=subprocess.PIPE, text=True)
+    children = [one, processes.start(["sleep", "60"])]
+    try:
+        assert processes.wait(children, 30, until=any)
+        assert one.communicate()[0] == f"{core}\n"
+    finally:
+        processes.end(children)
+
+
+@pytest.mark.parametrize(
+    ("environ", "count"),
+    [
+        ({}, 1),
+        ({"JAX_NUM_CPU_DEVICES": "4"}, 4),
+        ({"XLA_FLAGS": "--a --xla_force_host_platform_device_count=8"}, 8),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_NUM_CPU_DEVICES": "2"}, 2),
+    ],
+)
+def test_simulated_devices_are_counted_and_replaced(environ, count):
+    assert processes.simulated_devices(environ) == count
+    others = {"XLA_FLAGS": "--a"} if "--a" in environ.get("XLA_FLAGS", "") else {}
+    assert processes.with_devices(environ, 3) == {"JAX_NUM_CPU_DEVICES": "3", **others}
 
 
 def test_ending_kills_what_the_children_have_started():

@@ -81,7 +81,7 @@ class _Work:
                 self._start(place, *waiting.popleft())
             self._show()
             children = [child.process for child in self.at_work.values()]
-            processes.wait(children, _LOOK_SECONDS * len(children), until=any)
+            processes.wait(children, min(_LOOK_SECONDS * len(children), 0.5), until=any)
             for place, child in [*self.at_work.items()]:
                 if child.process.poll() is None:
                     if self._stop():
