@@ -111,7 +111,7 @@ class Trainer:
     def wait_for_step(self, step: int, run: str = "run") -> None:
         """Wait until the log of a run shows a step."""
         path = self.folder / run / "metrics.jsonl"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not (path.exists() and f'"step": {step},' in path.read_text()):
             ended = [process for process in self.started if process.poll() is not None]
             if time.monotonic() > deadline or len(ended) == len(self.started):

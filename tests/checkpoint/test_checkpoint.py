@@ -214,7 +214,7 @@ def test_what_killed_saves_leave_is_no_checkpoint_and_is_removed(opened):
     for _ in range(2):
         before = max((int(p.name) for p in opened.folder.glob("[0-9]*")), default=0)
         process = subprocess.Popen([sys.executable, "-c", SAVES, str(opened.folder)])
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not any(opened.folder.glob(f"saving-{before + 3}*")):  # about half of it written
             assert process.poll() is None
             assert time.monotonic() < deadline

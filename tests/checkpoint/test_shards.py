@@ -12,6 +12,8 @@ from support.sharded import RECORD, assert_restored, make_state, opened, shardin
 
 from trainer.checkpoint import files, shards
 from trainer.checkpoint.store import Best, Checkpoints
+from trainer.job import lock
+from trainer.job.errors import ConfigError
 from trainer.job.files import Damaged
 from trainer.parallel.mesh import spread
 from trainer.tasks.task import named_leaves
@@ -190,3 +192,13 @@ def test_whenever_a_process_is_killed_a_whole_checkpoint_is_left(tmp_path, monke
     assert newest == sorted(newest)
     assert newest.count(1) > 5 * PROCESSES
     assert newest.count(2) > 2 * PROCESSES
+
+
+def test_a_lock_that_was_removed_ends_the_saves(tmp_path):
+    with lock.hold(tmp_path), opened(tmp_path / "checkpoints", "all", 4, limit=5) as run:
+        run.save(1)
+        (tmp_path / lock.NAME).unlink()
+        with pytest.raises(ConfigError, match="was removed or replaced while this job ran"):
+            run.save(2)
+        assert run.writer.failing()
+    assert names_of(tmp_path / "checkpoints") == ["1"]

@@ -75,7 +75,7 @@ def folder(tmp_path_factory):
         second = subprocess.Popen(command, stderr=log, cwd=folder, env=environ)
     yield folder
     try:
-        assert second.wait(120) == 0, (folder / "resumed.txt").read_text()
+        assert second.wait(240) == 0, (folder / "resumed.txt").read_text()
     finally:
         second.kill()
 

@@ -48,7 +48,7 @@ def end(process, timeout=120):
 
 
 def wait_for_step(run, step, process):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     metrics = run / "metrics.jsonl"
     while True:
         lines = metrics.read_text().splitlines() if metrics.exists() else []
@@ -181,7 +181,7 @@ def test_tensorboard_shows_the_runs_of_the_volume(machine, volume):
     health = machine.inspect("trainer-dashboard")["Healthcheck"]["Test"][1:]
     address = "http://127.0.0.1:6006/data/runs"
     ask = f"import urllib.request as u; print(u.urlopen({address!r}).read().decode())"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while True:
         shown = machine.podman("exec", "board", "python", "-c", ask)
         if shown.returncode == 0 and "smoke/a/tensorboard" in json.loads(shown.stdout):

@@ -100,7 +100,7 @@ def test_a_preempted_pod_is_not_counted_and_all_save(start, late):
     with start("preempted", "cpu", pods=2) as run:
         run.wait(180, lambda: run.step() >= 40)
         run.evict(1)
-        run.wait(60, lambda: len(run.ended) == 2)
+        run.wait(240, lambda: len(run.ended) == 2)
         assert ends(run, "Count") == {0: 75}, run.report()
         assert ends(run, "Ignore") == {1: 75}
         assert run.summary()["status"] == "preempted"
@@ -109,7 +109,7 @@ def test_a_preempted_pod_is_not_counted_and_all_save(start, late):
 
 def test_pods_without_their_gpus_fail_the_job_for_good(start, late):
     with start("gpus", "gpu", pods=2) as run:
-        run.wait(90)
+        run.wait(240)
         assert run.status == "failed", run.report()
         assert 78 in ends(run, "FailJob").values(), run.report()
         assert not ends(run, "Count")
@@ -129,9 +129,9 @@ def test_pods_that_are_cut_off_or_killed_are_replaced_and_the_run_resumes(start,
         assert re.search(cut_off, run.report())
 
         step = run.step()
-        run.wait(120, lambda: run.step() > step)
+        run.wait(240, lambda: run.step() > step)
         run.pods[3].process.kill()
-        run.wait(60, lambda: len(run.ended) == 8)
+        run.wait(240, lambda: len(run.ended) == 8)
         codes = {index: code for index, code, _ in run.ended[4:]}
         assert codes.pop(3) == 137
         # A peer that vanishes between two messages can make gloo itself abort.

@@ -18,7 +18,7 @@ def test_help_needs_no_environment(name, option, tmp_path):
         env={"PATH": os.environ["PATH"], "TRAINER_VENV": str(tmp_path / "venv")},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=240,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert f"scripts/{name} " in done.stdout

@@ -95,6 +95,8 @@ def jobs(cluster):
         # The folder for temporary files is of the host of sbatch, and not on the nodes.
         options = [f"--export=ALL,MAX_RESTARTS=1,TRAINER_VENV={venv},TMPDIR=/nonexistent"]
         started[name] = cluster.submit(options=options)
+    sweep = ("-m", *JOB, "train.epochs=1", "run.seed=0,1", "sweep.parallel=2")
+    started["a sweep"] = cluster.submit(*sweep, nodes=1)
     started["an array of no sweep"] = cluster.submit(options=["--array=0"], nodes=1)
     return started
 
@@ -200,3 +202,14 @@ def test_an_array_that_trains_no_sweep_is_refused(cluster, jobs):
     done = cluster.wait_for_end(jobs["an array of no sweep"])
     assert (done["JobState"], done["ExitCode"]) == ("FAILED", "78:0")
     assert "a sweep: add -m" in cluster.log(jobs["an array of no sweep"])
+
+
+def test_a_job_trains_the_trials_of_a_sweep_side_by_side(cluster, jobs):
+    done = cluster.wait_for_end(jobs["a sweep"])
+    log = cluster.log(jobs["a sweep"])
+    assert (done["JobState"], done["ExitCode"]) == ("COMPLETED", "0:0"), log[-3000:]
+    for seed in (0, 1):
+        assert f"{seed + 1}/2 run.seed={seed}: completed" in log
+        run = cluster.work / "runs" / "smoke" / jobs["a sweep"] / f"run.seed={seed}"
+        # For itself, and not as a task of the job.
+        assert "1 process (no cluster variables)" in (run / "output.log").read_text()

@@ -25,7 +25,7 @@ for x in got.values():
 """
     outs = []
     for process in trainer.start_all(2, program=(sys.executable, "-c", program)):
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         outs.append(out.splitlines()[-2:])  # behind what gloo prints
     sent = [np.float32([-0.0, np.nan, np.inf, -1.5e-42, 1.5]), np.int32(-7)]

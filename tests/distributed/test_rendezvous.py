@@ -42,7 +42,7 @@ def topology(index, count, *ports, host="127.0.0.1", **more):
 class Process(threading.Thread):
     """One process of a meeting, in a thread."""
 
-    def __init__(self, topology, timeout=20.0, stop=lambda: False):
+    def __init__(self, topology, timeout=60.0, stop=lambda: False):
         super().__init__(daemon=True)
 
         def poll():
@@ -67,7 +67,7 @@ class Process(threading.Thread):
 
 def wait_for_listener(port):
     """Return a connection to process 0, once it listens."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             return socket.create_connection(("127.0.0.1", port))

@@ -51,7 +51,7 @@ RUN += ("cluster.heartbeat_timeout_seconds=6", "train.pictures_every_epochs=null
 
 
 def wait_for(condition, started):
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not condition():
         assert all(process.poll() is None for process in started)
         assert time.monotonic() < deadline
@@ -60,7 +60,7 @@ def wait_for(condition, started):
 
 def ends(process):
     """Wait for the end of a process; return its code, and what it wrote."""
-    _, err = process.communicate(timeout=90)
+    _, err = process.communicate(timeout=240)
     return process.returncode, err
 
 

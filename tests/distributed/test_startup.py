@@ -21,7 +21,7 @@ CLUSTER = ("+experiment=smoke", "run.dir=run", "cluster.startup_timeout_seconds=
 
 
 def check_end(process, code, message):
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == code, err
     assert message in err
     assert "Traceback" not in err
@@ -83,7 +83,7 @@ for platform in ("cuda", "tpu", "cdua"):
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done
@@ -129,7 +129,7 @@ __main__.main()
         program=(sys.executable, "-c", program),
         **variables(2, 1, free_address()),
     )
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 70, err
     assert err.startswith("Traceback")
     assert err.rstrip().endswith("KeyError: 'an error of the trainer itself'")
@@ -155,7 +155,7 @@ for family in ("tcp", "tcp6"):
     outs, where = [], f"[::1]:{free_address().partition(':')[2]}"
     given = [variables(2, i, where) for i in (0, 1)]
     for process in [trainer.start(program=(sys.executable, "-c", program), **v) for v in given]:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         outs.append([line for line in out.splitlines() if line.startswith("listens")])
     assert {line for out in outs for line in out} == {f"listens {'0' * 24}01000000"}, outs

@@ -123,11 +123,11 @@ def pairs(tmp_path_factory):
             ),
         )
     for case, (first, second) in started.items():
-        out, err = first.communicate(timeout=90)
+        out, err = first.communicate(timeout=240)
         assert "Traceback" not in err
         if CONNECTED in PAIRS[case][0]:
             second.kill()
-        second.communicate(timeout=30)
+        second.communicate(timeout=240)
         results[case] = first.returncode, table(out), second.returncode
     yield results
     trainer.close()

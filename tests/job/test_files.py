@@ -14,9 +14,9 @@ from support.mutations import INSTEAD
 
 from trainer.job import files, lock
 from trainer.job.errors import ConfigError
-from trainer.job.signals import StopRequest
-from trainer.sweep import launcher
+from trainer.sweep.child import Child
 from trainer.sweep.folder import Trial
+from trainer.sweep.shares import WHOLE
 from trainer.tracking.goodput import Ledger, PhaseTimer
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
         "for i in range(10**9): write_json(pathlib.Path(sys.argv[1]), [i] * 20_000)"
     )
     writer = subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 240
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     for _ in range(20):
@@ -95,7 +95,7 @@ def _lock(path):
 
 def _trial(path):
     trial = Trial(path.parent.name, {}, ("--version",))
-    launcher._train(path.parent.parent, trial, StopRequest(), lambda line: None)
+    Child(path.parent.parent, 1, trial, WHOLE)
 
 
 NO_FILE = r"{} cannot be written \(it is not a regular file\)"

@@ -37,7 +37,7 @@ def start(trainer, job, restart, *options):
 
 
 def ends(processes):
-    message = [process.communicate(timeout=90)[1] for process in processes]
+    message = [process.communicate(timeout=240)[1] for process in processes]
     return [process.returncode for process in processes], message
 
 

@@ -1,5 +1,7 @@
 """The laws of training where devices share the state: parallel.shard_state."""
 
+import re
+
 import jax
 import numpy as np
 import optax
@@ -106,6 +108,14 @@ def test_the_collectives_of_a_step(name, mode):
     scatters, gathers = (1, 2) if mode == "optimizer" else (len(split), len(split))
     found = traffic(compiled.as_text()).collectives
     assert found == {"all-reduce": 1, "reduce-scatter": scatters, "all-gather": gathers}
+
+
+def test_gradients_of_a_layer_are_sent_while_those_of_the_layers_before_are_computed():
+    text = program("mlp", DEVICES, 1, shard_state="all")[1].as_text()
+    (loop,) = [part for part in text.split("\n\n") if " reduce-scatter(" in part]
+    order = re.findall(r" (dot|reduce-scatter)\(", loop)  # as the program runs them
+    before_the_last_product = order[: len(order) - order[::-1].index("dot")]
+    assert before_the_last_product.count("reduce-scatter") >= 2
 
 
 def test_with_remat_weights_are_gathered_again_in_the_backward_pass():

@@ -72,6 +72,19 @@ def test_virtual_shards_give_the_same_bits_on_any_number_of_devices(name):
     assert_equal(run(name, DEVICES, virtual_shards=DEVICES), expected)
 
 
+def test_with_augmentation_parts_of_a_batch_and_of_the_pass_give_its_gradients():
+    how = {"accumulate": 2, "remat_parts": 2}
+    whole, _ = run("augmented", 1, steps=range(1))
+    parts, _ = run("augmented", DEVICES, steps=range(1), **how)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6),
+        parts.weights,
+        whole.weights,
+    )
+    shards = {**how, "virtual_shards": DEVICES}
+    assert_equal(run("augmented", DEVICES, K, **shards), run("augmented", 1, 1, **shards))
+
+
 @tasks
 def test_a_step_holds_exactly_one_all_reduce(name):
     text = program(name, DEVICES, K)[1].as_text()

@@ -22,7 +22,7 @@ def test_one_gpu_alone_has_several_steps_in_the_loop():
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_xla_knows_every_option_for_a_gpu_and_its_value(deterministic):
-    options = compiler.xla_options("gpu", deterministic)
+    options = compiler.xla_options("gpu", deterministic, overlap=True)
     assert ("xla_gpu_deterministic_ops" in options) == deterministic
     lowered = jax.jit(lambda x: x + x).lower(np.float32(1))
     lowered.compile(compiler_options=options)  # raises for one that is not known

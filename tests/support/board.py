@@ -27,7 +27,7 @@ def tensorboard(folder, log, ready, *options):
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while not _is(ready, address):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -37,7 +37,7 @@ def tensorboard(folder, log, ready, *options):
         yield address
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def _is(ready, address):
@@ -50,7 +50,7 @@ def _is(ready, address):
 def fetch(address, route, **query):
     """Return what a plugin answers."""
     url = f"{address}/data/plugin/{route}?{urllib.parse.urlencode(query)}"
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         return answer.read()
 
 
@@ -73,7 +73,7 @@ def hparams(address):
         {"Content-Type": "application/json"},
         method="POST",
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         groups = json.load(answer)["sessionGroups"]
     rows = {}
     for group in groups:

@@ -117,6 +117,6 @@ class Browser:
     def close(self) -> None:
         """End it."""
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(120)
         os.close(self._to)
         os.close(self._from)

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import ml_dtypes
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from trainer.checkpoint.store import Best, Checkpoints, Restored
 from trainer.data.stream import Plan
 from trainer.distributed.shared_checkpoints import SharedCheckpoints
-from trainer.parallel.mesh import spread
+from trainer.parallel import sharding
+from trainer.parallel.mesh import make_mesh, spread
 from trainer.parallel.step import TrainState
 from trainer.tracking.goodput import PhaseTimer
 from trainer.train import resume
@@ -46,26 +47,11 @@ Make = Callable[[int], TrainState]
 TEMPLATE = jax.eval_shape(lambda: make_state(0))
 
 
-def shardings(kind: str, devices: int | None = None, template: Any = TEMPLATE) -> Any:
-    """Return shardings of a state over the first devices: all, optimizer, 2d or none."""
-    all_devices = np.array(jax.devices()[:devices])
-    shape = (2, all_devices.size // 2) if kind == "2d" else (1, all_devices.size)
-    mesh = Mesh(all_devices.reshape(shape), ("replica", "shard"))
-
-    def of(leaf: Any, is_sharded: bool) -> NamedSharding:
-        divides = [n for n in leaf.shape if n and n % shape[1] == 0]
-        axes = [None] * leaf.ndim
-        if divides and is_sharded:
-            axes[leaf.shape.index(max(divides))] = "shard"
-        return NamedSharding(mesh, PartitionSpec(*axes))
-
-    weights, optim_state, step = template[:3]
-    whole = kind in ("none", "optimizer")
-    return TrainState(
-        jax.tree.map(lambda leaf: of(leaf, not whole), weights),
-        jax.tree.map(lambda leaf: of(leaf, kind != "none"), optim_state),
-        of(step, is_sharded=False),
-    )
+def shardings(kind: str, devices: int | None = None, template: Any = TEMPLATE) -> TrainState:
+    """Return shardings over the first devices of each process: parallel.shard_state, or "2d"."""
+    mesh = make_mesh(devices, replicas=2 if kind == "2d" else None)
+    placed: TrainState = sharding.of_state(template, mesh, "all" if kind == "2d" else kind)
+    return placed
 
 
 class Opened(NamedTuple):
@@ -91,6 +77,7 @@ def opened(
     limit: int = 0,
     seconds: float = 60,
     make: Make = make_state,
+    flush: Callable[[], None] = lambda: None,
 ) -> Iterator[Opened]:
     """Open the checkpoints of a folder, as a run whose state is sharded does."""
     warnings: list[str] = []
@@ -113,7 +100,7 @@ def opened(
         checkpoints if kind == "none" else SharedCheckpoints(folder, checkpoints, seconds),
         state(0),
         RECORD,
-        flush=lambda: None,
+        flush=flush,
         max_failed_saves=limit,
         timer=PhaseTimer(),
         warn=warnings.append,
@@ -127,8 +114,8 @@ def assert_restored(restored: Restored | None, target: Any, step: int) -> None:
     assert restored.step == step
     assert restored.record["note"] == RECORD["note"]
 
-    def same(array: jax.Array, sharding: NamedSharding, saved: Any) -> None:
-        assert array.sharding == sharding
+    def same(array: jax.Array, placed: NamedSharding, saved: Any) -> None:
+        assert array.sharding == placed
         assert array.dtype == saved.dtype
         for shard in array.addressable_shards:
             assert np.asarray(shard.data).tobytes() == saved[shard.index].tobytes()

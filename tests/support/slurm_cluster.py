@@ -63,7 +63,7 @@ class Cluster:
         path = self.work / f"slurm-{job}.out"
         return path.read_text() if path.exists() else ""
 
-    def wait_for(self, job, condition, seconds=120):
+    def wait_for(self, job, condition, seconds=240):
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"{self.show(job)}\n{self.log(job)[-3000:]}"
@@ -105,7 +105,7 @@ def running():
         command = [SLURM / "up", folder, "--leash"]
         environ = {**os.environ, "NODES": "3"}
         up = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=log, stderr=log)
-    code = up.wait(60)
+    code = up.wait(240)
     if code == 69:
         reason = message.read_text().strip()
         shutil.rmtree(folder)

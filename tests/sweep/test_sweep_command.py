@@ -67,6 +67,23 @@ def test_the_folder_of_a_sweep_keeps_its_name():
         (["run.name=a,b"], "run.name is the same in all trials"),
         (["run.quiet=true,false"], "run.quiet is the same in all trials"),
         (["cluster.kind=auto,single"], "cluster.kind is the same in all trials"),
+        (["optim.lr=1,2", "sweep.parallel=0"], "sweep.parallel=0: use a whole number from 1 up"),
+        (["optim.lr=1,2", "sweep.parallel=-1"], "sweep.parallel=-1: use a whole number from 1"),
+        (["optim.lr=1,2", "sweep.parallel=all"], "sweep.parallel=all: use a whole number from"),
+        (["optim.lr=1,2", "sweep.parallel=1,2"], "sweep.parallel is the same in all trials"),
+        (
+            ["optim.lr=1,2", "sweep.parallel=16"],  # conftest.py simulates eight devices
+            "sweep.parallel=16: more than there are simulated devices for this process, 8: use at "
+            "most 8, or auto",
+        ),
+        (
+            ["optim.lr=1,2", "sweep.parallel=3"],
+            "sweep.parallel=3 does not divide 8 simulated devices: use a divisor of 8 (1, 2, 4, 8)",
+        ),
+        (
+            ["hydra/sweeper=search", "optim.lr=1,2", "sweep.parallel=auto"],
+            "sweep.parallel=auto: hydra/sweeper=search proposes as many trials at a time",
+        ),
         (["optim.lr=1,2", "hydra.sweep.dir=x"], "run.dir place the sweep"),
         (["optim.lr=1,2", "hydra/launcher=joblib"], "hydra/launcher=joblib"),
         (["optim.lr=1,2", "hydra/sweeper=optuna"], "hydra/sweeper=search"),

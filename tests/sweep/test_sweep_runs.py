@@ -1,6 +1,5 @@
 """Whole sweeps: killed, stopped, failing, task by task, and finished by the same command."""
 
-import csv
 import json
 import re
 import shutil
@@ -8,6 +7,7 @@ import time
 
 import pytest
 from support.board import get, hparams, tensorboard
+from support.sweeps import summary, table, wait_for
 
 from trainer.job import lock
 
@@ -21,15 +21,6 @@ FOUR = ("-m", *TINY, "train.epochs=3", "optim.lr=0.02,0.05", "run.seed=0,1")
 SAME = ("rank", "member", "status", "score", "test_score", "test_loss", "steps", "weights_sha256")
 
 
-def table(folder):
-    with (folder / "sweep.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def summary(run):
-    return json.loads((run / "summary.json").read_text())
-
-
 def finished(folder):
     paths = folder.glob("*/summary.json")
     return sorted(path.parent for path in paths if summary(path.parent)["status"] == "completed")
@@ -41,16 +32,6 @@ def state_of(folder):
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
         for path in sorted(folder.rglob("*"))
     }
-
-
-def wait_for(condition, process, seconds=120):
-    """Wait until a condition holds; fail if the process ends before."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if process.poll() is not None:
-            raise AssertionError(process.communicate())
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def half_done(folder, number):
@@ -69,7 +50,7 @@ def test_a_sweep_is_killed_and_finished_by_the_same_command(trainer, tmp_path):
     first.communicate()
 
     # The child dies with the sweep: it holds its run directory no longer, and writes no more.
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 240
     while lock.held(at_work):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -155,21 +136,24 @@ def test_a_failing_trial_does_not_end_the_rest(trainer, tmp_path):
     assert "does not divide" in done.stdout
 
 
-def test_a_stop_saves_the_trial_at_work(trainer, tmp_path):
+def test_a_stop_saves_the_trials_at_work(trainer, tmp_path):
     sweep = tmp_path / "sweep"
-    process = trainer.start("-m", *TINY, "train.epochs=40", "run.seed=0,1", "run.dir=sweep")
-    wait_for(lambda: half_done(sweep, 1), process)
+    command = ("-m", *TINY, "train.epochs=40", "run.seed=0,1,2", "run.dir=sweep")
+    process = trainer.start(*command, "sweep.parallel=2", JAX_NUM_CPU_DEVICES="2")
+    wait_for(lambda: half_done(sweep, 1) or half_done(sweep, 2), process)
+    wait_for(lambda: all(lock.held(sweep / f"run.seed={seed}") for seed in (0, 1)), process)
     process.terminate()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 75, err
     assert "Traceback" not in err
     assert "the same command resumes the sweep" in err
-    first, second = table(sweep)
-    assert (first["status"], first["exit_code"]) == ("preempted", "75")
-    assert second["status"] == "waiting"
+    *stopped, third = table(sweep)
+    assert [(row["status"], row["exit_code"]) for row in stopped] == [("preempted", "75")] * 2
+    assert third["status"] == "waiting"
     assert "preempted" in out
-    assert summary(sweep / "run.seed=0")["status"] == "preempted"
-    assert not lock.held(sweep / "run.seed=0")
+    for seed in (0, 1):
+        assert summary(sweep / f"run.seed={seed}")["status"] == "preempted"
+        assert not lock.held(sweep / f"run.seed={seed}")
 
 
 def test_tasks_of_a_job_array_train_a_trial_each(trainer, tmp_path):

@@ -14,7 +14,7 @@ from trainer.sweep.folder import Result
 keys = st.sampled_from(["optim.lr", "model.hidden_sizes", "+experiment", "data.root", "run.seed"])
 texts = st.text(max_size=12) | st.sampled_from(["[1,2]", "a,b=c", "../x", "a/b", "'q'", "%2F", ""])
 value_dicts = st.dictionaries(keys, texts | st.integers(60, 300).map("w".__mul__), min_size=1)
-PLAN = plan.Plan(Path("/sweep"), ["train.epochs=1"], [], {}, [], [], [])
+PLAN = plan.Plan(Path("/sweep"), ["train.epochs=1"], [], {}, [], 1, [], [])
 
 
 @given(value_dicts)

@@ -371,10 +371,42 @@ def test_work_on_a_terminal_is_a_bar_that_ends_full_and_without_a_status(screen,
     assert left not in bar
 
 
+def side_by_side(terminal, clock):
+    """Three parts, two at once, for 16 s each; the status of each changes every 2 s."""
+    for done, names in enumerate(("ab", "bc", "c")):
+        for second in range(0, 16, 2):
+            terminal.rows(done, 3, {name: f"{second} s [{name}]" for name in names})
+            clock[0] += 2
+        terminal.note(f"{names[0]} is completed")
+    terminal.close()
+
+
+def test_parts_side_by_side_in_a_file_have_lines_each_every_ten_seconds(clock):
+    stream = io.StringIO()
+    side_by_side(Terminal(stream), clock)
+    assert stream.getvalue().splitlines() == [
+        *("a: 0 s [a]", "b: 0 s [b]", "a: 10 s [a]", "b: 10 s [b]", "a is completed"),
+        *("c: 0 s [c]", "b: 4 s [b]", "c: 10 s [c]", "b: 14 s [b]", "b is completed"),
+        *("c: 4 s [c]", "c: 14 s [c]", "c is completed"),
+    ]
+
+
+def test_parts_side_by_side_on_a_terminal_are_lines_below_one_bar(screen, clock):
+    side_by_side(Terminal(screen.stream), clock)
+    lines = screen.lines()
+    at = lines.index("b  14 s [b]")
+    assert lines[at - 1] == "a  14 s [a]"
+    assert re.fullmatch(r"0/3 ━+", lines[at - 2])
+    *_, last = (number for number, line in enumerate(lines) if "━" in line)
+    assert re.fullmatch(r"2/3 ━+╺?━*", lines[last])
+    assert not any("[c]" in line for line in lines[last:])  # what was at work vanishes
+
+
 def test_quiet_work_says_nothing(screen, clock):
     stream = io.StringIO()
     for terminal in (Terminal(stream, quiet=True), Terminal(screen.stream, quiet=True)):
         terminal.work("1/2 part", 0, 2, "0 s")
+        terminal.rows(0, 2, {"1/2 part": "0 s"})
         terminal.close()
     assert stream.getvalue() == screen.text() == ""
 
@@ -471,7 +503,7 @@ def test_prints_to_standard_error_stand_above_the_bar_and_to_standard_output_go_
     process, screen = in_a_terminal(
         f"import sys\n{START}print('result')\nprint('from a library', file=sys.stderr)\nt.close()"
     )
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=240)
     lines = screen.lines()
     screen.close()
     assert out == "result\n"

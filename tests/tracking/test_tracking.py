@@ -146,7 +146,7 @@ def test_a_full_disk_warns_once_a_file_and_training_continues(tmp_path):
         "print('done')"
     )
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code, tmp_path]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr
     *message, done = ended.stdout.splitlines()
     assert done == "done"

@@ -171,7 +171,7 @@ def test_processes_with_other_data_are_refused(trainer, tmp_path):
         arguments = ("+experiment=smoke", *options, "run.dir=run", "train.global_batch_size=16")
         started.append(trainer.start(*arguments, **environ))
     for process in started:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=240)
         assert process.returncode == 65, err
         assert "process 1 loaded another data set (idx, SHA-256 " in err
         assert "Traceback" not in err

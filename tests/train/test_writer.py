@@ -85,7 +85,7 @@ def test_failed_saves_in_a_row_are_counted_and_each_is_tried(opened, capsys, lim
 def test_a_failure_is_noticed_without_another_save(opened):
     with opened(0) as writer, full_disk():
         writer.save(1, STATE, {}, None)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not writer.failing():
             assert time.monotonic() < deadline
             time.sleep(0.01)

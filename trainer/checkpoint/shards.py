@@ -103,7 +103,7 @@ def write(folder: Path, process: int, chunks: dict[Place, Any]) -> str:
     rows, offset = [], 0
     with (folder / DATA.format(process)).open("xb") as file:
         for place in [*chunks]:
-            data = bytes_of(chunk := chunks.pop(place))
+            data = bytes_of(chunk := jax.device_get(chunks.pop(place)))
             file.write(data)
             about = {"shape": chunk.shape, "dtype": str(chunk.dtype), "offset": offset}
             digest = hashlib.sha256(data).hexdigest()

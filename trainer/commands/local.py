@@ -11,11 +11,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from trainer.commands import COMMANDS
-from trainer.distributed.slurm import visible_gpus
+from trainer.distributed.gpus import usable
 from trainer.job import processes, resources
 from trainer.job.errors import EXIT_COMPLETED, ConfigError
 from trainer.job.signals import StopRequest
@@ -97,7 +96,7 @@ class Job:
             if share is not None:
                 environ["CUDA_VISIBLE_DEVICES"] = share
                 own = expecting(len(share.split(",")), arguments)
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
             self.children.append(
                 processes.start([*program, *own], env=environ, text=True, errors="replace", **pipes)
             )
@@ -181,11 +180,8 @@ def shares_of_gpus(count: int, environ: dict[str, str]) -> list[str | None]:
     Raises:
         ConfigError: the GPUs cannot be divided equally.
     """
-    shown = visible_gpus(environ)
-    if shown is None:
-        numbers = sorted(int(p.name[6:]) for p in Path("/dev").glob("nvidia[0-9]*"))
-        shown = tuple(map(str, numbers))
-    if not shown or environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+    shown = usable(environ)
+    if not shown:
         return [None] * count
     each, rest = divmod(len(shown), count)
     if rest:

@@ -42,6 +42,14 @@ def whole(least: int, most: int = 2**31 - 1) -> Any:
     return ruled(lambda value: least <= value <= most, rule)
 
 
+def whole_or_auto() -> Any:
+    """Return a field of type Any, because OmegaConf 2.3 merges no union: a number, or auto."""
+    return ruled(
+        lambda value: value == "auto" or (type(value) is int and 1 <= value < 2**31),
+        "use a whole number from 1 up, or auto",
+    )
+
+
 def one_of(*choices: str) -> Any:
     """Return a field for one of some words."""
     return ruled(lambda value: value in choices, f"use one of {', '.join(choices)}")
@@ -387,10 +395,7 @@ class TrainConfig(Section):
     epochs: int = whole(1)
     global_batch_size: int = whole(1)
     accumulate: int = whole(1)
-    steps_per_dispatch: Any = ruled(  # noqa: RUF009 - as above; OmegaConf 2.3 merges no union
-        lambda k: k == "auto" or (type(k) is int and 1 <= k < 2**31),
-        "use a whole number from 1 up, or auto",
-    )
+    steps_per_dispatch: Any = whole_or_auto()  # noqa: RUF009 - it returns a field
     max_steps: int | None = whole(1)
     max_seconds: float | None = positive()
     max_seconds_exit: int = ruled(
@@ -447,6 +452,13 @@ class ParallelConfig(Section):
 
 
 @dataclass(kw_only=True)
+class SweepConfig(Section):
+    """How -m trains the trials of a sweep; a single run does not use it."""
+
+    parallel: Any = whole_or_auto()  # noqa: RUF009 - it returns a field
+
+
+@dataclass(kw_only=True)
 class ClusterConfig(Section):
     """Which process of how many this is, and how long they wait for each other."""
 
@@ -476,6 +488,7 @@ class Config:
     train: TrainConfig
     checkpoint: CheckpointConfig
     parallel: ParallelConfig
+    sweep: SweepConfig
     cluster: ClusterConfig
 
 

@@ -35,7 +35,7 @@ class ProcessContext(NamedTuple):
     mesh: Mesh  # the devices of all processes
     rows: slice  # of every global batch: those that this process loads
     directory: Path  # the run directory
-    is_chief: bool  # process 0, the only one that writes to the run directory
+    is_chief: bool  # process 0, which alone writes all files of the run but chunks of its state
 
 
 def initialize(

@@ -49,10 +49,24 @@ class SharedCheckpoints:
         self.directory = directory
         self._checkpoints, self._timeout = checkpoints, timeout_seconds
 
-    def save(self, step: int, chunks: Chunks, record: Record, results: Results) -> str | None:
+    def save(
+        self,
+        step: int,
+        chunks: Chunks,
+        record: Record,
+        results: Results,
+        flush: Callable[[], None] = lambda: None,
+    ) -> str | None:
         """Write a checkpoint with all other processes, each its own chunks; see Checkpoints.save.
 
-        Record and results are those of process 0. What it returns or raises, all do.
+        What process 0 returns or raises, all do.
+
+        Args:
+            step: optimizer steps done.
+            chunks: what `shards.own` returned, of all devices; it is emptied.
+            record: that of process 0 is kept with the arrays.
+            results: those of process 0 are kept too.
+            flush: process 0 calls it first. If it raises, the save has failed.
 
         Raises:
             ConfigError: the lock of the run was removed.
@@ -60,13 +74,40 @@ class SharedCheckpoints:
             TimeoutError: process 0 does not answer.
         """
         number = next(_NUMBERS)
-        values = KeyValues(f"trainer/save/{number}/")
+        values = KeyValues(f"trainer/save/{number}/{step}/")  # no other step can get into a folder
         if self._checkpoints is None:
             return self._follow(values, chunks)
-        before = KeyValues(f"trainer/save/{number - 1}/")
-        return self._lead(self._checkpoints, values, before, step, chunks, record, results)
+
+        checkpoints = self._checkpoints
+
+        def begin() -> str | None:
+            flush()
+            folder = checkpoints.begin_shards(step)
+            return None if folder is None else folder.name
+
+        begun = _outcome(begin)
+        values.put("folder", begun)
+        if (name := _value(begun)) is None:
+            return None
+        answers = self._answers(values, self.directory / name, chunks)
+
+        def commit() -> str | None:
+            try:
+                digests = [_value(answer, sender) for sender, answer in answers.items()]
+                folder = self.directory / name
+                return checkpoints.commit_shards(folder, step, digests, record, results)
+            except BaseException:
+                checkpoints.clean_up()
+                raise
+
+        ended = _outcome(commit)
+        values.put("end", ended)
+        warning: str | None = _value(ended)
+        KeyValues(f"trainer/save/{number - 1}/").clear()  # all have answered since
+        return warning
 
     def _follow(self, values: KeyValues, chunks: Chunks) -> str | None:
+        """Write the own chunks where process 0 says, and return what it returns."""
         name, rank = _value(values.get("folder", self._timeout)), jax.process_index()
         if name is None:
             return None
@@ -76,35 +117,11 @@ class SharedCheckpoints:
         warning: str | None = _value(values.get("end", 2 * self._timeout))
         return warning
 
-    def _lead(
-        self,
-        checkpoints: Checkpoints,
-        values: KeyValues,
-        before: KeyValues,
-        step: int,
-        chunks: Chunks,
-        record: Record,
-        results: Results,
-    ) -> str | None:
-        def begin() -> str | None:
-            folder = checkpoints.begin_shards(step)
-            return None if folder is None else folder.name
+    def _answers(self, values: KeyValues, folder: Path, chunks: Chunks) -> dict[str, Json]:
+        """As process 0, write the own chunks; return all processes' outcomes, by who they are.
 
-        begun = _outcome(begin)
-        values.put("folder", begun)
-        if (name := _value(begun)) is None:
-            return None
-        folder = self.directory / name
-
-        def commit() -> str | None:
-            try:
-                # All answers before any error: nobody writes to a folder that is being deleted.
-                digests = [_value(answer, sender) for sender, answer in answers.items()]
-                return checkpoints.commit_shards(folder, step, digests, record, results)
-            except BaseException:
-                checkpoints.clean_up()
-                raise
-
+        All of them, also after an error: nobody writes to a folder that is being deleted.
+        """
         answers = {"": _outcome(lambda: shards.write(folder, 0, chunks))}
         end = time.monotonic() + self._timeout
         for rank in range(1, jax.process_count()):
@@ -113,11 +130,7 @@ class SharedCheckpoints:
             except TimeoutError:
                 answer = SaveError(f"no answer within {self._timeout:g} s").packed()
             answers[f"process {rank}: "] = answer
-        ended = _outcome(commit)
-        values.put("end", ended)
-        warning: str | None = _value(ended)
-        before.clear()  # all have answered since
-        return warning
+        return answers
 
 
 def check_seen_by_all(directory: Path) -> None:

@@ -3,28 +3,14 @@
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
+from trainer.distributed.gpus import CUDA_VISIBLE, visible
 from trainer.job.errors import ConfigError
 
-CUDA_VISIBLE = "CUDA_VISIBLE_DEVICES"
 STEP = "SLURM_STEP_NODELIST"  # set in the tasks that srun starts, and only there
 FIRST_PORT, PORTS, TRIES = 20_000, 10_000, 8  # below the range that Linux gives to clients
 MAX_NODES = 65_536
-
-
-def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES names; None if it is not set: all are visible.
-
-    CUDA ends the list at the first entry that is not a GPU. So an empty value, -1 and SLURM's
-    NoDevFiles all mean none.
-    """
-    text = environ.get(CUDA_VISIBLE)
-    if text is None:
-        return None
-    names = (name.strip() for name in text.split(","))
-    return tuple(takewhile(re.compile(r"\d+|(GPU|MIG)-.+").fullmatch, names))
 
 
 def read(environ: Mapping[str, str]) -> dict[str, Any] | None:
@@ -133,13 +119,13 @@ def _gpus(environ: Mapping[str, str], tasks_here: int, local: int) -> dict[str, 
     if rest:
         hint = f"use --ntasks-per-node=1 or {on_node}, or a divisor"
         raise ConfigError(f"{evidence}: they do not divide", hint)
-    visible, own = visible_gpus(environ), None
-    if visible is None or len(visible) == on_node:
+    shown, own = visible(environ), None
+    if shown is None or len(shown) == on_node:
         if tasks_here > 1:
             own = tuple(range(local * each, (local + 1) * each))
-    elif len(visible) != each:  # else SLURM has bound this task to its own
+    elif len(shown) != each:  # else SLURM has bound this task to its own
         raise ConfigError(
-            f"{evidence}, but {CUDA_VISIBLE}={environ[CUDA_VISIBLE]} shows {len(visible)} to this "
+            f"{evidence}, but {CUDA_VISIBLE}={environ[CUDA_VISIBLE]} shows {len(shown)} to this "
             f"task: expected its {each}",
             f"leave {CUDA_VISIBLE} to SLURM and ask it for no more GPUs than are used, or train "
             "on the CPU with JAX_PLATFORMS=cpu",

@@ -17,6 +17,7 @@ from trainer.data import stream
 from trainer.data.dataset import Dataset
 from trainer.distributed.collectives import share
 from trainer.distributed.connect import check_gpus
+from trainer.distributed.gpus import installed
 from trainer.distributed.topology import Topology
 from trainer.doctor.finding import Concern
 from trainer.job import lock
@@ -37,7 +38,7 @@ def seen(topology: Topology) -> str:
     message = f"{len(local)} x {local[0].device_kind} here, {jax.device_count()} in all"
     if topology.gpus is not None:
         return f"{message}, as expected ({topology.gpus_evidence})"
-    cards = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    cards = len(installed())
     if cards and local[0].platform == "cpu":
         hint = "install the extra cuda12 or cuda13, and leave JAX_PLATFORMS unset"
         raise Concern(f"{message}, but {cards} GPUs are in /dev", hint)

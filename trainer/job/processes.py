@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from trainer.job.errors import EXIT_INTERNAL
@@ -17,6 +18,9 @@ from trainer.job.errors import EXIT_INTERNAL
 _CLUSTER_PREFIXES = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "JAX_COORDINATOR_", "JAX_NUM_PROCESSES")
 _CLUSTER_NAMES = ("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_DEVICES = "JAX_NUM_CPU_DEVICES"
+_DEVICES_FLAG = "--xla_force_host_platform_device_count="  # in XLA_FLAGS, and weaker than that
 
 
 def environment(environ: Mapping[str, str], count: int, index: int, address: str) -> dict[str, str]:
@@ -36,6 +40,24 @@ def environment(environ: Mapping[str, str], count: int, index: int, address: str
     return env
 
 
+def simulated_devices(environ: Mapping[str, str]) -> int:
+    """Return how many devices jax makes of the CPU. Pure."""
+    if environ.get(_DEVICES, "").isdecimal():
+        return int(environ[_DEVICES])
+    flags = environ.get("XLA_FLAGS", "").split()
+    values = [flag.removeprefix(_DEVICES_FLAG) for flag in flags if flag.startswith(_DEVICES_FLAG)]
+    return int(values[-1]) if values and values[-1].isdecimal() else 1
+
+
+def with_devices(environ: Mapping[str, str], count: int) -> dict[str, str]:
+    """Return the variables with which jax makes `count` devices of the CPU. Pure."""
+    env = {**environ, _DEVICES: str(count)}
+    flags = env.pop("XLA_FLAGS", "").split()
+    if others := [flag for flag in flags if not flag.startswith(_DEVICES_FLAG)]:
+        env["XLA_FLAGS"] = " ".join(others)
+    return env
+
+
 def free_address() -> str:
     """Return HOST:PORT of a free port of this host."""
     with socket.socket() as probe:
@@ -43,10 +65,13 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+def start(
+    command: Sequence[str], cores: Collection[int] | None = None, **options: Any
+) -> subprocess.Popen[Any]:
     """Start a program, with more options of Popen, that dies when this process dies.
 
-    It has a session of its own, so Ctrl-C reaches it only through this process.
+    It has a session of its own, so Ctrl-C reaches it only through this process. `cores` are the
+    CPU cores that it may use; None: those of this process.
     """
     parent, libc = os.getpid(), ctypes.CDLL(None)
 
@@ -54,6 +79,8 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent has died already
             os._exit(EXIT_INTERNAL)
+        if cores is not None:
+            os.sched_setaffinity(0, cores)
 
     return subprocess.Popen(
         command,
@@ -64,19 +91,38 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     )
 
 
+def resident(child: subprocess.Popen[Any]) -> int:
+    """Return the bytes of memory that a child uses; 0 if it has ended."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{child.pid}/statm").read_text().split()[1]) * _PAGE
+    return 0
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that new processes of this host can use without swapping."""
+    (line,) = (
+        line
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable:")
+    )
+    return int(line.split()[1]) << 10
+
+
 def wait(
     children: Sequence[subprocess.Popen[Any]],
     seconds: float | None = None,
     look: Callable[[], object] = lambda: None,
     poll: float = 0.005,
+    until: Callable[[Iterable[bool]], bool] = all,
 ) -> bool:
     """Wait until all children have ended; return False if they have not after `seconds`.
 
-    `look` is called every `poll` seconds; whatever it raises ends the wait.
+    `look` is called every `poll` seconds; whatever it raises ends the wait. With `until=any`, one
+    child that has ended is enough.
     """
-    until = math.inf if seconds is None else time.monotonic() + seconds
-    while None in [child.poll() for child in children]:
-        left = until - time.monotonic()
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    while not until([child.poll() is not None for child in children]):
+        left = end - time.monotonic()
         if left <= 0:
             return False
         look()

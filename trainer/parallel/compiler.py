@@ -71,7 +71,9 @@ def cannot_multiply(
     return None if has else "this CPU has no instructions for it (avx512_bf16, amx_bf16)"
 
 
-def xla_options(platform: str, deterministic: bool, remat: bool = False) -> XlaOptions:
+def xla_options(
+    platform: str, deterministic: bool, remat: bool = False, overlap: bool = False
+) -> XlaOptions:
     """Return XLA's compile options for a program.
 
     Args:
@@ -79,13 +81,15 @@ def xla_options(platform: str, deterministic: bool, remat: bool = False) -> XlaO
         deterministic: use only kernels that give the same bits every time, and choose them without
             timing them: two processes, or a run and its restart, could choose differently.
         remat: whether the program computes activations again.
+        overlap: whether it sends arrays that it can send while it computes others.
     """
     if platform != "gpu":
         # Else what is computed again is the same as before, for XLA's CPU, and it keeps that.
         return {"xla_disable_hlo_passes": "cse_barrier_expander"} if remat else {}
+    options = GPU_OPTIONS | ({"xla_gpu_enable_latency_hiding_scheduler": True} if overlap else {})
     if not deterministic:
-        return GPU_OPTIONS
-    return GPU_OPTIONS | {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
+        return options
+    return options | {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
 
 
 class CompiledFunction:

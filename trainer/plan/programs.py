@@ -103,7 +103,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
     template = jax.eval_shape(begin, key)
     shardings = sharding.of_state(template, mesh, parallel.shard_state)
     state = _abstract(template, shardings)
-    initial = jax.jit(begin, out_shardings=shardings).lower(key).compile(QUICKLY)
+    initial: Any = jax.jit(begin, out_shardings=shardings).lower(key).compile(QUICKLY)
     batch = config.train.global_batch_size
     inputs = partial(_inputs, mesh, dataset.train, batch, made.task.needs)
 

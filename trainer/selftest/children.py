@@ -11,11 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.distributed import slurm
+from trainer.distributed import gpus
 from trainer.job import processes
 
 PROGRAM = (sys.executable, "-m", "trainer")
-_DEVICE_COUNT = "--xla_force_host_platform_device_count"
 
 
 class Layout(NamedTuple):
@@ -37,15 +36,14 @@ def environment(
     because many devices on few cores can wait for each other for ever.
     """
     env = processes.environment(environ, layout.processes, process_id, address)
-    flags = [f for f in env.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICE_COUNT)]
-    flags.append(f"{_DEVICE_COUNT}={layout.devices}")
-    flags += ["--xla_cpu_multi_thread_eigen=false"] if one_thread else []
-    env["XLA_FLAGS"] = " ".join(flags)
+    env = processes.with_devices(env, layout.devices)
+    if one_thread:
+        env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
     if layout.processes > 1:  # no two share a GPU
         first, last = process_id * layout.devices, (process_id + 1) * layout.devices
-        visible = slurm.visible_gpus(env)
+        visible = gpus.visible(env)
         own = range(first, last) if visible is None else visible[first:last]
-        env[slurm.CUDA_VISIBLE] = ",".join(map(str, own))
+        env[gpus.CUDA_VISIBLE] = ",".join(map(str, own))
     return env
 
 

@@ -39,8 +39,10 @@ examples:
   python -m trainer selftest                              20 interruptions, some minutes
   python -m trainer selftest --kills 100 --processes 2    one or both of two processes are hit
   python -m trainer selftest --virtual-shards 4 --layouts 1x1,1x2,2x2 --flip-every 3
+  python -m trainer selftest --virtual-shards 4 --layouts 1x4,4x1 --shard-states none,all
   python -m trainer selftest --kills 5 +experiment=mlp train.epochs=2
 """
+SHARD_STATES = ("none", "optimizer", "all")
 SIGNALS = ("KILL", "TERM", "INT", "USR1")
 JOB = (  # some seconds of training, in which it saves, deletes, evaluates and logs all the time
     *("data=mnist_5k", "model.hidden_sizes=[64]", "train.epochs=20", "train.steps_per_dispatch=4"),
@@ -71,6 +73,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     drawn = "draw PROCESSESxDEVICES at each start but the first; needs --virtual-shards"
     add("--layouts", type=_layouts, metavar="PxD,...", help=drawn)
     add("--virtual-shards", type=number, metavar="V", help="parallel.virtual_shards=V")
+    drawn = "draw parallel.shard_state at each start but the first; needs --virtual-shards"
+    add("--shard-states", type=_shard_states, metavar="NAME,...", help=drawn)
     add("--flip-every", type=number, metavar="N", help="flip a bit of a checkpoint every N starts")
     add("--json", action="store_true", help="print the result as JSON")
     options = "of the job; a +experiment=NAME among them replaces the short job"
@@ -81,9 +85,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             raise ConfigError(f"{override}: selftest sets {option} itself", "leave it out")
     if not any(override.startswith("+experiment=") for override in args.overrides):
         args.overrides = [*_short_job(args.overrides), *args.overrides]
-    if args.layouts and not args.virtual_shards:
-        message = "--layouts needs --virtual-shards: else the bits depend on the number of devices"
-        raise ConfigError(message, "add --virtual-shards V")
+    for option in ("layouts", "shard_states"):
+        if getattr(args, option) and not args.virtual_shards:
+            name = f"--{option.replace('_', '-')}"
+            message = f"{name} needs --virtual-shards: else the bits depend on what is drawn"
+            raise ConfigError(message, "add --virtual-shards V")
     args.reference = Layout(args.processes, args.devices)
     args.layouts = args.layouts or [args.reference]
     if args.virtual_shards:
@@ -96,6 +102,13 @@ def _signals(text: str) -> list[signal.Signals]:
     if not set(names) <= set(SIGNALS):
         raise argparse.ArgumentTypeError(f"{text}: use some of {','.join(SIGNALS)}")
     return [signal.Signals[f"SIG{name}"] for name in names]
+
+
+def _shard_states(text: str) -> list[str]:
+    names = text.split(",")
+    if not set(names) <= set(SHARD_STATES):
+        raise argparse.ArgumentTypeError(f"{text}: use some of {','.join(SHARD_STATES)}")
+    return names
 
 
 def _short_job(overrides: Sequence[str]) -> list[str]:

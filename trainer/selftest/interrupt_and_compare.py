@@ -118,13 +118,15 @@ class Proof:
         self._flipped, completed = None, False
         while not completed:
             layout = self._rng.choice(args.layouts)
+            shard_state = self._rng.choice(args.shard_states) if args.shard_states else None
             interrupt = len(self.interruptions) < args.kills
-            completed = self._start(run, layout, self._draw(layout) if interrupt else None)
+            hit = self._draw(layout) if interrupt else None
+            completed = self._start(run, layout, hit, shard_state)
             counts["restarts"] += not completed
             if args.flip_every and not completed and counts["restarts"] % args.flip_every == 0:
                 self._flip(run)
         if args.flip_every and not counts["flipped"] and self._flip(run):
-            self._start(run, layout)  # no restart had two checkpoints
+            self._start(run, layout, None, shard_state)  # no restart had two checkpoints
         return run
 
     def _draw(self, layout: Layout) -> Interruption:
@@ -133,18 +135,25 @@ class Proof:
         victims = list(range(layout.processes)) if everyone else [victim]
         return Interruption(number, victims, moment * 1.1 * self._seconds)
 
-    def _start(self, run: Path, layout: Layout, hit: Interruption | None = None) -> bool:
+    def _start(
+        self,
+        run: Path,
+        layout: Layout,
+        hit: Interruption | None = None,
+        shard_state: str | None = None,
+    ) -> bool:
         """Start the job, interrupt it if it runs that long, and check all that must hold then.
 
         Returns whether it completed.
         """
-        self.by_layout[str(layout)] += 1
+        self.by_layout[f"{layout} {shard_state}" if shard_state else str(layout)] += 1
         prefix = f"{run.name}-start-{self.by_layout.total()}"
         logs = [self.folder / "logs" / f"{prefix}-{i}.txt" for i in range(layout.processes)]
         overrides = [
             *self.args.overrides,
             *(PEER_OPTIONS if layout.processes > 1 else ()),
             f"parallel.devices={layout.devices}",
+            *([f"parallel.shard_state={shard_state}"] if shard_state else ()),
             f"run.dir={quoted(run)}",
             f"train.compilation_cache_dir={quoted(self.folder / 'cache')}",
         ]

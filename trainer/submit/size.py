@@ -40,8 +40,13 @@ def check(args: argparse.Namespace, jobs: Sequence[Job], lists: Sequence[Sequenc
     options += [f"--device-memory={args.device_memory:.0f}B"] if args.device_memory else []
     for overrides in several.values():
         command = [sys.executable, "-m", "trainer", "plan", "--json", *options, *overrides]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        child = processes.start(command, text=True, errors="replace", **pipes)
+        child = processes.start(
+            command,
+            text=True,
+            errors="replace",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         try:
             out, err = child.communicate(timeout=max(0.1, until - time.monotonic()))
         except subprocess.TimeoutExpired:

@@ -16,26 +16,29 @@ from trainer.sweep.report import show_results
 from trainer.tracking.terminal import Terminal
 
 TRAIN = """\
-Trains every combination of the values given, one after the other, each in a folder of its own. The
-same command again resumes the sweep: it keeps finished trials, resumes half-done ones and tries
-failed ones again. At the end it prints the ranked table, and the mean and spread over the seeds,
-and writes them to sweep.csv and sweep.png.
+Trains every combination of the values given, one after the other or several at once, each in a
+folder of its own. The same command again resumes the sweep: it keeps finished trials, resumes
+half-done ones and tries failed ones again. At the end it prints the ranked table, and the mean and
+spread over the seeds, and writes them to sweep.csv and sweep.png.
 """
 TRAIN_NOTES = """\
 OPTION=A,B,C        tries these values; so do range(0,5), choice(a,b) and glob(*)
+sweep.parallel=N    trains N trials at once, each on its share of the GPUs, or of the CPU's cores;
+                    auto: one for each GPU, or on a CPU as many as measured to be fastest
 run.name=NAME       the sweep lies in <run.root>/<experiment>/NAME (default: sweep-DIGEST, a digest
                     of the options); the same name takes more values of these options later
 
 exit codes:
   0   all trials are completed
   74  the storage is full or broken, or the output cannot be written
-  75  asked to stop: the trial at work has saved, the same command resumes the sweep
+  75  asked to stop: the trials at work have saved, the same command resumes the sweep
   78  a trial has wrong options: none is trained; or another job is at this sweep; or finished
       trials had another configuration, because conf/ has changed since
   else the code of the trials that failed, 70 if their codes differ; the others are done
 
 examples:
   python -m trainer -m +experiment=mlp optim.lr=0.02,0.05,0.1 run.seed=0,1,2
+  python -m trainer -m sweep.parallel=auto +experiment=mlp run.seed='range(0,8)'
   python -m trainer -m --members +experiment=mlp optim.lr=0.02,0.05     list, train nothing
   python -m trainer -m --member 1 +experiment=mlp optim.lr=0.02,0.05    one task of a job array
   python -m trainer -m hydra/sweeper=search 'optim.lr=interval(0.01,0.1)'    let Optuna choose
@@ -67,7 +70,7 @@ def multirun(arguments: Sequence[str], stop: StopRequest) -> int:
 
     Raises:
         ConfigError: the command line is wrong, or another job is at the sweep.
-        Preempted: asked to stop; the trial at work has saved.
+        Preempted: asked to stop; the trials at work have saved.
     """
     options = parser("-m", TRAIN, TRAIN_NOTES)
     add, job = options.add_argument, "as `python -m trainer --help` lists them"
@@ -88,7 +91,7 @@ def multirun(arguments: Sequence[str], stop: StopRequest) -> int:
         return 0
     if args.member is not None:
         return launcher.train_one(plan, args.member, stop)
-    return launcher.train_all(plan, plan.trials, len(plan.trials), stop)
+    return launcher.train_all(plan, [plan.trials], len(plan.trials), stop)
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:

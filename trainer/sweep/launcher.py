@@ -1,37 +1,35 @@
-"""Trains the trials of a sweep: one after the other, or a single one as a task of a job array."""
+"""Trains the trials of a sweep: several at once, or a single one as a task of a job array."""
 
 import os
-import re
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterable
-from functools import partial
-from pathlib import Path
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 from trainer.distributed import topology
 from trainer.job import directory, lock, processes
-from trainer.job.errors import EXIT_INTERNAL, EXIT_RETRY, ConfigError, Preempted, writing
-from trainer.job.files import regular, write_json
+from trainer.job.errors import EXIT_INTERNAL, EXIT_RETRY, ConfigError, Preempted, TrainerError
 from trainer.job.signals import StopRequest
 from trainer.sweep import folder as sweep_folder
+from trainer.sweep.child import Child
 from trainer.sweep.folder import Trial
 from trainer.sweep.plan import Plan
 from trainer.sweep.report import formatted, metric_of, show_results
+from trainer.sweep.width import Width
 from trainer.tracking.terminal import Terminal
 
 _LOOK_SECONDS = 0.05  # between looks at the output of a trial
 
 
-def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest) -> int:
-    """Train `total` trials one after the other, each in a child process; return the exit code.
+def train_all(plan: Plan, batches: Iterable[Sequence[Trial]], total: int, stop: StopRequest) -> int:
+    """Train `total` trials, each in a child process; return the exit code.
 
-    It is 0 if all have completed, else the code of those that failed, 70 if their codes differ.
-    The trials are iterated while the folder is locked, each taken when the one before has ended.
+    As many train at once as sweep.parallel says. The code is 0 if all have completed, else that of
+    those that failed, 70 if their codes differ. The batches are iterated while the folder is
+    locked, each taken when all trials of the one before have ended.
 
     Raises:
-        ConfigError: several processes were started, or another job is at this sweep.
-        Preempted: asked to stop; the trial at work has saved.
+        ConfigError: several processes were started, this machine cannot be divided as
+            sweep.parallel says, or another job is at this sweep.
+        Preempted: asked to stop, or a trial was; the trials at work have saved.
         SaveError, ConfigError: the folder cannot be written.
     """
     config = plan.jobs[0].config
@@ -41,88 +39,112 @@ def train_all(plan: Plan, trials: Iterable[Trial], total: int, stop: StopRequest
             f"-m: {started.num_processes} processes were started ({started.evidence})",
             "start a sweep once, or start each trial as a job of its own with --member I",
         )
-    terminal, codes = Terminal(quiet=config.run.quiet), set[int]()
+    work = _Work(plan, total, stop, Terminal(quiet=config.run.quiet))
     directory.make(plan.folder)
     with lock.hold(plan.folder, sweep_folder.LOCK, "sweep"):
-        terminal.note(f"sweep of {total} trials in {plan.folder}")
+        work.terminal.note(f"sweep of {total} trials in {plan.folder}")
         known = [] if plan.search else plan.trials
-        sweep_folder.add(plan.folder, plan.fixed, known, terminal.warn)
+        sweep_folder.add(plan.folder, plan.fixed, known, work.terminal.warn)
         try:
-            for number, trial in enumerate(trials, 1):
-                label = f"{number}/{total} {trial.name}"
-                if sweep_folder.finished(plan.folder / trial.name):
-                    terminal.note(f"{label}: finished before")
-                    codes.add(0)
+            for batch in batches:
+                work.train(batch)
+        finally:
+            processes.end([child.process for child in work.at_work.values()])
+            work.terminal.close()
+            if work.codes:
+                show_results(plan.folder, work.terminal.warn)
+    return EXIT_INTERNAL if len(work.codes - {0}) > 1 else max(work.codes, default=0)
+
+
+class _Work:
+    """The trials at work, and what became of those before."""
+
+    def __init__(self, plan: Plan, total: int, stop: StopRequest, terminal: Terminal) -> None:
+        self.terminal, self._stop = terminal, stop
+        self.codes = set[int]()  # of the trials that have ended
+        self.at_work = dict[int, Child]()  # place in width.shares -> who trains with that share
+        self._folder, self._total = plan.folder, total
+        self._one_by_one = plan.parallel == 1
+        self._width = Width(plan.parallel, os.environ, terminal.note)
+        self._taken = self._ended = 0  # trials
+        self._halted = ""  # the first trial that has to be trained further, and why
+
+    def train(self, trials: Sequence[Trial]) -> None:
+        """Train these trials; raise Preempted if one has to be trained further."""
+        waiting = deque(enumerate(trials, 1 + self._taken))
+        self._taken += len(trials)
+        while self.at_work or (waiting and not self._halting()):
+            while waiting and not self._halting():
+                place = self._width.free(self.at_work)
+                if place is None:
+                    break
+                self._start(place, *waiting.popleft())
+            self._show()
+            children = [child.process for child in self.at_work.values()]
+            processes.wait(children, _LOOK_SECONDS * len(children), until=any)
+            for place, child in [*self.at_work.items()]:
+                if child.process.poll() is None:
+                    if self._stop():
+                        child.stop()
                     continue
-                look = partial(terminal.work, label, number - 1, total)
-                code, error = EXIT_RETRY, stop.signal_name
-                if not stop():
-                    code, error = _train(plan.folder, trial, stop, look)
-                codes.add(code)
-                if code == EXIT_RETRY:
-                    raise Preempted(f"{label}: {error}; the same command resumes the sweep")
-                terminal.work(label, number, total, "")
-                result = sweep_folder.result(plan.folder, trial.name, trial.values)
-                metric, form = metric_of([result])
-                scores = {"validation": result.score, "test": result.test_score}
-                done = "completed"
-                for split, score in scores.items():
-                    if score is None:
-                        continue
-                    done += f", {split} {metric} {formatted(score, form)}"
-                done += f", {result.seconds or 0:.1f} s"
-                done += f", {result.starts} starts" if (result.starts or 1) > 1 else ""
-                terminal.note(f"{label}: {f'failed: {error}' if code else done}")
-        finally:
-            terminal.close()
-            if codes:
-                show_results(plan.folder, terminal.warn)
-    return EXIT_INTERNAL if len(codes - {0}) > 1 else max(codes, default=0)
+                del self.at_work[place]
+                code, error = child.end(self.terminal.warn)
+                if code == EXIT_RETRY and child.asked and not self._stop():
+                    waiting.append((child.number, child.trial))  # it gets another share: see Width
+                    waiting = deque(sorted(waiting))
+                else:
+                    self._note_end(child.number, child.trial, code, error)
+            self._width.look(self.at_work, len(waiting))
+        if waiting and not self._halted:
+            self._halted = f"{self._label(*waiting[0])}: {self._stop.signal_name}"
+        if self._halted:
+            raise Preempted(f"{self._halted}; the same command resumes the sweep")
 
+    def _halting(self) -> bool:
+        return self._stop() or bool(self._halted)
 
-def _train(
-    folder: Path, trial: Trial, stop: StopRequest, look: Callable[[str], object]
-) -> tuple[int, str | None]:
-    """Train a trial in a child process; return its exit code and its error.
+    def _label(self, number: int, trial: Trial) -> str:
+        return f"{number}/{self._total} {trial.name}"
 
-    If this process is asked to stop, the child is asked too: it saves and exits with 75. If this
-    process dies, the kernel kills the child. `look` is called with the last line of its output.
-    """
-    run = folder / trial.name
-    output, ending = run / sweep_folder.OUTPUT, run / sweep_folder.ENDING
-    directory.create(run)
-    with writing(folder), open(output, "ab", opener=regular) as log:
-        ending.unlink(missing_ok=True)  # of an earlier start
-        begin, asked = log.tell(), False
-        command = [sys.executable, "-m", "trainer", *trial.overrides]
-        child = processes.start(command, stdout=log, stderr=subprocess.STDOUT)
+    def _start(self, place: int, number: int, trial: Trial) -> None:
+        """Start a trial, unless it was finished before, or its folder cannot be written."""
+        if sweep_folder.finished(self._folder / trial.name):
+            self.terminal.note(f"{self._label(number, trial)}: finished before")
+            self.codes.add(0)
+            self._ended += 1
+            return
         try:
-            while not processes.wait([child], _LOOK_SECONDS):
-                if stop() and not asked:
-                    asked = True
-                    child.send_signal(signal.SIGTERM)
-                look((_last_lines(output, begin) or ["starting"])[-1])
-        finally:
-            processes.end([child])
-        code, error = child.returncode, None
-        if code < 0:
-            error = f"killed by {signal.Signals(-code).name}"
-            early = asked and code == -signal.SIGTERM  # before it handled signals
-            code = EXIT_RETRY if early else EXIT_INTERNAL
-        elif code:
-            lines = _last_lines(output, begin) or [f"exit code {code}"]
-            errors = [line for line in lines if re.match("(error|stopped): ", line)] or lines
-            error = re.sub("^(error|stopped): ", "", errors[-1])
-        write_json(ending, {"exit_code": code, "error": error})
-    return code, error
+            self.at_work[place] = Child(self._folder, number, trial, self._width.shares[place])
+        except TrainerError as error:
+            self._note_end(number, trial, error.exit_code, str(error))
 
+    def _note_end(self, number: int, trial: Trial, code: int, error: str | None) -> None:
+        """Count a trial that has ended, and say how."""
+        label = self._label(number, trial)
+        self.codes.add(code)
+        if code == EXIT_RETRY:
+            self._halted = self._halted or f"{label}: {error}"
+            return
+        self._ended += 1
+        if self._one_by_one:
+            self.terminal.work(label, self._ended, self._total, "")
+        result = sweep_folder.result(self._folder, trial.name, trial.values)
+        metric, form = metric_of([result])
+        done = "completed"
+        for split, score in {"validation": result.score, "test": result.test_score}.items():
+            if score is not None:
+                done += f", {split} {metric} {formatted(score, form)}"
+        done += f", {result.seconds or 0:.1f} s"
+        done += f", {result.starts} starts" if (result.starts or 1) > 1 else ""
+        self.terminal.note(f"{label}: {f'failed: {error}' if code else done}")
 
-def _last_lines(path: Path, begin: int) -> list[str]:
-    """Return the last lines of a file, but none from before byte `begin`; no empty ones."""
-    with path.open("rb") as file:
-        file.seek(max(begin, file.seek(0, os.SEEK_END) - 8192))
-        text = file.read().decode(errors="replace")
-    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    def _show(self) -> None:
+        rows = {self._label(c.number, c.trial): c.last_line for c in self.at_work.values()}
+        if not self._one_by_one:
+            self.terminal.rows(self._ended, self._total, rows)
+        for label, line in rows.items():
+            if self._one_by_one:
+                self.terminal.work(label, self._ended, self._total, line)
 
 
 def train_one(plan: Plan, index: int, stop: StopRequest) -> int:

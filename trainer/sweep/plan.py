@@ -25,7 +25,8 @@ from trainer.sweep import folder as sweep_folder
 from trainer.sweep.folder import SEED, Trial
 
 SEARCH = "hydra/sweeper=search"
-_PLACES = ("run.dir", "run.name", "run.root")  # they place the sweep, not its trials
+# Of the sweep, not of its trials: its place, and how many trials train at once.
+_PLACES, _PARALLEL = ("run.dir", "run.name", "run.root"), "sweep.parallel"
 _IRRELEVANT = ("run.quiet", "train.compilation_cache_dir", "cluster")  # the sweep stays the same
 _LONGEST, _KEPT = 120, 100  # characters of a trial's name, and of a longer one before its digest
 # Not the comma: only an equals sign makes the text behind it an option, and values have none.
@@ -44,6 +45,7 @@ class Plan(NamedTuple):
     fixed: list[str]  # those of them that make it this sweep and no other
     swept: dict[str, Override]  # option -> its values or its range
     search: list[str]  # overrides of Hydra's sweeper; empty for a grid
+    parallel: int | str  # sweep.parallel
     trials: list[Trial]
     jobs: list[Job]  # the trials, composed
 
@@ -77,7 +79,7 @@ def make(overrides: Sequence[str]) -> Plan:
             settings.append(text)
         elif override.is_sweep_override():
             swept[key] = override
-        elif key.lstrip("+") in _PLACES:
+        elif key.lstrip("+") in (*_PLACES, _PARALLEL):
             places.append(text)
         else:
             shared[key] = text
@@ -96,13 +98,15 @@ def make(overrides: Sequence[str]) -> Plan:
     first = [f"{key}={own[0]}" for key, own in values.items()]
     (job,) = compose_each([[*shared.values(), *first, *places]])
     run, experiment = job.config.run, "several" if "+experiment" in swept else job.experiment
+    parallel = job.config.sweep.parallel
     name = run.name or f"sweep-{_digest(*sorted([*fixed, *lines]))}"
     folder = directory.choose(run.root, experiment, name, run.dir)
     with writing(folder):
         if directory.is_run(folder):
             message = f"-m: {folder} is the directory of a single run, not of a sweep"
             raise ConfigError(message, "choose another folder with run.name=NAME")
-    plan = Plan(folder, [*shared.values()], fixed, swept, settings if search else [], [], [])
+    overrides = [*shared.values()]
+    plan = Plan(folder, overrides, fixed, swept, settings if search else [], parallel, [], [])
     _check_folder(plan)
     combinations = dict.fromkeys(itertools.product(*values.values()))  # each one once
     plan.trials.extend(plan.trial(dict(zip(swept, own, strict=True))) for own in combinations)
@@ -113,7 +117,7 @@ def make(overrides: Sequence[str]) -> Plan:
 def _values(override: Override, search: bool) -> list[str]:
     """Return the values of a swept option; in a search the first one."""
     text, key, sweep = override.input_line, override.get_key_element(), override.value()
-    if _is_in(key, (*_PLACES, *_IRRELEVANT)):
+    if _is_in(key, (*_PLACES, _PARALLEL, *_IRRELEVANT)):
         raise ConfigError(f"{text}: {key} is the same in all trials: give it one value")
     if getattr(sweep, "shuffle", False):  # each task of a job array would shuffle for itself
         raise ConfigError(f"{text}: trials have a fixed order: leave out the shuffling")

@@ -1,11 +1,14 @@
 """`-m hydra/sweeper=search ...`: Optuna chooses the values, trial by trial.
 
+With sweep.parallel=N it proposes N trials at a time, from the results of all batches before. So the
+proposals do not depend on which trial of a batch ends first.
+
 The study is in memory only: each start rebuilds it from the trials in sweep.json and their results.
 So an interrupted search resumes, and a finished one grows with n_trials.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hydra
@@ -21,7 +24,7 @@ from trainer.job import resources
 from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 from trainer.sweep import folder as sweep_folder
-from trainer.sweep.folder import Trial
+from trainer.sweep.folder import Result, Trial
 from trainer.sweep.launcher import train_all
 from trainer.sweep.plan import SEARCH, Plan
 
@@ -36,17 +39,24 @@ def main(plan: Plan, stop: StopRequest) -> int:
     for name, value in (("n_trials", settings.n_trials), ("sampler.seed", settings.sampler.seed)):
         if not isinstance(value, int):
             raise ConfigError(f"hydra.sweeper.{name}={value}: use a whole number")
+    if not isinstance(plan.parallel, int):
+        raise ConfigError(
+            f"sweep.parallel={plan.parallel}: {SEARCH} proposes as many trials at a time as train "
+            "at once",
+            "give the number, so that the proposals do not depend on the machine",
+        )
     try:
         import optuna
     except ModuleNotFoundError:
         message = f"{SEARCH}: Optuna is not installed"
         raise ConfigError(message, resources.how_to_install("optuna")) from None
     optuna.logging.set_verbosity(logging.ERROR)
-    return train_all(plan, _proposals(plan, settings), settings.n_trials, stop)
+    batches = _batches(plan, settings, plan.parallel)
+    return train_all(plan, batches, settings.n_trials, stop)
 
 
-def _proposals(plan: Plan, settings: DictConfig) -> Iterator[Trial]:
-    """Yield the trials of a search; each one has been trained when the next one is taken."""
+def _batches(plan: Plan, settings: DictConfig, size: int) -> Iterator[Sequence[Trial]]:
+    """Yield the trials of a search; each batch has been trained when the next one is taken."""
     import optuna
 
     space = {key: _distribution(override) for key, override in plan.swept.items()}
@@ -54,27 +64,41 @@ def _proposals(plan: Plan, settings: DictConfig) -> Iterator[Trial]:
     _, known = sweep_folder.read_plan(plan.folder)
     for values in known.values():  # the trials of earlier starts come first
         study.enqueue_trial(dict(values))
-    for number in range(_TRIES * settings.n_trials):
-        if len(names) == settings.n_trials:
+    for first in range(0, _TRIES * settings.n_trials, size):
+        asked, new = list[tuple[optuna.trial.Trial, Trial]](), list[Trial]()
+        for number in range(first, first + size):
+            if len(names) == settings.n_trials:
+                break
+            # A new sampler each time: its proposal depends on the results of the batches before
+            # and on nothing else.
+            seed = int(SeedSequence((settings.sampler.seed, number)).generate_state(1)[0])
+            with readable_errors():
+                study.sampler = instantiate(settings.sampler, seed=seed)
+                proposed = study.ask(space)
+            trial = plan.trial({key: str(value) for key, value in proposed.params.items()})
+            asked.append((proposed, trial))
+            if trial.name not in names:
+                names.add(trial.name)
+                new.append(trial)
+        if not asked:
             return
-        # A new sampler each time: its proposal depends on the results so far and on nothing else.
-        seed = int(SeedSequence((settings.sampler.seed, number)).generate_state(1)[0])
-        with readable_errors():
-            study.sampler = instantiate(settings.sampler, seed=seed)
-            asked = study.ask(space)
-        trial = plan.trial({key: str(value) for key, value in asked.params.items()})
-        if trial.name not in names:
-            names.add(trial.name)
-            sweep_folder.add(plan.folder, plan.fixed, [trial])
-            yield trial
-        result = sweep_folder.result(plan.folder, trial.name, trial.values)
-        if result.status == "completed" and result.score is None:
-            message = f"{SEARCH}: {trial.name} has no validation split, and nothing else may choose"
-            raise ConfigError(message, "use data.validation_fraction above 0")
-        failed = result.status != "completed"
-        states = optuna.trial.TrialState
-        cost = None if failed else result.cost
-        study.tell(asked, cost, states.FAIL if failed else states.COMPLETE)
+        sweep_folder.add(plan.folder, plan.fixed, new)
+        yield new
+        for proposed, trial in asked:
+            _tell(study, proposed, sweep_folder.result(plan.folder, trial.name, trial.values))
+
+
+def _tell(study: Any, proposed: Any, result: Result) -> None:
+    """Tell Optuna how a trial has ended."""
+    from optuna.trial import TrialState
+
+    if result.status == "completed" and result.score is None:
+        message = f"{SEARCH}: {result.name} has no validation split, and nothing else may choose"
+        raise ConfigError(message, "use data.validation_fraction above 0")
+    if result.status == "completed":
+        study.tell(proposed, result.cost, TrialState.COMPLETE)
+    else:
+        study.tell(proposed, None, TrialState.FAIL)
 
 
 def _distribution(override: Override) -> Any:

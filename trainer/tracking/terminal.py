@@ -5,12 +5,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
@@ -30,6 +30,17 @@ class _Console(Console):
         self.quiet = True
 
 
+class _Bar(Progress):
+    """A bar, and lines of text below it."""
+
+    lines: Sequence[Text] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return what is drawn."""
+        yield from super().get_renderables()
+        yield from self.lines
+
+
 class Terminal:
     """Shows the progress of a run. A stream that fails gets no more text; nothing raises.
 
@@ -44,9 +55,10 @@ class Terminal:
         self._draws = usable and stream.isatty() and not dumb and ci in ("", "0", "false")
         self._console = _Console(file=stream, force_terminal=self._draws, quiet=not usable)
         self._quiet = quiet
-        self._bar: Progress | None = None
+        self._bar: _Bar | None = None
         self._shown: dict[str, Any] = {}  # what the bar shows once it is drawn
         self._next = 0.0  # monotonic seconds: no drawing and no progress line before
+        self._next_of = dict[str, float]()  # the same for each row
         self._training: tuple[int, int] | None = None  # total steps, steps per epoch
         self._first_update: tuple[float, int] | None = None  # monotonic seconds, step
 
@@ -137,6 +149,26 @@ class Terminal:
             self._next = 0.0
         self._show(label, done, total, status)
 
+    def rows(self, done: int, total: int, rows: Mapping[str, str]) -> None:
+        """Show on a bar that `done` parts of `total` are done, with what is at work below it.
+
+        `rows`: the name of each part at work -> its status. Without a bar, each has lines of its
+        own, like those of work().
+        """
+        if not self._draws:
+            now = time.monotonic()
+            self._next_of = {name: self._next_of.get(name, now) for name in rows}
+            for name, status in rows.items():
+                if now >= self._next_of[name]:
+                    self._next_of[name] = now + _LINE_SECONDS
+                    self.note(f"{name}: {status}")
+            return
+        lines = [
+            Text(f"{name}  {status}", no_wrap=True, overflow="ellipsis")
+            for name, status in rows.items()
+        ]
+        self._show(f"{done}/{total}", done, total, "", lines)
+
     def summary(self, rows: Sequence[tuple[str, str]]) -> None:
         """Write the closing table of (name, value), also when quiet.
 
@@ -160,12 +192,15 @@ class Terminal:
         bar, self._bar, self._training = self._bar, None, None
         if bar is not None:
             with suppress(OSError, ValueError):
+                bar.lines = ()
                 bar.update(bar.task_ids[0], **self._shown)
                 bar.stop()  # draws it once more
         self._shown = {}
 
-    def _show(self, label: str, done: int, total: int | None, status: str) -> None:
-        """Draw the bar or write a line, unless the last one was just before."""
+    def _show(
+        self, label: str, done: int, total: int | None, status: str, lines: Sequence[Text] = ()
+    ) -> None:
+        """Draw the bar, with lines below it, or write a line, unless it was done just before."""
         self._shown = {"description": label, "completed": done, "total": total, "status": status}
         now = time.monotonic()
         if self._quiet or now < self._next:
@@ -174,6 +209,7 @@ class Terminal:
             self._next = now + _BAR_SECONDS
             with self._writing():
                 self._bar = bar = self._bar or self._new_bar()
+                bar.lines = lines
                 bar.update(bar.task_ids[0], **self._shown)
                 bar.start()  # does nothing once it has started
                 bar.refresh()
@@ -194,8 +230,8 @@ class Terminal:
             self._console.quiet, self._draws = True, False
             self.close()
 
-    def _new_bar(self) -> Progress:
-        bar = Progress(
+    def _new_bar(self) -> _Bar:
+        bar = _Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(None),
             TextColumn("{task.fields[status]}", markup=False),

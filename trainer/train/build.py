@@ -381,7 +381,7 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
 
     step_options = compiler.step_options(platform, mesh.size, shards)
     xla_options = compiler.xla_options(platform, config.train.deterministic)
-    recomputes = model.remat is not None
+    recomputes, shares = model.remat is not None, shard_state != "none"
     train_step = step.make_train_step(
         task,
         update,
@@ -390,7 +390,7 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
         shards,
         config.train.accumulate,
         step_options,
-        compiler.xla_options(platform, config.train.deterministic, recomputes),
+        compiler.xla_options(platform, config.train.deterministic, recomputes, shares),
         shard_state,
         config.parallel.reduce_dtype,
         model.remat,

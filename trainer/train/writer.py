@@ -84,11 +84,11 @@ class Writer(AbstractContextManager["Writer"]):
             def write() -> str | None:
                 # First the points, then the checkpoint: a run that resumes from it does not log
                 # the points before it again.
-                self._flush()
                 if isinstance(self.checkpoints, SharedCheckpoints):
                     chunks = {place: chunk for of_one in copies for place, chunk in of_one.items()}
                     copies.clear()  # each chunk is freed as soon as it is written
-                    return self.checkpoints.save(step, chunks, record, results)
+                    return self.checkpoints.save(step, chunks, record, results, self._flush)
+                self._flush()
                 return self.checkpoints.save(step, jax.device_get(copies[0]), record, results)
 
             self._saving = self._thread.submit(write)
