@@ -23,6 +23,7 @@ WORK = {
     "export": (RUN, "exported"),
     "verify": (RUN,),
     "doctor": SMALL,
+    "plan": SMALL,
     "submit": ("slurm", "--dry-run", *SMALL),
 }
 # They train, as `train` does, or become TensorBoard.
@@ -45,7 +46,7 @@ def test_a_bare_machine_is_enough(trainer, tmp_path, smoke_run, command):
     assert done.returncode == 0, output
     assert "Traceback" not in output
     warnings = [line for line in output.splitlines() if "warn" in line.lower()]
-    trains = command in ("train", "doctor")
+    trains = command in ("train", "doctor", "plan")
     assert len(warnings) == (1 if trains else 0), output
     assert all("compilation" in line for line in warnings), output
 

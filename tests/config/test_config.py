@@ -137,7 +137,7 @@ def test_a_bad_override_is_named(override, output):
             break
 
 
-@pytest.mark.parametrize("name", ["train", "-m", "doctor", "laws", "submit"])
+@pytest.mark.parametrize("name", ["train", "-m", "doctor", "laws", "plan", "submit"])
 @pytest.mark.parametrize(
     ("words", "message"),
     [

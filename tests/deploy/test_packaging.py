@@ -355,7 +355,8 @@ def test_from_the_wheel_alone_to_a_trained_model(installed, tmp_path):
     assert summary("two")["processes"] == 2
     assert "FOLDER" in trainer("dashboard", "--help").stdout
 
-    job = ("--dry-run", "+experiment=first", *short)
+    assert "a step computes" in trainer("plan", "+experiment=first", *short).stdout
+    job = ("--dry-run", "--no-plan", "+experiment=first", *short)
     pods = trainer("submit", "k8s", "--image", "registry.internal/mine:1", *job)
     assert "- --config-dir=conf" in pods.stdout
     assert "the image must contain model.py, conf" in pods.stderr

@@ -91,7 +91,8 @@ def test_a_command_is_right_as_written(command, monkeypatch, tmp_path, request):
             run(arguments, tmp_path, request)
         case ["sbatch", *options, script, experiment]:
             given = [f"--{o.partition('=')[0].strip('-')}={o.partition('=')[2]}" for o in options]
-            assert submit.main(["slurm", *given, "--dry-run", experiment], StopRequest()) == 0
+            words = ["slurm", *given, "--dry-run", "--no-plan", experiment]
+            assert submit.main(words, StopRequest()) == 0
             assert (ROOT / script).samefile(ROOT / slurm.SCRIPT)
         case ["kubectl", "apply", "-k", folder]:
             subprocess.run([BIN / "kubectl", "kustomize", folder], check=True, capture_output=True)
@@ -148,7 +149,7 @@ def run(arguments, tmp_path, request):
             assert compose([word for word in arguments if word != "--download"])
             return
         case "submit", _:
-            arguments = [*arguments, "--dry-run"]
+            arguments = [*arguments, "--dry-run", "--no-plan"]
         case "laws", _:
             (job,) = compose(arguments)
             config, chance = job.config, np.random.default_rng(0)

@@ -31,7 +31,9 @@ def test_a_run_that_cannot_print_is_done_all_the_same(tmp_path):
         assert code_of("+experiment=smoke", "run.dir=run", "train.epochs=1", **options) == 0
 
 
-@pytest.mark.parametrize("command", ["runs --json .", "submit slurm --dry-run +experiment=smoke"])
+@pytest.mark.parametrize(
+    "command", ["runs --json .", "submit slurm --dry-run --no-plan +experiment=smoke"]
+)
 def test_a_result_that_cannot_be_printed_is_told(tmp_path, command):
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     with FULL.open("w") as full:

@@ -147,6 +147,7 @@ def test_what_does_not_fit_is_refused(shared, images, monkeypatch, capsys):
     [
         (("--device-memory=80",), "plan --help"),
         (("--device=B7",), "plan --help"),
+        (("--device=H100",), "--device=H100: the job has no GPUs: give their number"),
         (("--field=image=uint8",), "--field=image=uint8: use NAME=DTYPE[SIZE,...]"),
         (("--field=image=text[2]",), "--field=image=text[2]: use NAME=DTYPE[SIZE,...]"),
         (("--nodes=3",), "train.global_batch_size=32 does not divide over 3 devices"),

@@ -29,6 +29,7 @@ exit codes:
   0   it fits, or the memory of a device is not known
   65  the data are not here: describe an example with --field
   74  the output cannot be written
+  75  asked to stop
   78  it does not fit, or an option is wrong
 
 examples:
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         stop.check("before the data were loaded")
 
     dataset = shapes.dataset_of(config.data, fields, poll, terminal.warn)
+    stop.check("before the programs were compiled")
     counted = programs.count(config, dataset, asked, MACHINES[kind] if kind else None)
     if args.json:
         show(to_json(report.as_json(counted, asked, kind, room), indent=2))

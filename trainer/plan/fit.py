@@ -49,9 +49,13 @@ class Room:
         """Read --device-memory, else --device; of a GPU, JAX takes a share for its arrays.
 
         Raises:
-            ConfigError: the variable that says which share is not a number.
+            ConfigError: the variable that says which share is not a number; there are no GPUs of
+                that kind.
         """
         kind = args.device
+        if kind and not gpus:
+            hint = "give their number with --gpus-per-node"
+            raise ConfigError(f"--device={kind}: the job has no GPUs", hint)
         self.bytes: float | None = args.device_memory or (MACHINES[kind].capacity if kind else None)
         self.text = shown(self.bytes) if self.bytes else ""
         if self.bytes is not None and gpus:

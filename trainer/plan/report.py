@@ -49,7 +49,7 @@ def _rows(
     where = f"{_some(layout.processes, 'process', 'processes')} on {_some(layout.nodes, 'node')}"
     yield "devices", f"{layout.all_devices:,}", f"{where}, simulated by this CPU"
     yield "examples on each device", f"{counted.rows:,}", "in a step"
-    yield "steps in a dispatch", f"{counted.steps:,}", ""
+    yield "steps in a dispatch", f"{counted.steps:,}", "as given, or about what the run will choose"
     yield "", "", ""
     yield "memory of each device", "", ""
     yield "  weights", shown(memory.weights), ""

@@ -26,6 +26,7 @@ exit codes:
   0   submitted, or shown
   69  sbatch or kubectl is missing, or refused the job
   74  the output cannot be written
+  75  asked to stop
   78  an option of the job or of this command is wrong, or the job does not fit
 
 examples:
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         slurm.check_environment()
     if not args.no_plan:
         lists = [trial.overrides for trial in sweep.trials] if sweep else [args.overrides]
-        size.check(args, jobs, lists)
+        size.check(args, jobs, lists, stop)
     if args.scheduler == "k8s":
         kubernetes.submit(args, jobs[0])
         return EXIT_COMPLETED

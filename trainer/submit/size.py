@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from trainer.config.compose import Job
 from trainer.config.schema import Config
 from trainer.job import processes
 from trainer.job.errors import EXIT_COMPLETED, EXIT_CONFIG, ConfigError
+from trainer.job.signals import StopRequest
 from trainer.plan.fit import shown
 from trainer.tracking.terminal import Terminal
 
@@ -19,7 +21,12 @@ SECONDS = 60.0  # for all; a large data set, or model, is planned by hand
 HINT = "`python -m trainer plan` shows why; --no-plan submits without it"
 
 
-def check(args: argparse.Namespace, jobs: Sequence[Job], lists: Sequence[Sequence[str]]) -> None:
+def check(
+    args: argparse.Namespace,
+    jobs: Sequence[Job],
+    lists: Sequence[Sequence[str]],
+    stop: StopRequest,
+) -> None:
     """Plan each job, of those that need the same only one, and note what a device needs.
 
     What prevents that, such as data that are on the compute nodes only, is a warning.
@@ -28,8 +35,10 @@ def check(args: argparse.Namespace, jobs: Sequence[Job], lists: Sequence[Sequenc
         args: of this command.
         jobs: the composed jobs.
         lists: the overrides of each.
+        stop: whether this process was asked to stop.
 
     Raises:
+        Preempted: it was.
         ConfigError: a job does not fit, or `plan` refuses its configuration.
     """
     several = {_needs(job.config): overrides for job, overrides in zip(jobs, lists, strict=True)}
@@ -48,10 +57,15 @@ def check(args: argparse.Namespace, jobs: Sequence[Job], lists: Sequence[Sequenc
             stderr=subprocess.PIPE,
         )
         try:
-            out, err = child.communicate(timeout=max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            terminal.warn(f"how much memory the job needs is not known after {SECONDS:g} s: {HINT}")
-            return
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    out, err = child.communicate(timeout=0.2)
+                    break
+                stop.check("before the job was submitted")
+                if time.monotonic() > until:
+                    message = f"how much memory the job needs is not known after {SECONDS:g} s"
+                    terminal.warn(f"{message}: {HINT}")
+                    return
         finally:
             processes.end([child])
         error = re.search("^error: (.*)", err, re.MULTILINE | re.DOTALL)
