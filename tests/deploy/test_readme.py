@@ -148,6 +148,9 @@ def run(arguments, tmp_path, request):
         case "doctor", _:
             assert compose([word for word in arguments if word != "--download"])
             return
+        case "plan", [*_, experiment]:  # for more devices than this process has
+            assert compose([experiment])
+            return
         case "submit", _:
             arguments = [*arguments, "--dry-run", "--no-plan"]
         case "laws", _:

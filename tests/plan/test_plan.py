@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from pathlib import Path
 
 import jax
@@ -69,13 +68,12 @@ def live():
     return on_first_device(jax.live_arrays())
 
 
-# docs/scaling.md has all four models, each on 1, 2 and 4 devices.
+# docs/scaling.md has all four models, each on 1, 2 and 4 devices, and with each shard_state.
 @pytest.mark.parametrize(
     ("model", "devices", "shared"),
     [
-        *((model, devices, "none") for model in ("mlp", "wide") for devices in (1, 2, 4)),
-        *(("transformer", 4, "none"), ("cnn", 2, "none")),
-        *(("mlp", 4, "optimizer"), ("mlp", 4, "all")),
+        *(("mlp", 1, "none"), ("mlp", 2, "none"), ("mlp", 4, "none"), ("mlp", 4, "all")),
+        *(("wide", 1, "none"), ("wide", 4, "none"), ("transformer", 4, "none"), ("cnn", 2, "none")),
     ],
 )
 def test_the_memory_is_that_of_a_run(model, devices, shared, images, monkeypatch, capsys, tmp_path):
@@ -173,24 +171,3 @@ def test_the_shapes_of_data_that_are_not_here(fields, images, monkeypatch, capsy
     planned = plan(capsys, *described, "+experiment=mlp", *away)
     for name in ("weights", "optimizer", "batches", "temporary"):
         assert planned["device_memory"][name] == here["device_memory"][name]
-
-
-def test_the_memory_of_a_process_grows_as_planned(trainer, images, monkeypatch, capsys):
-    """From a small network to a wide one, with the same Python, JAX and programs around it."""
-    peaks, planned = [], []
-    for model in ("mlp", "wide"):
-        options = options_of(model, images, monkeypatch)
-        memory = plan(capsys, *options)["device_memory"]
-        planned.append(memory["state"] + memory["batches"] + memory["temporary"])
-        endless = ("train.epochs=1000", "train.eval_every_epochs=1000", "train.log_every_steps=1")
-        never = ("checkpoint.every_epochs=null", f"run.dir={model}")
-        process = trainer.start(*options, *endless, *never)
-        trainer.wait_for_step(2, model)
-        of_process = Path(f"/proc/{process.pid}")
-        (of_process / "clear_refs").write_text("5")  # forgets the peak until here
-        trainer.wait_for_step(12, model)
-        peak = re.search(r"VmHWM:\s*(\d+) kB", (of_process / "status").read_text())
-        peaks.append(1024 * int(peak[1]))
-        process.kill()
-        process.wait()
-    assert peaks[1] - peaks[0] == pytest.approx(planned[1] - planned[0], rel=CLOSE)
