@@ -54,9 +54,9 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     (job,) = compose_each([args.overrides])
     config, terminal = job.config, Terminal()
-    asked = layout.layout_of(config, args)
-    room = fit.Room(args, asked.gpus, os.environ)
-    kind = args.device or ("H100" if asked.gpus else None)
+    target = layout.layout_of(config, args)
+    room = fit.Room(args, target.gpus, os.environ)
+    kind = args.device or ("H100" if target.gpus else None)
     from trainer.distributed.connect import configure
     from trainer.plan import programs
 
@@ -67,12 +67,12 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
 
     dataset = shapes.dataset_of(config.data, fields, poll, terminal.warn)
     stop.check("before the programs were compiled")
-    counted = programs.count(config, dataset, asked, MACHINES[kind] if kind else None)
+    counted = programs.count(config, dataset, target, MACHINES[kind] if kind else None)
     if args.json:
-        show(to_json(report.as_json(counted, asked, kind, room), indent=2))
+        show(to_json(report.as_json(counted, target, kind, room), indent=2))
     else:
-        show("\n".join(report.lines(counted, asked, kind, room)))
-    fit.check(config, asked, counted, room)
+        show("\n".join(report.lines(counted, target, kind, room)))
+    fit.check(config, target, counted, room)
     return EXIT_COMPLETED
 
 

@@ -22,10 +22,10 @@ _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 def size(text: str) -> float:
     """Return the bytes that a text like 80GB or 79.6GiB names; an argparse type."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGT]?i?B)", text)
-    if found is None or found[2] not in _UNITS or not float(found[1]):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGT]?i?B)", text)
+    if match is None or match[2] not in _UNITS or not float(match[1]):
         raise argparse.ArgumentTypeError(f"{text}: use a size like 80GB or 79.6GiB")
-    return float(found[1]) * _UNITS[found[2]]
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def shown(value: float) -> str:

@@ -34,15 +34,15 @@ def of_fields(texts: Sequence[str]) -> Shapes:
     """
     shapes = {}
     for text in texts:
-        found = _FIELD.fullmatch(text.replace(" ", ""))
+        match = _FIELD.fullmatch(text.replace(" ", ""))
         hint = "use NAME=DTYPE[SIZE,...], like image=uint8[28,28] or label=uint8[]"
         try:
-            dtype = np.dtype(found[2]) if found else None
+            dtype = np.dtype(match[2]) if match else None
         except TypeError:
             dtype = None
-        if found is None or dtype is None or dtype.kind not in "biuf":
+        if match is None or dtype is None or dtype.kind not in "biuf":
             raise ConfigError(f"--field={text}", hint)
-        shapes[found[1]] = (dtype.name, tuple(int(n) for n in found[3].split(",") if n))
+        shapes[match[1]] = (dtype.name, tuple(int(n) for n in match[3].split(",") if n))
     return shapes
 
 

@@ -57,12 +57,12 @@ class Traffic(NamedTuple):
     @property
     def by_kind(self) -> list[tuple[str, int, int, int]]:
         """Kind, devices that take part, how many there are, and the bytes of all of them."""
-        found = dict[tuple[str, int], tuple[int, int]]()
+        totals = dict[tuple[str, int], tuple[int, int]]()
         for item in self.items:
             key = (item.kind, len(item.group))
-            count, size = found.get(key, (0, 0))
-            found[key] = (count + item.times, size + item.bytes * item.times)
-        return [(*key, *value) for key, value in found.items()]
+            count, size = totals.get(key, (0, 0))
+            totals[key] = (count + item.times, size + item.bytes * item.times)
+        return [(*key, *value) for key, value in totals.items()]
 
     @property
     def arrays(self) -> list[int]:
@@ -94,8 +94,8 @@ def traffic(text: str) -> Traffic:
 
     def walk(name: str, times: int, in_loop: bool) -> Iterator[Collective]:
         for line in computations.get(name, ()):
-            if (found := _COLLECTIVE.match(line)) is not None:
-                yield _collective(found, line, devices, times)
+            if (match := _COLLECTIVE.match(line)) is not None:
+                yield _collective(match, line, devices, times)
                 continue  # what it applies adds two numbers
             for role, names in _CALLED.findall(line):
                 turns = _TRIPS.search(line) if role == "body" and in_loop else None
@@ -106,10 +106,10 @@ def traffic(text: str) -> Traffic:
     return Traffic(tuple(walk(entry, 1, False)))
 
 
-def _collective(found: re.Match[str], line: str, devices: int, times: int) -> Collective:
-    kind, group = found["kind"], _group(line, devices)
-    shapes = _SHAPE.findall(found["result"])
-    if found["start"] and kind != "all-reduce":  # its result has the operands first
+def _collective(match: re.Match[str], line: str, devices: int, times: int) -> Collective:
+    kind, group = match["kind"], _group(line, devices)
+    shapes = _SHAPE.findall(match["result"])
+    if match["start"] and kind != "all-reduce":  # its result has the operands first
         shapes = shapes[len(shapes) // 2 :]
     whole = len(group) if kind == "reduce-scatter" else 1  # the result is a part
     sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) * whole for _, dims in shapes]
