@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from support.harm import flip_a_bit, own_disk
-from support.trained_runs import copy, damage, everything
+from support.trained_runs import copy, damage, everything, train_on_three_kinds
 
 from trainer.checkpoint import load_model
 from trainer.commands import evaluate
@@ -83,6 +83,7 @@ def test_the_steps_of_a_run(smoke_run, tmp_path, evaluated):
 
 def test_it_may_look_at_a_running_job(smoke_run, tmp_path, evaluated):
     run = copy(smoke_run, tmp_path / "run")
+    shutil.rmtree(run / "evaluation", ignore_errors=True)  # of another test
     damage(run, 114)
     before = everything(run / "checkpoints")
     folders = [path for path in [run, *run.rglob("*")] if path.is_dir()]
@@ -119,23 +120,19 @@ def test_a_folder_of_test_images(smoke_run, tmp_path, evaluated, mnist_dir):
     assert sorted(json.loads(path.read_text())["examples"] for path in kept) == [9, np.sum(some)]
 
 
-def test_a_relative_data_root_is_found_from_elsewhere(kinds_run, evaluated, tmp_path, monkeypatch):
+def test_a_relative_data_root_is_found_from_elsewhere(evaluated, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    run = train_on_three_kinds(tmp_path / "here")  # of its own: it is moved away
     monkeypatch.chdir(tmp_path)
-    result, message = evaluated(kinds_run, "--out", tmp_path / "out")
+    result, message = evaluated(run, "--out", tmp_path / "out")
     assert (result["examples"], message) == (90, "")
 
-    moved = copy(kinds_run.parent, tmp_path / "moved")  # the run and its data
-    away = kinds_run.parent.rename(tmp_path / "away")
-    try:
-        monkeypatch.chdir(moved)
-        assert evaluated("kinds")[0] == {**result, "run": str(moved / "kinds")}
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(
-            DataError, match=rf"(?s)data\.root={kinds_run.parent}/images: .*--data DIR"
-        ):
-            evaluated(moved / "kinds")
-    finally:
-        away.rename(kinds_run.parent)
+    moved = run.parent.rename(tmp_path / "moved")  # the run and its data
+    monkeypatch.chdir(moved)
+    assert evaluated("kinds")[0] == {**result, "run": str(moved / "kinds")}
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"(?s)data\.root={run.parent}/images: .*--data DIR"):
+        evaluated(moved / "kinds")
 
 
 @pytest.mark.parametrize(

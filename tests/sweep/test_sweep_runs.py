@@ -138,7 +138,7 @@ def test_a_failing_trial_does_not_end_the_rest(trainer, tmp_path):
 
 def test_a_stop_saves_the_trials_at_work(trainer, tmp_path):
     sweep = tmp_path / "sweep"
-    command = ("-m", *TINY, "train.epochs=40", "run.seed=0,1,2", "run.dir=sweep")
+    command = ("-m", *TINY, "train.epochs=1000", "run.seed=0,1,2", "run.dir=sweep")
     process = trainer.start(*command, "sweep.parallel=2", JAX_NUM_CPU_DEVICES="2")
     wait_for(lambda: half_done(sweep, 1) or half_done(sweep, 2), process)
     wait_for(lambda: all(lock.held(sweep / f"run.seed={seed}") for seed in (0, 1)), process)
