@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from jax.extend import core
-
 
 def operations(jaxpr: Any) -> int:
     """Return those of one step of a dispatch: its outermost loop, that over the steps, counts once.
@@ -49,9 +47,8 @@ def _of_product(equation: Any, summed: int) -> int:
 def _programs(values: Any) -> Iterator[Any]:
     """Yield the programs among the parameters of an equation: bodies and branches."""
     for value in values:
-        if isinstance(value, core.ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, core.Jaxpr):
-            yield value
+        program = getattr(value, "jaxpr", value)
+        if hasattr(program, "eqns"):
+            yield program
         elif isinstance(value, tuple | list):
             yield from _programs(value)
