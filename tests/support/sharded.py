@@ -39,8 +39,8 @@ def make_state(seed: int) -> TrainState:
 
 
 def large_state(seed: int) -> TrainState:
-    """Return 256 MiB in 32 arrays."""
-    arrays = [np.full((2048, 1024), seed + i, np.float32) for i in range(16)]
+    """Return 512 MiB in 64 arrays."""
+    arrays = [np.full((2048, 1024), seed + i, np.float32) for i in range(32)]
     return TrainState(arrays, arrays, np.array(seed, np.int32))
 
 
