@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from benchmarks.workers import LeftOut, program, rival
 from trainer.config.compose import compose
 from trainer.config.schema import CONFIG_DIR, Config
-from trainer.data.dataset import Dataset, size
+from trainer.data.dataset import Dataset, Examples, size
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.distributed.connect import connect
 from trainer.distributed.topology import resolve
@@ -68,8 +68,7 @@ def example(folder: str, config_dir: str, overrides: list[str]) -> dict[str, Any
 
 def write(config: Config, folder: str) -> Dataset:
     """Write the data set of a configuration to `folder`, one array a file, and return it."""
-    quiet = Terminal(quiet=True)
-    dataset = load(config.data, progress=quiet.download, poll=lambda: None, warn=quiet.warn)
+    dataset = _load(config)
     Path(folder).mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         for field, array in getattr(dataset, split).items():
@@ -77,19 +76,27 @@ def write(config: Config, folder: str) -> Dataset:
     return dataset
 
 
-def stream(
-    folder: str, batch_size: int, k: int, steps: int, processes: int, cores: list[int]
-) -> dict[str, Any]:
-    """Read `steps` steps, K a dispatch; return the images a second of this process.
+def _load(config: Config) -> Dataset:
+    quiet = Terminal(quiet=True)
+    return load(config.data, progress=quiet.download, poll=lambda: None, warn=quiet.warn)
 
-    `folder` has the examples, mapped into memory. The processes share the rows of a batch, and each
-    is bound to one of the cores.
+
+def stream(
+    source: str | list[str], batch_size: int, k: int, steps: int, processes: int, cores: list[int]
+) -> dict[str, Any]:
+    """Read `steps` steps, K a dispatch; return the examples a second of this process.
+
+    `source` is a folder that has them, mapped into memory, or options of the trainer. The processes
+    share the rows of a batch, and each is bound to one of the cores.
     """
     process = int(os.environ.get("JAX_PROCESS_ID", "0"))
     os.sched_setaffinity(0, {cores[process % len(cores)]})
-    split = rival.read(folder, "train")
+    if isinstance(source, str):
+        split: Examples = rival.read(source, "train")
+    else:
+        split = _load(program.configuration(*source)).train
     rows = batch_size // processes
-    source = Superbatches(
+    batches = Superbatches(
         split,
         plan=Plan(-(-size(split) // batch_size), k, steps),
         global_batch_size=batch_size,
@@ -99,12 +106,12 @@ def stream(
     )
     examples = read = 0
     began = time.perf_counter()
-    for batch in iterate(source):
+    for batch in iterate(batches):
         examples += int(batch.mask.sum())
         read += len(batch.mask)
         if read >= steps:
             break
-    return {"images_per_second": examples / (time.perf_counter() - began)}
+    return {"examples_per_second": examples / (time.perf_counter() - began)}
 
 
 def all_reduce(sizes: list[int], repeats: int) -> dict[str, Any]:
