@@ -53,6 +53,20 @@ USES = {
         "train.global_batch_size=64 does not divide into parallel.virtual_shards=4 x "
         "train.accumulate=3: use a multiple of 12"
     ),
+    "parallel.shard_state=half": "parallel.shard_state=half: use one of none, optimizer, all",
+    "parallel.mesh.shard=2": (
+        "parallel.mesh.shard=2: replica times shard has to be 1, the number of devices: use "
+        "numbers that are, or leave one of them out"
+    ),
+    "parallel.mesh.replica=1 parallel.method=pmap": (
+        "parallel.method=pmap: has no parallel.mesh: leave it at shard_map"
+    ),
+    "parallel.shard_state=all parallel.method=pmap": (
+        "parallel.method=pmap: has no parallel.shard_state=all: leave it at shard_map"
+    ),
+    "parallel.shard_state=optimizer optim=muon": (
+        "parallel.shard_state=optimizer: optim.name=muon mixes the elements of an array"
+    ),
     "model.precision=tf32": (
         "model.precision=tf32: a CPU multiplies float32 and bfloat16 only: leave it at float32"
     ),

@@ -45,16 +45,18 @@ def make_mesh(
     return Mesh(np.array(used).reshape(shape), (REPLICA, SHARD))
 
 
-def check_method(method: str, processes: int, shard_state: str = "none") -> None:
-    """Check parallel.method against the number of processes, and parallel.shard_state. Pure.
+def check_method(
+    method: str, processes: int, shard_state: str, replicas: int | None, shards: int | None
+) -> None:
+    """Check parallel.method against the number of processes, shard_state and mesh. Pure.
 
     Raises:
         ConfigError: jax's pmap, called within jit, sees the devices of its own process only; and
             it keeps a whole copy of the state on each.
     """
-    if method == "pmap" and shard_state != "none":
-        message = f"parallel.method=pmap: has no parallel.shard_state={shard_state}"
-        raise ConfigError(message, "leave it at shard_map")
+    if method == "pmap" and (shard_state != "none" or replicas or shards):
+        other = "mesh" if shard_state == "none" else f"shard_state={shard_state}"
+        raise ConfigError(f"parallel.method=pmap: has no parallel.{other}", "leave it at shard_map")
     if method == "pmap" and processes > 1:
         raise ConfigError(
             f"parallel.method=pmap: works in one process only, and there are {processes}",

@@ -61,7 +61,8 @@ def layout_of(config: Config, args: argparse.Namespace) -> Layout:
     if parallel.devices and parallel.devices > gpus > 0:
         message = f"parallel.devices={parallel.devices}: each process will have {gpus} GPUs"
         raise ConfigError(message, f"use at most {gpus}, or leave it out to use all")
-    check_method(parallel.method, processes, parallel.shard_state)
+    shape = (parallel.mesh.replica, parallel.mesh.shard)
+    check_method(parallel.method, processes, parallel.shard_state, *shape)
     layout = Layout(args.nodes, processes, gpus, parallel.devices or max(gpus, 1))
     size, accumulate = config.train.global_batch_size, config.train.accumulate
     check_division(layout.all_devices, size, parallel.virtual_shards, accumulate=accumulate)
