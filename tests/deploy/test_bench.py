@@ -47,7 +47,7 @@ def test_a_section_is_measured_once_and_kept(bench, tmp_path):
     results = json.loads((out / "bench.json").read_text())
     assert results["machine"]["dataset"]["name"] == "mnist_5k"
     lines = results["sections"]["data"]["lines"]
-    assert len(lines) == 5
+    assert len(lines) == 7
     for line in lines:
         assert not line["left_out"], line
         assert 0 < line["min"] <= line["median"] <= line["max"]

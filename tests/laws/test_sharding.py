@@ -97,6 +97,15 @@ def test_virtual_shards_give_the_bits_of_one_device(name, mode, devices, shards)
     assert_equal(run(name, devices, K, virtual_shards=4, **how), expected)
 
 
+@pytest.mark.parametrize("mode", ["none", "all"])
+def test_virtual_shards_give_the_bits_of_one_device_where_gradients_are_rounded(mode):
+    how = {"virtual_shards": 4, "reduce_dtype": "bfloat16"}
+    expected = run("mlp", 1, K, **how)
+    assert_equal(run("mlp", DEVICES, K, shard_state=mode, **how), expected)
+    exact = run("mlp", 1, K, virtual_shards=4)[0].weights[0].kernel
+    assert (expected[0].weights[0].kernel != exact).any()
+
+
 @pytest.mark.parametrize(
     ("name", "mode"), [("mlp", "optimizer"), ("mlp", "all"), ("transformer", "all")]
 )

@@ -2,7 +2,9 @@
 
 import pytest
 
+from trainer.job.errors import ConfigError
 from trainer.sweep.shares import WHOLE, Machine, divide
+from trainer.sweep.width import Width
 
 FLAG = "--xla_force_host_platform_device_count"
 CORES = (0, 1, 2, 3, 4, 5)
@@ -41,3 +43,10 @@ def test_each_trial_gets_a_share_of_its_own(machine, count, environ, name, value
 
 def test_a_single_trial_at_a_time_gets_all_as_it_is():
     assert divide(Machine(("0", "1"), 1, CORES), 1, {"SLURM_JOB_ID": "1"}) == [WHOLE]
+
+
+def test_a_trial_that_asks_for_more_devices_than_it_gets_is_refused():
+    width = Width(4, {"JAX_NUM_CPU_DEVICES": "8", "CUDA_VISIBLE_DEVICES": ""}, print)
+    width.check(2)
+    with pytest.raises(ConfigError, match="a trial gets 2 of 8 simulated devices"):
+        width.check(4)

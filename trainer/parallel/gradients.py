@@ -1,7 +1,7 @@
 """The gradients of one step: those of the parts of a batch, added up, over the devices too."""
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -57,6 +57,11 @@ def summed(
     # each device leaves the others' rows zero: adding the devices up is exact, whatever the order.
     # Then every device adds the rows in the same fixed order.
     each = lax.map(lambda rows: _accumulated(gradients_of, rows, split), _parts(batch, split.local))
+
+    if split.reduce_dtype != jnp.float32:  # also where there is one device, and nothing is sent
+        info: Any = jnp.finfo(split.reduce_dtype)  # type: ignore[no-untyped-call]
+        rounded = partial(lax.reduce_precision, exponent_bits=info.nexp, mantissa_bits=info.nmant)
+        each = each._replace(gradients=jax.tree.map(rounded, each.gradients))
 
     def among_all_shards(x: jax.Array) -> jax.Array:
         if not split.axes:
@@ -114,7 +119,7 @@ def _sum_over_devices(
         parts, whole = split_leaves(gradients, how)
         if replicas := tuple(axis for axis in split.axes if axis != how.axis):
             parts = _sum_as_one(_as(split.reduce_dtype, parts), replicas)
-        rest = (whole, result._replace(gradients=None), votes)
+        rest = (_as(split.reduce_dtype, whole), result._replace(gradients=None), votes)
         whole, result, votes = _sum_as_one(rest, split.axes)
         gradients = merged_leaves(parts, whole, how)
     return result._replace(gradients=_as(jnp.float32, gradients)), votes

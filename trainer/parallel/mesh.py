@@ -36,13 +36,23 @@ def make_mesh(
     used = [d for i in sorted(of_process) for d in of_process[i][:local_devices]]
     if replicas is None and shards is None:
         return Mesh(np.array(used), (AXIS,))
-    shape = (replicas or len(used) // (shards or 1), shards or len(used) // (replicas or 1))
-    if shape[0] * shape[1] != len(used):
+    shape = check_shape(len(used), replicas, shards)
+    return Mesh(np.array(used).reshape(shape), (REPLICA, SHARD))
+
+
+def check_shape(devices: int, replicas: int | None, shards: int | None) -> tuple[int, int]:
+    """Return parallel.mesh for so many devices, of which one number may be left out. Pure.
+
+    Raises:
+        ConfigError: replicas times shards is another number.
+    """
+    shape = (replicas or devices // (shards or 1), shards or devices // (replicas or 1))
+    if shape[0] * shape[1] != devices:
         given = {"replica": replicas, "shard": shards}
         options = " ".join(f"parallel.mesh.{k}={v}" for k, v in given.items() if v is not None)
-        rule = f"replica times shard has to be {len(used)}, the number of devices"
+        rule = f"replica times shard has to be {devices}, the number of devices"
         raise ConfigError(f"{options}: {rule}", "use numbers that are, or leave one of them out")
-    return Mesh(np.array(used).reshape(shape), (REPLICA, SHARD))
+    return shape
 
 
 def check_method(

@@ -6,7 +6,7 @@ the number of shards divides. A leaf without one, and a small one, is whole on e
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -87,7 +87,12 @@ def whole_arrays(tree: Any) -> Any:
     if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
         return tree
     mesh = jax.tree.leaves(tree)[0].sharding.mesh
-    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return _gatherer(NamedSharding(mesh, PartitionSpec()))(tree)
+
+
+@cache
+def _gatherer(everywhere: NamedSharding) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=everywhere)
 
 
 def to_host(tree: Any) -> Any:

@@ -55,6 +55,10 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     (job,) = compose_each([args.overrides])
     config, terminal = job.config, Terminal()
     target = layout.layout_of(config, args)
+    if target.all_devices > most:  # of parallel.devices, on CPUs
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", target.all_devices)
     room = fit.Room(args, target.gpus, os.environ)
     kind = args.device or ("H100" if target.gpus else None)
     from trainer.distributed.connect import configure

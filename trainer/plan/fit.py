@@ -87,14 +87,14 @@ def check(config: Config, layout: Layout, counted: Counted, room: Room) -> None:
         return
     message = f"each device needs {shown(needed)}, and has {room.text}"
     *others, last = _advice(config, layout, counted, room.bytes)
-    raise ConfigError(message, f"use {', '.join(others)}, or {last}")
+    raise ConfigError(message, f"use {', '.join(others)}, or {last}" if others else f"use {last}")
 
 
 def _advice(config: Config, layout: Layout, counted: Counted, room: float) -> list[str]:
     """Return what needs less memory, that which helps most first."""
     memory, train, shared = counted.memory, config.train, config.parallel.shard_state
     state, batch = list[str](), list[str]()
-    if layout.all_devices > 1 and shared != "all":
+    if layout.all_devices > 1 and shared != "all" and config.parallel.method != "pmap":
         state.append(
             f"parallel.shard_state={'all' if shared == 'optimizer' else 'optimizer or all'}"
         )
@@ -103,7 +103,8 @@ def _advice(config: Config, layout: Layout, counted: Counted, room: float) -> li
     parts = config.parallel.virtual_shards or layout.all_devices
     if train.global_batch_size > parts * train.accumulate:
         batch.append(f"train.accumulate={2 * train.accumulate}")
-    batch += ["model.remat=2"] if config.model.remat is None else []
+    if config.model.remat is None and config.model.precision != "bfloat16":
+        batch.append("model.remat=2")
     if counted.rows > 1:
         batch.append(f"a train.global_batch_size below {train.global_batch_size}")
     # Whatever the batch, there are gradients as large as the weights, and their sum.

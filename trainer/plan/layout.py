@@ -50,7 +50,11 @@ def layout_of(config: Config, args: argparse.Namespace) -> Layout:
         ConfigError: the GPUs do not divide over the processes, the batch does not over the devices,
             or a process cannot have as many devices.
     """
-    from trainer.parallel.mesh import check_division, check_method  # jax takes a second
+    from trainer.parallel.mesh import (
+        check_division,
+        check_method,
+        check_shape,
+    )  # jax takes a second
 
     if args.gpus_per_node % args.tasks_per_node:
         gpus = f"--gpus-per-node={args.gpus_per_node}"
@@ -64,6 +68,8 @@ def layout_of(config: Config, args: argparse.Namespace) -> Layout:
     shape = (parallel.mesh.replica, parallel.mesh.shard)
     check_method(parallel.method, processes, parallel.shard_state, *shape)
     layout = Layout(args.nodes, processes, gpus, parallel.devices or max(gpus, 1))
+    if any(shape):
+        check_shape(layout.all_devices, *shape)
     size, accumulate = config.train.global_batch_size, config.train.accumulate
     check_division(layout.all_devices, size, parallel.virtual_shards, accumulate=accumulate)
     return layout

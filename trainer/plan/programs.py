@@ -46,6 +46,7 @@ class Memory(NamedTuple):
     evaluation: int  # the same of an evaluation, which comes between steps
     norms: int  # and of the norms of gradients after it, on one device of process 0
     initial: int  # the same of drawing the first weights, before there are batches
+    measuring: int  # and of train.steps_per_dispatch=auto, which trains a copy of the state
 
     @property
     def state(self) -> int:
@@ -56,7 +57,8 @@ class Memory(NamedTuple):
     def total(self) -> int:
         """The most at any time, but for the copy that a checkpoint is written from."""
         passing = max(self.temporary, self.evaluation, self.norms)
-        return self.state + max(self.batches + self.splits + passing, self.initial)
+        training = self.batches + self.splits + passing
+        return self.state + max(training, self.initial, self.measuring)
 
 
 class HostMemory(NamedTuple):
@@ -142,7 +144,9 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
         predicted = scaling.step(computing, waiting, mesh.size, rows, example, machine)
 
     k, local = config.train.steps_per_dispatch, batch // layout.processes * example
+    measuring = 0
     if not isinstance(k, int):  # as the run will choose it, if steps take as long as predicted
+        measuring = _bytes_here(state) + _bytes_here(inputs(1)) + _temporary(compiled)
         took = predicted.seconds if predicted is not None else 1e-3
         dispatches = steps_per_dispatch.GPU_DISPATCHES if layout.gpus else 1
         k = steps_per_dispatch.near(took, made.plan, local, dispatches)
@@ -156,6 +160,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
         evaluation,
         of_norms,
         int(initial.memory_analysis().temp_size_in_bytes),
+        measuring,
     )
     checkpoint = sum(
         min(_bytes([x]), layout.devices * _bytes_here([x])) for x in jax.tree.leaves(state)

@@ -62,7 +62,13 @@ def _rows(
     if (more := max(memory.evaluation, memory.norms) - memory.temporary) > 0:
         name = "evaluation" if memory.evaluation > memory.norms else "norms of gradients"
         yield f"  more for {name}", shown(more), "between steps"
-    if memory.total == memory.state + memory.initial:
+    if memory.total == memory.state + memory.measuring:
+        yield (
+            "  measuring steps",
+            shown(memory.measuring),
+            "train.steps_per_dispatch=auto, at the start",
+        )
+    elif memory.total == memory.state + memory.initial:
         yield "  drawing the weights", shown(memory.initial), "when there is only the state besides"
     there = f"of {room.text}" if room.text else "name a device, or its memory, to know if it fits"
     yield "  in all", shown(memory.total), there

@@ -83,6 +83,7 @@ def _needs(config: Config) -> str:
     """Return what determines the memory of a job, as text."""
     train = config.train
     sizes = (train.global_batch_size, train.accumulate, train.eval_batch_size)
-    optimizer = (config.optim.name, config.optim.options, config.optim.momentum)
-    parts = (config.data, config.model, config.augment, config.ema, config.parallel)
+    optim = config.optim
+    optimizer = (optim.name, optim.options, optim.momentum, optim.clip_norm)
+    parts = (config.data, config.model, config.augment, config.ema, config.parallel, config.init)
     return repr((*parts, *optimizer, *sizes, train.steps_per_dispatch))

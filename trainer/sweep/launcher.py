@@ -66,6 +66,9 @@ class _Work:
         self._folder, self._total = plan.folder, total
         self._one_by_one = plan.parallel == 1
         self._width = Width(plan.parallel, os.environ, terminal.note)
+        for job in plan.jobs if plan.parallel != 1 else ():
+            asked = job.config.parallel
+            self._width.check(asked.devices or (asked.mesh.replica or 1) * (asked.mesh.shard or 1))
         self._taken = self._ended = 0  # trials
         self._halted = ""  # the first trial that has to be trained further, and why
 

@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import Any
 
 from trainer.job import processes
+from trainer.job.errors import ConfigError
 from trainer.job.files import read_or_empty
 from trainer.sweep import shares
 from trainer.sweep.child import Child
@@ -54,6 +55,20 @@ class Width:
         self._slowdown = 1.0  # of each child, with which the sweep takes as long as one by one
         count = total if parallel == AUTO else int(parallel)
         self.shares = self._divided(1 if self._measures else count)
+
+    def check(self, devices: int) -> None:
+        """Check that each trial gets as many devices as its options ask for.
+
+        Raises:
+            ConfigError: it gets fewer.
+        """
+        total, what = self._machine.divided
+        each = 1 if what == "cores" else total // len(self.shares)
+        if devices > each:
+            message = f"sweep.parallel: a trial gets {each} of {total} {what}, and parallel.devices"
+            raise ConfigError(
+                f"{message} or parallel.mesh asks for {devices}", "use a smaller sweep.parallel"
+            )
 
     def free(self, at_work: Mapping[int, Child]) -> int | None:
         """Return a place for one more child; None if there is none."""

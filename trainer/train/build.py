@@ -153,12 +153,14 @@ class Run:
             )
         with timer.phase("startup"):
             if restored is None:
-                self.state = step.init_state(task, update, key, mesh, shard_state)
+                state = step.init_state(task, update, key, mesh, shard_state)
                 if config.init.run is not None:
-                    init, weights = config.init, self.state.weights
-                    weights = resume.other_weights(init, weights, process, terminal)
+                    weights = state.weights
+                    del state  # its memory is needed
+                    weights = resume.other_weights(config.init, weights, process, terminal)
                     make = partial(step.state_of, update=update)
-                    self.state = jax.jit(make, out_shardings=shardings)(weights)
+                    state = jax.jit(make, out_shardings=shardings)(weights)
+                self.state = state
             else:
                 self.state = restored.state
                 terminal.note(f"resuming after step {restored.step:,}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from trainer.checkpoint import checksums
 from trainer.distributed import collectives
-from trainer.job.errors import EXIT_COMPLETED, NonFinite, Preempted
+from trainer.job.errors import EXIT_COMPLETED, NonFinite, Preempted, first_line
 from trainer.job.files import write_json
 from trainer.parallel.sharding import to_host, whole_arrays
 from trainer.parallel.step import StepMetrics, averaged
@@ -210,15 +210,17 @@ class TrainingLoop:
         self.save(None)
         path = run.process.directory / "nonfinite.json"
 
-        state = to_host(run.state)
+        weights = to_host(run.state.weights)
 
         def write_diagnosis() -> None:
             if run.process.is_chief:
                 try:
                     seed = run.config.run.seed
-                    write_json(path, diagnose(state, run.task, run.batches, step, seed))
+                    write_json(path, diagnose(weights, run.task, run.batches, step, seed))
                 except OSError as error:  # must not hide why the run ends
                     run.terminal.warn(f"{path} cannot be written ({error.strerror})")
+                except jax.errors.JaxRuntimeError as error:  # one device has too little memory
+                    run.terminal.warn(f"{path} is not written: {first_line(error)}")
 
         def end() -> None:
             self._finish_saves()

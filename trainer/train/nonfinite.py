@@ -6,17 +6,16 @@ import jax
 import numpy as np
 
 from trainer.data.stream import Superbatches
-from trainer.parallel.step import TrainState
-from trainer.tasks.task import Task, batch_gradients, keys_of, named_leaves
+from trainer.tasks.task import Task, Weights, batch_gradients, keys_of, named_leaves
 
 
 def diagnose(
-    state: TrainState, task: Task, source: Superbatches, step: int, seed: int
+    weights: Weights, task: Task, source: Superbatches, step: int, seed: int
 ) -> dict[str, Any]:
     """Compute a step again, on one device, and report which parts of it are not finite.
 
-    The state is that before the step, on the host; the step is counted from 0; the seed is that of
-    the random numbers.
+    The weights are those before the step, on the host; the step is counted from 0; the seed is that
+    of the random numbers.
 
     Returns JSON: the step (counted from 1), the indices of the batch's examples in the training
     split, the mean loss, the norm of each gradient, and the bound on the gradients that the
@@ -29,7 +28,7 @@ def diagnose(
         keys = keys_of(task, seed, step, batch)
         return batch_gradients(task, weights, batch, keys)
 
-    result = jax.device_get(gradients(state.weights, batch, np.uint32(seed), np.int32(step)))
+    result = jax.device_get(gradients(weights, batch, np.uint32(seed), np.int32(step)))
     examples = result.sums[-1]
     # In float64, in which squares of finite float32 numbers do not overflow.
     norms = {
@@ -42,5 +41,5 @@ def diagnose(
         "loss": float(result.sums[0] / examples),
         "gradient_norms": norms,
         "gradient_bound": float(result.bound / examples),
-        "weights_finite": all(bool(np.isfinite(x).all()) for x in jax.tree.leaves(state.weights)),
+        "weights_finite": all(bool(np.isfinite(x).all()) for x in jax.tree.leaves(weights)),
     }
