@@ -1,5 +1,6 @@
 """Whether an optimizer treats each element of the weights by itself, as SGD and Adam do."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -37,10 +38,7 @@ def _first(jaxpr: Any) -> str | None:
         if all(getattr(aval, "ndim", 0) == 0 for aval in arrays):
             continue
         name = equation.primitive.name
-        values = equation.params.values()
-        parts = [x for value in values for x in (value if isinstance(value, tuple) else (value,))]
-        programs = [getattr(part, "jaxpr", part) for part in parts]  # of a jitted function, a cond
-        programs = [program for program in programs if hasattr(program, "eqns")]
+        programs = [*programs_in(equation.params.values())]
         for program in programs:
             if (found := _first(program)) is not None:
                 return found
@@ -48,3 +46,13 @@ def _first(jaxpr: Any) -> str | None:
         if not (programs or spreads or name in PRIMITIVES):
             return str(name)
     return None
+
+
+def programs_in(values: Any) -> Iterator[Any]:
+    """Yield the programs among the parameters of an equation: bodies and branches."""
+    for value in values:
+        program = getattr(value, "jaxpr", value)  # newer versions of jax do not export the types
+        if hasattr(program, "eqns"):
+            yield program
+        elif isinstance(value, tuple | list):
+            yield from programs_in(value)

@@ -7,8 +7,9 @@ of a batch, layers of a scan.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
+
+from trainer.optimizers.elementwise import programs_in
 
 
 def operations(jaxpr: Any) -> int:
@@ -34,7 +35,7 @@ def _count(jaxpr: Any, times: int, in_loop: bool) -> int:
         elif name == "scan" and in_loop:
             turns = equation.params["length"]
         inner = in_loop or name in ("scan", "while")
-        for part in _programs(equation.params.values()):
+        for part in programs_in(equation.params.values()):
             count += _count(part, times * turns, inner)
     return count
 
@@ -42,13 +43,3 @@ def _count(jaxpr: Any, times: int, in_loop: bool) -> int:
 def _of_product(equation: Any, summed: int) -> int:
     """Return a multiplication and an addition for each term of each result."""
     return 2 * math.prod(equation.outvars[0].aval.shape) * summed
-
-
-def _programs(values: Any) -> Iterator[Any]:
-    """Yield the programs among the parameters of an equation: bodies and branches."""
-    for value in values:
-        program = getattr(value, "jaxpr", value)
-        if hasattr(program, "eqns"):
-            yield program
-        elif isinstance(value, tuple | list):
-            yield from _programs(value)
