@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 # Before jax is imported. One thread a device: eight devices that share two cores' threads can
 # wait for each other in a collective.
@@ -28,6 +29,13 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def no_variable_left_behind():
+    """Give each test the environment that the one before it got: commands set variables."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")
