@@ -54,15 +54,16 @@ USES = {
         "train.accumulate=3: use a multiple of 12"
     ),
     "parallel.shard_state=half": "parallel.shard_state=half: use one of none, optimizer, all",
-    "parallel.mesh.shard=2": (
+    "parallel.mesh.replica=1": (
+        "parallel.mesh.replica=1: it needs parallel.shard_state=optimizer or all"
+    ),
+    "parallel.mesh.shard=2 parallel.shard_state=all": (
         "parallel.mesh.shard=2: replica times shard has to be 1, the number of devices: use "
         "numbers that are, or leave one of them out"
     ),
-    "parallel.mesh.replica=1 parallel.method=pmap": (
-        "parallel.method=pmap: has no parallel.mesh: leave it at shard_map"
-    ),
     "parallel.shard_state=all parallel.method=pmap": (
-        "parallel.method=pmap: has no parallel.shard_state=all: leave it at shard_map"
+        "parallel.shard_state=all: parallel.method=pmap keeps the whole state on each device: "
+        "leave one of them out"
     ),
     "parallel.shard_state=optimizer optim=muon": (
         "parallel.shard_state=optimizer: optim.name=muon mixes the elements of an array"

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from trainer.parallel import evaluation
+from trainer.parallel import compiler, evaluation, sharding
 from trainer.parallel import mesh as meshes
 from trainer.tasks import mlp
 
@@ -71,3 +71,45 @@ def test_with_virtual_shards_the_loss_has_the_same_bits_on_all_devices():
         placed = meshes.place(meshes.replicated(mesh), weights)
         results.add(evaluator(task, split, mesh, 100, 8)(placed).loss)
     assert len(results) == 1
+
+
+def shared_evaluator(task, weights, split, devices, shards, virtual_shards):
+    mesh = meshes.make_mesh(devices, shards=shards)
+    how = sharding.sharing(weights, mesh, "all", packed=False)
+    options = compiler.xla_options("cpu", deterministic=False, remat=True)
+    program = evaluation.make_eval_step(task, mesh, virtual_shards, options, how)
+    specs = sharding.weight_specs(how)
+    shardings = jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), specs)
+    evaluate = evaluation.Evaluator(program, task.metric_names, split, mesh, 100, virtual_shards)
+    return program, shardings, evaluate
+
+
+@pytest.mark.parametrize("virtual_shards", [None, 8])
+@pytest.mark.parametrize(("devices", "shards"), [(8, None), (4, 2)])
+def test_weights_that_devices_share_are_evaluated_as_whole_ones(devices, shards, virtual_shards):
+    split, task = make_split(1001), mlp.make(OBJECTIVE, (4, 3), [64, 64], "he_normal")
+    weights = jax.device_get(task.init(jax.random.PRNGKey(0)))
+    mesh = meshes.make_mesh(1)
+    placed = meshes.place(meshes.replicated(mesh), weights)
+    expected = evaluator(task, split, mesh, 100, virtual_shards)(placed)
+    _, shardings, evaluate = shared_evaluator(task, weights, split, devices, shards, virtual_shards)
+    assert not all(each.is_fully_replicated for each in jax.tree.leaves(shardings))
+    result = evaluate(meshes.place(shardings, weights))
+    if virtual_shards is not None:
+        assert result.means == expected.means
+    np.testing.assert_allclose(result.loss, expected.loss, rtol=1e-6)
+    np.testing.assert_array_equal(result.predictions["class"], expected.predictions["class"])
+
+
+def test_no_device_holds_all_weights_at_once_to_evaluate_them():
+    task, split = mlp.make(OBJECTIVE, (4, 3), [256] * 16, "he_normal"), make_split(64)
+    weights = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
+    program, shardings, evaluate = shared_evaluator(task, weights, split, 8, None, None)
+    placed = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        weights,
+        shardings,
+    )
+    memory = program.lower(placed, evaluate._batch(0)).compile().memory_analysis()
+    whole = sum(x.size * 4 for x in jax.tree.leaves(weights))
+    assert memory.temp_size_in_bytes < whole / 4

@@ -135,6 +135,12 @@ def test_with_remat_weights_are_gathered_again_in_the_backward_pass():
     assert len(split) < found["all-gather"] <= 2 * len(split) + 3
 
 
+def test_with_remat_no_device_holds_all_weights_at_once():
+    _, compiled, _ = program("deep mlp", DEVICES, 1, shard_state="all", remat_parts=8)
+    whole = sum(x.nbytes for x in jax.tree.leaves(first_state("deep mlp").weights))
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.6 * whole
+
+
 def wide_mlp():
     objective = mlp.Objective("softmax_crossentropy", 10, 33.3, 78.6)
     return mlp.make(objective, (28, 28), [4096, 4096], "he_normal")

@@ -54,10 +54,11 @@ def small_images() -> Dataset:
 
 @functools.cache
 def subject(name) -> Subject:
-    if name in ("mlp", "augmented"):
+    if name in ("mlp", "deep mlp", "augmented"):
         dataset = small_images()
         objective = mlp.Objective("softmax_crossentropy", 10, 33.3, 78.6)
-        task = mlp.make(objective, (8, 8), [24, 12], "he_normal")
+        sizes = [64] * 16 if name == "deep mlp" else [24, 12]
+        task = mlp.make(objective, (8, 8), sizes, "he_normal")
         if name == "augmented":
             changes = AugmentConfig(shift=2, crop=1, flip=True, cutout=3, mixup=0.4)
             task = make.augmented(task, changes)

@@ -450,6 +450,15 @@ class ParallelConfig(Section):
     mesh: MeshConfig
     reduce_dtype: str = one_of("float32", "bfloat16")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shares, pmap = self.shard_state != "none", self.method == "pmap"
+        rule = "parallel.method=pmap keeps the whole state on each device: leave one of them out"
+        _check(not (shares and pmap), "parallel.shard_state", self.shard_state, rule)
+        rule = "it needs parallel.shard_state=optimizer or all"
+        for axis, value in vars(self.mesh).items():
+            _check(value is None or shares, f"parallel.mesh.{axis}", value, rule)
+
 
 @dataclass(kw_only=True)
 class SweepConfig(Section):

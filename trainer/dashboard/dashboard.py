@@ -94,7 +94,11 @@ class Dashboard(AbstractContextManager["Dashboard"]):
             self._tracker.curves(step, curves)
 
     def evaluated(self, split: str, step: int, weights: Weights, evaluation: Evaluation) -> None:
-        """Write the results of an evaluation after `step` steps; draw pictures now and then."""
+        """Write the results of an evaluation after `step` steps; draw pictures now and then.
+
+        `weights` are whole on a device of this process, or numpy arrays: the gradients of these,
+        which devices share because they are large, are not measured.
+        """
         if not self._tracker.scalars(split, step, evaluation.means):
             return  # a completed run was started again: the log has all of it
         curves: dict[str, float] = {}
@@ -119,11 +123,15 @@ class Dashboard(AbstractContextManager["Dashboard"]):
             if every is not None:
                 self._draw(lambda: (step, draw_split()))
             return
-        local = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
-        self._tracker.curves(step, curves | self._norms(local, step))
+        if isinstance(jax.tree.leaves(weights)[0], np.ndarray):
+            measured = norms.of_weights(weights)
+        else:
+            weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
+            measured = self._norms(weights, step)
+        self._tracker.curves(step, curves | measured)
         if every is None or (epoch % every and step != self._plan.total_steps):
             return
-        host = jax.tree.map(np.array, jax.device_get(local))  # copied: the state is donated
+        host = jax.tree.map(np.array, jax.device_get(weights))  # copied: the state is donated
         filters = self._task.filters
         self._draw(lambda: (step, draw_split() + draw_weights(host, filters) + self._curves(step)))
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trainer.data.dataset import Superbatch
 from trainer.parallel import gradients, remat
@@ -43,3 +44,11 @@ def make(
         }
 
     return jax.jit(measure)
+
+
+def of_weights(weights: Weights) -> dict[str, float]:
+    """Return the norms of weights alone, which are numpy arrays."""
+    return {
+        f"weight_norm/{path}": float(np.linalg.norm(leaf.astype(np.float32).ravel()))
+        for path, leaf in named_leaves(weights).items()
+    }

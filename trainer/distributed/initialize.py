@@ -75,10 +75,8 @@ def initialize(
     def lay_out() -> tuple[Mesh, slice]:
         batch_size = config.train.global_batch_size
         parallel = config.parallel
-        shape = (parallel.mesh.replica, parallel.mesh.shard)
-        method, count = parallel.method, topology.num_processes
-        meshes.check_method(method, count, parallel.shard_state, *shape)
-        mesh = meshes.make_mesh(parallel.devices, *shape)
+        meshes.check_method(parallel.method, topology.num_processes)
+        mesh = meshes.make_mesh(parallel.devices, parallel.mesh.replica, parallel.mesh.shard)
         rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")
         shards, accumulate = parallel.virtual_shards, config.train.accumulate
         meshes.check_division(mesh.size, batch_size, shards, accumulate=accumulate)

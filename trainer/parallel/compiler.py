@@ -80,11 +80,12 @@ def xla_options(
         platform: of the devices, as jax names it: "cpu", "gpu".
         deterministic: use only kernels that give the same bits every time, and choose them without
             timing them: two processes, or a run and its restart, could choose differently.
-        remat: whether the program computes activations again.
+        remat: whether the program computes activations again, or gathers weights part by part.
         overlap: whether it sends arrays that it can send while it computes others.
     """
     if platform != "gpu":
-        # Else what is computed again is the same as before, for XLA's CPU, and it keeps that.
+        # Else XLA's CPU drops the barriers early. Then what is computed again is the same as
+        # before, and it keeps that; and it gathers all weights first.
         return {"xla_disable_hlo_passes": "cse_barrier_expander"} if remat else {}
     options = GPU_OPTIONS | ({"xla_gpu_enable_latency_hiding_scheduler": True} if overlap else {})
     if not deterministic:

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from trainer.data.dataset import Examples, Superbatch, bytes_of_one, size
 from trainer.data.rows import gather
 from trainer.parallel import mesh as meshes
+from trainer.parallel import remat, sharding
 from trainer.parallel.compiler import XlaOptions
 from trainer.parallel.mesh import replicated
+from trainer.parallel.sharding import Sharing
 from trainer.tasks.task import Named, Task, Weights, apply, losses_and_metrics
 
 # Of examples, over all devices.
@@ -45,6 +47,7 @@ def make_eval_step(
     mesh: Mesh,
     virtual_shards: int | None = None,
     xla_options: XlaOptions | None = None,
+    how: Sharing | None = None,
 ) -> EvalStep:
     """Build the program that evaluates C batches.
 
@@ -57,10 +60,17 @@ def make_eval_step(
         virtual_shards: compute this many parts of each batch one by one, for the same bits on any
             number of devices that divides it; None: one part a device.
         xla_options: XLA's compile options.
+        how: how the devices share the weights; None: each holds all of them. Shared ones are
+            gathered a few at a time, each where it is used; with virtual shards all at once.
     """
     parts = (virtual_shards or mesh.size) // mesh.size  # of each batch, on each device
+    shared = how if how is not None and how.weights else None
+    if shared is not None and virtual_shards is None:
+        task = remat.in_parts(task, len(jax.tree.leaves(shared.dims)), shared)
 
     def test(weights: Weights, batch: Superbatch) -> tuple[tuple[jax.Array, ...], Named]:
+        if shared is not None and virtual_shards is not None:  # as one device has them
+            weights = sharding.gathered(weights, shared)
         examples = jax.tree.map(jnp.asarray, batch.examples)
         outputs = apply(task, weights, examples)
         predictions = {} if task.prediction is None else jax.vmap(task.prediction)(outputs)
@@ -78,7 +88,7 @@ def make_eval_step(
     sharded = jax.shard_map(
         test_all,
         mesh=mesh,
-        in_specs=(PartitionSpec(), rows),
+        in_specs=(sharding.weight_specs(how), rows),
         out_specs=rows,
         check_vma=False,  # as in step.py
     )
@@ -125,7 +135,7 @@ class Evaluator:
         self._on_devices: Superbatch | None = None
 
     def __call__(self, weights: Weights) -> Evaluation:
-        """Evaluate weights that every device holds; waits for the result."""
+        """Evaluate weights as the program takes them; waits for the result."""
         parts = []
         for first in range(0, self._size, self.shape[0] * self.shape[1]):
             # Waits for the devices: here for every dispatch of an evaluation.

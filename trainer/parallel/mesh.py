@@ -55,18 +55,12 @@ def check_shape(devices: int, replicas: int | None, shards: int | None) -> tuple
     return shape
 
 
-def check_method(
-    method: str, processes: int, shard_state: str, replicas: int | None, shards: int | None
-) -> None:
-    """Check parallel.method against the number of processes, shard_state and mesh. Pure.
+def check_method(method: str, processes: int) -> None:
+    """Check parallel.method against the number of processes. Pure.
 
     Raises:
-        ConfigError: jax's pmap, called within jit, sees the devices of its own process only; and
-            it keeps a whole copy of the state on each.
+        ConfigError: jax's pmap, called within jit, sees the devices of its own process only.
     """
-    if method == "pmap" and (shard_state != "none" or replicas or shards):
-        other = "mesh" if shard_state == "none" else f"shard_state={shard_state}"
-        raise ConfigError(f"parallel.method=pmap: has no parallel.{other}", "leave it at shard_map")
     if method == "pmap" and processes > 1:
         raise ConfigError(
             f"parallel.method=pmap: works in one process only, and there are {processes}",

@@ -6,6 +6,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import jax
+from jax import lax
 from jax.extend import core
 
 from trainer.parallel.sharding import Sharing, gathered_leaf, whole_shapes
@@ -79,6 +80,10 @@ def _reading(function: Any, ins: list[Any], readers: Mapping[Any, Any]) -> Any:
     """Return the function of some variables, which reads those first that have a reader."""
 
     def apply(*values: Any) -> Any:
+        if any(var in readers for var in ins):
+            # What the part before it made and what is read here become ready together: else XLA
+            # could read for all parts first, and keep it.
+            values = lax.optimization_barrier(values)
         pairs = zip(ins, values, strict=True)
         return function(*(readers[var](x) if var in readers else x for var, x in pairs))
 

@@ -64,11 +64,8 @@ def of_state(state: State, mesh: Mesh, shard_state: str) -> State:
         return whole
 
     def split(tree: Any) -> Any:
-        def of_leaf(leaf: Any, dim: int) -> NamedSharding:
-            names = [axis if i == dim else None for i in range(len(leaf.shape))]
-            return NamedSharding(mesh, PartitionSpec(*names) if dim != WHOLE else PartitionSpec())
-
-        return jax.tree.map(of_leaf, tree, _dims(tree, state.weights, mesh.shape[axis]))
+        dims = _dims(tree, state.weights, mesh.shape[axis])
+        return jax.tree.map(lambda dim: NamedSharding(mesh, _spec(dim, axis)), dims)
 
     shared = whole._replace(optim_state=split(state.optim_state), ema=split(state.ema))
     return shared._replace(weights=split(state.weights)) if shard_state == "all" else shared
@@ -79,12 +76,28 @@ def specs(shardings: State) -> State:
     return jax.tree.map(lambda sharding: sharding.spec, shardings)
 
 
+def weight_specs(how: Sharing | None) -> Any:
+    """Return the PartitionSpec of each leaf of the weights; if devices share none, one for all."""
+    if how is None or not how.weights:
+        return PartitionSpec()
+    return jax.tree.map(lambda dim: _spec(dim, how.axis), how.dims)
+
+
+def _spec(dim: int, axis: str) -> PartitionSpec:
+    return PartitionSpec(*[None] * dim, axis) if dim != WHOLE else PartitionSpec()
+
+
+def is_whole(tree: Any) -> bool:
+    """Return whether every device holds all of every array."""
+    return all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree))
+
+
 def whole_arrays(tree: Any) -> Any:
     """Return whole arrays on every device, given arrays that devices share; not within a program.
 
     All processes have to call this together.
     """
-    if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+    if is_whole(tree):
         return tree
     mesh = jax.tree.leaves(tree)[0].sharding.mesh
     return _gatherer(NamedSharding(mesh, PartitionSpec()))(tree)
@@ -95,9 +108,17 @@ def _gatherer(everywhere: NamedSharding) -> Any:
     return jax.jit(lambda tree: tree, out_shardings=everywhere)
 
 
-def to_host(tree: Any) -> Any:
-    """Return whole numpy arrays, one leaf after the other; as `whole_arrays`."""
-    return jax.tree.map(lambda leaf: jax.device_get(whole_arrays(leaf).addressable_data(0)), tree)
+def to_host(tree: Any, *, keep: bool = True) -> Any:
+    """Return whole numpy arrays, one leaf after the other; as `whole_arrays`.
+
+    A process that does not `keep` them takes part, and gets None.
+    """
+
+    def one(leaf: jax.Array) -> Any:
+        whole = whole_arrays(leaf).addressable_data(0)
+        return jax.device_get(whole) if keep else None
+
+    return jax.tree.map(one, tree)
 
 
 def own_parts(tree: Weights, how: Sharing) -> Weights:

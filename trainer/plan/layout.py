@@ -50,11 +50,8 @@ def layout_of(config: Config, args: argparse.Namespace) -> Layout:
         ConfigError: the GPUs do not divide over the processes, the batch does not over the devices,
             or a process cannot have as many devices.
     """
-    from trainer.parallel.mesh import (
-        check_division,
-        check_method,
-        check_shape,
-    )  # jax takes a second
+    # jax takes a second
+    from trainer.parallel.mesh import check_division, check_method, check_shape
 
     if args.gpus_per_node % args.tasks_per_node:
         gpus = f"--gpus-per-node={args.gpus_per_node}"
@@ -66,7 +63,7 @@ def layout_of(config: Config, args: argparse.Namespace) -> Layout:
         message = f"parallel.devices={parallel.devices}: each process will have {gpus} GPUs"
         raise ConfigError(message, f"use at most {gpus}, or leave it out to use all")
     shape = (parallel.mesh.replica, parallel.mesh.shard)
-    check_method(parallel.method, processes, parallel.shard_state, *shape)
+    check_method(parallel.method, processes)
     layout = Layout(args.nodes, processes, gpus, parallel.devices or max(gpus, 1))
     if any(shape):
         check_shape(layout.all_devices, *shape)

@@ -113,16 +113,10 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
     products = operations(traced.jaxpr.jaxpr)
     compiled = traced.lower().compile(QUICKLY)
     sent = traffic(compiled.as_text())
-    splits, evaluation = _evaluation(config, dataset, made, template.weights, mesh)
-    measured = min(batch, norms.MOST_EXAMPLES)
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
-        _batch(dataset.train, 1, measured, made.task.needs),
-    )
-    measure = norms.make(made.task, build.rows_at_once(config, mesh), config.model.remat)
-    of_norms = _temporary(jax.jit(measure).lower(template.weights, shapes).compile(QUICKLY))
-    chosen = state.weights if state.ema is None or not config.ema.evaluate else state.ema
-    if _bytes_here(chosen) < _bytes(chosen):  # it is evaluated whole
+    splits, evaluation = _evaluation(config, dataset, made, state.weights, mesh)
+    of_norms = _norms(config, dataset.train, made, state.weights, mesh)
+    average = state.ema if config.ema.evaluate and parallel.shard_state == "optimizer" else None
+    if _bytes_here(average) < _bytes(average):  # it is evaluated whole
         evaluation += _bytes(template.weights)
         of_norms += _bytes(template.weights)
 
@@ -173,7 +167,7 @@ def _evaluation(
     config: Config, dataset: Dataset, made: build.Programs, weights: Any, mesh: Mesh
 ) -> tuple[int, int]:
     """Return the bytes of the splits that stay on a device, and what evaluating needs besides."""
-    kept, needed, whole = 0, 0, _abstract(weights, meshes.replicated(mesh))
+    kept, needed = 0, 0
     for name, examples in dataset.splits.items():
         if name != "train":
             evaluator = Evaluator(
@@ -186,10 +180,26 @@ def _evaluation(
             )
             batch = _abstract(_batch(examples, *evaluator.shape, Needs()), meshes.batched(mesh))
             sent = _bytes_here(batch)
-            also = _temporary(made.eval_step.lower(whole, batch).compile(QUICKLY))
+            also = _temporary(made.eval_step.lower(weights, batch).compile(QUICKLY))
             kept += sent if evaluator.keeps else 0
             needed = max(needed, also + (0 if evaluator.keeps else sent))
     return kept, needed
+
+
+def _norms(
+    config: Config, examples: Examples, made: build.Programs, weights: Any, mesh: Mesh
+) -> int:
+    """Return the bytes that the dashboard needs on a device to measure the norms of a run."""
+    if _bytes_here(weights) < _bytes(weights):  # the host measures them, one gathered at a time
+        return max(_bytes([leaf]) for leaf in jax.tree.leaves(weights))
+    rows = min(config.train.global_batch_size, norms.MOST_EXAMPLES)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
+        _batch(examples, 1, rows, made.task.needs),
+    )
+    measure = norms.make(made.task, build.rows_at_once(config, mesh), config.model.remat)
+    return _temporary(jax.jit(measure).lower(shapes, batch).compile(QUICKLY))
 
 
 def _temporary(compiled: Any) -> int:

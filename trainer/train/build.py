@@ -383,7 +383,7 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
     update = step.Update(optimizer, optim.clip_norm, skip, fixed, log_norm, config.ema.decay)
 
     step_options = compiler.step_options(platform, mesh.size, shards)
-    xla_options = compiler.xla_options(platform, config.train.deterministic)
+    deterministic = config.train.deterministic
     recomputes, shares = model.remat is not None, shard_state != "none"
     train_step = step.make_train_step(
         task,
@@ -393,12 +393,14 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
         shards,
         config.train.accumulate,
         step_options,
-        compiler.xla_options(platform, config.train.deterministic, recomputes, shares),
+        compiler.xla_options(platform, deterministic, recomputes, shares),
         shard_state,
         config.parallel.reduce_dtype,
         model.remat,
     )
-    eval_step = evaluation.make_eval_step(task, mesh, shards, xla_options)
+    how = sharding.sharing(weights, mesh, shard_state, packed=False)
+    xla_options = compiler.xla_options(platform, deterministic, how is not None and how.weights)
+    eval_step = evaluation.make_eval_step(task, mesh, shards, xla_options, how)
     return Programs(plan, schedule_of, task, record, update, train_step, eval_step)
 
 

@@ -16,7 +16,7 @@ from trainer.checkpoint import checksums
 from trainer.distributed import collectives
 from trainer.job.errors import EXIT_COMPLETED, NonFinite, Preempted, first_line
 from trainer.job.files import write_json
-from trainer.parallel.sharding import to_host, whole_arrays
+from trainer.parallel.sharding import is_whole, to_host, whole_arrays
 from trainer.parallel.step import StepMetrics, averaged
 from trainer.train import feed
 from trainer.train.build import Run
@@ -146,9 +146,13 @@ class TrainingLoop:
         run, began = self.run, time.perf_counter()
         with run.timer.phase("evaluate"):
             average = run.config.ema.evaluate
-            # Whole on every device, also where devices share them.
-            weights = whole_arrays(averaged(run.state) if average else run.state.weights)
+            weights = averaged(run.state) if average else run.state.weights
+            if run.config.parallel.shard_state == "optimizer":  # shares the average
+                weights = whole_arrays(weights)
             result = run.evaluators[split](weights)  # WAITS for all predictions
+            if split == run.watched and not is_whole(weights):
+                # For the dashboard. Of a device the whole weights could be too large.
+                weights = to_host(weights, keep=run.dashboard is not None)
             if run.dashboard is not None:
                 run.dashboard.evaluated(split, run.steps_done, weights, result)
         self.evaluated_at[split] = run.steps_done
@@ -210,7 +214,7 @@ class TrainingLoop:
         self.save(None)
         path = run.process.directory / "nonfinite.json"
 
-        weights = to_host(run.state.weights)
+        weights = to_host(run.state.weights, keep=run.process.is_chief)
 
         def write_diagnosis() -> None:
             if run.process.is_chief:
