@@ -117,9 +117,10 @@ def test_the_memory_is_that_of_a_run(model, devices, shared, images, monkeypatch
     assert planned["total"] == pytest.approx(total, rel=CLOSE)
 
 
-@pytest.mark.parametrize("shared", ["none", "all"])
-def test_what_does_not_fit_is_refused(shared, images, monkeypatch, capsys):
+@pytest.mark.parametrize(("shared", "optim"), [("none", "sgd"), ("none", "muon"), ("all", "sgd")])
+def test_what_does_not_fit_is_refused(shared, optim, images, monkeypatch, capsys):
     options = (*options_of("wide", images, monkeypatch), f"parallel.shard_state={shared}")
+    options = (*options, f"optim={optim}")
     arguments = ("--gpus-per-node=8", "--device-memory=360MB", *options)
     if shared == "all":
         planned = plan(capsys, *arguments)
@@ -130,9 +131,10 @@ def test_what_does_not_fit_is_refused(shared, images, monkeypatch, capsys):
         return
     with pytest.raises(ConfigError) as error:
         command.main([*arguments], StopRequest())
+    share = "" if optim == "muon" else "parallel.shard_state=optimizer or all, "
     assert str(error.value).endswith(
-        "and has 270 MB: JAX takes 75% of 360 MB (by default): use parallel.shard_state=optimizer "
-        "or all, a smaller model, or devices with more memory"
+        "and has 270 MB: JAX takes 75% of 360 MB (by default): "
+        f"use {share}a smaller model, or devices with more memory"
     )
     assert "weights" in capsys.readouterr().out
 

@@ -94,7 +94,8 @@ def _advice(config: Config, layout: Layout, counted: Counted, room: float) -> li
     """Return what needs less memory, that which helps most first."""
     memory, train, shared = counted.memory, config.train, config.parallel.shard_state
     state, batch = list[str](), list[str]()
-    if layout.all_devices > 1 and shared != "all" and config.parallel.method != "pmap":
+    pmap = config.parallel.method == "pmap"
+    if layout.all_devices > 1 and shared != "all" and counted.shareable and not pmap:
         state.append(
             f"parallel.shard_state={'all' if shared == 'optimizer' else 'optimizer or all'}"
         )

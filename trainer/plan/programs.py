@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from trainer.config.schema import Config
 from trainer.dashboard import norms
 from trainer.data.dataset import Dataset, Examples, Needs, Superbatch, bytes_of_one
+from trainer.optimizers import elementwise
 from trainer.parallel import mesh as meshes
 from trainer.parallel import sharding, step
 from trainer.parallel.evaluation import Evaluator
@@ -78,6 +79,7 @@ class Counted(NamedTuple):
     operations: int  # floating-point operations of a step's products, on each device
     steps: int  # of a dispatch
     rows: int  # examples of a step on each device
+    shareable: bool  # whether devices could share the state: the optimizer works on parts
     predicted: scaling.Step | None
 
 
@@ -160,7 +162,8 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
         min(_bytes([x]), layout.devices * _bytes_here([x])) for x in jax.tree.leaves(state)
     )
     host = HostMemory(host_bytes(dataset), 3 * k * local, checkpoint)
-    return Counted(memory, host, sent, products, k, rows, predicted)
+    shareable = elementwise.first_mixing(made.update.optimizer, template.weights) is None
+    return Counted(memory, host, sent, products, k, rows, shareable, predicted)
 
 
 def _evaluation(
