@@ -17,7 +17,8 @@ from trainer.functional import conv, dropout, linear, norm
 
 @dataclass
 class Options:  # model.options.*
-    channels: int = 32  # of the first convolution; the second has twice as many
+    convolutions: int = 2  # each is followed by pooling, which halves the image
+    channels: int = 32  # of the first convolution; each further one has twice as many
     features: int = 128  # of the hidden layer
     classes: int = 10
     dropout: float = 0.3
@@ -26,16 +27,20 @@ class Options:  # model.options.*
 
 def init(key, example, options):
     """Return the weights: a dict of the layers."""
-    keys = jax.random.split(key, 4)
-    height, width = example["image"].shape
-    flat = (height // 4) * (width // 4) * 2 * options.channels  # each pooling halves both
+    *conv_keys, hidden_key, logits_key = jax.random.split(key, options.convolutions + 2)
     he = jax.nn.initializers.he_normal()
+    weights, channels = {}, 1
+    height, width = example["image"].shape
+    for i, one in enumerate(conv_keys):
+        before, channels = channels, options.channels * 2**i
+        weights[f"conv{i + 1}"] = conv.init(one, before, channels, (3, 3), he)
+        height, width = height // 2, width // 2
+    flat = height * width * channels
     return {
-        "conv1": conv.init(keys[0], 1, options.channels, (3, 3), he),
-        "conv2": conv.init(keys[1], options.channels, 2 * options.channels, (3, 3), he),
+        **weights,
         "norm": norm.init(flat),
-        "hidden": linear.init(keys[2], flat, options.features, he),
-        "logits": linear.init(keys[3], options.features, options.classes),
+        "hidden": linear.init(hidden_key, flat, options.features, he),
+        "logits": linear.init(logits_key, options.features, options.classes),
     }
 
 
@@ -47,8 +52,8 @@ def augment(example, options, key):
 def fwd(example, weights, options, key):
     """Return the logits of one image; key is None outside training."""
     x = jnp.asarray(example["image"]).astype(jnp.float32)[..., None] * (1 / 255)
-    x = conv.max_pool(conv.fwd(x, weights["conv1"], jax.nn.relu))
-    x = conv.max_pool(conv.fwd(x, weights["conv2"], jax.nn.relu))
+    for i in range(options.convolutions):
+        x = conv.max_pool(conv.fwd(x, weights[f"conv{i + 1}"], jax.nn.relu))
     x = norm.layer_norm(x.reshape(-1), weights["norm"])
     x = linear.fwd(x, weights["hidden"], jax.nn.relu)
     return linear.fwd(dropout.fwd(x, key, options.dropout), weights["logits"])

@@ -11,6 +11,7 @@ from trainer.data.order import Mixture
 from trainer.data.rows import Array, parts
 
 Bytes = npt.NDArray[np.uint8]
+SPLITS = ("train", "validation", "test")
 Examples = dict[str, Any]  # field -> Array (N, ...), each with the same N; read-only
 
 
@@ -31,8 +32,8 @@ class Dataset(NamedTuple):
     @property
     def splits(self) -> dict[str, Examples]:
         """The splits that there are, by name."""
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: examples for name, examples in splits.items() if examples is not None}
+        each = {name: getattr(self, name) for name in SPLITS}
+        return {name: examples for name, examples in each.items() if examples is not None}
 
 
 class Superbatch(NamedTuple):

@@ -10,6 +10,7 @@ import re
 from itertools import islice
 from pathlib import Path
 
+from trainer.data.dataset import SPLITS
 from trainer.formats.download import Missing
 from trainer.job.errors import DataError
 
@@ -20,7 +21,6 @@ NAME = re.compile(
 )
 SHOWN = 8  # names in a message
 LOOKED_AT = 5000  # names in folders below
-SPLITS = ("train", "validation", "test")
 
 
 def find(folder: Path, file: str, name: str, *, with_set: bool) -> Path:

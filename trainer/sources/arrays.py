@@ -12,11 +12,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from trainer.data.dataset import Dataset, Examples
+from trainer.data.dataset import SPLITS, Dataset, Examples
 from trainer.job.directory import expanded
 from trainer.job.errors import DataError
 
-SPLITS = ("train", "validation", "test")
 NAME = re.compile(r"(?:(train|validation|test)[_/](\w+)|(\w+)_(train|validation|test))")
 NAMES = {"images": "image", "labels": "label"}
 OF_KERAS = {"x": "image", "y": "label"}

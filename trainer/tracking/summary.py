@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.data.dataset import Dataset, size
+from trainer.data.dataset import SPLITS, Dataset, size
 from trainer.tracking.goodput import PhaseTimer
 from trainer.tracking.terminal import metric_text
 
-SPLITS = ("train", "validation", "test")
 Report = dict[str, Any]  # JSON; the keys of begin() and those named in the README
 SHAPE = {  # what others read of summary.json
     "status?": frozenset({"completed", "preempted", "failed"}),
