@@ -43,6 +43,24 @@ def test_a_step_has_one_all_reduce_on_512_devices(trainer):
     assert planned["step_seconds"]["reduce"] == pytest.approx(predicted.reduce)
 
 
+def test_512_devices_share_the_weights_within_hosts_of_8(trainer):
+    shared = ("parallel.shard_state=all", "parallel.mesh.shard=8", "train.global_batch_size=32768")
+    many = ("--nodes=64", "--gpus-per-node=8", "--json", "+experiment=mlp")
+    done = trainer("plan", *many, *shared)
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    split = (WEIGHTS - 10) * 4  # bytes; the last bias is whole on each device
+    assert planned["device_memory"]["weights"] == split / 8 + 40
+    assert planned["device_memory"]["optimizer"] == split / 8 + 40 + 4  # and the step
+    found = [(one["kind"], one["devices"], one["bytes"]) for one in planned["collectives"]]
+    assert found == [
+        ("all-gather", 8, split),
+        ("reduce-scatter", 8, split),
+        ("all-reduce", 64, split / 8),
+        ("all-reduce", 512, (10 + METRICS) * 4),
+    ]
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_host_work_of_a_process_does_not_grow_with_their_number(shuffle):
     """A process gathers as many rows, and allocates as much, among 512 as alone."""
