@@ -132,7 +132,7 @@ def test_what_must_not_be_retried_is_not(cluster):
     assert (done["JobState"], done["ExitCode"], done["Restarts"]) == ("FAILED", "75:0", "0")
     assert "MAX_RESTARTS=0" in cluster.log(no_retry)
     assert cluster.wait_for_end(dead)["JobState"] == "CANCELLED"
-    time.sleep(8)  # a job that comes back does so after its credential has expired
+    time.sleep(25)  # a job that comes back does so after its credential has expired
     assert cluster.show(dead)["JobState"] == "CANCELLED"
 
 
