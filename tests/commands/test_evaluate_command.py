@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from support.harm import flip_a_bit, own_disk
-from support.trained_runs import copy, damage, everything, train_on_three_kinds
+from support.trained_runs import copy, damage, everything, train_here, train_on_three_kinds
 
 from trainer.checkpoint import load_model
 from trainer.commands import evaluate
@@ -79,6 +79,16 @@ def test_the_steps_of_a_run(smoke_run, tmp_path, evaluated):
     assert evaluated(run)[0] == report
     with pytest.raises(DataError, match=r"--step 58: .* use one of 57, 114"):
         evaluated(run, "--step", 58)
+
+
+def test_weights_that_devices_share_are_shared_again(tmp_path, evaluated):
+    run, shared = tmp_path / "run", ("parallel.shard_state=all", "parallel.devices=8")
+    few = ("+experiment=smoke", "train.epochs=1", "train.global_batch_size=64", f"run.dir={run}")
+    assert train_here(*few, *shared) == 0
+    summary = json.loads((run / "summary.json").read_text())
+    report, _ = evaluated(run)
+    assert report["loss"] == summary["test_loss"]  # bit by bit; that of one device has other last digits
+    assert report["accuracy"] == summary["test_accuracy"]
 
 
 def test_it_may_look_at_a_running_job(smoke_run, tmp_path, evaluated):

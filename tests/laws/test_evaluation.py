@@ -78,8 +78,7 @@ def shared_evaluator(task, weights, split, devices, shards, virtual_shards):
     how = sharding.sharing(weights, mesh, "all", packed=False)
     options = compiler.xla_options("cpu", deterministic=False, remat=True)
     program = evaluation.make_eval_step(task, mesh, virtual_shards, options, how)
-    specs = sharding.weight_specs(how)
-    shardings = jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), specs)
+    shardings = sharding.of_weights(mesh, how)
     evaluate = evaluation.Evaluator(program, task.metric_names, split, mesh, 100, virtual_shards)
     return program, shardings, evaluate
 

@@ -5,6 +5,8 @@ import os
 from functools import partial
 from pathlib import Path
 
+import jax
+
 from trainer.checkpoint.load_model import Trained, checked
 from trainer.config import user_module
 from trainer.config.schema import DataConfig, data_config
@@ -12,6 +14,7 @@ from trainer.data.dataset import Examples
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError
 from trainer.job.signals import StopRequest
+from trainer.parallel import compiler, sharding
 from trainer.parallel import mesh as meshes
 from trainer.parallel.evaluation import Evaluation, Evaluator, make_eval_step
 from trainer.sources import load as data_sets
@@ -21,12 +24,18 @@ from trainer.tracking.terminal import Terminal
 
 
 def evaluate(trained: Trained, examples: Examples) -> Evaluation:
-    """Test a model on one device, as a run does."""
-    mesh, task = meshes.make_mesh(1), trained.task
-    batch_size = trained.record["config"]["train"]["eval_batch_size"]
-    step = make_eval_step(task, mesh)
+    """Test a model as a run does: on one device, or on all here if the run shared its weights."""
+    config, weights, task = trained.record["config"], trained.weights, trained.task
+    shard_state = config["parallel"].get("shard_state", "none")  # older runs have none
+    mesh = meshes.make_mesh(None if shard_state == "all" else 1)
+    how = sharding.sharing(weights, mesh, shard_state, packed=False)
+    platform, shares = jax.default_backend(), how is not None
+    step = make_eval_step(task, mesh, None, compiler.xla_options(platform, False, shares), how)
+    batch_size = config["train"]["eval_batch_size"]
     evaluator = Evaluator(step, task.metric_names, examples, mesh, batch_size)
-    return evaluator(meshes.place(meshes.replicated(mesh), trained.weights))
+    if how is None:
+        return evaluator(meshes.place(meshes.replicated(mesh), weights))
+    return evaluator(meshes.spread(sharding.of_weights(mesh, how), weights))
 
 
 def load(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from trainer.data.dataset import Examples, Superbatch, bytes_of_one, size
 from trainer.data.rows import gather
@@ -84,11 +84,12 @@ def make_eval_step(
 
         return lax.map(test_batch, batches)
 
-    rows = meshes.rows(mesh)
+    rows, whole = meshes.rows(mesh), PartitionSpec()
+    specs = whole if shared is None else sharding.specs(sharding.of_weights(mesh, shared))
     sharded = jax.shard_map(
         test_all,
         mesh=mesh,
-        in_specs=(sharding.weight_specs(how), rows),
+        in_specs=(specs, rows),
         out_specs=rows,
         check_vma=False,  # as in step.py
     )

@@ -71,16 +71,14 @@ def of_state(state: State, mesh: Mesh, shard_state: str) -> State:
     return shared._replace(weights=split(state.weights)) if shard_state == "all" else shared
 
 
-def specs(shardings: State) -> State:
-    """Return the PartitionSpec of each leaf."""
+def specs(shardings: Any) -> Any:
+    """Return the PartitionSpec of each leaf, a NamedSharding."""
     return jax.tree.map(lambda sharding: sharding.spec, shardings)
 
 
-def weight_specs(how: Sharing | None) -> Any:
-    """Return the PartitionSpec of each leaf of the weights; if devices share none, one for all."""
-    if how is None or not how.weights:
-        return PartitionSpec()
-    return jax.tree.map(lambda dim: _spec(dim, how.axis), how.dims)
+def of_weights(mesh: Mesh, how: Sharing) -> Weights:
+    """Return the NamedSharding of each leaf of weights that devices share."""
+    return jax.tree.map(lambda dim: NamedSharding(mesh, _spec(dim, how.axis)), how.dims)
 
 
 def _spec(dim: int, axis: str) -> PartitionSpec:
