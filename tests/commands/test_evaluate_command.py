@@ -87,7 +87,7 @@ def test_weights_that_devices_share_are_shared_again(tmp_path, evaluated):
     assert train_here(*few, *shared) == 0
     summary = json.loads((run / "summary.json").read_text())
     report, _ = evaluated(run)
-    assert report["loss"] == summary["test_loss"]  # bit by bit; that of one device has other last digits
+    assert report["loss"] == summary["test_loss"]  # that of one device ends in other digits
     assert report["accuracy"] == summary["test_accuracy"]
 
 
