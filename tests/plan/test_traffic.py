@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from trainer.job.errors import UnavailableError
 from trainer.parallel.mesh import AXIS, make_mesh
 from trainer.plan.operations import operations
 from trainer.plan.traffic import traffic
@@ -58,6 +59,31 @@ def test_the_devices_that_take_part(axis, group):
     rows = PartitionSpec(("a", "b"))
     (found,) = counted(lambda x: lax.psum(x, axis), (8, 5), mesh=mesh, rows=rows).items
     assert found.group == group
+
+
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("{{0,4},{1,5},{2,6},{3,7}}", (0, 4)),
+        ("[4,2]<=[2,4]T(1,0)", (0, 4)),
+        ("mesh['a'=2,'b'=4] {'a'}", (0, 4)),
+        ("mesh['a'=2,'b'=4] {'a','b'}", tuple(range(8))),
+        ("{}", tuple(range(8))),
+    ],
+)
+def test_each_way_in_which_xla_writes_them(text, group):
+    program = f"""HloModule m, num_partitions=8
+ENTRY %main (x: f32[5]) -> f32[5] {{
+  ROOT %y = f32[5]{{0}} all-reduce(%x), channel_id=1, replica_groups={text}, to_apply=%add
+}}"""
+    (found,) = traffic(program).items
+    assert found.group == group
+
+
+def test_a_way_that_is_not_known_is_said():
+    program = "ENTRY %m (x: f32[5]) -> f32[5] {\n %y = f32[5] all-reduce(%x), replica_groups=new(8)"
+    with pytest.raises(UnavailableError, match=r"cannot read: replica_groups=new\(8\)"):
+        traffic(program)
 
 
 def steps(turns):

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trainer.job.errors import UnavailableError
+
 KINDS = (
     "all-reduce",
     "all-gather",
@@ -27,8 +29,11 @@ _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?\S+ = {_RESULT} {_NAME}(?P<start>-st
 _SHAPE = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(body|condition|calls|to_apply|\w+_computations?)=(\{[^}]*\}|%?[\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# Which devices take part: a list of groups, numbers that fall into groups, or axes of a mesh.
+_GROUPS = re.compile(r"replica_groups=(?!\{\})")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH = re.compile(r"replica_groups=mesh\[((?:'\w+'=\d+,?)+)\] \{((?:'\w+',?)+)\}")
 
 
 class Collective(NamedTuple):
@@ -118,7 +123,11 @@ def _collective(match: re.Match[str], line: str, devices: int, times: int) -> Co
 
 
 def _group(line: str, devices: int) -> tuple[int, ...]:
-    """Return the devices that take part with device 0; by default all."""
+    """Return the devices that take part with device 0; by default all.
+
+    Raises:
+        UnavailableError: XLA says so in another way than those known here.
+    """
     if listed := _LISTED.search(line):
         return tuple(int(n) for n in listed[1].split(","))
     if iota := _IOTA.search(line):
@@ -127,4 +136,12 @@ def _group(line: str, devices: int) -> tuple[int, ...]:
         if iota[4]:
             numbers = numbers.transpose([int(n) for n in iota[4].split(",")])
         return tuple(int(n) for n in numbers.reshape(int(iota[1]), int(iota[2]))[0])
+    if mesh := _MESH.search(line):
+        axes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+        along = re.findall(r"\w+", mesh[2])
+        numbers = np.arange(devices).reshape([int(size) for size in axes.values()])
+        return tuple(numbers[*(slice(None) if axis in along else 0 for axis in axes)].ravel())
+    if groups := _GROUPS.search(line):
+        message = f"XLA writes what this version cannot read: {line[groups.start() :][:60]}"
+        raise UnavailableError(message, "use the version of jax that requirements/ names")
     return tuple(range(devices))
