@@ -28,16 +28,18 @@ class Layout(NamedTuple):
 
 
 def environment(
-    environ: Mapping[str, str], layout: Layout, process_id: int, address: str, one_thread: bool
+    environ: Mapping[str, str], layout: Layout, process_id: int, address: str, threads: int | None
 ) -> dict[str, str]:
     """Return the variables of one child: those of this process, with devices of its own. Pure.
 
-    `address` is HOST:PORT of process 0. `one_thread` gives each simulated device a single thread,
-    because many devices on few cores can wait for each other for ever.
+    `address` is HOST:PORT of process 0. `threads` is for simulated devices: each has one thread,
+    because many devices on few cores can wait for each other for ever; and whatever their number,
+    XLA has so many for its matrix products, whose last digits depend on that.
     """
     env = processes.environment(environ, layout.processes, process_id, address)
     env = processes.with_devices(env, layout.devices)
-    if one_thread:
+    if threads is not None:
+        env["NPROC"] = str(threads)  # else XLA takes the number of cores, or of devices if larger
         env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
     if layout.processes > 1:  # no two share a GPU
         first, last = process_id * layout.devices, (process_id + 1) * layout.devices
@@ -49,16 +51,16 @@ def environment(
 
 @contextmanager
 def started(
-    overrides: Sequence[str], layout: Layout, logs: Sequence[Path], one_thread: bool
+    overrides: Sequence[str], layout: Layout, logs: Sequence[Path], threads: int | None
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start `python -m trainer OVERRIDES` in each process; kill those that are left at the exit.
 
-    `logs` has a file for the output of each process; `one_thread` is that of `environment`.
+    `logs` has a file for the output of each process; `threads` is that of `environment`.
     """
     address, children = processes.free_address(), []
     try:
         for index, path in enumerate(logs):
-            env = environment(os.environ, layout, index, address, one_thread)
+            env = environment(os.environ, layout, index, address, threads)
             with path.open("wb") as log:
                 command = [*PROGRAM, *overrides]
                 children.append(processes.start(command, env=env, stdout=log, stderr=log))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import time
 from collections import Counter
@@ -158,7 +159,8 @@ class Proof:
             f"train.compilation_cache_dir={quoted(self.folder / 'cache')}",
         ]
         layouts = [self.args.reference, *self.args.layouts]
-        one_thread = max(each.devices for each in layouts) > 1
+        most = max(each.devices for each in layouts)
+        threads = max(most, len(os.sched_getaffinity(0))) if most > 1 else None
         clean, what = True, "without a signal"
 
         def check(holds: bool, problem: str, index: int = 0, code: int = EXIT_INTERNAL) -> None:
@@ -171,7 +173,7 @@ class Proof:
 
         expected = before = self._intact(run)
         began = time.time()
-        with started(overrides, layout, logs, one_thread) as children:
+        with started(overrides, layout, logs, threads) as children:
             if self._wait(run, children, hit and hit.seconds):
                 hit = None  # it ended before
             if hit:
