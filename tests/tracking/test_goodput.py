@@ -20,13 +20,14 @@ def start(path, resume_step, logged_step=0, **seconds):
 
 
 def test_nested_phases_are_not_counted_twice():
-    timer = PhaseTimer()
+    timer, began = PhaseTimer(), time.perf_counter()
     with timer.phase("step"):
         time.sleep(0.02)
         with timer.phase("compile"):
             time.sleep(0.05)
-    assert timer.seconds["compile"] == pytest.approx(0.05, abs=0.02)
-    assert timer.seconds["step"] == pytest.approx(0.02, abs=0.02)
+    wall = time.perf_counter() - began
+    assert timer.seconds["compile"] >= 0.05
+    assert 0.02 <= timer.seconds["step"] <= wall - timer.seconds["compile"]
 
 
 def test_the_parts_of_a_step_add_up_to_the_time_by_the_clock():
