@@ -105,12 +105,11 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         examples = self._splits[split]
         counts = confusion.of_predictions(examples, evaluation.predictions)
         if counts is not None:
-            accuracies = confusion.class_accuracies(counts)
+            names = confusion.names_of(counts, self._names)
+            accuracies = np.diagonal(confusion.shares(counts))
             curves = {
                 f"{split}_class_accuracy/{name.replace('/', '_')}": float(share)
-                for name, share in zip(
-                    confusion.names_of(counts, self._names), accuracies, strict=True
-                )
+                for name, share in zip(names, accuracies, strict=True)
                 if not np.isnan(share)
             }
 

@@ -54,7 +54,7 @@ def confusion_png(
     The colour of a cell is its share of its row; mistakes are few, so they count 20 times. A cell
     shows its count, or with `percent` its percentage of the row. `names` are those of classes.
     """
-    classes, shares = len(counts), confusion.normalized(counts)
+    classes, shares = len(counts), np.nan_to_num(confusion.shares(counts))
     diagonal = np.eye(classes, dtype=bool)
     strengths = np.where(diagonal, shares, np.minimum(20 * shares, 1))
     colours = np.where(diagonal[..., None], RIGHT, WRONG)
@@ -88,7 +88,7 @@ def class_accuracy_png(counts: confusion.Counts, title: str, names: Sequence[str
 
     Classes without examples are left out. `names` are those of classes.
     """
-    accuracies = confusion.class_accuracies(counts)
+    accuracies = np.diagonal(confusion.shares(counts))
     (classes,) = np.nonzero(~np.isnan(accuracies))
     worst = classes[np.argsort(accuracies[classes], kind="stable")[:MOST_BARS]]
     shown = np.sort(worst)
