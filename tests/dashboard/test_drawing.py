@@ -11,7 +11,7 @@ from trainer.dashboard import dashboard, train_and_test
 from trainer.data.dataset import Dataset
 from trainer.functional import linear
 from trainer.parallel.evaluation import Evaluation
-from trainer.tasks import confusion
+from trainer.tasks import pictures
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(5, dtype=np.uint8), 10)
@@ -44,7 +44,7 @@ def test_inputs_are_drawn(dataset):
 def test_an_evaluation_is_drawn_and_what_is_not_finite_is_left_out(dataset):
     predictions = {"class": LABELS.astype(np.int32), "confidence": RNG.random(50)}
     result = Evaluation({"loss": 1.0, "accuracy": 1.0}, 50, predictions)
-    counts = confusion.of_predictions(dataset.test, predictions)
+    counts = pictures.confusion_counts(dataset.test, predictions)
     layers = [
         linear.Weights(RNG.standard_normal((54, 40), np.float32), np.zeros(40, np.float32)),
         linear.Weights(RNG.standard_normal((40, 5)), np.array([0, 1, 2, 3, np.nan])),

@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.tasks import confusion
+from trainer.tasks import pictures
 
 PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1)
 
 
 def count(labels, predictions, classes=0):
-    return confusion.of_predictions({"label": labels}, {"class": predictions}, classes)
+    return pictures.confusion_counts({"label": labels}, {"class": predictions}, classes)
 
 
 @given(PAIRS)
@@ -24,7 +24,7 @@ def test_every_example_counts_once_in_its_own_cell(pairs):
 @given(PAIRS)
 def test_shares_are_of_the_class(pairs):
     labels, predictions = np.array(pairs, np.uint8).reshape(-1, 2).T
-    shares = confusion.shares(count(labels, predictions, 7))
+    shares = pictures.class_shares(count(labels, predictions, 7))
     for label in range(7):
         there = labels == label
         if there.any():
@@ -44,6 +44,6 @@ def test_classes_beyond_128_do_not_overflow():
 
 def test_other_tasks_have_none():
     labels = np.zeros(2, np.uint8)
-    assert confusion.of_predictions({"label": labels}, {}) is None
-    assert confusion.of_predictions({"label": labels[:, None]}, {"class": labels}) is None
-    assert confusion.of_predictions({"x": labels}, {"class": labels}) is None
+    assert pictures.confusion_counts({"label": labels}, {}) is None
+    assert pictures.confusion_counts({"label": labels[:, None]}, {"class": labels}) is None
+    assert pictures.confusion_counts({"x": labels}, {"class": labels}) is None

@@ -22,7 +22,7 @@ from trainer.job.errors import first_line
 from trainer.parallel import memory
 from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.evaluation import Evaluation
-from trainer.tasks import confusion, pictures
+from trainer.tasks import pictures
 from trainer.tasks.task import Task, Weights, named_leaves
 from trainer.tracking import metrics, summaries
 from trainer.tracking.goodput import Ledger, PhaseTimer, StepTimes
@@ -103,10 +103,10 @@ class Dashboard(AbstractContextManager["Dashboard"]):
             return  # a completed run was started again: the log has all of it
         curves: dict[str, float] = {}
         examples = self._splits[split]
-        counts = confusion.of_predictions(examples, evaluation.predictions)
+        counts = pictures.confusion_counts(examples, evaluation.predictions)
         if counts is not None:
-            names = confusion.names_of(counts, self._names)
-            accuracies = np.diagonal(confusion.shares(counts))
+            names = pictures.names_of(counts, self._names)
+            accuracies = np.diagonal(pictures.class_shares(counts))
             curves = {
                 f"{split}_class_accuracy/{name.replace('/', '_')}": float(share)
                 for name, share in zip(names, accuracies, strict=True)
@@ -190,7 +190,7 @@ def draw_evaluation(
     step: int,
     examples: Examples,
     result: Evaluation,
-    counts: confusion.Counts | None,
+    counts: pictures.Counts | None,
     names: Sequence[str] = (),
 ) -> list[Any]:
     """Draw an evaluation of a split after `step` steps; what the task does not have is left out.

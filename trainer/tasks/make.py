@@ -15,6 +15,7 @@ from trainer.formats import idx
 from trainer.functional import augment
 from trainer.job.errors import ConfigError, DataError
 from trainer.tasks import mlp, module
+from trainer.tasks.checks import OPTION
 from trainer.tasks.task import Example, Task
 
 Record = dict[str, Any]  # JSON, kept in checkpoints
@@ -89,10 +90,10 @@ def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task,
     }
     if model.name == "module":
         assert model.module is not None
-        own = user_module.load(module.OPTION, model.module)
+        own = user_module.load(OPTION, model.module)
         record = {
             "example": {name: [str(x.dtype), list(x.shape)] for name, x in example.items()},
-            "module": str(user_module.file_of(module.OPTION, model.module)),
+            "module": str(user_module.file_of(OPTION, model.module)),
             "module_sha256": _digest(own),
         }
         return module.make(own, model.options, example), record
@@ -137,7 +138,7 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
     name = model["module"]
     if user_module.is_file(name):
         name = record["module"]
-    own = user_module.load(module.OPTION, name, run / ".hydra" / Path(name).name)
+    own = user_module.load(OPTION, name, run / ".hydra" / Path(name).name)
     if _digest(own) != record["module_sha256"]:
         warn(
             f"{own.__file__} has changed since the run was trained; the run keeps a copy in .hydra"

@@ -1,4 +1,4 @@
-"""Pictures of a digits task as PNG files: confusion matrix, digits, mistakes, filters.
+"""Pictures of a classifier as PNG files: confusion matrix, digits, mistakes, filters.
 
 Matplotlib draws them without pyplot: MPLBACKEND and a display do not matter, a thread may draw.
 """
@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.formats import image_files
-from trainer.tasks import confusion
 
 if TYPE_CHECKING:  # matplotlib takes a while to import, and only drawing needs it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Counts = npt.NDArray[np.int64]  # (classes, classes): [label, prediction]
 Images = npt.NDArray[np.uint8]  # (N, rows, cols), or with 1 or 3 colours; 0 to 255
 Classes = npt.NDArray[np.integer[Any]]  # (N,)
 Shares = npt.NDArray[np.floating[Any]]  # (N,), 0 to 1
@@ -36,6 +36,45 @@ _WIDE = 0.9  # pixels of a figure, in a font of 1 point
 _LONGEST = 22  # characters of a line below a digit
 
 
+def confusion_counts(
+    examples: Mapping[str, Any],
+    predictions: Mapping[str, npt.NDArray[Any]],
+    num_classes: int = 0,
+) -> Counts | None:
+    """Count how often a classifier took each class for each; None for other tasks.
+
+    Args:
+        examples: those with a field `label`, (N,), are examples of classes: integers from 0.
+        predictions: those of a classifier have `class`, (N,), integers likewise.
+        num_classes: how many classes there are, if more than occur.
+
+    Returns:
+        (C, C) int64: row l, column p holds the number of examples of class l taken for p. The sum
+        is N, the diagonal holds the correct ones.
+    """
+    labels, classes = examples.get("label"), predictions.get("class")
+    if labels is None or classes is None or labels.ndim != 1:
+        return None
+    labels = np.asarray(labels).astype(np.int64)
+    size = max(num_classes, int(labels.max()) + 1, int(classes.max()) + 1)
+    pairs = labels * size + classes.astype(np.int64)
+    return np.bincount(pairs, minlength=size**2).reshape(size, size)
+
+
+def names_of(counts: Counts, names: Sequence[str]) -> list[str]:
+    """Return a name for each class; the number of one that has no name."""
+    return [*names[: len(counts)], *map(str, range(len(names), len(counts)))]
+
+
+def class_shares(counts: Counts) -> npt.NDArray[np.float64]:
+    """Return (C, C) float64: the share of each prediction among the examples of a class.
+
+    Rows add up to 1, or are NaN where a class has no examples.
+    """
+    examples = counts.sum(axis=1, keepdims=True)
+    return counts / np.where(examples > 0, examples, np.nan)
+
+
 def has_images(examples: Mapping[str, npt.NDArray[Any]]) -> bool:
     """Return whether examples are images with labels: `image`, uint8 (N, rows, cols[, 1 or 3])."""
     image, label = examples.get("image"), examples.get("label")
@@ -46,14 +85,14 @@ def has_images(examples: Mapping[str, npt.NDArray[Any]]) -> bool:
 
 
 def confusion_png(
-    counts: confusion.Counts, title: str, names: Sequence[str] = (), *, percent: bool = False
+    counts: Counts, title: str, names: Sequence[str] = (), *, percent: bool = False
 ) -> bytes:
     """Draw a confusion matrix (C, C): the diagonal blue, mistakes red, darker where more.
 
     The colour of a cell is its share of its row; mistakes are few, so they count 20 times. A cell
     shows its count, or with `percent` its percentage of the row. `names` are those of classes.
     """
-    classes, shares = len(counts), np.nan_to_num(confusion.shares(counts))
+    classes, shares = len(counts), np.nan_to_num(class_shares(counts))
     strengths = np.where(np.eye(classes, dtype=bool), shares, np.minimum(20 * shares, 1))
     colours = np.where(np.eye(classes, dtype=bool)[..., None], RIGHT, WRONG)
     small = classes <= MOST_WITH_COUNTS
@@ -67,7 +106,7 @@ def confusion_png(
     figure, axes = _figure(cell * classes, cell * classes, title, "predicted class", "true class")
     axes.imshow(1 - strengths[..., None] * (1 - colours))
     ticks = range(0, classes, 1 if small else classes // 10)
-    named = confusion.names_of(counts, names)
+    named = names_of(counts, names)
     labels = [_shortened(named[i]) for i in ticks]
     axes.set_xticks(ticks, labels, rotation=90 if names else 0)
     axes.set_yticks(ticks, labels)
@@ -79,12 +118,12 @@ def confusion_png(
     return png(figure, tight=True)
 
 
-def class_accuracy_png(counts: confusion.Counts, title: str, names: Sequence[str] = ()) -> bytes:
+def class_accuracy_png(counts: Counts, title: str, names: Sequence[str] = ()) -> bytes:
     """Draw the accuracy of each class as a bar: of the 40 least accurate ones, if there are more.
 
     Classes without examples are left out. `names` are those of classes.
     """
-    accuracies = np.diagonal(confusion.shares(counts))
+    accuracies = np.diagonal(class_shares(counts))
     (classes,) = np.nonzero(~np.isnan(accuracies))
     worst = classes[np.argsort(accuracies[classes], kind="stable")[:MOST_BARS]]
     shown, rows = np.sort(worst), range(len(worst))
@@ -94,7 +133,7 @@ def class_accuracy_png(counts: confusion.Counts, title: str, names: Sequence[str
     axes.barh(rows, accuracies[shown], color=RIGHT)
     axes.set(xlim=(0, 1.13), ylim=(len(shown) - 0.5, -0.5))
     axes.set_xticks((0, 0.5, 1), ("0%", "50%", "100%"))
-    named = confusion.names_of(counts, names)
+    named = names_of(counts, names)
     axes.set_yticks(rows, [_shortened(named[i]) for i in shown])
     for row, share in zip(rows, accuracies[shown], strict=True):
         axes.text(share + 0.01, row, f"{share:.1%}", size=_SMALLEST, va="center")

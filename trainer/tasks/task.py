@@ -150,15 +150,19 @@ def batch_gradients(
     if task.gradients is not None:
         gradients, bounds, rows = task.gradients(weights, augmented, summed_loss)
         bound, *sums = _sum_over_rows(bounds, *rows)
-        return BatchGradients(gradients, bound, tuple(sums))
+        return BatchGradients(_float32(gradients), bound, tuple(sums))
 
     def loss(weights: Weights) -> tuple[jax.Array, Rows]:
         return summed_loss(apply(task, weights, augmented, keys.fwd))
 
     gradients, rows = jax.grad(loss, has_aux=True)(weights)
-    gradients = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradients)
+    gradients = _float32(gradients)
     sizes = [jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(gradients)]
     return BatchGradients(gradients, sum(sizes[1:], sizes[0]), _sum_over_rows(*rows))
+
+
+def _float32(tree: Weights) -> Weights:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
 def _augmented(
