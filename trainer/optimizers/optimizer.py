@@ -123,7 +123,7 @@ def make(
 def without(optimizer: Optimizer, frozen: Tree) -> Optimizer:
     """Return an optimizer that leaves some leaves as they are, and keeps no state for them.
 
-    `frozen` is a pytree of bools, like the weights. The other optimizer sees None in their place.
+    `frozen` is a pytree of bools, like the weights. `optimizer` sees None in place of these leaves.
     """
 
     def trained(tree: Tree) -> Tree:

@@ -41,7 +41,7 @@ def make(
         lr: the peak.
         spans: the steps of its parts.
         final_fraction: of the peak, that a decay falls to.
-        factors: of `piecewise`: what the peak is multiplied with from each boundary on.
+        factors: of `piecewise`: of the peak, from each boundary on.
     """
     start = spans.warmup  # of the decay
     if name == "warmup_stable_decay":

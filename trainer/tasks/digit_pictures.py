@@ -148,6 +148,7 @@ def _cut_out(pixels: Floats, warn: Callable[[str], None]) -> Floats:
     ink = ink[top:bottom, left:right]
     framed = _is_framed_paper(ink)
     if framed or SMALL * max(ink.shape) < max(far.shape):  # look again, at the digit alone
+        # A negative margin cuts the frame off, a positive one leaves paper around the digit.
         margin = -1 - min(ink.shape) // 50 if framed else 1 + max(ink.shape) // 2
         top, left = max(top - margin, 0), max(left - margin, 0)
         return _cut_out(pixels[top : bottom + margin, left : right + margin], warn)
@@ -157,10 +158,10 @@ def _cut_out(pixels: Floats, warn: Callable[[str], None]) -> Floats:
 
 
 def _light(pixels: Floats) -> tuple[Floats, float, float]:
-    """Return a plane through the colours of the border, (rows, cols, 3), and how far they vary.
+    """Return a plane fitted to the colours of the border, (rows, cols, 3), and two distances.
 
-    That is the largest distance from zero, then from the plane, of 16 parts of the border, but for
-    two: the digit may reach those.
+    They say how far the border is from zero, and how far from the plane: of the distances of 16
+    parts of the border, the third largest. The digit may reach the other two parts.
     """
     rows, cols = pixels.shape[:2]
     y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : cols * 1j].astype(np.float32)
@@ -182,6 +183,7 @@ def _otsu(values: Bytes) -> int:
     below = np.cumsum(counts, dtype=np.float64)
     sums = np.cumsum(counts * np.arange(256), dtype=np.float64)
     above = below[-1] - below
+    # The variance between both kinds, but for a constant factor: largest where they differ most.
     between = (sums[-1] * below - sums * below[-1]) ** 2 / np.maximum(below * above, 1)
     return int(np.argmax(between)) + 1
 
@@ -206,7 +208,7 @@ def _fitted(digit: Floats) -> Floats:
 
 
 def _centred(digit: Floats) -> Bytes:
-    """Place it on 28 x 28 pixels so that its centre of mass is as near the centre as it can be."""
+    """Place the digit on 28 x 28 pixels, its centre of mass as near the centre as it can be."""
     field = np.zeros((SIDE, SIDE), np.float32)
     row, col = (
         int(np.clip(round(CENTRE - centre), 0, SIDE - length))
@@ -217,6 +219,6 @@ def _centred(digit: Floats) -> Bytes:
 
 
 def _centre_of_mass(pixels: npt.NDArray[Any]) -> list[float]:
-    """Return the row and the column of it."""
+    """Return the row and the column of the centre of mass."""
     lines = [pixels.sum(axis=axis, dtype=np.float64) for axis in (1, 0)]
     return [float(line @ np.arange(len(line)) / line.sum()) for line in lines]

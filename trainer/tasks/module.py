@@ -150,6 +150,8 @@ def _as_dict(output: Output) -> Named:
 
 def _used(fwd: Callable[..., Any], example: Example, weights: Weights) -> tuple[str, ...]:
     """Return the fields of an example that the output depends on."""
+    # From the last equation of the program to the first: what a needed result is computed from is
+    # needed too.
     jaxpr = jax.make_jaxpr(fwd)(example, weights).jaxpr
     needed = {var for var in jaxpr.outvars if not hasattr(var, "val")}  # constants have a value
     for equation in reversed(jaxpr.eqns):

@@ -185,7 +185,7 @@ def mistakes_png(
 def filters_png(kernels: npt.NDArray[np.floating[Any]]) -> bytes:
     """Draw weights (N, rows, cols) as images: blue below zero, red above.
 
-    They are finite; each image is scaled by its own largest weight.
+    The weights are finite; each image is scaled by its own largest weight.
     """
     _, height, width = kernels.shape
     largest = np.abs(kernels).max(axis=(1, 2), keepdims=True, initial=1e-12)

@@ -59,21 +59,21 @@ class Task(NamedTuple):
     # Small arrays for pictures and tables; of a classifier the predicted `class`, () int32, and
     # its `confidence`, (). None: nothing.
     prediction: Callable[[Output], Named] | None = None
-    # Of a file for `predict`: fields (N, ...). None: `predict` reads arrays, and pictures.
+    # Reads a file for `predict`: fields (N, ...). None: `predict` reads arrays, and pictures.
     read: Callable[[Path], Examples] | None = None
     is_random: bool = False  # whether fwd draws random numbers in training, as dropout does
-    # In training, before fwd: an example at random, of the same fields, shapes and dtypes.
+    # Changes an example at random in training, before fwd; its fields, shapes and dtypes stay.
     augment: Callable[[Example, jax.Array], Example] | None = None
-    # Then, with another one: what fwd gets, and how much the loss with the first one counts, ();
-    # the rest is that with the other.
+    # Mixes two examples after that. Returns what fwd gets, and the share of the first example in
+    # the loss, (); the second one has the rest.
     mix: Callable[[Example, Example, jax.Array], tuple[Example, jax.Array]] | None = None
-    # Hooks that make training faster and change no result. gradients: of the summed loss, for
-    # examples (rows, ...). Returns them, bounds (rows,), float32, and the rows of the loss. But for
-    # rounding, no element of the gradients is larger than the sum of the bounds.
+    # Two hooks that make training faster and change no result. `gradients` differentiates the
+    # summed loss of examples (rows, ...). It returns the gradients, bounds (rows,), float32, and
+    # what the loss gave second. But for rounding, no gradient is larger than the sum of the bounds.
     gradients: Callable[[Weights, Example, SummedLoss], Differentiated] | None = None
-    # To the layout of the weights in which a CPU trains fastest, and back.
+    # Bring the weights to the layout in which a CPU trains fastest, and back.
     layout: tuple[Callable[[Weights], Weights], Callable[[Weights], Weights]] | None = None
-    # Of the first layer: weights (numpy) -> (units, rows, cols), for a picture of the filters.
+    # Takes numpy weights, gives those of the first layer as filters (units, rows, cols) to draw.
     filters: Callable[[Weights], Any] | None = None
 
     @property
