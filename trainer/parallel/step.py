@@ -177,7 +177,7 @@ def make_train_step(
             state = _in_layout(state, task, fitting, back=False)
         elif not how.weights:  # within the loop every device has its parts alone
             state = state._replace(weights=sharding.own_parts(state.weights, how))
-        if options.counted or task.gradients is not None:
+        if options.counted or task.counted:
             state, packed = lax.scan(one_step, state, inputs, unroll=options.unroll)
         else:
             state, packed = _scan_uncounted(one_step, state, inputs)

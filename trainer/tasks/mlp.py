@@ -90,6 +90,7 @@ def make(
         prediction=classification.prediction,
         gradients=of_batch,
         layout=(transpose_last_layer, transpose_last_layer),
+        counted=True,
         filters=filters if len(image_shape) == 2 else None,
     )
 

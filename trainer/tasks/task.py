@@ -73,6 +73,9 @@ class Task(NamedTuple):
     gradients: Callable[[Weights, Example, SummedLoss], Differentiated] | None = None
     # Bring the weights to the layout in which a CPU trains fastest, and back.
     layout: tuple[Callable[[Weights], Weights], Callable[[Weights], Weights]] | None = None
+    # Whether a step has the same bits where XLA knows that the loop over K steps turns only once:
+    # then the loop is a plain one.
+    counted: bool = False
     # Takes numpy weights, gives those of the first layer as filters (units, rows, cols) to draw.
     filters: Callable[[Weights], Any] | None = None
 
