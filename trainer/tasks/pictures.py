@@ -78,10 +78,9 @@ def class_shares(counts: Counts) -> npt.NDArray[np.float64]:
 def has_images(examples: Mapping[str, npt.NDArray[Any]]) -> bool:
     """Return whether examples are images with labels: `image`, uint8 (N, rows, cols[, 1 or 3])."""
     image, label = examples.get("image"), examples.get("label")
-    if image is None or label is None:
+    if image is None or label is None or label.ndim != 1:
         return False
-    is_image = image.dtype == np.uint8 and image_files.is_shape(image.shape[1:])
-    return is_image and label.ndim == 1
+    return image.dtype == np.uint8 and image_files.is_shape(image.shape[1:])
 
 
 def confusion_png(
