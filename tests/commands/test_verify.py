@@ -14,7 +14,7 @@ from trainer.checkpoint.store import Best, Checkpoints
 from trainer.commands import verify
 from trainer.job.errors import EXIT_CONFIG, EXIT_DATA, EXIT_SAVE, TrainerError
 from trainer.job.signals import StopRequest
-from trainer.optimizers import sgd
+from trainer.optimizers.optimizer import State
 from trainer.parallel.step import TrainState
 
 RECORD = {  # the least that a record has
@@ -34,7 +34,7 @@ RECORD = {  # the least that a record has
 def make_state(seed):
     rng = np.random.default_rng(seed)
     weights = [tuple(rng.normal(size=size).astype(np.float32) for size in ((20, 30), (30,)))]
-    return TrainState(weights, sgd.State(weights), np.array(seed, np.int32))
+    return TrainState(weights, State(weights), np.array(seed, np.int32))
 
 
 @pytest.fixture(scope="module")

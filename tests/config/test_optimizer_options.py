@@ -10,7 +10,6 @@ import pytest
 from trainer.config.compose import compose
 from trainer.job.errors import ConfigError
 from trainer.optimizers import optimizer
-from trainer.optimizers.sgd import apply_gradients
 
 WEIGHTS = {"body": {"w": np.ones((4, 3), np.float32)}, "head": np.ones(3, np.float32)}
 
@@ -26,7 +25,7 @@ def stepped(own, steps=3):
     for number in range(steps):
         gradients = jax.tree.map(lambda w, n=number: 0.1 * w + jnp.float32(n), weights)
         updates, state = own.step(gradients, state, weights, jnp.float32(0.01))
-        weights = apply_gradients(updates, weights)
+        weights = jax.tree.map(jnp.subtract, weights, updates)
     return weights
 
 

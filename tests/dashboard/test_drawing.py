@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from support.trained_runs import train_here
 
-from trainer.dashboard import dashboard, train_and_test
+from trainer.dashboard import drawing
 from trainer.data.dataset import Dataset
 from trainer.functional import linear
 from trainer.parallel.evaluation import Evaluation
-from trainer.tasks import confusion
+from trainer.tasks import pictures
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(5, dtype=np.uint8), 10)
@@ -38,21 +38,21 @@ def drawn(contents):
 
 
 def test_inputs_are_drawn(dataset):
-    assert set(drawn(dashboard.draw_inputs(dataset))) == {"pictures/inputs"}
+    assert set(drawn(drawing.inputs(dataset))) == {"pictures/inputs"}
 
 
 def test_an_evaluation_is_drawn_and_what_is_not_finite_is_left_out(dataset):
     predictions = {"class": LABELS.astype(np.int32), "confidence": RNG.random(50)}
     result = Evaluation({"loss": 1.0, "accuracy": 1.0}, 50, predictions)
-    counts = confusion.of_predictions(dataset.test, predictions)
+    counts = pictures.confusion_counts(dataset.test, predictions)
     layers = [
         linear.Weights(RNG.standard_normal((54, 40), np.float32), np.zeros(40, np.float32)),
         linear.Weights(RNG.standard_normal((40, 5)), np.array([0, 1, 2, 3, np.nan])),
     ]
 
     def draw(filters=filters):
-        contents = dashboard.draw_evaluation("test", 7, dataset.test, result, counts)
-        return drawn(contents + dashboard.draw_weights(layers, filters))
+        contents = drawing.evaluation("test", 7, dataset.test, result, counts)
+        return drawn(contents + drawing.weights_of(layers, filters))
 
     values = draw()
     names = ("confusion_counts", "confusion_normalized", "class_accuracy", "most_wrong")
@@ -68,17 +68,17 @@ def test_an_evaluation_is_drawn_and_what_is_not_finite_is_left_out(dataset):
 
 def test_a_task_without_images_and_classes_has_histograms():
     split = {"x": RNG.random((5, 2)), "y": RNG.random(5)}
-    assert dashboard.draw_inputs(Dataset("numbers", split, split)) == []
+    assert drawing.inputs(Dataset("numbers", split, split)) == []
     result, weights = Evaluation({"loss": 1.0}, 5, {}), {"w": np.ones((2, 3))}
-    assert dashboard.draw_evaluation("test", 7, split, result, None) == []
-    assert set(drawn(dashboard.draw_weights(weights, None))) == {"weights/w"}
+    assert drawing.evaluation("test", 7, split, result, None) == []
+    assert set(drawn(drawing.weights_of(weights, None))) == {"weights/w"}
 
 
 def test_a_drawing_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise ValueError("no ink")
 
-    monkeypatch.setattr(dashboard, "draw_evaluation", fail)
+    monkeypatch.setattr(drawing, "evaluation", fail)
     assert train_here("+experiment=smoke", "train.epochs=1", f"run.dir={tmp_path}") == 0
     message = "TensorBoard misses pictures, training continues: no ink"
     assert message in capsys.readouterr().err
@@ -86,13 +86,17 @@ def test_a_drawing_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
 
 def test_each_split_is_drawn_in_a_colour():
     points = [{"split": "train", "step": i, "time": i, "lr": 1.0, "loss": 2.0} for i in range(9)]
-    points += [{"split": "validation", "step": 9, "time": 9, "loss": 1.0, "accuracy": 0.5}]
-    points += [{"split": "validation", "step": 4, "time": 9, "loss": float("nan"), "accuracy": 0.5}]
-    points += [{"split": "test", "step": 6, "time": 9, "loss": 1.5}]
-    with Image.open(io.BytesIO(train_and_test.draw(points, "title"))) as image:
-        assert image.size == (550, 60 + 210)  # the loss: nothing else is of both
-        pixels = np.asarray(image.convert("RGB")).astype(int)
-    for colour in train_and_test.SPLITS.values():
-        shade = np.abs(pixels - [255 * part for part in colour]).max(axis=-1)
-        assert (shade < 3).sum() > 20
-    assert train_and_test.draw(points[:9], "title") is None
+    for split in ("validation", "test"):
+        points += [{"split": split, "step": 9, "time": 9, "loss": 1.0, "accuracy": 0.5}]
+        points += [{"split": split, "step": 4, "time": 9, "loss": float("nan"), "accuracy": 0.5}]
+    for watched, other in (("validation", "test"), ("test", "validation")):
+        (value,) = drawn(drawing.curves(points, watched, 9)).values()
+        with Image.open(io.BytesIO(value.image.encoded_image_string)) as image:
+            assert image.size == (550, 60 + 210)  # the loss: nothing else is of both
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        for split in ("train", watched):
+            shade = np.abs(pixels - [255 * part for part in drawing.COLOURS[split]]).max(axis=-1)
+            assert (shade < 3).sum() > 20
+        blue = np.abs(pixels - [255 * part for part in drawing.COLOURS["validation"]]).max(axis=-1)
+        assert (blue < 3).any() == (other == "test")
+    assert drawing.curves(points[:9], "test", 9) == []

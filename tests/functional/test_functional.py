@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.functional import linear, losses
-from trainer.optimizers import sgd
-from trainer.optimizers import sgd as update
+from trainer.optimizers.optimizer import stochastic_gradient_descent
 
 
 def test_linear_fwd_is_an_affine_map_then_the_activation():
@@ -70,10 +69,11 @@ def test_losses_refuse_integer_targets():
 
 def run_sgd(lrs, nesterov=False, momentum=0.5):
     weights = {"w": jnp.zeros(1)}
+    sgd = stochastic_gradient_descent(momentum, nesterov)
     state = sgd.init(weights)
     seen = []
     for lr in lrs:
-        step, state = sgd.step({"w": jnp.ones(1)}, state, lr, momentum, nesterov)
+        step, state = sgd.step({"w": jnp.ones(1)}, state, weights, jnp.float32(lr))
         seen.append(float(step["w"][0]))
     return seen
 
@@ -90,11 +90,3 @@ def test_sgd_nesterov_looks_one_step_ahead():
 
 def test_sgd_without_momentum_is_gradient_descent():
     np.testing.assert_allclose(run_sgd([0.1, 0.2], momentum=0.0), [0.1, 0.2], rtol=1e-6)
-
-
-def test_apply_gradients_goes_down_or_up():
-    weights, gradients = {"a": jnp.array([1.0, 2.0])}, {"a": jnp.array([0.5, -1.0])}
-    np.testing.assert_array_equal(update.apply_gradients(gradients, weights)["a"], [0.5, 3.0])
-    np.testing.assert_array_equal(
-        update.apply_gradients(gradients, weights, minimize=False)["a"], [1.5, 1.0]
-    )

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "trainer"
 
 # Lowest first: a module imports from its own package and from those before it.
 ORDER = (
-    *("functional", "models", "job", "config", "data", "formats", "sources"),
+    *("functional", "job", "config", "data", "formats", "sources"),
     *("optimizers", "tracking", "tasks"),
     *("checkpoint", "parallel", "distributed", "dashboard", "train", "commands"),
     *("export", "sweep", "doctor", "plan", "selftest", "submit", "api", "new"),

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from support import in_process
 
-from trainer.models import mlp
 from trainer.parallel import compiler
+from trainer.tasks import mlp
 
 
 def test_a_cpu_needs_no_options():
@@ -40,10 +40,11 @@ def test_xla_knows_every_option_for_a_gpu_and_its_value(deterministic):
     ],
 )
 def test_a_gpu_is_told_how_to_multiply(precision, said):
-    weights = mlp.init(jax.random.PRNGKey(0), 4, [3], 2, "he_normal")
+    objective = mlp.Objective("softmax_crossentropy", 2, 0.0, 1.0, precision)
+    weights = mlp.make(objective, [4], [3], "he_normal").init(jax.random.PRNGKey(0))
 
     def fwd(x):
-        return mlp.fwd(x, weights, precision)
+        return mlp.activations(x, weights, precision)[-1]
 
     text = jax.jit(fwd).trace(np.zeros(4, np.float32)).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count(said) == 2

@@ -6,8 +6,7 @@ import pytest
 from support import steps
 
 from trainer.data.dataset import Superbatch
-from trainer.optimizers import sgd
-from trainer.optimizers.optimizer import stochastic_gradient_descent
+from trainer.optimizers.optimizer import State, stochastic_gradient_descent
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.parallel.compiler import CPU_STEP, GPU_STEP
@@ -126,7 +125,7 @@ def test_a_notebook_step_agrees_with_numpy_in_float64():
     host = jax.device_get(weights)
     state = meshes.place(
         meshes.replicated(mesh),
-        step.TrainState(host, sgd.State(velocities), np.zeros((), np.int32)),
+        step.TrainState(host, State(velocities), np.zeros((), np.int32)),
     )
     batch = Superbatch({"image": images, "label": labels}, np.ones_like(labels))
     inputs = steps.place_inputs(mesh, batch, range(1), np.full(1, 0.01, np.float32))

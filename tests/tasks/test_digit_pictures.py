@@ -20,7 +20,8 @@ def to_mnist(picture, warn=pytest.fail):  # the light on these is even
 
 
 def read_picture(path, warn=pytest.fail):
-    return digit_pictures.read_picture(path, warn)
+    (digit,) = digit_pictures.read(path, (28, 28), find_digit=True, warn=warn)["image"]
+    return digit
 
 
 def off(a, b):

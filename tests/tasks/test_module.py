@@ -8,11 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.steps import assert_equal, place_inputs
 
 from trainer.config import user_module
 from trainer.data.dataset import Superbatch
 from trainer.job.errors import ConfigError
-from trainer.tasks import module
+from trainer.optimizers.optimizer import stochastic_gradient_descent
+from trainer.parallel import mesh as meshes
+from trainer.parallel import step
+from trainer.tasks import checks, module
 from trainer.tasks.task import Keys, batch_gradients, keys_of
 
 EXAMPLE = {
@@ -31,6 +35,21 @@ def fwd(example, weights, options):
     return x @ weights["w"] + weights["b"]
 """
 GOOD = IMPORTS + INIT + FWD
+HOOKS = """
+def gradients(examples, weights, options, loss):
+    x = examples["image"].astype(jnp.float32).reshape(len(examples["image"]), -1)
+    outputs = x @ weights["w"] + weights["b"][None]
+    _, back, rows = jax.vjp(loss, outputs, has_aux=True)
+    (errors,) = back(jnp.float32(1))
+    bounds = (1 + jnp.abs(x).sum(axis=1)) * jnp.abs(errors).sum(axis=1)
+    return {"w": x.T @ errors, "b": errors.sum(axis=0)}, bounds, rows
+
+def to_layout(weights):
+    return {**weights, "w": weights["w"].T}
+
+def from_layout(weights):
+    return {**weights, "w": weights["w"].T}
+"""
 X = "    return x @"  # the line before which a mistake is put
 numbers = itertools.count()
 
@@ -179,6 +198,34 @@ MISTAKES = {
         ["mine.py:13: metrics returned float32[]: return a dict"],
     ),
     "metric with a dash": (metrics("return {'top-5': output[0]}"), ["a metric named 'top-5'"]),
+    "gradients in another form": (
+        GOOD + HOOKS.replace("x.T @ errors", "errors.T @ x"),
+        ["mine.py:13: gradients returned", "'gradients/w': 'float32[3, 12]'", "float32[12, 3]"],
+    ),
+    "gradients alone": (
+        GOOD + HOOKS.replace(", bounds, rows", ""),
+        ["mine.py, gradients(): ValueError: not enough values to unpack (expected 3, got 2)"],
+    ),
+    "bounds of another length": (
+        GOOD + HOOKS.replace(", bounds, rows", ", bounds[1:], rows"),
+        ["mine.py, gradients(): ValueError", "(2,)", "(3,)"],
+    ),
+    "gradients without a key": (
+        GOOD.replace("weights, options)", "weights, options, key)") + HOOKS,
+        ["mine.py:13: gradients gets no random keys, but fwd takes one: leave one of them out"],
+    ),
+    "a layout without a weight": (
+        GOOD + HOOKS.replace('{**weights, "w"', '{"w"', 1),
+        ["mine.py:21: to_layout returned {'w': 'float32[36]'} for {'b': 'float32[3]', 'w'"],
+    ),
+    "a layout that does not come back": (
+        GOOD + HOOKS.removesuffix('{**weights, "w": weights["w"].T}\n') + "weights\n",
+        ["mine.py:24: from_layout returned", "'w': 'float32[3, 12]'} for", "undo what to_layout"],
+    ),
+    "a layout without the way back": (
+        GOOD + HOOKS.partition("def from_layout")[0],
+        ["mine.py has no function from_layout(weights)"],
+    ),
     "outputs no dict": (
         GOOD + "\ndef outputs(output):\n    return output\n",
         ["mine.py:13: outputs has to return a dict of arrays"],
@@ -201,7 +248,7 @@ def test_a_mistake_is_named(made, mistake):
     assert len(message.splitlines()) <= 5
 
 
-@pytest.mark.parametrize("name", sorted(module.RESERVED))
+@pytest.mark.parametrize("name", sorted(checks.RESERVED))
 def test_a_metric_has_no_name_that_a_logged_point_has_anyway(made, name):
     with pytest.raises(ConfigError, match=f"metrics has a metric named '{name}': use another"):
         made(metrics(f"return {{'{name}': output[0]}}"))
@@ -265,6 +312,40 @@ def test_any_task_has_its_own_loss_metrics_and_inputs(made):
     assert {name: float(value) for name, value in task.outputs(output).items()} == {"mean": 5}
     assert float(task.loss(output, example)) == 9
     assert float(task.metrics(output, example)["error"]) == 3
+
+
+def test_the_hooks_change_no_result(made):
+    """Neither in a step nor in several; K steps in one dispatch are K dispatches of one."""
+    plain, hooked = made(GOOD), made(GOOD + HOOKS)
+    images = np.arange(48, dtype=np.uint8).reshape(4, 3, 4)
+    examples = {"image": images, "label": np.array([0, 1, 2, 0], np.uint8)}
+    batch = Superbatch(examples, np.array([1, 1, 1, 0], np.uint8))
+    weights = jax.device_get(plain.init(jax.random.PRNGKey(0)))
+    wanted, result = (batch_gradients(task, weights, batch) for task in (plain, hooked))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        (result.gradients, result.sums),
+        (wanted.gradients, wanted.sums),
+    )
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(result.gradients))
+    assert largest <= float(result.bound) < np.inf
+
+    def train(task, k):
+        mesh, update = meshes.make_mesh(1), step.Update(stochastic_gradient_descent(0.9, True))
+        train_step = step.make_train_step(task, update, mesh, "shard_map")
+        state = step.init_state(task, update, jax.random.PRNGKey(0), mesh)
+        several = jax.tree.map(lambda x: np.stack([x] * 3), batch)
+        for first in range(0, 3, k):
+            lrs = np.full(3, 1e-4, np.float32)
+            state, _ = train_step(state, place_inputs(mesh, several, range(first, first + k), lrs))
+        return jax.device_get(state)
+
+    assert_equal(train(hooked, 1), train(hooked, 3))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        train(hooked, 3),
+        train(plain, 3),
+    )
 
 
 def test_a_key_depends_on_the_seed_the_step_and_the_example_alone(made):

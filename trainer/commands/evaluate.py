@@ -19,7 +19,7 @@ from trainer.job.stdout import printable, show, table
 from trainer.tracking.terminal import Terminal, metric_text
 
 if TYPE_CHECKING:
-    from trainer.tasks.confusion import Counts
+    from trainer.tasks.pictures import Counts
 
 DESCRIPTION = """\
 Tests the newest intact checkpoint of a run on the test examples of its data set, or on the images
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     name, split = test_data.load(trained, args.data, terminal, stop, download=True)
     if stop():
         raise Preempted("asked to stop before the model was tested")
-    from trainer.tasks import confusion, pictures
+    from trainer.tasks import pictures
 
     result = test_data.evaluate(trained, split)
     report: dict[str, Any] = {
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         "examples": result.examples,
         **result.means,
     }
-    counts = confusion.of_predictions(split, result.predictions, trained.classes or 0)
+    counts = pictures.confusion_counts(split, result.predictions, trained.classes or 0)
     out = given or trained.run / "evaluation"
     stem = f"step-{trained.step}"
     if args.data:  # folders of the same name in different places have results of their own
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     with writing(out, hint="name a folder with --out FOLDER"):
         out.mkdir(parents=True, exist_ok=True)
         if counts is not None:
-            names = confusion.names_of(counts, trained.class_names)
+            names = pictures.names_of(counts, trained.class_names)
             report |= {"classes": _classes(counts, names), "confusion": counts.tolist()}
             lines += _lines_of_classes(report, pictures.MOST_WITH_COUNTS)
             lines += ["", f"picture    {printable(str(picture))}"]

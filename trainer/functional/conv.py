@@ -1,7 +1,7 @@
 """A 2-D convolution of ONE image (height, width, channels), and pooling."""
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -77,14 +77,29 @@ def fwd(
             f"conv.fwd takes x, kernel and bias of one dtype, got {x.dtype}, {kernel.dtype} and "
             f"{bias.dtype}: cast explicitly"
         )
+
+    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolve with XLA's own operation: what GPUs have libraries for."""
+        dims = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x[None], kernel, strides, padding, dimension_numbers=dims, precision=precision
+        )[0]
+
+    def matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolve as one matrix product: (positions, window * in) @ (window * in, out).
+
+        On a CPU this trains about 15 times faster: inside a loop, as the one over the steps of a
+        dispatch, XLA's CPU falls back to a naive convolution. A vmap over images gives one product
+        with more rows, not many products.
+        """
+        height, width, _, channels = kernel.shape
+        pieces = jnp.stack(_shifted(x, (height, width), strides, padding, 0), axis=2)
+        flat = kernel.reshape(height * width, -1, channels)
+        return jnp.tensordot(pieces, flat, axes=((2, 3), (0, 1)), precision=precision)
+
     # Decided when the program is compiled for a platform, not by jax.default_backend() when it is
     # traced: jax.export makes one program for several platforms, on any of them.
-    products = lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(_matrix_product, precision=precision, strides=strides, padding=padding),
-        default=partial(_convolution, precision=precision, strides=strides, padding=padding),
-    )
+    products = lax.platform_dependent(x, kernel, cpu=matrix_product, default=convolution)
     y = products + jnp.broadcast_to(bias, products.shape)
     return y if activation_fn is None else activation_fn(y)
 
@@ -129,35 +144,6 @@ def average_pool(
     inside = jnp.ones((*x.shape[:2], 1), x.dtype)
     count = reduce(jnp.add, _shifted(inside, window, strides, padding, 0))
     return total * jnp.broadcast_to(1 / count, total.shape)
-
-
-def _convolution(
-    x: jax.Array, kernel: jax.Array, precision: lax.Precision | None, strides: Pair, padding: str
-) -> jax.Array:
-    """Convolve with XLA's own operation: what GPUs have libraries for."""
-    return lax.conv_general_dilated(
-        x[None],
-        kernel,
-        strides,
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision,
-    )[0]
-
-
-def _matrix_product(
-    x: jax.Array, kernel: jax.Array, precision: lax.Precision | None, strides: Pair, padding: str
-) -> jax.Array:
-    """Convolve as one matrix product: (positions, window * in) @ (window * in, out).
-
-    On a CPU this trains about 15 times faster: inside a loop, as the one over the steps of a
-    dispatch, XLA's CPU falls back to a naive convolution. A vmap over images gives one product
-    with more rows, not many products.
-    """
-    height, width, _, channels = kernel.shape
-    pieces = jnp.stack(_shifted(x, (height, width), strides, padding, 0), axis=2)
-    flat_kernel = kernel.reshape(height * width, -1, channels)
-    return jnp.tensordot(pieces, flat_kernel, axes=((2, 3), (0, 1)), precision=precision)
 
 
 def _shifted(

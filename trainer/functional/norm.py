@@ -36,8 +36,7 @@ def layer_norm(x: jax.Array, weights: Weights, epsilon: float = 1e-5) -> jax.Arr
     Raises:
         TypeError: at trace time, if the last axis or the dtype of x is not that of the weights.
     """
-    _check("layer_norm", x, weights)
-    return _scaled(_normalised(_wide(x), (-1,), epsilon), x.dtype, weights)
+    return _normalised("layer_norm", x, weights, epsilon)
 
 
 def rms_norm(x: jax.Array, weights: Weights, epsilon: float = 1e-6) -> jax.Array:
@@ -48,8 +47,7 @@ def rms_norm(x: jax.Array, weights: Weights, epsilon: float = 1e-6) -> jax.Array
     Raises:
         TypeError: at trace time, if the last axis or the dtype of x is not that of the weights.
     """
-    _check("rms_norm", x, weights)
-    return _scaled(_normalised(_wide(x), (-1,), epsilon, centre=False), x.dtype, weights)
+    return _normalised("rms_norm", x, weights, epsilon, centre=False)
 
 
 def group_norm(x: jax.Array, weights: Weights, groups: int, epsilon: float = 1e-5) -> jax.Array:
@@ -62,37 +60,26 @@ def group_norm(x: jax.Array, weights: Weights, groups: int, epsilon: float = 1e-
         TypeError: at trace time, if the last axis or the dtype of x is not that of the weights.
         ValueError: the features do not divide into that many groups.
     """
-    _check("group_norm", x, weights)
-    if x.shape[-1] % groups:
-        raise ValueError(f"group_norm: {x.shape[-1]} features do not divide into {groups} groups")
-    grouped = _wide(x).reshape(-1, groups, x.shape[-1] // groups)
-    return _scaled(_normalised(grouped, (0, 2), epsilon).reshape(x.shape), x.dtype, weights)
+    features = len(weights.scale)
+    if features % groups:
+        raise ValueError(f"group_norm: {features} features do not divide into {groups} groups")
+    shape = (-1, groups, features // groups)
+    return _normalised("group_norm", x, weights, epsilon, shape, (0, 2))
 
 
 def _normalised(
-    x: jax.Array, axes: tuple[int, ...], epsilon: float, centre: bool = True
+    name: str,
+    x: jax.Array,
+    weights: Weights,
+    epsilon: float,
+    shape: tuple[int, ...] | None = None,
+    axes: tuple[int, ...] = (-1,),
+    centre: bool = True,
 ) -> jax.Array:
-    """Bring x to mean 0, if `centre`, and mean square 1 over those axes."""
-    count = math.prod(x.shape[axis] for axis in axes)
-    total = partial(jnp.sum, axis=axes, keepdims=True)
-    # Two passes: mean(x ** 2) - mean(x) ** 2 would lose all digits where the mean is large.
-    if centre:
-        x = x - total(x) * (1 / count)
-    return x * lax.rsqrt(total(x * x) * (1 / count) + epsilon)
+    """Bring x, in a shape, to mean 0, if `centre`, and mean square 1 over axes; scale it, add bias.
 
-
-def _wide(x: jax.Array) -> jax.Array:
-    """Cast to float32 or wider."""
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
-
-
-def _scaled(x: jax.Array, dtype: jax.typing.DTypeLike, weights: Weights) -> jax.Array:
-    """Cast x (..., features) to the weights' dtype, multiply by the scale and add the bias."""
-    y = x.astype(dtype) * jnp.broadcast_to(weights.scale, x.shape)
-    return y if weights.bias is None else y + jnp.broadcast_to(weights.bias, x.shape)
-
-
-def _check(name: str, x: jax.Array, weights: Weights) -> None:
+    `name` is that of the norm, for messages.
+    """
     scale, bias = weights
     if x.ndim == 0 or x.shape[-1:] != scale.shape:
         raise TypeError(
@@ -103,3 +90,13 @@ def _check(name: str, x: jax.Array, weights: Weights) -> None:
             f"{name} takes x, scale and bias of one dtype, got {x.dtype}, {scale.dtype} and "
             f"{None if bias is None else bias.dtype}: cast explicitly"
         )
+    wide = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+    wide = wide.reshape(x.shape if shape is None else shape)
+    total = partial(jnp.sum, axis=axes, keepdims=True)
+    count = math.prod(wide.shape[axis] for axis in axes)
+    # Two passes: mean(x ** 2) - mean(x) ** 2 would lose all digits where the mean is large.
+    if centre:
+        wide = wide - total(wide) * (1 / count)
+    wide = wide * lax.rsqrt(total(wide * wide) * (1 / count) + epsilon)
+    y = wide.reshape(x.shape).astype(x.dtype) * jnp.broadcast_to(scale, x.shape)
+    return y if bias is None else y + jnp.broadcast_to(bias, x.shape)

@@ -8,17 +8,14 @@ import jax
 from trainer.optimizers.optimizer import Optimizer
 
 # Primitives of jax whose result at an element depends on the arguments at this element alone.
-_ARITHMETIC = {"abs", "add", "add_any", "div", "max", "min", "mul", "neg", "rem", "sign", "sub"}
-_FUNCTIONS = {
+PRIMITIVES = {
+    *("abs", "add", "add_any", "div", "max", "min", "mul", "neg", "rem", "sign", "sub"),
     *("cbrt", "ceil", "cos", "erf", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p"),
     *("logistic", "pow", "round", "rsqrt", "sin", "sqrt", "square", "tanh"),
-}
-_CHOICES = {
     *("and", "clamp", "eq", "ge", "gt", "is_finite", "le", "lt", "ne", "not", "or", "select_n"),
-    *("xor",),
+    *("xor", "convert_element_type", "copy", "copy_p", "optimization_barrier", "reduce_precision"),
+    "stop_gradient",
 }
-_COPIES = {"convert_element_type", "copy", "copy_p", "optimization_barrier", "reduce_precision"}
-PRIMITIVES = _ARITHMETIC | _FUNCTIONS | _CHOICES | _COPIES | {"stop_gradient"}
 
 
 def first_mixing(optimizer: Optimizer, weights: Any) -> str | None:
@@ -29,23 +26,20 @@ def first_mixing(optimizer: Optimizer, weights: Any) -> str | None:
     """
     state = jax.eval_shape(optimizer.init, weights)
     lr = jax.ShapeDtypeStruct((), "float32")
-    return _first(jax.make_jaxpr(optimizer.step)(weights, state, weights, lr).jaxpr)
+    return next(_mixing(jax.make_jaxpr(optimizer.step)(weights, state, weights, lr).jaxpr), None)
 
 
-def _first(jaxpr: Any) -> str | None:
+def _mixing(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
         arrays = [var.aval for var in (*equation.invars, *equation.outvars)]
         if all(getattr(aval, "ndim", 0) == 0 for aval in arrays):
             continue
-        name = equation.primitive.name
-        programs = [*programs_in(equation.params.values())]
+        name, programs = equation.primitive.name, [*programs_in(equation.params.values())]
         for program in programs:
-            if (found := _first(program)) is not None:
-                return found
+            yield from _mixing(program)
         spreads = name == "broadcast_in_dim" and arrays[0].ndim == 0  # a scalar to all elements
         if not (programs or spreads or name in PRIMITIVES):
-            return str(name)
-    return None
+            yield str(name)
 
 
 def programs_in(values: Any) -> Iterator[Any]:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from trainer.config import user_module
 from trainer.job.errors import ConfigError
-from trainer.optimizers import sgd
 
 Tree = Any  # a pytree of arrays, in the structure of the weights
 
@@ -25,17 +24,33 @@ class Optimizer(NamedTuple):
     scales_with_lr: bool = False
 
 
+class State(NamedTuple):
+    """State of SGD: one velocity of the same shape and dtype as each weight."""
+
+    velocities: Tree
+
+
 def stochastic_gradient_descent(momentum: float, nesterov: bool) -> Optimizer:
-    """Return SGD with momentum."""
+    """Return SGD with momentum; the learning rate is folded into the velocity.
+
+    v' = momentum * v + lr * g; the step is v', or momentum * v' + lr * g with Nesterov's momentum.
+    Unlike a learning rate multiplied in at the end, a changed lr does not rescale what the velocity
+    already holds: g=1, momentum=.5 and lr=.1 .1 .2 give .1 .15 .275.
+    """
+
+    def init(weights: Tree) -> State:
+        return State(jax.tree.map(jnp.zeros_like, weights))
 
     def step(gradients: Tree, state: Any, weights: Tree, lr: jax.Array) -> tuple[Tree, Any]:
-        # Velocities have the dtype of their weights; the sums are float32, as the gradients.
-        wide = jax.tree.map(lambda v: v.astype(jnp.float32), state.velocities)
-        updates, state = sgd.step(gradients, sgd.State(wide), lr, momentum, nesterov)
-        narrow = jax.tree.map(lambda v, w: v.astype(w.dtype), state.velocities, weights)
-        return updates, sgd.State(narrow)
+        def moved(velocities: Tree) -> Tree:
+            return jax.tree.map(lambda g, v: momentum * v + lr * g, gradients, velocities)
 
-    return Optimizer(sgd.init, step, scales_with_lr=True)
+        # Velocities have the dtype of their weights; the sums are float32, as the gradients.
+        velocities = moved(jax.tree.map(lambda v: v.astype(jnp.float32), state.velocities))
+        narrow = jax.tree.map(lambda v, w: v.astype(w.dtype), velocities, weights)
+        return moved(velocities) if nesterov else velocities, State(narrow)
+
+    return Optimizer(init, step, scales_with_lr=True)
 
 
 def from_optax(make: Callable[..., Any], options: Mapping[str, Any]) -> Optimizer:
@@ -108,7 +123,7 @@ def make(
 def without(optimizer: Optimizer, frozen: Tree) -> Optimizer:
     """Return an optimizer that leaves some leaves as they are, and keeps no state for them.
 
-    `frozen` is a pytree of bools, like the weights. The other optimizer sees None in their place.
+    `frozen` is a pytree of bools, like the weights. `optimizer` sees None in place of these leaves.
     """
 
     def trained(tree: Tree) -> Tree:

@@ -40,7 +40,7 @@ def in_parts(task: Task, parts: int | None, how: Sharing | None = None) -> Task:
         outputs = _run(whole, jax.tree.leaves((example, weights, key)), read, parts)
         return jax.tree.unflatten(jax.tree.structure(shape), outputs)
 
-    return task._replace(fwd=fwd, gradients=None)
+    return task._replace(fwd=fwd, gradients=None, counted=False)
 
 
 def _run(whole: Any, arguments: list[Any], read: list[Any], parts: int) -> list[Any]:

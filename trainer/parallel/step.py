@@ -26,7 +26,6 @@ from jax.sharding import Mesh, PartitionSpec
 from trainer.data.dataset import Superbatch
 from trainer.optimizers import optimizer as optimizers
 from trainer.optimizers.optimizer import Optimizer
-from trainer.optimizers.sgd import apply_gradients
 from trainer.parallel import gradients, layout, remat, sharding
 from trainer.parallel import mesh as meshes
 from trainer.parallel.compiler import CPU_STEP, StepOptions, XlaOptions
@@ -178,7 +177,7 @@ def make_train_step(
             state = _in_layout(state, task, fitting, back=False)
         elif not how.weights:  # within the loop every device has its parts alone
             state = state._replace(weights=sharding.own_parts(state.weights, how))
-        if options.counted or task.gradients is not None:
+        if options.counted or task.counted:
             state, packed = lax.scan(one_step, state, inputs, unroll=options.unroll)
         else:
             state, packed = _scan_uncounted(one_step, state, inputs)
@@ -327,7 +326,8 @@ def _one_step(
             means = jax.tree.map(lambda g, w: (g * scale).astype(w.dtype), total, state.weights)
         updates, optim_state = optimizer.step(means, state.optim_state, state.weights, lr)
         updates = jax.tree.map(lambda u, w: u.astype(w.dtype), updates, state.weights)
-        weights, ema, decay = apply_gradients(updates, state.weights), state.ema, update.ema_decay
+        weights = jax.tree.map(jnp.subtract, state.weights, updates)
+        ema, decay = state.ema, update.ema_decay
         if decay is not None:
             # The barrier, and this form, leave one way to round it, whatever XLA fuses.
             weights = lax.optimization_barrier(weights)

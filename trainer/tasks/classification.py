@@ -9,12 +9,7 @@ from jax import lax
 from trainer.functional import losses
 from trainer.tasks.task import Example, Named
 
-LossFn = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def softmax_crossentropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return the stable cross-entropy of one example: logits and one-hot targets, (classes,)."""
-    return losses.categorical_crossentropy_from_logits(logits, targets)
+LossFn = Callable[[jax.Array, jax.Array], jax.Array]  # logits, one-hot target: (classes,) both
 
 
 def clipped_crossentropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -31,12 +26,14 @@ def clipped_crossentropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 LOSSES: dict[str, LossFn] = {
-    "softmax_crossentropy": softmax_crossentropy,
+    "softmax_crossentropy": losses.categorical_crossentropy_from_logits,
     "clipped_crossentropy": clipped_crossentropy,
 }
 
 
-def loss(logits: jax.Array, example: Example, function: LossFn = softmax_crossentropy) -> jax.Array:
+def loss(
+    logits: jax.Array, example: Example, function: LossFn = LOSSES["softmax_crossentropy"]
+) -> jax.Array:
     """Return the loss of one example, a scalar."""
     label = jnp.asarray(example["label"])
     return function(logits, jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype))

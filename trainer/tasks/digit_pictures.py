@@ -25,7 +25,6 @@ FAINT = 0.2  # of full brightness: less may be grain or a JPEG's ripples, no par
 NOISE = 6  # median deviations of the paper that still count as paper
 BLUR_SIDE = 100  # pixels: a picture this large is smoothed by one pixel, against grain
 WORKING_SIDE = 1600  # pixels; larger pictures are reduced first
-MANY = 100_000  # pixels of which one may be dead
 UNEVEN = 0.05  # of the contrast: the colour of the paper varies so much along the border
 SMALL = 4  # a digit is small if the picture is so many times larger
 FRAMED = 0.75  # of a frame's inside: the paper in it fills at least so much
@@ -68,20 +67,10 @@ def read(
     if contents[:2] in (idx.GZIP_MAGIC, b"\0\0"):
         return {"image": idx.images(idx.parse(contents, str(path)), str(path))}
     if find_digit:
-        image = read_picture(path, lambda text: warn(f"{path}: {text}"))
+        convert = partial(to_mnist, warn=lambda text: warn(f"{path}: {text}"))
     else:
-        convert = image_files.fitted if fit else image_files.as_it_is
-        image = image_files.read(path, partial(convert, shape=shape))
-    return {"image": image[np.newaxis]}
-
-
-def read_picture(path: Path, warn: Callable[[str], None]) -> Bytes:
-    """Return the digit in a PNG or JPEG file in MNIST's form, uint8 (28, 28).
-
-    Raises:
-        DataError: it cannot be read, is neither, is too large, or is empty.
-    """
-    return image_files.read(path, partial(to_mnist, warn=warn))
+        convert = partial(image_files.fitted if fit else image_files.as_it_is, shape=shape)
+    return {"image": image_files.read(path, convert)[np.newaxis]}
 
 
 def to_mnist(picture: Image.Image, warn: Callable[[str], None]) -> Bytes:
@@ -107,9 +96,8 @@ def _has_form(pixels: Bytes) -> bool:
     if pixels.shape != (SIDE, SIDE) or not pixels.any():
         return False
     spans = [np.ptp(np.flatnonzero(pixels.any(axis=axis))) + 1 for axis in (0, 1)]
-    sums = [pixels.sum(axis=axis, dtype=np.float64) for axis in (0, 1)]
-    centres = [line @ np.arange(SIDE) / line.sum() for line in sums]
-    near = all(abs(centre - CENTRE) <= 0.51 for centre in centres)  # half a pixel: it was rounded
+    # Half a pixel: the place was rounded.
+    near = all(abs(centre - CENTRE) <= 0.51 for centre in _centre_of_mass(pixels))
     return near and BOX - 1 <= int(max(spans)) <= BOX
 
 
@@ -117,10 +105,9 @@ def _opaque(picture: Image.Image) -> Image.Image:
     """Return the picture in RGB; of a transparent one in a single colour, its alpha channel."""
     if picture.mode in ("I", "I;16", "I;16B", "I;16L", "F"):  # which Pillow would cut off at 255
         values = np.asarray(picture, np.float64)
-        # Without the few darkest and brightest: one dead pixel would leave no contrast to the rest.
-        few = 1 + values.size // MANY
-        ordered = np.partition(values, (few, values.size - 1 - few), axis=None)
-        dark, bright = ordered[few], ordered[values.size - 1 - few]
+        # Without the darkest and the brightest: one dead pixel would leave no contrast to the rest.
+        dark = np.percentile(values, 0.001, method="higher")
+        bright = np.percentile(values, 99.999, method="lower")
         scaled = (values - dark) / max(bright - dark, 1.0) * 255
         picture = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
     if not picture.has_transparency_data:
@@ -152,8 +139,7 @@ def _cut_out(pixels: Floats, warn: Callable[[str], None]) -> Floats:
     limit = _otsu(far)
     paper, digit = far[far < limit], far[far >= limit]
     if not len(paper) or not len(digit) or np.median(digit) - np.median(paper) < CONTRAST:
-        message = "there is no digit on it, or no margin of one colour around the digit"
-        raise PictureError(message)
+        raise PictureError("there is no digit on it, or no margin of one colour around the digit")
     dark, bright = np.median(paper), np.median(digit)
     dark = min(dark + NOISE * np.median(np.abs(paper - dark)), limit)
     ink = np.clip((far.astype(np.float32) - dark) / (bright - dark), 0, 1)
@@ -162,6 +148,7 @@ def _cut_out(pixels: Floats, warn: Callable[[str], None]) -> Floats:
     ink = ink[top:bottom, left:right]
     framed = _is_framed_paper(ink)
     if framed or SMALL * max(ink.shape) < max(far.shape):  # look again, at the digit alone
+        # A negative margin cuts the frame off, a positive one leaves paper around the digit.
         margin = -1 - min(ink.shape) // 50 if framed else 1 + max(ink.shape) // 2
         top, left = max(top - margin, 0), max(left - margin, 0)
         return _cut_out(pixels[top : bottom + margin, left : right + margin], warn)
@@ -171,21 +158,17 @@ def _cut_out(pixels: Floats, warn: Callable[[str], None]) -> Floats:
 
 
 def _light(pixels: Floats) -> tuple[Floats, float, float]:
-    """Return a plane through the colours of the border, (rows, cols, 3), and how far they vary.
+    """Return a plane fitted to the colours of the border, (rows, cols, 3), and two distances.
 
-    That is the largest distance from zero, then from the plane, of 16 parts of the border, but for
-    two: the digit may reach those.
+    They say how far the border is from zero, and how far from the plane: of the distances of 16
+    parts of the border, the third largest. The digit may reach the other two parts.
     """
     rows, cols = pixels.shape[:2]
     y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : cols * 1j].astype(np.float32)
     grid = np.stack([np.ones_like(x), y, x], axis=-1)
     both, deep = np.concatenate([grid, pixels], axis=-1), 1 + min(rows, cols) // 40
-    sides = (
-        both[:deep].swapaxes(0, 1),
-        both[-deep:].swapaxes(0, 1),
-        both[:, :deep],
-        both[:, -deep:],
-    )
+    across = both.swapaxes(0, 1)
+    sides = (across[:, :deep], across[:, -deep:], both[:, :deep], both[:, -deep:])
     parts = [part.reshape(-1, 6) for side in sides for part in np.array_split(side, 4) if len(part)]
     medians = np.array([np.median(part, axis=0) for part in parts])
     plane = np.linalg.lstsq(medians[:, :3], medians[:, 3:])[0]
@@ -200,6 +183,7 @@ def _otsu(values: Bytes) -> int:
     below = np.cumsum(counts, dtype=np.float64)
     sums = np.cumsum(counts * np.arange(256), dtype=np.float64)
     above = below[-1] - below
+    # The variance between both kinds, but for a constant factor: largest where they differ most.
     between = (sums[-1] * below - sums * below[-1]) ** 2 / np.maximum(below * above, 1)
     return int(np.argmax(between)) + 1
 
@@ -224,13 +208,17 @@ def _fitted(digit: Floats) -> Floats:
 
 
 def _centred(digit: Floats) -> Bytes:
-    """Place it on 28 x 28 pixels so that its centre of mass is as near the centre as it can be."""
+    """Place the digit on 28 x 28 pixels, its centre of mass as near the centre as it can be."""
     field = np.zeros((SIDE, SIDE), np.float32)
-    corner = []
-    for axis, length in enumerate(digit.shape):
-        mass = digit.sum(axis=1 - axis)
-        centre = float(mass @ np.arange(length) / mass.sum())
-        corner.append(int(np.clip(round(CENTRE - centre), 0, SIDE - length)))
-    row, col = corner
+    row, col = (
+        int(np.clip(round(CENTRE - centre), 0, SIDE - length))
+        for centre, length in zip(_centre_of_mass(digit), digit.shape, strict=True)
+    )
     field[row : row + digit.shape[0], col : col + digit.shape[1]] = digit
     return np.rint(field * 255).astype(np.uint8)
+
+
+def _centre_of_mass(pixels: npt.NDArray[Any]) -> list[float]:
+    """Return the row and the column of the centre of mass."""
+    lines = [pixels.sum(axis=axis, dtype=np.float64) for axis in (1, 0)]
+    return [float(line @ np.arange(len(line)) / line.sum()) for line in lines]

@@ -10,11 +10,12 @@ import numpy as np
 
 from trainer.config import user_module
 from trainer.config.schema import AugmentConfig, DataConfig, ModelConfig
-from trainer.data.dataset import Dataset, Examples
+from trainer.data.dataset import Dataset
 from trainer.formats import idx
 from trainer.functional import augment
 from trainer.job.errors import ConfigError, DataError
 from trainer.tasks import mlp, module
+from trainer.tasks.checks import OPTION
 from trainer.tasks.task import Example, Task
 
 Record = dict[str, Any]  # JSON, kept in checkpoints
@@ -89,10 +90,10 @@ def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task,
     }
     if model.name == "module":
         assert model.module is not None
-        own = user_module.load(module.OPTION, model.module)
+        own = user_module.load(OPTION, model.module)
         record = {
             "example": {name: [str(x.dtype), list(x.shape)] for name, x in example.items()},
-            "module": str(user_module.file_of(module.OPTION, model.module)),
+            "module": str(user_module.file_of(OPTION, model.module)),
             "module_sha256": _digest(own),
         }
         return module.make(own, model.options, example), record
@@ -107,22 +108,12 @@ def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task,
     if model.pixels != "raw":
         images = dataset.train["image"]
         mean, std = mlp.pixel_statistics(dataset.name, images, data.pixel_mean, data.pixel_std)
-    named = len(dataset.class_names)
-    classes = data.num_classes or max(named, _classes(dataset.train))
-    objective = mlp.Objective(str(model.loss), classes, mean, std, str(model.precision))
-    record = {"image_shape": list(image.shape), "label_dtype": str(label.dtype)}
-    record = {"objective": {**objective._asdict(), **record}}
-    return _mlp(record, objective, vars(model)), record
-
-
-def _mlp(record: Mapping[str, Any], objective: mlp.Objective, model: Mapping[str, Any]) -> Task:
-    shape = tuple(record["objective"]["image_shape"])
-    dtype = record["objective"].get("label_dtype", "uint8")  # that of older versions
-    return mlp.make(objective, shape, model["hidden_sizes"], model["kernel_initializer"], dtype)
-
-
-def _classes(examples: Examples) -> int:
-    return int(np.max(examples["label"])) + 1
+    classes = data.num_classes or max(len(dataset.class_names), np.max(dataset.train["label"]) + 1)
+    objective = mlp.Objective(str(model.loss), int(classes), mean, std, str(model.precision))
+    form = {"image_shape": list(image.shape), "label_dtype": str(label.dtype)}
+    sizes, initializer = model.hidden_sizes or (), str(model.kernel_initializer)
+    task = mlp.make(objective, image.shape, sizes, initializer, str(label.dtype))
+    return task, {"objective": {**objective._asdict(), **form}}
 
 
 def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None]) -> Task:
@@ -139,13 +130,15 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
     """
     model = record["config"]["model"]
     if "objective" in record:
-        return _mlp(record, objective_of(record)[0], model)
+        objective, shape = objective_of(record)
+        dtype = record["objective"].get("label_dtype", "uint8")  # that of older versions
+        return mlp.make(objective, shape, model["hidden_sizes"], model["kernel_initializer"], dtype)
     if "example" not in record:
         raise DataError(f"{run}: its checkpoints are not known to this version of the trainer")
     name = model["module"]
     if user_module.is_file(name):
         name = record["module"]
-    own = user_module.load(module.OPTION, name, run / ".hydra" / Path(name).name)
+    own = user_module.load(OPTION, name, run / ".hydra" / Path(name).name)
     if _digest(own) != record["module_sha256"]:
         warn(
             f"{own.__file__} has changed since the run was trained; the run keeps a copy in .hydra"
@@ -160,11 +153,10 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
 
 def objective_of(record: Mapping[str, Any]) -> tuple[mlp.Objective, tuple[int, ...]]:
     """Return what the MLP in a checkpoint was trained for, and the shape of its images."""
-    known = record["objective"].items()
-    values = {name: value for name, value in known if name in mlp.Objective._fields}
-    shape = tuple(record["objective"]["image_shape"])
+    known = record["objective"]
+    values = {name: value for name, value in known.items() if name in mlp.Objective._fields}
     # In float32, whatever precision it was trained with: this may be another platform.
-    return mlp.Objective(**values)._replace(precision="float32"), shape
+    return mlp.Objective(**{**values, "precision": "float32"}), tuple(known["image_shape"])
 
 
 def _digest(own: Any) -> str:

@@ -21,7 +21,9 @@ Example = dict[str, Any]  # field -> array, of one example
 Output = Any  # a pytree of arrays
 Named = dict[str, jax.Array]
 Key = jax.Array | None  # of random numbers; None: draw none
-RowsOf = Callable[[Output], tuple[jax.Array, ...]]  # outputs (rows, ...) -> what is summed, (rows,)
+Rows = tuple[jax.Array, ...]  # (rows,) each, float32: the loss, each metric, 1 for an example
+Differentiated = tuple[Weights, jax.Array, Rows]  # see Task.gradients
+SummedLoss = Callable[[Output], tuple[jax.Array, Rows]]  # outputs (rows, ...) -> (), float32; rows
 AUGMENTATION = 2**32 - 1  # no example has this number
 
 
@@ -57,20 +59,24 @@ class Task(NamedTuple):
     # Small arrays for pictures and tables; of a classifier the predicted `class`, () int32, and
     # its `confidence`, (). None: nothing.
     prediction: Callable[[Output], Named] | None = None
-    # Of a file for `predict`: fields (N, ...). None: `predict` reads arrays, and pictures.
+    # Reads a file for `predict`: fields (N, ...). None: `predict` reads arrays, and pictures.
     read: Callable[[Path], Examples] | None = None
     is_random: bool = False  # whether fwd draws random numbers in training, as dropout does
-    # In training, before fwd: an example at random, of the same fields, shapes and dtypes.
+    # Changes an example at random in training, before fwd; its fields, shapes and dtypes stay.
     augment: Callable[[Example, jax.Array], Example] | None = None
-    # Then, with another one: what fwd gets, and how much the loss with the first one counts, ();
-    # the rest is that with the other.
+    # Mixes two examples after that. Returns what fwd gets, and the share of the first example in
+    # the loss, (); the second one has the rest.
     mix: Callable[[Example, Example, jax.Array], tuple[Example, jax.Array]] | None = None
-    # Hooks that make training faster and change no result. gradients: of the first of the rows,
-    # summed, for examples (rows, ...); the sums are those of all rows.
-    gradients: Callable[[Weights, Example, RowsOf], BatchGradients] | None = None
-    # To the layout of the weights in which a CPU trains fastest, and back.
+    # Two hooks that make training faster and change no result. `gradients` differentiates the
+    # summed loss of examples (rows, ...). It returns the gradients, bounds (rows,), float32, and
+    # what the loss gave second. But for rounding, no gradient is larger than the sum of the bounds.
+    gradients: Callable[[Weights, Example, SummedLoss], Differentiated] | None = None
+    # Bring the weights to the layout in which a CPU trains fastest, and back.
     layout: tuple[Callable[[Weights], Weights], Callable[[Weights], Weights]] | None = None
-    # Of the first layer: weights (numpy) -> (units, rows, cols), for a picture of the filters.
+    # Whether a step has the same bits where XLA knows that the loop over K steps turns only once:
+    # then the loop is a plain one.
+    counted: bool = False
+    # Takes numpy weights, gives those of the first layer as filters (units, rows, cols) to draw.
     filters: Callable[[Weights], Any] | None = None
 
     @property
@@ -135,24 +141,31 @@ def batch_gradients(
     examples = jax.tree.map(jnp.asarray, batch.examples)
     augmented, other, share = _augmented(task, examples, batch.other, keys.augment)
 
-    def rows_of(outputs: Output) -> tuple[jax.Array, ...]:
+    def summed_loss(outputs: Output) -> tuple[jax.Array, Rows]:
         rows = losses_and_metrics(task, outputs, augmented)
         if other is not None:
             pairs = zip(rows, losses_and_metrics(task, outputs, other), strict=True)
             rows = tuple(share * row + (1 - share) * of_other for row, of_other in pairs)
-        return _masked(rows, batch)
-
-    if task.gradients is not None:
-        return task.gradients(weights, augmented, rows_of)
-
-    def summed_loss(weights: Weights) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        rows = rows_of(apply(task, weights, augmented, keys.fwd))
+        valid = jnp.asarray(batch.mask).astype(jnp.float32)
+        rows = (*(row * valid for row in rows), valid)
         return jnp.sum(rows[0]), rows
 
-    gradients, rows = jax.grad(summed_loss, has_aux=True)(weights)
-    gradients = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradients)
+    if task.gradients is not None:
+        gradients, bounds, rows = task.gradients(weights, augmented, summed_loss)
+        bound, *sums = _sum_over_rows(bounds, *rows)
+        return BatchGradients(_float32(gradients), bound, tuple(sums))
+
+    def loss(weights: Weights) -> tuple[jax.Array, Rows]:
+        return summed_loss(apply(task, weights, augmented, keys.fwd))
+
+    gradients, rows = jax.grad(loss, has_aux=True)(weights)
+    gradients = _float32(gradients)
     sizes = [jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(gradients)]
-    return BatchGradients(gradients, sum(sizes[1:], sizes[0]), sum_over_rows(*rows))
+    return BatchGradients(gradients, sum(sizes[1:], sizes[0]), _sum_over_rows(*rows))
+
+
+def _float32(tree: Weights) -> Weights:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
 def _augmented(
@@ -176,13 +189,7 @@ def _augmented(
     return mixed, other, share
 
 
-def _masked(rows: tuple[jax.Array, ...], batch: Superbatch) -> tuple[jax.Array, ...]:
-    """Return values (rows,) without those of padding, and 1 for each example as the last."""
-    valid = jnp.asarray(batch.mask).astype(jnp.float32)
-    return (*(row * valid for row in rows), valid)
-
-
-def sum_over_rows(*vectors: jax.Array) -> tuple[jax.Array, ...]:
+def _sum_over_rows(*vectors: jax.Array) -> tuple[jax.Array, ...]:
     """Add up vectors (rows,), float32, in one reduction: a GPU would start a kernel for each."""
 
     def add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

@@ -1,1 +1,0 @@
-"""Models: init(key, ...) makes weights, fwd(x, weights) takes one example."""
