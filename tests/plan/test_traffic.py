@@ -9,8 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from trainer.job.errors import UnavailableError
 from trainer.parallel.mesh import AXIS, make_mesh
-from trainer.plan.operations import operations
-from trainer.plan.traffic import traffic
+from trainer.plan.traffic import operations, traffic
 
 WHOLE, ROWS = PartitionSpec(), PartitionSpec(AXIS)
 

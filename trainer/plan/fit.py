@@ -1,15 +1,15 @@
-"""Whether a job fits into the memory of its devices, and what to change if it does not."""
+"""The devices of a job, whether it fits into their memory, and what to change if it does not."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from trainer.commands.arguments import at_least
 from trainer.config.schema import Config
 from trainer.job.errors import ConfigError
-from trainer.plan.layout import Layout
 from trainer.plan.scaling import MACHINES
 
 if TYPE_CHECKING:
@@ -20,6 +20,67 @@ _UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
+class Layout(NamedTuple):
+    """How many processes a job has, and how many devices are of each."""
+
+    nodes: int
+    processes: int
+    gpus: int  # of each process; 0: it has one device, its CPU
+    devices: int  # that each process uses
+
+    @property
+    def all_devices(self) -> int:
+        """Of all processes."""
+        return self.processes * self.devices
+
+    @property
+    def devices_per_node(self) -> int:
+        """Of all processes of a node."""
+        return self.all_devices // self.nodes
+
+
+def add_nodes(add: Callable[..., object]) -> None:
+    """Add --nodes and --gpus-per-node, to a parser."""
+    add("--nodes", type=at_least(1), default=1, metavar="N", help="number of nodes (default: 1)")
+    help_ = "number of GPUs per node (default: 0, which trains on the CPUs)"
+    add("--gpus-per-node", type=at_least(0), default=0, metavar="G", help=help_)
+
+
+def add_tasks(add: Callable[..., object]) -> None:
+    """Add --tasks-per-node, to a parser or a group of one."""
+    help_ = "processes per node, which share its GPUs (default: 1, which uses them all)"
+    add("--tasks-per-node", type=at_least(1), default=1, metavar="T", help=help_)
+
+
+def layout_of(config: Config, args: argparse.Namespace) -> Layout:
+    """Return the layout that these options ask for.
+
+    Raises:
+        ConfigError: the GPUs do not divide over the processes, the batch does not over the devices,
+            or a process cannot have as many devices.
+    """
+    # jax takes a second
+    from trainer.parallel.mesh import check_division, check_method, check_shape
+
+    if args.gpus_per_node % args.tasks_per_node:
+        gpus = f"--gpus-per-node={args.gpus_per_node}"
+        message = f"--tasks-per-node={args.tasks_per_node} does not divide {gpus}"
+        raise ConfigError(message, "use a divisor")
+    processes, gpus = args.nodes * args.tasks_per_node, args.gpus_per_node // args.tasks_per_node
+    parallel = config.parallel
+    if parallel.devices and parallel.devices > gpus > 0:
+        message = f"parallel.devices={parallel.devices}: each process will have {gpus} GPUs"
+        raise ConfigError(message, f"use at most {gpus}, or leave it out to use all")
+    shape = (parallel.mesh.replica, parallel.mesh.shard)
+    check_method(parallel.method, processes)
+    layout = Layout(args.nodes, processes, gpus, parallel.devices or max(gpus, 1))
+    if any(shape):
+        check_shape(layout.all_devices, *shape)
+    size, accumulate = config.train.global_batch_size, config.train.accumulate
+    check_division(layout.all_devices, size, parallel.virtual_shards, accumulate=accumulate)
+    return layout
+
+
 def size(text: str) -> float:
     """Return the bytes that a text like 80GB or 79.6GiB names; an argparse type."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGT]?i?B)", text)
@@ -28,10 +89,10 @@ def size(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def shown(value: float) -> str:
-    """Return bytes in the unit that suits them."""
-    unit = next((u for u in ("TB", "GB", "MB", "kB") if value >= _UNITS[u]), None)
-    return f"{value / _UNITS[unit]:.4g} {unit}" if unit else f"{value:.0f} bytes"
+def shown(value: float, unit: str = "B") -> str:
+    """Return bytes, or another unit, with the prefix that suits them."""
+    prefix = next((p for p in "TGMk" if value >= _UNITS[f"{p}B"]), "")
+    return f"{value / _UNITS[f'{prefix}B']:.4g} {prefix}{unit}"
 
 
 def add_device(add: Callable[..., object]) -> None:

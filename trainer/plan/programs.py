@@ -23,11 +23,10 @@ from trainer.parallel import mesh as meshes
 from trainer.parallel import sharding, step
 from trainer.parallel.evaluation import Evaluator
 from trainer.plan import scaling
-from trainer.plan.layout import Layout
-from trainer.plan.operations import operations
+from trainer.plan.fit import Layout
 from trainer.plan.scaling import Machine
 from trainer.plan.shapes import host_bytes
-from trainer.plan.traffic import Traffic, traffic
+from trainer.plan.traffic import Traffic, operations, traffic
 from trainer.train import build, steps_per_dispatch
 
 # Nothing is run, so the machine code need not be fast; the memory is the same.

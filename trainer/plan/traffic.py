@@ -1,15 +1,17 @@
-"""What a compiled program sends between devices, read out of its HLO text."""
+"""What a program sends between devices, read out of its HLO text, and what it computes."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trainer.job.errors import UnavailableError
+from trainer.optimizers.elementwise import programs_in
 
 KINDS = (
     "all-reduce",
@@ -145,3 +147,38 @@ def _group(line: str, devices: int) -> tuple[int, ...]:
         message = f"XLA writes what this version cannot read: {line[groups.start() :][:60]}"
         raise UnavailableError(message, "use the version of jax that requirements/ names")
     return tuple(range(devices))
+
+
+def operations(jaxpr: Any) -> int:
+    """Return the floating-point operations of the products of one step, on each device.
+
+    The outermost loop, that over the steps of a dispatch, counts once. The others count as often as
+    they turn, where that is known; XLA's own count (cost_analysis) has their bodies once. Of a
+    branch, all sides count.
+    """
+    return _count(jaxpr, 1, in_loop=False)
+
+
+def _count(jaxpr: Any, times: int, in_loop: bool) -> int:
+    count = 0
+    for equation in jaxpr.eqns:
+        name, turns = equation.primitive.name, 1
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            count += times * _of_product(equation, math.prod(shape[dim] for dim in contracted))
+        elif name == "conv_general_dilated":
+            kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
+            outputs = kernel[numbers.rhs_spec[0]]
+            count += times * _of_product(equation, math.prod(kernel) // max(1, outputs))
+        elif name == "scan" and in_loop:
+            turns = equation.params["length"]
+        inner = in_loop or name in ("scan", "while")
+        for part in programs_in(equation.params.values()):
+            count += _count(part, times * turns, inner)
+    return count
+
+
+def _of_product(equation: Any, summed: int) -> int:
+    """Return a multiplication and an addition for each term of each result."""
+    return 2 * math.prod(equation.outvars[0].aval.shape) * summed
