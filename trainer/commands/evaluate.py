@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.commands import arguments as command_line
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, Preempted, writing
+from trainer.job.errors import EXIT_COMPLETED, writing
 from trainer.job.files import to_json, write_bytes, write_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
@@ -60,8 +60,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     from trainer.commands import test_data
 
     name, split = test_data.load(trained, args.data, terminal, stop, download=True)
-    if stop():
-        raise Preempted("asked to stop before the model was tested")
+    stop.check("before the model was tested")
     from trainer.tasks import confusion, pictures
 
     result = test_data.evaluate(trained, split)

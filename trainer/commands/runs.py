@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer.commands import arguments as command_line
 from trainer.job import directory as run_layout
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, ConfigError, Preempted
+from trainer.job.errors import EXIT_COMPLETED, ConfigError
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
@@ -76,8 +76,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     infos = []
     for directory in find(root):
         infos.append(runs.describe(directory))
-        if stop():
-            raise Preempted("asked to stop before all runs were read")
+        stop.check("before all runs were read")
     infos.sort(key=lambda run: (-(run.updated or 0.0), run.directory))
     if args.json:
         listed = [{**run._asdict(), "directory": str(run.directory)} for run in infos]

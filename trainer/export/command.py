@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer.commands import arguments as command_line
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, ConfigError, DataError, Preempted, first_line
+from trainer.job.errors import EXIT_COMPLETED, ConfigError, DataError, first_line
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import show, table
 from trainer.tracking.terminal import Terminal
@@ -72,8 +72,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         )
     with bundle.replacing(target, replace=args.replace) as folder:
         results = files.write(folder, trained, test)
-        if stop():
-            raise Preempted("asked to stop: nothing was put in place")
+        stop.check("before the export was put in place")
     rows = [(path.name, f"{path.stat().st_size:,}") for path in sorted(target.iterdir())]
     show("\n".join([*table([("file", "bytes"), *rows], (0,)), *results, f"in {target}"]))
     return EXIT_COMPLETED
