@@ -123,25 +123,24 @@ def _without_config_dir(arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: there is no such folder.
     """
-    others, words = list[str](), iter(arguments)
-    option, folder = "TRAINER_CONFIG_DIR", os.environ.get("TRAINER_CONFIG_DIR")
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name == "--config-dir":
-            option, folder = name, value if equals else next(words, "")
-        else:
-            others.append(word)
+    import argparse
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", nargs="?", const="")
+    args, others = parser.parse_known_args(arguments)
+    option, folder = "--config-dir", args.config_dir
+    if folder is None:
+        option, folder = "TRAINER_CONFIG_DIR", os.environ.get("TRAINER_CONFIG_DIR")
     if folder is not None:
         from trainer.job.directory import expanded
 
-        path, wrong = expanded(folder, option).absolute(), ""
+        path, typed = expanded(folder, option).absolute(), f"{option}={folder}"
         if not folder or not path.is_dir():
-            wrong = " is not a folder: name the folder that holds experiment/, model/ and the like"
-        elif (path / "config.yaml").exists():
-            wrong = ": its config.yaml would replace that of the trainer: give it another name, or "
-            wrong += "make it an experiment"
-        if wrong:
-            raise ConfigError(f"{option}={folder}{wrong}")
+            hint = "name the folder that holds experiment/, model/ and the like"
+            raise ConfigError(f"{typed} is not a folder", hint)
+        if (path / "config.yaml").exists():
+            hint = "give it another name, or make it an experiment"
+            raise ConfigError(f"{typed}: its config.yaml would replace that of the trainer", hint)
         os.environ["TRAINER_CONFIG_DIR"] = str(path)
     return others
 
