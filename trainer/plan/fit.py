@@ -155,11 +155,10 @@ def _advice(config: Config, layout: Layout, counted: Counted, room: float) -> li
     """Return what needs less memory, that which helps most first."""
     memory, train, shared = counted.memory, config.train, config.parallel.shard_state
     state, batch = list[str](), list[str]()
-    pmap = config.parallel.method == "pmap"
-    if layout.all_devices > 1 and shared != "all" and counted.shareable and not pmap:
-        state.append(
-            f"parallel.shard_state={'all' if shared == 'optimizer' else 'optimizer or all'}"
-        )
+    shareable = counted.shareable and config.parallel.method != "pmap"
+    if layout.all_devices > 1 and shared != "all" and shareable:
+        more = "all" if shared == "optimizer" else "optimizer or all"
+        state.append(f"parallel.shard_state={more}")
     if memory.evaluation > memory.temporary:
         batch.append(f"a train.eval_batch_size below {train.eval_batch_size}")
     parts = config.parallel.virtual_shards or layout.all_devices
