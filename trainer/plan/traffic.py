@@ -21,14 +21,12 @@ KINDS = (
     "collective-broadcast",
     "reduce-scatter",
 )
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
-_BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 # `%name (parameters) -> result {`, or `ENTRY %name ...`
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
 # `%name = RESULT all-reduce(...)`; RESULT is a shape or, of several arrays, a tuple of shapes.
 _RESULT, _NAME = r"(?P<result>\(.*?\)|\S+)", f"(?P<kind>{'|'.join(KINDS)})"
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?\S+ = {_RESULT} {_NAME}(?P<start>-start)?\(")
-_SHAPE = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")  # the bits of a number, the sizes
 _CALLED = re.compile(r"\b(body|condition|calls|to_apply|\w+_computations?)=(\{[^}]*\}|%?[\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # Which devices take part: a list of groups, numbers that fall into groups, or axes of a mesh.
@@ -42,8 +40,7 @@ class Collective(NamedTuple):
     """One instruction of the program, for all devices."""
 
     kind: str  # of KINDS; one of a tuple of arrays is one
-    arrays: tuple[int, ...]  # elements of each whole array: summed, or in all its parts
-    bytes: int  # of all of them
+    bytes: int  # of the whole arrays: summed, or in all their parts
     group: tuple[int, ...]  # the devices that take part with the first one, by number
     times: int = 1  # in a step
 
@@ -70,11 +67,6 @@ class Traffic(NamedTuple):
             count, size = totals.get(key, (0, 0))
             totals[key] = (count + item.times, size + item.bytes * item.times)
         return [(*key, *value) for key, value in totals.items()]
-
-    @property
-    def arrays(self) -> list[int]:
-        """The elements of each array that they combine."""
-        return [n for item in self.items for n in item.arrays * item.times]
 
     @property
     def bytes(self) -> int:
@@ -119,9 +111,10 @@ def _collective(match: re.Match[str], line: str, devices: int, times: int) -> Co
     if match["start"] and kind != "all-reduce":  # its result has the operands first
         shapes = shapes[len(shapes) // 2 :]
     whole = len(group) if kind == "reduce-scatter" else 1  # the result is a part
-    sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) * whole for _, dims in shapes]
-    size = sum(n * _BYTES[dtype] for n, (dtype, _) in zip(sizes, shapes, strict=True))
-    return Collective(kind, tuple(sizes), size, group, times)
+    size = 0
+    for bits, dims in shapes:
+        size += math.prod(int(n) for n in dims.split(",") if n) * int(bits or 8) // 8
+    return Collective(kind, size * whole, group, times)
 
 
 def _group(line: str, devices: int) -> tuple[int, ...]:
