@@ -77,8 +77,9 @@ class Traffic(NamedTuple):
 def traffic(text: str) -> Traffic:
     """Count the collectives of one step in the HLO text of a compiled dispatch.
 
-    The outermost loop is that over the steps of the dispatch, so what is in it counts once. A loop
-    within counts as often as it turns, if the compiler knows that; of a branch, both sides count.
+    The outermost loop is that over the steps of the dispatch, so what is in it counts once. What is
+    in another loop counts once for each iteration, if the compiler knows their number; of a branch,
+    both sides count.
     """
     computations = dict[str, list[str]]()
     entry, body = "", list[str]()
@@ -97,10 +98,10 @@ def traffic(text: str) -> Traffic:
                 yield _collective(match, line, devices, times)
                 continue  # what it applies adds two numbers
             for role, names in _CALLED.findall(line):
-                turns = _TRIPS.search(line) if role == "body" and in_loop else None
-                often = times * int(turns[1]) if turns else times
+                trips = _TRIPS.search(line) if role == "body" and in_loop else None
+                inner = times * int(trips[1]) if trips else times
                 for called in re.findall(r"[\w.-]+", names):
-                    yield from walk(called, often, in_loop or role == "body")
+                    yield from walk(called, inner, in_loop or role == "body")
 
     return Traffic(tuple(walk(entry, 1, False)))
 
@@ -145,33 +146,29 @@ def _group(line: str, devices: int) -> tuple[int, ...]:
 def operations(jaxpr: Any) -> int:
     """Return the floating-point operations of the products of one step, on each device.
 
-    The outermost loop, that over the steps of a dispatch, counts once. The others count as often as
-    they turn, where that is known; XLA's own count (cost_analysis) has their bodies once. Of a
-    branch, all sides count.
+    The outermost loop is that over the steps of a dispatch, so its body counts once. The body of
+    another loop counts once for each of its iterations, if their number is known; XLA's own count
+    (cost_analysis) has it once. Of a branch, all sides count.
     """
-    return _count(jaxpr, 1, in_loop=False)
+    return _operations(jaxpr, 1, in_loop=False)
 
 
-def _count(jaxpr: Any, times: int, in_loop: bool) -> int:
+def _operations(jaxpr: Any, times: int, in_loop: bool) -> int:
     count = 0
     for equation in jaxpr.eqns:
-        name, turns = equation.primitive.name, 1
+        name, iterations, terms = equation.primitive.name, 1, 0
         if name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
-            count += times * _of_product(equation, math.prod(shape[dim] for dim in contracted))
+            terms = math.prod(shape[dim] for dim in contracted)
         elif name == "conv_general_dilated":
             kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
-            outputs = kernel[numbers.rhs_spec[0]]
-            count += times * _of_product(equation, math.prod(kernel) // max(1, outputs))
+            terms = math.prod(kernel) // max(1, kernel[numbers.rhs_spec[0]])
         elif name == "scan" and in_loop:
-            turns = equation.params["length"]
+            iterations = equation.params["length"]
+        if terms:  # a multiplication and an addition for each term of each number of the result
+            count += times * 2 * terms * math.prod(equation.outvars[0].aval.shape)
         inner = in_loop or name in ("scan", "while")
         for part in programs_in(equation.params.values()):
-            count += _count(part, times * turns, inner)
+            count += _operations(part, times * iterations, inner)
     return count
-
-
-def _of_product(equation: Any, summed: int) -> int:
-    """Return a multiplication and an addition for each term of each result."""
-    return 2 * math.prod(equation.outvars[0].aval.shape) * summed
