@@ -38,7 +38,7 @@ examples:
   python -m trainer local 2 +experiment=mlp train.epochs=3
   python -m trainer local 2 doctor +experiment=mlp
 """
-GRACE = 40  # seconds to save and to find out who was lost: cluster.heartbeat_timeout_seconds=20
+GRACE = 40  # seconds to notice a lost process (cluster.heartbeat_timeout_seconds=20) and to save
 COLORS = (36, 33, 35, 32, 34, 31)
 
 
@@ -123,7 +123,7 @@ class Job:
             failed.extend(index for index, code in codes if code and index not in failed)
             if not ending and (failed or self.unread):
                 ending.append(time.monotonic())
-                self._send(signal.SIGTERM)  # they save, and say who was lost
+                self._send(signal.SIGTERM)  # they save, and report which process was lost
             if ending and time.monotonic() - ending[0] > GRACE:
                 processes.end(self.children)
 

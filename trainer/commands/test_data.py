@@ -1,4 +1,4 @@
-"""The test examples to judge a trained model by, those of its run or a folder's; its results."""
+"""The test examples of a run, or of a folder, and the results of a trained model on them."""
 
 import os
 from functools import partial

@@ -101,7 +101,7 @@ class Section:
         section = self.section or type(self).__name__.removesuffix("Config").lower()
         for option in fields(self):  # type: ignore[arg-type]
             value, rules, name = getattr(self, option.name), option.metadata, option.name
-            if rules and (value is not None or option.type == "Any"):
+            if rules and (value is not None or option.type == "Any"):  # Any would allow None
                 _check(rules["test"](value), f"{section}.{name}", value, rules["rule"])
             if not (rules and rules["of"]):
                 continue

@@ -1,4 +1,4 @@
-"""A user's Python file or module, named in the configuration: load it, type its options.
+"""Load the Python file or module of a user, which the configuration names, and its options.
 
 Whatever is wrong with it becomes a ConfigError that names the user's file and line, never a
 traceback through the trainer.

@@ -21,12 +21,12 @@ _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 class Layout(NamedTuple):
-    """How many processes a job has, and how many devices are of each."""
+    """How many processes a job has, and how many devices each of them uses."""
 
     nodes: int
     processes: int
     gpus: int  # of each process; 0: it has one device, its CPU
-    devices: int  # that each process uses
+    devices: int  # of each process; parallel.devices may leave GPUs out
 
     @property
     def all_devices(self) -> int:
@@ -138,10 +138,10 @@ def _share(name: str, text: str) -> float:
 
 
 def check(config: Config, layout: Layout, counted: Counted, room: Room) -> None:
-    """Check that what a device needs is there.
+    """Check that a device has the memory that the job needs.
 
     Raises:
-        ConfigError: it is not; says what to change.
+        ConfigError: it has less; the message says what to change.
     """
     needed = counted.memory.total
     if room.bytes is None or needed <= room.bytes:
