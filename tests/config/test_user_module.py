@@ -175,6 +175,9 @@ def test_there_is_no_such_file_or_module(write, tmp_path):
     for name in ("my.gone", "gone", "folder", ""):
         message = message_of(name)
         assert message.startswith(f"model.module={name}: there is no such module: give the file")
+    (tmp_path / "broken").mkdir()
+    write("1 / 0\n", "broken/__init__.py")
+    assert message_of("broken.model").startswith("model.module=broken.model: ZeroDivisionError")
 
 
 def test_the_name_may_be_a_file_anywhere_or_a_dotted_name(write, tmp_path):

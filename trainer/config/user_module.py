@@ -81,15 +81,17 @@ def load(option: str, name: str) -> Any:
     if (here := str(Path.cwd())) not in sys.path:  # python -m searches it, but not `trainer`
         sys.path.append(here)
     if not _is_file(name):
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
-            spec = None
-        if spec is None or not spec.has_location:  # a folder of files has none
+        own = None
+        with readable(option, name):
+            try:
+                own = importlib.import_module(name) if name else None
+            except ModuleNotFoundError as error:
+                if not f"{name}.".startswith(f"{error.name}."):  # a module that it imports
+                    raise
+        if getattr(own, "__file__", None) is None:  # also of a folder of files
             hint = "give the file (my_model.py), or a dotted name that Python can import from here"
             raise ConfigError(f"{option}={name}: there is no such module", hint)
-        with readable(option, name):
-            return importlib.import_module(name)
+        return own
     path = file_of(option, name)
     if not path.is_file():
         raise ConfigError(f"{option}={name}: there is no such file", f"it would be {path}")
