@@ -262,6 +262,7 @@ class ModelConfig(Section):
 
 
 DECAYS = ("warmup_linear", "warmup_cosine", "warmup_stable_decay")
+PIECEWISE: dict[str, Any] = {"by": "schedule", "of": ("piecewise",)}
 
 
 @dataclass(kw_only=True)
@@ -286,15 +287,13 @@ class OptimConfig(Section):
     boundaries: list[float] | None = ruled(
         lambda epochs: epochs and epochs[0] > 0 and all(a < b for a, b in pairwise(epochs)),
         "use at least one epoch, in ascending order, like [5,8]",
-        by="schedule",
-        of=("piecewise",),
+        **PIECEWISE,
         example="[5,8]",
     )
     factors: list[float] | None = ruled(
         lambda factors: all(0 <= factor <= 1 for factor in factors),
         "use numbers from 0 to 1, like [0.1,0.01]",
-        by="schedule",
-        of=("piecewise",),
+        **PIECEWISE,
         example="[0.1,0.01]",
     )
 
@@ -492,7 +491,9 @@ def leave_out(given: dict[Any, Any], overrides: Sequence[str]) -> None:
     for section, kind in get_type_hints(Config).items():
         for option in fields(kind) if f"{section}." in typed else ():
             path, of = f"{section}.{option.name}.", option.metadata.get("of")
-            is_others = of and option.metadata["by"] == "name" and given[section]["name"] not in of
+            is_others = (
+                of and option.metadata["by"] == "name" and given[section].get("name") not in of
+            )
             if is_others and not any(name.startswith(path) for name in typed):
                 given[section][option.name] = {} if option.name == "options" else None
 

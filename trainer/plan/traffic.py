@@ -14,12 +14,8 @@ from trainer.job.errors import UnavailableError
 from trainer.optimizers.elementwise import programs_in
 
 KINDS = (
-    "all-reduce",
-    "all-gather",
-    "all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-    "reduce-scatter",
+    *("all-reduce", "all-gather", "all-to-all", "reduce-scatter"),
+    *("collective-permute", "collective-broadcast"),
 )
 # `%name (parameters) -> result {`, or `ENTRY %name ...`
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
