@@ -480,7 +480,7 @@ class Config:
 def leave_out(given: dict[Any, Any], overrides: Sequence[str]) -> None:
     """Leave out what files have for another model, data set or optimizer than the one typed.
 
-    An experiment for the MLP can so be used with model=module. What was itself typed stays, and is
+    So an experiment for the MLP works with model=module. An option that was typed stays, and is
     refused.
 
     Args:
@@ -489,12 +489,12 @@ def leave_out(given: dict[Any, Any], overrides: Sequence[str]) -> None:
     """
     typed = [override.lstrip("+").partition("=")[0] + "." for override in overrides]
     for section, kind in get_type_hints(Config).items():
-        for option in fields(kind) if f"{section}." in typed else ():
-            path, of = f"{section}.{option.name}.", option.metadata.get("of")
-            is_others = (
-                of and option.metadata["by"] == "name" and given[section].get("name") not in of
-            )
-            if is_others and not any(name.startswith(path) for name in typed):
+        if f"{section}." not in typed:
+            continue
+        for option in fields(kind):
+            of, by = option.metadata.get("of"), option.metadata.get("by")
+            is_others = of and by == "name" and given[section].get("name") not in of
+            if is_others and not any(n.startswith(f"{section}.{option.name}.") for n in typed):
                 given[section][option.name] = {} if option.name == "options" else None
 
 
