@@ -72,30 +72,23 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 
 def parse(
-    parser: argparse.ArgumentParser,
-    arguments: Sequence[str],
-    *,
-    overrides: bool = False,
-    intermixed: bool = False,
+    parser: argparse.ArgumentParser, arguments: Sequence[str], *, overrides: bool = False
 ) -> argparse.Namespace:
     """Return the arguments after the command; --help prints and raises SystemExit(0).
 
     With `overrides`, those that the parser does not know are options of a job, in args.overrides.
-    With `intermixed`, positional arguments may stand between the options.
 
     Raises:
         ConfigError: an option is wrong.
     """
-    read = parser.parse_known_intermixed_args if intermixed else parser.parse_known_args
-    args, unknown = read(arguments)
-    if overrides or intermixed:
+    args, unknown = parser.parse_known_args(arguments)
+    if overrides:
         from trainer.config.explain import refuse_words  # imports Hydra, which others do without
 
         refuse_words(unknown, see=f"see `{parser.prog} --help`")
+        args.overrides = unknown
     elif unknown:
         parser.error(f"{unknown[0]} is not an option")
-    if overrides:
-        args.overrides = unknown
     return args
 
 
