@@ -13,7 +13,7 @@ from benchmarks.scaling import FLOAT, MLP
 
 from trainer.plan import scaling
 from trainer.plan.command import seconds
-from trainer.plan.fit import SHARE
+from trainer.plan.devices import SHARE
 from trainer.plan.scaling import MACHINES, Link, Machine, Step, ring
 
 IMAGE = Path(__file__).resolve().parent / "images" / "scaling-shared.png"

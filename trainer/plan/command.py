@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.commands import arguments as command_line
 from trainer.config.compose import compose_each
-from trainer.job.errors import EXIT_COMPLETED
+from trainer.config.schema import Config
+from trainer.job.errors import EXIT_COMPLETED, ConfigError
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import show, table
-from trainer.plan import fit, shapes
-from trainer.plan.fit import Layout, Room, shown
+from trainer.plan import devices, shapes
+from trainer.plan.devices import Layout, Room, shown
 from trainer.plan.scaling import MACHINES
 from trainer.tracking.terminal import Terminal
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     (job,) = compose_each([args.overrides])
     config, terminal = job.config, Terminal()
-    layout = fit.layout_of(config, args)
+    layout = devices.layout_of(config, args)
     if layout.all_devices > most:  # of parallel.devices, on CPUs
         import jax
 
@@ -79,16 +80,55 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         show(to_json(_as_json(counted, layout, kind, room), indent=2))
     else:
         show("\n".join(table([*_rows(counted, layout, kind, room)], (0, 2))))
-    fit.check(config, layout, counted, room)
+    _check(config, layout, counted, room)
     return EXIT_COMPLETED
+
+
+def _check(config: Config, layout: Layout, counted: Counted, room: Room) -> None:
+    """Check that a device has the memory that the job needs.
+
+    Raises:
+        ConfigError: it has less; the message says what to change.
+    """
+    needed = counted.memory.total
+    if room.bytes is None or needed <= room.bytes:
+        return
+    message = f"each device needs {shown(needed)}, and has {room.text}"
+    *others, last = _advice(config, layout, counted, room.bytes)
+    raise ConfigError(message, f"use {', '.join(others)}, or {last}" if others else f"use {last}")
+
+
+def _advice(config: Config, layout: Layout, counted: Counted, room: float) -> list[str]:
+    """Return what needs less memory, that which helps most first."""
+    memory, train, shared = counted.memory, config.train, config.parallel.shard_state
+    state, batch = list[str](), list[str]()
+    shareable = counted.shareable and config.parallel.method != "pmap"
+    if layout.all_devices > 1 and shared != "all" and shareable:
+        more = "all" if shared == "optimizer" else "optimizer or all"
+        state.append(f"parallel.shard_state={more}")
+    if memory.evaluation > memory.temporary:
+        batch.append(f"a train.eval_batch_size below {train.eval_batch_size}")
+    parts = config.parallel.virtual_shards or layout.all_devices
+    if train.global_batch_size > parts * train.accumulate:
+        batch.append(f"train.accumulate={2 * train.accumulate}")
+    if config.model.remat is None and config.model.precision != "bfloat16":
+        batch.append("model.remat=2")
+    if counted.rows > 1:
+        batch.append(f"a train.global_batch_size below {train.global_batch_size}")
+    # Whatever the batch, there are gradients as large as the weights, and their sum.
+    fixed = memory.state + 2 * memory.weights
+    if fixed > room:
+        return [*state, "a smaller model", "devices with more memory"]
+    first = [*state, *batch] if fixed > memory.total / 2 else [*batch, *state]
+    return [*first, "devices with more memory"]
 
 
 def _parser() -> argparse.ArgumentParser:
     usage = "[options] [+experiment=NAME] [OPTION=VALUE ...]"
     parser = command_line.parser("plan", DESCRIPTION, EPILOG, usage)
-    fit.add_nodes(parser.add_argument)
-    fit.add_tasks(parser.add_argument)
-    fit.add_device(parser.add_argument)
+    devices.add_nodes(parser.add_argument)
+    devices.add_tasks(parser.add_argument)
+    devices.add_device(parser.add_argument)
     help_ = "a field of an example, like image=uint8[28,28], where the data are not; repeatable"
     parser.add_argument("--field", action="append", default=[], metavar="FIELD", help=help_)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -108,8 +148,8 @@ def _as_json(counted: Counted, layout: Layout, kind: str | None, room: Room) -> 
         "device_memory_there": room.bytes,
         "host_memory": counted.host._asdict(),
         "collectives": [
-            {"kind": kind, "devices": devices, "count": count, "bytes": size}
-            for kind, devices, count, size in counted.traffic.by_kind
+            {"kind": kind, "devices": group, "count": count, "bytes": size}
+            for kind, group, count, size in counted.traffic.by_kind
         ],
         "operations": counted.operations,
         "device_kind": kind,
@@ -154,8 +194,8 @@ def _rows(
     yield "  copy for a checkpoint", shown(host.checkpoint), "while it is written"
     yield "", "", ""
     yield "a step sends", shown(counted.traffic.bytes), ""
-    for collective, devices, count, size in counted.traffic.by_kind:
-        yield f"  {collective}", shown(size), f"{count:,} between {devices:,} devices"
+    for collective, group, count, size in counted.traffic.by_kind:
+        yield f"  {collective}", shown(size), f"{count:,} between {group:,} devices"
     yield "a step computes", shown(counted.operations, "FLOP"), "in the products of each device"
     if predicted is not None and kind is not None:
         note = f"predicted; {MACHINES[kind].source}"

@@ -23,7 +23,7 @@ from trainer.parallel import mesh as meshes
 from trainer.parallel import sharding, step
 from trainer.parallel.evaluation import Evaluator
 from trainer.plan import scaling
-from trainer.plan.fit import Layout
+from trainer.plan.devices import Layout
 from trainer.plan.scaling import Machine
 from trainer.plan.shapes import host_bytes
 from trainer.plan.traffic import Traffic, operations, traffic

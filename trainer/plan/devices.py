@@ -1,19 +1,16 @@
-"""The devices of a job, whether it fits into their memory, and what to change if it does not."""
+"""The processes and devices that a job will have, and the memory of a device."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from trainer.commands.arguments import at_least
 from trainer.config.schema import Config
 from trainer.job.errors import ConfigError
 from trainer.plan.scaling import MACHINES
-
-if TYPE_CHECKING:
-    from trainer.plan.programs import Counted
 
 SHARE, VARIABLES = 0.75, ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 _UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
@@ -135,42 +132,3 @@ def _share(name: str, text: str) -> float:
     if not 0 < share <= 1:
         raise ConfigError(f"{name}={text}", "use a share above 0, at most 1")
     return share
-
-
-def check(config: Config, layout: Layout, counted: Counted, room: Room) -> None:
-    """Check that a device has the memory that the job needs.
-
-    Raises:
-        ConfigError: it has less; the message says what to change.
-    """
-    needed = counted.memory.total
-    if room.bytes is None or needed <= room.bytes:
-        return
-    message = f"each device needs {shown(needed)}, and has {room.text}"
-    *others, last = _advice(config, layout, counted, room.bytes)
-    raise ConfigError(message, f"use {', '.join(others)}, or {last}" if others else f"use {last}")
-
-
-def _advice(config: Config, layout: Layout, counted: Counted, room: float) -> list[str]:
-    """Return what needs less memory, that which helps most first."""
-    memory, train, shared = counted.memory, config.train, config.parallel.shard_state
-    state, batch = list[str](), list[str]()
-    shareable = counted.shareable and config.parallel.method != "pmap"
-    if layout.all_devices > 1 and shared != "all" and shareable:
-        more = "all" if shared == "optimizer" else "optimizer or all"
-        state.append(f"parallel.shard_state={more}")
-    if memory.evaluation > memory.temporary:
-        batch.append(f"a train.eval_batch_size below {train.eval_batch_size}")
-    parts = config.parallel.virtual_shards or layout.all_devices
-    if train.global_batch_size > parts * train.accumulate:
-        batch.append(f"train.accumulate={2 * train.accumulate}")
-    if config.model.remat is None and config.model.precision != "bfloat16":
-        batch.append("model.remat=2")
-    if counted.rows > 1:
-        batch.append(f"a train.global_batch_size below {train.global_batch_size}")
-    # Whatever the batch, there are gradients as large as the weights, and their sum.
-    fixed = memory.state + 2 * memory.weights
-    if fixed > room:
-        return [*state, "a smaller model", "devices with more memory"]
-    first = [*state, *batch] if fixed > memory.total / 2 else [*batch, *state]
-    return [*first, "devices with more memory"]
