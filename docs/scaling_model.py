@@ -20,7 +20,7 @@ import scaling_shared
 from benchmarks.scaling import FLOAT, MLP, Net
 
 from trainer.plan import scaling
-from trainer.plan.report import seconds
+from trainer.plan.command import seconds
 from trainer.plan.scaling import MACHINES, Machine, Step, ring, tree
 
 ROOT = Path(__file__).resolve().parents[1]

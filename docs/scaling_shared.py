@@ -12,8 +12,8 @@ from typing import NamedTuple
 from benchmarks.scaling import FLOAT, MLP
 
 from trainer.plan import scaling
-from trainer.plan.fit import SHARE
-from trainer.plan.report import seconds
+from trainer.plan.command import seconds
+from trainer.plan.devices import SHARE
 from trainer.plan.scaling import MACHINES, Link, Machine, Step, ring
 
 IMAGE = Path(__file__).resolve().parent / "images" / "scaling-shared.png"

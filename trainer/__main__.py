@@ -28,7 +28,6 @@ def main() -> None:
     _open_missing_streams()
     import logging
     import shlex
-    import traceback
     from pathlib import Path
 
     for name in ("TRAINER_CACHE_DIR", "TRAINER_CONFIG_DIR", "TRAINER_RUN_ROOT"):
@@ -56,14 +55,7 @@ def main() -> None:
     except TrainerError as error:
         message, code = f"{error.label}: {error}\n", error.exit_code
     except Exception as error:
-        message, code = traceback.format_exc(), EXIT_INTERNAL
-        if package := _missing_package(error):
-            hint = "run the one that scripts/train makes (.venv/bin/python), or install the lock"
-            message = f"error: {sys.executable} has no package {package}: {hint}\n"
-            code = EXIT_UNAVAILABLE
-        elif variable := _wrong_variable(error):
-            wrong = f"{variable}={os.environ[variable]}: {first_line(error)}"
-            message, code = f"error: {wrong}: correct it or unset it\n", EXIT_CONFIG
+        message, code = _unexpected(error)
     stop.ignore()
     _flush(message)
     sys.exit(code)
@@ -84,10 +76,24 @@ def _open_missing_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
-def _missing_package(error: Exception) -> str | None:
-    """Return the name of a package that this Python lacks, if an error says so."""
-    name = error.name if isinstance(error, ModuleNotFoundError) else None
-    return None if name is None or name.partition(".")[0] == "trainer" else name
+def _unexpected(error: Exception) -> tuple[str, int]:
+    """Return the message for an error that is no TrainerError, and the exit code.
+
+    It has a traceback, unless a package is missing or a variable of jax has a wrong value.
+    """
+    package = error.name if isinstance(error, ModuleNotFoundError) else None
+    if package is not None and package.partition(".")[0] != "trainer":
+        hint = "run the one that scripts/train makes (.venv/bin/python), or install the lock"
+        message = f"error: {sys.executable} has no package {package}: {hint}\n"
+        return message, EXIT_UNAVAILABLE
+    text = str(error).upper()  # jax names its options in small letters
+    for name, value in os.environ.items():
+        if isinstance(error, ValueError) and name.startswith("JAX_") and name in text:
+            wrong = f"{name}={value}: {first_line(error)}"
+            return f"error: {wrong}: correct it or unset it\n", EXIT_CONFIG
+    import traceback
+
+    return traceback.format_exc(), EXIT_INTERNAL
 
 
 def _check_xla_flags() -> None:
@@ -108,13 +114,6 @@ def _check_xla_flags() -> None:
             raise ConfigError(f"XLA_FLAGS={flags}: {reason}", "correct it or unset it")
 
 
-def _wrong_variable(error: Exception) -> str | None:
-    """Return the environment variable of jax whose value an error is about, if it is about one."""
-    names = [name for name in os.environ if name.startswith("JAX_")]
-    text = str(error).upper()  # jax names its options in small letters
-    return next((name for name in names if isinstance(error, ValueError) and name in text), None)
-
-
 def _without_config_dir(arguments: Sequence[str]) -> list[str]:
     """Return the arguments without --config-dir DIR.
 
@@ -123,25 +122,24 @@ def _without_config_dir(arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: there is no such folder.
     """
-    others, words = list[str](), iter(arguments)
-    option, folder = "TRAINER_CONFIG_DIR", os.environ.get("TRAINER_CONFIG_DIR")
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name == "--config-dir":
-            option, folder = name, value if equals else next(words, "")
-        else:
-            others.append(word)
+    import argparse
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", nargs="?", const="")
+    args, others = parser.parse_known_args(arguments)
+    option, folder = "--config-dir", args.config_dir
+    if folder is None:
+        option, folder = "TRAINER_CONFIG_DIR", os.environ.get("TRAINER_CONFIG_DIR")
     if folder is not None:
         from trainer.job.directory import expanded
 
-        path, wrong = expanded(folder, option).absolute(), ""
+        path, typed = expanded(folder, option).absolute(), f"{option}={folder}"
         if not folder or not path.is_dir():
-            wrong = " is not a folder: name the folder that holds experiment/, model/ and the like"
-        elif (path / "config.yaml").exists():
-            wrong = ": its config.yaml would replace that of the trainer: give it another name, or "
-            wrong += "make it an experiment"
-        if wrong:
-            raise ConfigError(f"{option}={folder}{wrong}")
+            hint = "name the folder that holds experiment/, model/ and the like"
+            raise ConfigError(f"{typed} is not a folder", hint)
+        if (path / "config.yaml").exists():
+            hint = "give it another name, or make it an experiment"
+            raise ConfigError(f"{typed}: its config.yaml would replace that of the trainer", hint)
         os.environ["TRAINER_CONFIG_DIR"] = str(path)
     return others
 

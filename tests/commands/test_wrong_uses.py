@@ -17,7 +17,7 @@ USES = {
     ),
     "optim.schedule=constant optim.final_fraction=0.1": (
         "optim.final_fraction=0.1: only optim.schedule=warmup_linear or warmup_cosine or "
-        "warmup_stable_decay has it: leave it out"
+        "warmup_stable_decay has it: choose that, or leave it out"
     ),
     f"{PIECEWISE} optim.boundaries=[8,5] optim.factors=[0.1,0.01]": (
         "optim.boundaries=[8.0, 5.0]: use at least one epoch, in ascending order, like [5,8]"
@@ -71,9 +71,8 @@ USES = {
     "model.precision=tf32": (
         "model.precision=tf32: a CPU multiplies float32 and bfloat16 only: leave it at float32"
     ),
-    "model=module model.module=m.py model.hidden_sizes=null model.precision=bfloat16": (
-        "model.precision=bfloat16: only model=mlp has it: leave it out, or null where an "
-        "experiment has it"
+    "model=module model.module=m.py model.precision=bfloat16": (
+        "model.precision=bfloat16: only model=mlp has it: choose that, or leave it out"
     ),
     "init.freeze=[*]": (
         "init.freeze=[*]: nothing is left to train: the weights are 0/kernel, 0/bias, 1/kernel, "

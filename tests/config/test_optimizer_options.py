@@ -68,7 +68,10 @@ def test_an_optimizer_of_ones_own_may_treat_weights_by_their_names(tmp_path, mon
         ("optim=adamw optim.options=null", "optim.options=None: give each by its name"),
         ("optim=adamw optim.options=3", "optim.options=3: give each by its name"),
         ("optim=adamw optim.momentum=0.9", "optim.momentum=0.9: only optim=sgd has it"),
-        ("optim=sgd optim.momentum=null", "optim.momentum=None: it needs a value"),
+        (
+            "optim=sgd optim.momentum=null",
+            "optim.momentum=None: optim=sgd needs it, like optim.momentum",
+        ),
         ("optim.options.b1=0.9", "optim.options={'b1': 0.9}: optim=sgd has none: leave them out"),
         ("optim.clip_norm=0", "optim.clip_norm=0.0: use a finite number above 0"),
         ("optim=adamw optim.clip_norm=-1", "optim.clip_norm=-1.0: use a finite number above 0"),

@@ -175,6 +175,9 @@ def test_there_is_no_such_file_or_module(write, tmp_path):
     for name in ("my.gone", "gone", "folder", ""):
         message = message_of(name)
         assert message.startswith(f"model.module={name}: there is no such module: give the file")
+    (tmp_path / "broken").mkdir()
+    write("1 / 0\n", "broken/__init__.py")
+    assert message_of("broken.model").startswith("model.module=broken.model: ZeroDivisionError")
 
 
 def test_the_name_may_be_a_file_anywhere_or_a_dotted_name(write, tmp_path):
@@ -192,18 +195,22 @@ def test_the_name_may_be_a_file_anywhere_or_a_dotted_name(write, tmp_path):
 def test_a_module_is_given_where_and_only_where_it_is_needed(write):
     name = write(OPTIONS)
     for arguments, message in (
-        (["model=module"], "model.module=None: model=module needs it: model.module=FILE.py"),
-        ([f"model.module={name}"], "model.module=mine.py: add model=module"),
-        (["data=module"], "data.module=None: data=module needs it: data.module=FILE.py"),
-        (["model.options.width=3"], "model.options={'width': 3}: add model=module"),
+        (["model=module"], "model.module=None: model=module needs it, like model.module=FILE"),
+        ([f"model.module={name}"], "model.module=mine.py: only model=module has it: choose that"),
+        (["data=module"], "data.module=None: data=module needs it, like data.module=FILE.py"),
+        (["model.options.width=3"], "model.options={'width': 3}: only model=module has it"),
         (
             ["model=module", f"model.module={name}", "model.hidden_sizes=[3]"],
-            "model.hidden_sizes=[3]: only model=mlp has it: leave it out",
+            "model.hidden_sizes=[3]: only model=mlp has it: choose that",
         ),
     ):
         with pytest.raises(ConfigError) as raised:
             compose(arguments)
         assert message in str(raised.value)
+    (job,) = compose(["+experiment=smoke", "model=module", f"model.module={name}"])
+    assert job.config.model.hidden_sizes is None  # smoke has sizes for the MLP
+    (job,) = compose(["+experiment=mlp_notebook", "optim=adam"])
+    assert job.config.optim.momentum is None
 
 
 def test_one_file_may_have_the_model_and_the_data(write):

@@ -20,7 +20,7 @@ from support.trained_runs import copy, damage, everything
 
 from trainer.checkpoint import load_model
 from trainer.config.schema import DataConfig
-from trainer.export import bundle, command, files, programs, standalone
+from trainer.export import command, files, programs, standalone
 from trainer.formats import idx
 from trainer.job.errors import (
     EXIT_CONFIG,
@@ -419,7 +419,7 @@ def test_a_failed_replacement_leaves_the_old_one(exported):
     before = everything(exported)
     with (
         pytest.raises(ConfigError, match=r"cannot be written \(No such file"),
-        bundle.replacing(exported, replace=True) as folder,
+        command.replacing(exported, replace=True) as folder,
     ):
         (folder / "missing" / "file").touch()
     assert everything(exported) == before

@@ -70,7 +70,7 @@ def test_a_decay_without_warm_up_starts_at_its_peak_and_ends_at_zero(name):
             "optim.schedule=warmup_stable_decay",
             "optim.decay_fraction=None: optim.schedule=warmup_stable_decay needs it, like optim",
         ),
-        ("optim.decay_fraction=0.2", "only optim.schedule=warmup_stable_decay has it: leave it"),
+        ("optim.decay_fraction=0.2", "only optim.schedule=warmup_stable_decay has it: choose"),
         ("optim.schedule=piecewise", "optim.boundaries=None: optim.schedule=piecewise needs it"),
         ("optim.boundaries=[2,1]", "optim.boundaries=[2.0, 1.0]: use at least one epoch, in asc"),
         (

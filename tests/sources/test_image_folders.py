@@ -245,7 +245,7 @@ WRONG = {
     ),
     "an option of others": (
         *images(nothing, "data.columns=[image]"),
-        *(ConfigError, r"data\.columns=\['image'\]: only data=huggingface has it: leave it out"),
+        *(ConfigError, r"data\.columns=\['image'\]: only data=huggingface has it: choose that"),
     ),
     "one name": (
         *images(nothing, "data.class_names=[cat]"),

@@ -347,7 +347,7 @@ WRONG = [
     (lambda f: (f / "text").touch(), [*TEXT_WORDS], "text: is empty"),
     (lambda f: None, [*TEXT_WORDS], "text: cannot be read .No such file"),
     (as_text, [*TEXT_WORDS, "data.window=5000"], "train has .* bytes, and a window 5,000: use a"),
-    (as_text, [*TEXT_WORDS, "data.label=a"], "data.label=a: only data=table has it: leave it out"),
+    (as_text, [*TEXT_WORDS, "data.label=a"], "data.label=a: only data=table has it: choose that"),
     (
         record_files({"x": 1}, {"x": 1.0}),
         [*RECORDS],

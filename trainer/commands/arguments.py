@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from trainer.job.directory import existing
 from trainer.job.errors import ConfigError
@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from trainer.checkpoint.load_model import Trained
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, where argparse prints the usage and ends the process."""
+        raise ConfigError(message, f"see `{self.prog} --help`")
+
+
 def parser(
     command: str, description: str, epilog: str, usage: str | None = None
 ) -> argparse.ArgumentParser:
     """Return the parser of a command; description and epilog keep their line breaks."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"python -m trainer {command}",
         usage=usage and f"%(prog)s {usage}",
         description=description,
@@ -66,36 +72,23 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 
 def parse(
-    parser: argparse.ArgumentParser,
-    arguments: Sequence[str],
-    *,
-    overrides: bool = False,
-    intermixed: bool = False,
+    parser: argparse.ArgumentParser, arguments: Sequence[str], *, overrides: bool = False
 ) -> argparse.Namespace:
     """Return the arguments after the command; --help prints and raises SystemExit(0).
 
     With `overrides`, those that the parser does not know are options of a job, in args.overrides.
-    With `intermixed`, positional arguments may stand between the options.
 
     Raises:
-        ConfigError: an option is wrong; argparse has printed which.
+        ConfigError: an option is wrong.
     """
-    see = f"see `{parser.prog} --help`"
-    read = parser.parse_known_intermixed_args if intermixed else parser.parse_known_args
-    try:
-        args, unknown = read(arguments)
-    except SystemExit as ended:
-        if ended.code:
-            raise ConfigError(see) from None
-        raise
-    if overrides or intermixed:
+    args, unknown = parser.parse_known_args(arguments)
+    if overrides:
         from trainer.config.explain import refuse_words  # imports Hydra, which others do without
 
-        refuse_words(unknown, see=see)
-    elif unknown:
-        raise ConfigError(f"{unknown[0]} is not an option", see)
-    if overrides:
+        refuse_words(unknown, see=f"see `{parser.prog} --help`")
         args.overrides = unknown
+    elif unknown:
+        parser.error(f"{unknown[0]} is not an option")
     return args
 
 

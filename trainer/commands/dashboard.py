@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.arguments import at_least, parse, parser
+from trainer.commands.arguments import at_least, parser
 from trainer.job import resources
 from trainer.job.directory import expanded, make
 from trainer.job.errors import ConfigError, UnavailableError
@@ -47,9 +47,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     add("folder", metavar="FOLDER", nargs="?", type=Path, help=help_)
     help_ = f"the port (default: the first free one from {FIRST_PORT} up)"
     add("-p", "--port", type=at_least(0), metavar="N", help=help_)
-    own = [word for word in arguments if word.startswith("--") and not word.startswith("--port")]
-    own = [word for word in own if word != "--help"]
-    args = parse(options, [word for word in arguments if word not in own])
+    args, own = options.parse_known_args(arguments)
     folder = _default() if args.folder is None else expanded(args.folder, "FOLDER").absolute()
     if not folder.is_dir():
         raise ConfigError(f"FOLDER={folder} is not a folder", "name the folder of your runs")

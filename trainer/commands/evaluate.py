@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.commands import arguments as command_line
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, Preempted, writing
+from trainer.job.errors import EXIT_COMPLETED, writing
 from trainer.job.files import to_json, write_bytes, write_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
@@ -55,13 +55,12 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     args = command_line.parse(parser, arguments)
     terminal = Terminal()
-    given = expanded(args.out, "--out").absolute() if args.out else None
+    out = expanded(args.out, "--out").absolute() if args.out else None
     trained = command_line.open_run(args.run, args.step, terminal.warn)
     from trainer.commands import test_data
 
     name, split = test_data.load(trained, args.data, terminal, stop, download=True)
-    if stop():
-        raise Preempted("asked to stop before the model was tested")
+    stop.check("before the model was tested")
     from trainer.tasks import pictures
 
     result = test_data.evaluate(trained, split)
@@ -73,12 +72,17 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         **result.means,
     }
     counts = pictures.confusion_counts(split, result.predictions, trained.classes or 0)
-    out = given or trained.run / "evaluation"
+    out = out or trained.run / "evaluation"
     stem = f"step-{trained.step}"
     if args.data:  # folders of the same name in different places have results of their own
         digest = hashlib.sha256(os.fsencode(args.data.resolve())).hexdigest()
         stem += f"-{args.data.resolve().name}-{digest[:8]}"
-    lines = list(_lines(report, result.means))
+    width = max(9, *map(len, result.means)) + 2
+    lines = [
+        f"model      {printable(str(trained.run))}, step {trained.step:,}",
+        f"data       {printable(name)}, {result.examples:,} test examples",
+        *(f"{n:{width}}{metric_text(n, mean).strip()}" for n, mean in result.means.items()),
+    ]
     picture = out / f"{stem}-confusion.png"
     with writing(out, hint="name a folder with --out FOLDER"):
         out.mkdir(parents=True, exist_ok=True)
@@ -110,35 +114,23 @@ def _classes(counts: Counts, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _lines(report: dict[str, Any], means: dict[str, float]) -> Iterator[str]:
-    """Yield the summary for people."""
-    yield f"model      {printable(report['run'])}, step {report['step']:,}"
-    yield f"data       {printable(report['data'])}, {report['examples']:,} test examples"
-    width = max(9, *map(len, means)) + 2
-    for name, mean in means.items():
-        yield f"{name:{width}}{metric_text(name, mean).strip()}"
-
-
 def _lines_of_classes(report: dict[str, Any], most: int) -> Iterator[str]:
     """Yield a table of the classes, and the confusion matrix of at most so many."""
     yield ""
     rows = [("class", "examples", "accuracy", "precision", "taken for")]
-    confusion = report["confusion"]
     names = [printable(one["name"]) for one in report["classes"]]
+    confusion = report["confusion"]
     for index, one in enumerate(report["classes"]):
-        others = [(n, names[i]) for i, n in enumerate(confusion[index]) if i != index]
-        count, other = max(others, key=lambda pair: pair[0], default=(0, ""))
+        wrong = [*confusion[index][:index], 0, *confusion[index][index + 1 :]]
+        most_often = max(wrong)
+        other = f"{names[wrong.index(most_often)]} ({most_often:,} times)" if most_often else "-"
         shares = (one["accuracy"], one["precision"])
         accuracy, precision = ("-" if share is None else f"{share:.2%}" for share in shares)
-        taken_for = f"{other} ({count:,} times)" if count else "-"
-        rows.append((names[index], f"{one['examples']:,}", accuracy, precision, taken_for))
+        rows.append((names[index], f"{one['examples']:,}", accuracy, precision, other))
     yield from table(rows, ())
     if len(confusion) <= most:
         yield ""
         yield "confusion matrix: an example of the row's class was taken for the column's"
-        header = ["", *names]
-        body = [
-            [name, *(str(n or ".") for n in row)]
-            for name, row in zip(names, confusion, strict=True)
-        ]
-        yield from table([header, *body], ())
+        counts = ((str(n or ".") for n in row) for row in confusion)
+        body = ([name, *row] for name, row in zip(names, counts, strict=True))
+        yield from table([["", *names], *body], ())

@@ -38,14 +38,8 @@ examples:
   python -m trainer local 2 +experiment=mlp train.epochs=3
   python -m trainer local 2 doctor +experiment=mlp
 """
-GRACE = 40  # seconds to save and to find out who was lost: cluster.heartbeat_timeout_seconds=20
+GRACE = 40  # seconds to notice a lost process (cluster.heartbeat_timeout_seconds=20) and to save
 COLORS = (36, 33, 35, 32, 34, 31)
-PASSED_ON = {
-    signal.SIGTERM: signal.SIGTERM,
-    signal.SIGINT: signal.SIGINT,
-    signal.SIGUSR1: signal.SIGUSR1,
-    signal.SIGHUP: signal.SIGTERM,  # the trainer does not know it
-}
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
@@ -62,24 +56,18 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         hint = "the number of processes comes first: python -m trainer local 2 +experiment=mlp"
         raise ConfigError(f"local {count}", hint)
     shares = shares_of_gpus(int(count), dict(os.environ))
-    job = Job(len(shares))
-    if stop():  # a signal came before the job could handle it
-        job.stop = signal.SIGTERM
-    return job.run([sys.executable, "-m", "trainer"], others, shares)
+    return Job(len(shares), stop).run([sys.executable, "-m", "trainer"], others, shares)
 
 
 class Job:
     """The processes of one run."""
 
-    def __init__(self, count: int) -> None:
-        self.width = len(str(count - 1))
+    def __init__(self, count: int, stop: StopRequest) -> None:
+        self.stop, self.width = stop, len(str(count - 1))
         self.last = [deque[str](maxlen=15) for _ in range(count)]
         self.writing = threading.Lock()
-        self.stop: signal.Signals | None = None  # the signal that came
         self.unread = False  # nobody reads what is printed any more
         self.children: list[subprocess.Popen[str]] = []
-        for number in PASSED_ON:
-            signal.signal(number, self._pass_on)
 
     def run(self, program: list[str], arguments: list[str], shares: list[str | None]) -> int:
         """Start all, wait for all, and return the run's exit code: of the first that failed."""
@@ -100,8 +88,6 @@ class Job:
             self.children.append(
                 processes.start([*program, *own], env=environ, text=True, errors="replace", **pipes)
             )
-        if self.stop is not None:  # it came before all were started
-            self._send(self.stop)
         readers = [
             threading.Thread(target=self.copy, args=(index, pipe, out), daemon=True)
             for index, child in enumerate(self.children)
@@ -126,13 +112,18 @@ class Job:
         """Wait until all have ended; return the first that failed, None if all completed."""
         failed: list[int] = []  # in the order of their ends
         ending: list[float] = []  # when the others got SIGTERM
+        passed_on = False
 
         def look() -> None:
+            nonlocal passed_on
+            if self.stop.signal_name is not None and not passed_on:
+                passed_on = True
+                self._send(signal.Signals[self.stop.signal_name])
             codes = enumerate(child.returncode for child in self.children)
             failed.extend(index for index, code in codes if code and index not in failed)
             if not ending and (failed or self.unread):
                 ending.append(time.monotonic())
-                self._send(signal.SIGTERM)  # they save, and say who was lost
+                self._send(signal.SIGTERM)  # they save, and report which process was lost
             if ending and time.monotonic() - ending[0] > GRACE:
                 processes.end(self.children)
 
@@ -158,10 +149,6 @@ class Job:
             except OSError:
                 self.unread = True
                 os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
-
-    def _pass_on(self, number: int, _frame: object) -> None:
-        self.stop = PASSED_ON[signal.Signals(number)]
-        self._send(self.stop)
 
     def _send(self, number: signal.Signals) -> None:
         for child in self.children:

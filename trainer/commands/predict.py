@@ -17,7 +17,6 @@ from trainer.job.errors import (
     EXIT_COMPLETED,
     EXIT_DATA,
     DataError,
-    Preempted,
     first_line,
     writing,
 )
@@ -88,10 +87,8 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     help_ = "convert pictures of one digit to the form of MNIST's, as is done for runs on MNIST"
     parser.add_argument("--find-digit", action="store_true", help=help_)
     args = command_line.parse(parser, arguments)
-    out, seen = (
-        expanded(path, option) if path else None
-        for path, option in ((args.out, "--out"), (args.show, "--show"))
-    )
+    out = expanded(args.out, "--out") if args.out else None
+    seen = expanded(args.show, "--show") if args.show else None
     terminal = Terminal()
     trained = command_line.open_run(args.run, args.step, terminal.warn)
     from trainer.checkpoint import load_model
@@ -109,12 +106,12 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         else:
             count = len(parts[-1][trained.task.inputs[0]])
             sources += [(file, index if count > 1 else None) for index in range(count)]
-        if stop():
-            raise Preempted("asked to stop before all files were read")
+        stop.check("before all files were read")
     outputs: Arrays = {}
     if parts:
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         outputs = load_model.predict(trained, joined)
+    labels = [printable(str(file) if i is None else f"{file}[{i}]") for file, i in sources]
     if out is not None and parts:
         with writing(out, hint="name another file with --out FILE"):
             write_bytes(out, _npz(sources, outputs))
@@ -123,19 +120,17 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         terminal.warn(f"--show: no images: the model reads {', '.join(trained.task.inputs)}")
     elif seen is not None and parts:
         with writing(seen, hint="name another file with --show FILE"):
-            write_bytes(seen, _drawn(joined, sources, outputs, trained))
+            write_bytes(seen, _drawn(joined["image"], labels, outputs, trained))
         terminal.note(f"what the model saw is drawn in {printable(str(seen))}")
     if args.json:
-        predictions = list(_as_json(sources, outputs, trained)) if parts else []
         report = {"run": str(trained.run), "step": trained.step}
+        predictions = [*_as_json(sources, outputs, trained)]
         show(to_json({**report, "predictions": predictions, "errors": errors}, indent=2))
-    elif out is not None and parts:
+    elif parts and out is not None:
         show(f"outputs for {len(sources):,} examples in {printable(str(out))}")
     elif parts:
-        names = ["file", *(printable(str(f) if i is None else f"{f}[{i}]") for f, i in sources)]
-        cells = _cells(outputs, trained)
-        rows = [(name, *row) for name, row in zip(names, cells, strict=True)]
-        show("\n".join(table(rows, left=(0, 3))))
+        cells = zip(["file", *labels], _cells(outputs, trained), strict=True)
+        show("\n".join(table([(label, *row) for label, row in cells], left=(0, 3))))
     return EXIT_DATA if errors else EXIT_COMPLETED
 
 
@@ -177,27 +172,26 @@ def _read(
         raise DataError(f"{file}: {error}") from None
 
 
-def _drawn(examples: Examples, sources: Sources, outputs: Arrays, trained: Trained) -> bytes:
-    """Return a PNG file of the images that the model saw, and its answers."""
-    images = examples["image"][:MOST_SHOWN]
-    names = [file.name if index is None else f"{file.name}[{index}]" for file, index in sources]
-    captions = [printable(name) for name in names[:MOST_SHOWN]]
+def _drawn(images: Any, labels: Sequence[str], outputs: Arrays, trained: Trained) -> bytes:
+    """Return a PNG file of the first images that the model saw, and its answers."""
+    captions = [Path(label).name for label in labels[:MOST_SHOWN]]
     if trained.classes is not None:
-        best = outputs["probabilities"][:MOST_SHOWN]
-        named = trained.class_names
-        answers = [f"{named[np.argmax(one)]}, {np.max(one):.1%}" for one in best]
-        captions = [f"{c}\n{answer}" for c, answer in zip(captions, answers, strict=True)]
-    few = f", the first {len(images)} of {len(names):,}" if len(images) < len(names) else ""
-    return pictures.digits_png(images, captions, f"what the model saw{few}")
+        names = trained.class_names
+        for number, one in enumerate(outputs["probabilities"][:MOST_SHOWN]):
+            captions[number] += f"\n{names[np.argmax(one)]}, {np.max(one):.1%}"
+    few = f", the first {MOST_SHOWN} of {len(labels):,}" if len(labels) > MOST_SHOWN else ""
+    return pictures.digits_png(images[:MOST_SHOWN], captions, f"what the model saw{few}")
 
 
 def _npz(sources: Sources, outputs: Arrays) -> bytes:
     """Return an .npz file of the outputs, and the file and index that each example comes from."""
     buffer = io.BytesIO()
-    # numpy's format knows no bfloat16 and the like: they become float32.
-    known = {n: a.astype(np.float32) if a.dtype.kind == "V" else a for n, a in outputs.items()}
-    files, index = [str(file) for file, _ in sources], [index or 0 for _, index in sources]
-    arrays: dict[str, Any] = {"files": np.array(files), "index": np.array(index), **known}
+    arrays: dict[str, Any] = {
+        "files": [str(file) for file, _ in sources],
+        "index": [index or 0 for _, index in sources],
+        # numpy's format knows no bfloat16 and the like: they become float32.
+        **{n: a.astype(np.float32) if a.dtype.kind == "V" else a for n, a in outputs.items()},
+    }
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 

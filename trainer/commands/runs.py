@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer.commands import arguments as command_line
 from trainer.job import directory as run_layout
 from trainer.job.directory import expanded
-from trainer.job.errors import EXIT_COMPLETED, ConfigError, Preempted
+from trainer.job.errors import EXIT_COMPLETED, ConfigError
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
@@ -57,27 +57,20 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
         Preempted: asked to stop.
     """
     parser = command_line.parser("runs", DESCRIPTION, EPILOG)
-    parser.add_argument(
-        "directory",
-        metavar="DIR",
-        type=Path,
-        nargs="?",
-        default=Path(os.environ.get("TRAINER_RUN_ROOT") or "runs"),
-        help="the folder to search, or one run (default: TRAINER_RUN_ROOT if set, or runs)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    default = Path(os.environ.get("TRAINER_RUN_ROOT") or "runs")
+    help_ = "the folder to search, or one run (default: TRAINER_RUN_ROOT if set, or runs)"
+    add = parser.add_argument
+    add("directory", metavar="DIR", type=Path, nargs="?", default=default, help=help_)
+    add("--json", action="store_true", help="print JSON instead of a table")
     args = command_line.parse(parser, arguments)
     root = expanded(args.directory, "DIR").absolute()
     if not root.is_dir():
-        raise ConfigError(
-            f"DIR={args.directory} is not a folder: name the folder of your runs (run.root, which "
-            "is TRAINER_RUN_ROOT or runs unless you have changed it)"
-        )
+        hint = "name the folder of your runs: run.root, which is TRAINER_RUN_ROOT, or else runs"
+        raise ConfigError(f"DIR={args.directory} is not a folder", hint)
     infos = []
     for directory in find(root):
         infos.append(runs.describe(directory))
-        if stop():
-            raise Preempted("asked to stop before all runs were read")
+        stop.check("before all runs were read")
     infos.sort(key=lambda run: (-(run.updated or 0.0), run.directory))
     if args.json:
         listed = [{**run._asdict(), "directory": str(run.directory)} for run in infos]

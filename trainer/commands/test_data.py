@@ -1,6 +1,5 @@
-"""The test examples to judge a trained model by, those of its run or a folder's; its results."""
+"""The test examples of a run, or of a folder, and the results of a trained model on them."""
 
-import dataclasses
 import os
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ import jax
 
 from trainer.checkpoint.load_model import Trained, checked
 from trainer.config import user_module
-from trainer.config.schema import DataConfig, data_config
+from trainer.config.schema import data_config
 from trainer.data.dataset import Examples
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError
@@ -62,22 +61,19 @@ def load(
             return str(folder), checked(trained, examples, fields)
         except DataError as error:
             raise DataError(f"--data {folder}: {error}: give images of that size") from None
-    seen = trained.dataset
-    data = _options(trained)
+    seen, data = trained.dataset, data_config(trained.record["config"]["data"])
+    if data.module is not None:
+        recorded = trained.record.get("data_module")
+        data.module = user_module.of_run(trained.run, "data", data.module, recorded)
+        module = user_module.load("data.module", data.module)
+        data.options = user_module.options("data.options", module, "DataOptions", data.options)
     # The run may have been started in another folder, or been moved with its data since.
     roots = [root for root in (trained.record.get("data_root"), data.root) if root]
     there = [root for root in roots if os.access(expanded(root, "data.root"), os.X_OK)]
-    data = dataclasses.replace(
-        data,
-        root=next(iter([*there, *roots]), None),
-        download=data.download and download,
-        offline_fallback=False,
-    )
+    data.root = next(iter([*there, *roots]), None)
+    data.download, data.offline_fallback = data.download and download, False
     if data.name == "mnist" and seen["name"] == "mnist_5k":  # perhaps MNIST could not be had
-        data = dataclasses.replace(data, name="mnist_5k", root=None)
-    if data.module is not None:  # last: the schema takes options by their names alone
-        module = user_module.load("data.module", data.module)
-        data.options = user_module.options("data.options", module, "DataOptions", data.options)
+        data.name, data.root = "mnist_5k", None
     try:
         dataset = data_sets.load(
             data,
@@ -93,16 +89,3 @@ def load(
         name = dataset.name if data.name == "module" else data.name
         terminal.warn(f"{name} is not, bit by bit, the data set that the run was trained on")
     return dataset.name, examples
-
-
-def _options(trained: Trained) -> DataConfig:
-    """Return the options data.* of the run, perhaps of a version that had fewer."""
-    data = data_config(trained.record["config"]["data"])
-    if data.module is None:
-        return data
-    name = data.module
-    if user_module.is_file(name):  # where it was, or else the copy that the run keeps
-        name = trained.record.get("data_module") or name
-        kept = [trained.run / ".hydra" / f"{prefix}{Path(name).name}" for prefix in ("data-", "")]
-        name = str(next((path for path in (Path(name), *kept) if path.is_file()), name))
-    return dataclasses.replace(data, module=name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainer.commands import arguments as command_line
 from trainer.job.directory import ASIDE, CHECKPOINTS, TRASH, WRITING, existing
-from trainer.job.errors import EXIT_COMPLETED, DataError, Preempted
+from trainer.job.errors import EXIT_COMPLETED, DataError
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import show, table
@@ -54,8 +54,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     checked: list[Checked] = []
     for one in _check(directory):
         checked.insert(0, one)
-        if stop():
-            raise Preempted("asked to stop before all checkpoints were verified")
+        stop.check("before all checkpoints were verified")
     others = sorted(path.name for path in directory.glob("*/"))
     aside = [name for name in others if name.startswith(ASIDE)]
     unfinished = [name for name in others if name.startswith((WRITING, TRASH))]

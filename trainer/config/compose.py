@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from trainer.config import user_module
 from trainer.config.explain import OVERRIDE, explain
 from trainer.config.redact import redact, redacted
-from trainer.config.schema import Config, DataConfig, config_dir, config_dirs
+from trainer.config.schema import Config, DataConfig, config_dir, config_dirs, leave_out
 from trainer.job.errors import ConfigError, TrainerError
 from trainer.job.stdout import show
 
@@ -130,6 +130,7 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
     given = OmegaConf.to_container(cfg)
     assert isinstance(given, dict)
     given.pop("hydra", None)
+    leave_out(given, hydra_config.overrides.task)
     typed = OmegaConf.merge(OmegaConf.structured(Config), given)
     config = OmegaConf.to_object(typed)
     assert isinstance(config, Config)
@@ -158,16 +159,15 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
 
 def _set_of(name: str, given: Any, mixture: DataConfig) -> DataConfig:
     """Return all options of a set of data=mixture, as data=KIND would have them."""
+    shared = {"validation_fraction": mixture.validation_fraction}
     try:
-        of_kind = hydra.compose("config", [f"data={given['name']}"]).data
-        shared = {"validation_fraction": mixture.validation_fraction}
-        typed = OmegaConf.merge(OmegaConf.structured(DataConfig), of_kind, shared, given)
-        options = OmegaConf.to_object(typed)
-        assert isinstance(options, DataConfig)
-    except TrainerError as error:
+        with readable_errors():
+            of_kind = hydra.compose("config", [f"data={given['name']}"]).data
+            typed = OmegaConf.merge(OmegaConf.structured(DataConfig), of_kind, shared, given)
+            options = OmegaConf.to_object(typed)
+    except ConfigError as error:
         raise ConfigError(f"data.sets.{name}: {error}") from None
-    except Exception as error:
-        raise ConfigError(f"data.sets.{name}: {explain(error, ())}") from None
+    assert isinstance(options, DataConfig)
     if options.root is not None:  # the run may be tested in another folder
         options.root = str(Path(options.root).expanduser().absolute())
     return options

@@ -12,7 +12,6 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config.schema import Config, config_dirs
-from trainer.config.types import rule_of
 from trainer.job.errors import ConfigError
 
 FLAGS = (  # which Hydra answers; nothing is trained
@@ -28,6 +27,21 @@ _OTHER_NAMES = {  # what people type -> what there is
     "weight_decay": "did you mean optim.options.weight_decay, with optim=adamw?",
     **dict.fromkeys(("device", "gpu", "gpus"), _DEVICES),
 }
+_RULES = {  # part of OmegaConf's message about a value of the wrong type -> the rule
+    "to Integer": "use a whole number",
+    "to Float": "use a number",
+    "to Boolean": "use true or false",
+    "not a valid bool": "use true or false",
+    "not a ListConfig": "use a list, like [512,512]",
+    "not Optional": "it needs a value",
+    "'None' for field": "it needs a value",
+    "Unexpected type": "use int, float, bool, str, an Enum, a dataclass, or lists of these",
+}
+
+
+def rule_of(message: str) -> str | None:
+    """Return the rule that a value breaks, given the message of OmegaConf's error."""
+    return next((rule for part, rule in _RULES.items() if part in message), None)
 
 
 def refuse_words(words: Sequence[str], *, see: str = _SEE, commands: Collection[str] = ()) -> None:

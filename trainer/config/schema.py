@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 
@@ -31,15 +31,30 @@ def _check(ok: bool, option: str, value: object, rule: str) -> None:
         raise ConfigError(f"{option}={value}: {rule}")
 
 
-def ruled(test: Callable[[Any], bool], rule: str) -> Any:
-    """Return a field whose values have to pass a test; None passes, where the type allows it."""
-    return field(metadata={"test": test, "rule": rule})
+def ruled(
+    test: Callable[[Any], bool] = lambda value: True,
+    rule: str = "",
+    *,
+    of: tuple[str, ...] = (),
+    by: str = "name",
+    example: str | None = None,
+) -> Any:
+    """Return a field whose values have to pass a test; None passes, where the type allows it.
+
+    Args:
+        test: whether a value is right.
+        rule: which values are, for messages.
+        of: the choices that have this option; with another one it has to be left out.
+        by: the option of the same section that makes the choice.
+        example: of a value, if those choices require one.
+    """
+    return field(metadata={"test": test, "rule": rule, "of": of, "by": by, "example": example})
 
 
-def whole(least: int, most: int = 2**31 - 1) -> Any:
+def whole(least: int, most: int = 2**31 - 1, **of: Any) -> Any:
     """Return a field for whole numbers from `least` to `most`."""
     rule = f"use a whole number from {least} to {most}"
-    return ruled(lambda value: least <= value <= most, rule)
+    return ruled(lambda value: least <= value <= most, rule, **of)
 
 
 def whole_or_auto() -> Any:
@@ -50,9 +65,9 @@ def whole_or_auto() -> Any:
     )
 
 
-def one_of(*choices: str) -> Any:
+def one_of(*choices: str, **of: Any) -> Any:
     """Return a field for one of some words."""
-    return ruled(lambda value: value in choices, f"use one of {', '.join(choices)}")
+    return ruled(lambda value: value in choices, f"use one of {', '.join(choices)}", **of)
 
 
 def _is_utf8(text: str) -> bool:  # else the command line held other bytes
@@ -76,28 +91,28 @@ def _is_folder(name: str) -> bool:  # gs://bucket would become a folder called g
 folder = partial(ruled, _is_folder, "name a folder, in UTF-8; addresses are not supported")
 
 
-def _check_module(section: str, part: Any) -> None:
-    """Check that a section names a module, and gives it options, where and only where it may."""
-    is_module = part.name == "module"
-    rule = f"{section}=module needs it: {section}.module=FILE.py"
-    _check(part.module is not None or not is_module, f"{section}.module", None, rule)
-    rule = f"add {section}=module"
-    _check(part.module is None or is_module, f"{section}.module", part.module, rule)
-    _check(not part.options or is_module, f"{section}.options", part.options, rule)
-
-
 class Section:
-    """A section of the configuration: tests each field that has a rule."""
+    """A section of the configuration: checks each field by its own rules (see `ruled`)."""
 
     section: ClassVar[str | None] = None  # its path, where it is not that of the class
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if a value does not pass."""
+        """Raise ConfigError if a value breaks a rule."""
         section = self.section or type(self).__name__.removesuffix("Config").lower()
         for option in fields(self):  # type: ignore[arg-type]
-            value, rule = getattr(self, option.name), option.metadata
-            if rule and (value is not None or option.type == "Any"):
-                _check(rule["test"](value), f"{section}.{option.name}", value, rule["rule"])
+            value, rules, name = getattr(self, option.name), option.metadata, option.name
+            if rules and (value is not None or option.type == "Any"):  # Any would allow None
+                _check(rules["test"](value), f"{section}.{name}", value, rules["rule"])
+            if not (rules and rules["of"]):
+                continue
+            choice, value = getattr(self, rules["by"]), None if value in ({}, []) else value
+            option_of = section if rules["by"] == "name" else f"{section}.{rules['by']}"
+            if choice not in rules["of"]:
+                rule = f"only {option_of}={' or '.join(rules['of'])} has it: choose that, or leave "
+                _check(value is None, f"{section}.{name}", value, f"{rule}it out")
+            elif rules["example"]:
+                rule = f"{option_of}={choice} needs it, like {section}.{name}={rules['example']}"
+                _check(value is not None, f"{section}.{name}", value, rule)
 
 
 @dataclass(kw_only=True)
@@ -121,23 +136,7 @@ DATA_NAMES = (
     "module",
 )
 NEED_ROOT = ("idx", "arrays", "images", "huggingface", "table", "text", "records")
-# Options that some kinds of data sets have: the option, the kinds, an example if they require it.
-OF_DATA: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
-    ("image_size", ("images", "huggingface"), None),
-    ("channels", ("images", "huggingface"), "3"),
-    ("test_fraction", ("images", "huggingface", "table", "text", "records"), "0.2"),
-    ("columns", ("huggingface",), None),
-    ("label", ("table",), "COLUMN"),
-    ("features", ("table",), None),
-    ("categories", ("table",), None),
-    ("regression", ("table",), None),
-    ("window", ("text",), "128"),
-    ("stride", ("text",), None),
-    ("sets", ("mixture",), "{a: {name: arrays, root: DIR}}"),
-    ("weights", ("mixture",), None),
-)
-
-
+PICTURES, ONE_FILE = ("images", "huggingface"), ("table", "text", "records")
 MIXED = tuple(name for name in DATA_NAMES if name not in ("mixture", "module"))
 
 
@@ -151,9 +150,8 @@ class DataConfig(Section):
     """Which data set, where it comes from, and in which order it is read."""
 
     name: str = one_of(*DATA_NAMES)
-    module: str | None
-    # Of the module: its dataclass DataOptions.
-    options: Any = own()  # noqa: RUF009 - it returns a field
+    module: str | None = ruled(of=("module",), example="FILE.py")
+    options: Any = own(of=("module",))  # its dataclass DataOptions
     root: str | None = folder()
     manifest: str | None = ruled(lambda name: name != "", "name a file, like SHA256SUMS")
     cache_dir: str = folder()
@@ -163,40 +161,44 @@ class DataConfig(Section):
     offline_fallback: bool
     timeout_seconds: float = positive()
     num_classes: int | None = whole(2)  # of images; null for a module and arrays
-    class_names: list[str] | None = ruled(  # noqa: RUF009 - it returns a field
+    class_names: list[str] | None = ruled(
         lambda names: all(map(_is_visible, names)) and 1 < len({*names}) == len(names),
         "use one name for each class, all different, like [cat,dog]",
     )
-    # Of pictures in files.
-    image_size: list[int] | None = ruled(  # noqa: RUF009 - as above
+    image_size: list[int] | None = ruled(
         lambda size: len(size) == 2 and all(0 < side < 2**15 for side in size),
         "use two sizes in pixels, rows and columns, like [32,32]",
+        of=PICTURES,
     )
-    channels: int | None = ruled(lambda n: n in (1, 3), "use 1 for grey, or 3 for RGB")
-    test_fraction: float | None = fraction()
-    columns: list[str] | None = ruled(  # noqa: RUF009 - as above
-        lambda names: 0 < len({*names}) == len(names), "name at least one, each once"
+    channels: int | None = ruled(
+        lambda n: n in (1, 3), "use 1 for grey, or 3 for RGB", of=PICTURES, example="3"
+    )
+    test_fraction: float | None = fraction(of=(*PICTURES, *ONE_FILE), example="0.2")
+    columns: list[str] | None = ruled(
+        lambda names: 0 < len({*names}) == len(names),
+        "name at least one, each once",
+        of=("huggingface",),
     )
     validation_fraction: float = fraction()
     shuffle: bool
     pixel_mean: float | None = finite()
     pixel_std: float | None = positive()
-    # Of a table.
-    label: str | None
-    features: list[str] | None
-    categories: list[str] | None
-    regression: bool | None
-    # Of a text.
-    window: int | None = whole(1)
-    stride: int | None = whole(1)
-    # Of a mixture: the options of each set, complete once they are composed.
-    sets: dict[str, Any] | None = ruled(  # noqa: RUF009 - it returns a field
+    label: str | None = ruled(of=("table",), example="COLUMN")
+    features: list[str] | None = ruled(of=("table",))
+    categories: list[str] | None = ruled(of=("table",))
+    regression: bool | None = ruled(of=("table",))
+    window: int | None = whole(1, of=("text",), example="128")
+    stride: int | None = whole(1, of=("text",))
+    sets: dict[str, Any] | None = ruled(  # the options of each, complete once they are composed
         lambda sets: all(_is_set(given) for given in sets.values()),
         f"give sets by name, each with a name of its own: data.sets.SET.name={'|'.join(MIXED)}",
+        of=("mixture",),
+        example="{a: {name: arrays, root: DIR}}",
     )
-    weights: dict[str, float] | None = ruled(  # noqa: RUF009 - as above
+    weights: dict[str, float] | None = ruled(
         lambda weights: all(math.isfinite(x) and x > 0 for x in weights.values()),
         "use finite numbers above 0",
+        of=("mixture",),
     )
 
     def __post_init__(self) -> None:
@@ -206,14 +208,11 @@ class DataConfig(Section):
             rule = f"no set has that name: data.sets has {', '.join(sets)}"
             _check(name in sets, f"data.weights.{name}", weight, rule)
         for number, mirror in enumerate(self.mirrors):
-            option, rule = (
-                f"data.mirrors[{number}]",
-                "use a URL that begins with https:// or http://",
-            )
+            option = f"data.mirrors[{number}]"
             if re.match("[^/]*//[^/]*@", mirror):  # the run directory and logs would show it
                 raise ConfigError(f"{option} contains credentials", "use a URL without them")
+            rule = "use a URL that begins with https:// or http://"
             _check(re.match("https?://[^/]", mirror) is not None, option, mirror, rule)
-        _check_module("data", self)
         needs_root = self.name in NEED_ROOT and self.root is None
         _check(not needs_root, "data.root", None, f"data={self.name} needs it: data.root=DIR")
         rule = "name the folder of its files: data.root=DIR"
@@ -222,13 +221,6 @@ class DataConfig(Section):
             rule = f"data.num_classes={self.num_classes}: give a name for each class"
             right = len(self.class_names or ()) == self.num_classes
             _check(right, "data.class_names", self.class_names, rule)
-        for option, kinds, required in OF_DATA:
-            value, used = getattr(self, option), self.name in kinds
-            value = None if value in ({}, []) else value
-            rule = f"only data={' or '.join(kinds)} has it: leave it out"
-            _check(used or value is None, f"data.{option}", value, rule)
-            rule = f"data={self.name} needs it, like data.{option}={required}"
-            _check(not (used and required and value is None), f"data.{option}", value, rule)
 
 
 def data_config(given: Mapping[str, Any]) -> DataConfig:
@@ -238,51 +230,39 @@ def data_config(given: Mapping[str, Any]) -> DataConfig:
     return DataConfig(**options)
 
 
+def of_mlp(*choices: str) -> Any:
+    """Return a field for one of some words, which only the built-in MLP has."""
+    return one_of(*choices, of=("mlp",), example=choices[0])
+
+
 @dataclass(kw_only=True)
 class ModelConfig(Section):
     """The network and its loss."""
 
     name: str = one_of("mlp", "module")
     remat: int | None = whole(2)
-    module: str | None
-    # Of the module: its dataclass Options.
-    options: Any = own()  # noqa: RUF009 - it returns a field
-    # Of the MLP alone, null for a module.
-    hidden_sizes: list[int] | None = ruled(  # noqa: RUF009 - it returns a field
+    module: str | None = ruled(of=("module",), example="FILE.py")
+    options: Any = own(of=("module",))  # its dataclass Options
+    hidden_sizes: list[int] | None = ruled(
         lambda sizes: bool(sizes) and all(0 < size < 2**31 for size in sizes),
         "use at least one size, each above 0, like model.hidden_sizes=[512,512]",
+        of=("mlp",),
+        example="[512,512]",
     )
-    kernel_initializer: str | None = one_of("he_normal", "glorot_uniform")
-    pixels: str | None = one_of("standardized", "raw")
-    loss: str | None = one_of("softmax_crossentropy", "clipped_crossentropy")
-    precision: str | None = one_of("float32", "tf32", "bfloat16")
+    kernel_initializer: str | None = of_mlp("he_normal", "glorot_uniform")
+    pixels: str | None = of_mlp("standardized", "raw")
+    loss: str | None = of_mlp("softmax_crossentropy", "clipped_crossentropy")
+    precision: str | None = of_mlp("float32", "tf32", "bfloat16")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_module("model", self)
-        for name in MLP_OPTIONS:
-            value, is_mlp = getattr(self, name), self.name == "mlp"
-            rule = (
-                "it needs a value"
-                if is_mlp
-                else "only model=mlp has it: leave it out, or null where an experiment has it"
-            )
-            _check((value is not None) == is_mlp, f"model.{name}", value, rule)
         rule = "it does not go with model.precision=bfloat16: leave one out"
         both = self.remat is not None and self.precision == "bfloat16"
         _check(not both, "model.remat", self.remat, rule)
 
 
-MLP_OPTIONS = ("hidden_sizes", "kernel_initializer", "pixels", "loss", "precision")
-
-
 DECAYS = ("warmup_linear", "warmup_cosine", "warmup_stable_decay")
-OF_SCHEDULES = (  # option, the schedules that have it, and an example where they require it
-    ("final_fraction", DECAYS, None),
-    ("decay_fraction", ("warmup_stable_decay",), "0.2"),
-    ("boundaries", ("piecewise",), "[5,8]"),
-    ("factors", ("piecewise",), "[0.1,0.01]"),
-)
+PIECEWISE: dict[str, Any] = {"by": "schedule", "of": ("piecewise",)}
 
 
 @dataclass(kw_only=True)
@@ -290,43 +270,39 @@ class OptimConfig(Section):
     """The optimizer and its schedule."""
 
     name: str | None  # sgd, a function of optax, or the import path of one like it
-    options: Any = own()  # noqa: RUF009 - it returns a field; the arguments of that function
+    options: Any = own()
     lr: float = ruled(
         lambda lr: 0 < lr <= FLOAT32_MAX, f"use a finite number above 0, at most {FLOAT32_MAX:.7g}"
     )
-    momentum: float | None = fraction()
-    nesterov: bool | None
+    momentum: float | None = fraction(of=("sgd",), example="0.9")
+    nesterov: bool | None = ruled(of=("sgd",), example="true")
     clip_norm: float | None = positive()
     schedule: str = one_of("constant", "piecewise", *DECAYS)
     warmup_fraction: float = fraction()
     warmup_steps: int | None = whole(0)
-    final_fraction: float | None = fraction()
-    decay_fraction: float | None = fraction()
-    boundaries: list[float] | None = ruled(  # noqa: RUF009 - it returns a field
+    final_fraction: float | None = fraction(by="schedule", of=DECAYS)
+    decay_fraction: float | None = fraction(
+        by="schedule", of=("warmup_stable_decay",), example="0.2"
+    )
+    boundaries: list[float] | None = ruled(
         lambda epochs: epochs and epochs[0] > 0 and all(a < b for a, b in pairwise(epochs)),
         "use at least one epoch, in ascending order, like [5,8]",
+        **PIECEWISE,
+        example="[5,8]",
     )
-    factors: list[float] | None = ruled(  # noqa: RUF009 - as above
+    factors: list[float] | None = ruled(
         lambda factors: all(0 <= factor <= 1 for factor in factors),
         "use numbers from 0 to 1, like [0.1,0.01]",
+        **PIECEWISE,
+        example="[0.1,0.01]",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         useless = self.nesterov and self.momentum == 0
         _check(not useless, "optim.nesterov", True, "needs optim.momentum above 0")
-        for name in ("momentum", "nesterov"):
-            value, is_sgd = getattr(self, name), self.name == "sgd"
-            rule = "it needs a value" if is_sgd else "only optim=sgd has it: use optim.options"
-            _check((value is not None) == is_sgd, f"optim.{name}", value, rule)
         unused = self.name == "sgd" and bool(self.options)
         _check(not unused, "optim.options", self.options, "optim=sgd has none: leave them out")
-        for name, schedules, required in OF_SCHEDULES:
-            value, used = getattr(self, name), self.schedule in schedules
-            rule = f"only optim.schedule={' or '.join(schedules)} has it: leave it out"
-            _check(used or value is None, f"optim.{name}", value, rule)
-            rule = f"optim.schedule={self.schedule} needs it, like optim.{name}={required}"
-            _check(not (used and required and value is None), f"optim.{name}", value, rule)
         matches = len(self.boundaries or ()) == len(self.factors or ())
         rule = f"use as many as there are in optim.boundaries={self.boundaries}"
         _check(matches, "optim.factors", self.factors, rule)
@@ -338,7 +314,7 @@ class InitConfig(Section):
 
     run: str | None = folder()
     step: int | None = whole(0)
-    map: list[str] = ruled(  # noqa: RUF009 - it returns a field
+    map: list[str] = ruled(
         lambda rules: all(re.fullmatch("[^:]+:[^:]+", rule) for rule in rules),
         "use OTHER:THIS, like [encoder:body]",
     )
@@ -395,7 +371,7 @@ class TrainConfig(Section):
     epochs: int = whole(1)
     global_batch_size: int = whole(1)
     accumulate: int = whole(1)
-    steps_per_dispatch: Any = whole_or_auto()  # noqa: RUF009 - it returns a field
+    steps_per_dispatch: Any = whole_or_auto()
     max_steps: int | None = whole(1)
     max_seconds: float | None = positive()
     max_seconds_exit: int = ruled(
@@ -410,7 +386,7 @@ class TrainConfig(Section):
     log_every_steps: int = whole(1)
     log_gradient_norm: bool
     pictures_every_epochs: int | None = whole(1)
-    profile_steps: list[int] | None = ruled(  # noqa: RUF009 - as above
+    profile_steps: list[int] | None = ruled(
         lambda steps: len(steps) == 2 and 1 <= steps[0] <= steps[1],
         "use the first and the last step, counted from 1, like [101,200]; or null",
     )
@@ -464,7 +440,7 @@ class ParallelConfig(Section):
 class SweepConfig(Section):
     """How -m trains the trials of a sweep; a single run does not use it."""
 
-    parallel: Any = whole_or_auto()  # noqa: RUF009 - it returns a field
+    parallel: Any = whole_or_auto()
 
 
 @dataclass(kw_only=True)
@@ -499,6 +475,27 @@ class Config:
     parallel: ParallelConfig
     sweep: SweepConfig
     cluster: ClusterConfig
+
+
+def leave_out(given: dict[Any, Any], overrides: Sequence[str]) -> None:
+    """Leave out what files have for another model, data set or optimizer than the one typed.
+
+    So an experiment for the MLP works with model=module. An option that was typed stays, and is
+    refused.
+
+    Args:
+        given: the options by section; changed in place.
+        overrides: what was typed, NAME=VALUE.
+    """
+    typed = [override.lstrip("+").partition("=")[0] + "." for override in overrides]
+    for section, kind in get_type_hints(Config).items():
+        if f"{section}." not in typed:
+            continue
+        for option in fields(kind):
+            of, by = option.metadata.get("of"), option.metadata.get("by")
+            is_others = of and by == "name" and given[section].get("name") not in of
+            if is_others and not any(n.startswith(f"{section}.{option.name}.") for n in typed):
+                given[section][option.name] = {} if option.name == "options" else None
 
 
 ConfigStore.instance().store(name="schema", node=Config)  # conf/config.yaml refers to it

@@ -1,4 +1,4 @@
-"""A user's Python file or module, named in the configuration: load it, type its options.
+"""Load the Python file or module of a user, which the configuration names, and its options.
 
 Whatever is wrong with it becomes a ConfigError that names the user's file and line, never a
 traceback through the trainer.
@@ -22,7 +22,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.config.types import rule_of
+from trainer.config.explain import rule_of
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, TrainerError
 
@@ -36,9 +36,25 @@ def give(group: str, module: Any) -> str:
     return name
 
 
-def is_file(name: str) -> bool:
+def _is_file(name: str) -> bool:
     """Return whether a name in the configuration means a file, not a dotted module name."""
     return name.endswith(".py") or "/" in name
+
+
+def of_run(run: Path, section: str, name: str, recorded: str | None) -> str:
+    """Return where a module of a run is now: where it was, or else in the copy that the run keeps.
+
+    Args:
+        run: the run directory.
+        section: "model" or "data".
+        name: the value of its option `module`.
+        recorded: the absolute path of the file, if the checkpoint has it.
+    """
+    if not _is_file(name):
+        return name
+    name = recorded or name
+    kept = [run / ".hydra" / f"{prefix}{Path(name).name}" for prefix in (f"{section}-", "")]
+    return str(next((path for path in (Path(name), *kept) if path.is_file()), name))
 
 
 def file_of(option: str, name: str) -> Path:
@@ -50,13 +66,12 @@ def file_of(option: str, name: str) -> Path:
     return path.absolute()
 
 
-def load(option: str, name: str, fallback: Path | None = None) -> Any:
+def load(option: str, name: str) -> Any:
     """Import the file or the module that an option names.
 
     Args:
         option: the option, for messages: "model.module".
         name: its value, a file ("digits_cnn.py") or a dotted name ("my.models.cnn").
-        fallback: a file to use where there is none of that name.
 
     Raises:
         ConfigError: it does not exist, or importing it fails; names the user's line.
@@ -65,21 +80,21 @@ def load(option: str, name: str, fallback: Path | None = None) -> Any:
         return _given[name]
     if (here := str(Path.cwd())) not in sys.path:  # python -m searches it, but not `trainer`
         sys.path.append(here)
-    if not is_file(name):
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
-            spec = None
-        if spec is None or not spec.has_location:  # a folder of files has none
+    if not _is_file(name):
+        own = None
+        with readable(option, name):
+            try:
+                own = importlib.import_module(name) if name else None
+            except ModuleNotFoundError as error:
+                if not f"{name}.".startswith(f"{error.name}."):  # a module that it imports
+                    raise
+        if getattr(own, "__file__", None) is None:  # also of a folder of files
             hint = "give the file (my_model.py), or a dotted name that Python can import from here"
             raise ConfigError(f"{option}={name}: there is no such module", hint)
-        with readable(option, name):
-            return importlib.import_module(name)
+        return own
     path = file_of(option, name)
     if not path.is_file():
-        if fallback is None or not fallback.is_file():
-            raise ConfigError(f"{option}={name}: there is no such file", f"it would be {path}")
-        path = fallback
+        raise ConfigError(f"{option}={name}: there is no such file", f"it would be {path}")
     # A name of its own in sys.modules: the user's file may be called like a package.
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     unique = f"user_{digest}_{path.stem}"

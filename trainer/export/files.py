@@ -1,7 +1,8 @@
 """The files of an export, written and compared with the live model."""
 
+import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from trainer.checkpoint import checksums, load_model
 from trainer.checkpoint.load_model import Arrays, Trained
 from trainer.commands import test_data
 from trainer.data.dataset import Examples, size
-from trainer.export import bundle, card, programs, standalone
+from trainer.export import FORMAT, INDEX, card, programs, standalone
 from trainer.job import resources
 from trainer.job.errors import TrainerError
+from trainer.job.files import write_json
 from trainer.tracking.terminal import metric_text
 
 PROGRAM, WEIGHTS, ONNX = "model.stablehlo", "weights.safetensors", "model.onnx"
@@ -59,7 +61,7 @@ def write(folder: Path, trained: Trained, test: tuple[str, Examples] | None) -> 
     with suppress(ModuleNotFoundError):  # the package onnx is optional
         if is_mlp:
             (folder / ONNX).write_bytes(programs.onnx(trained))
-    digests = bundle.write_index(folder, index)  # predict.py reads it
+    digests = _write_index(folder, index)  # predict.py reads it
 
     if test is None:
         examples, kind = _random(inputs), "random examples"
@@ -88,8 +90,16 @@ def write(folder: Path, trained: Trained, test: tuple[str, Examples] | None) -> 
         results.append(f"on {tested.examples:,} {kind}: {', '.join(means)}")
     text = card.text(trained, test and test[0], tested, index, digests, results)
     (folder / "MODEL_CARD.md").write_text(text)
-    bundle.write_index(folder, index)
+    _write_index(folder, index)
     return results
+
+
+def _write_index(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
+    """Write the index: a description, and the SHA-256 of all other files by name; return these."""
+    files = sorted(path for path in folder.iterdir() if path.name != INDEX)
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    write_json(folder / INDEX, {"format": FORMAT, **description, "sha256": digests})
+    return digests
 
 
 def _described(specs: dict[str, Any]) -> dict[str, Any]:

@@ -23,15 +23,15 @@ from trainer.parallel import mesh as meshes
 from trainer.parallel import sharding, step
 from trainer.parallel.evaluation import Evaluator
 from trainer.plan import scaling
-from trainer.plan.layout import Layout
-from trainer.plan.operations import operations
+from trainer.plan.devices import Layout
 from trainer.plan.scaling import Machine
 from trainer.plan.shapes import host_bytes
-from trainer.plan.traffic import Traffic, traffic
+from trainer.plan.traffic import Traffic, operations, traffic
 from trainer.train import build, steps_per_dispatch
 
 # Nothing is run, so the machine code need not be fast; the memory is the same.
 QUICKLY: Any = {"xla_backend_optimization_level": 0}
+Shape = jax.ShapeDtypeStruct
 K = 2  # steps of the dispatch that is compiled: a loop of one step would be dissolved
 
 
@@ -102,7 +102,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
     parallel = config.parallel
     mesh = meshes.make_mesh(layout.all_devices, parallel.mesh.replica, parallel.mesh.shard)
     made = build.make_programs(config, dataset, mesh)
-    key = jax.ShapeDtypeStruct((2,), np.uint32)
+    key = Shape((2,), np.uint32)
     begin = partial(step.new_state, made.task, made.update)
     template = jax.eval_shape(begin, key)
     shardings = sharding.of_state(template, mesh, parallel.shard_state)
@@ -126,17 +126,16 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
     predicted = None
     if machine is not None:
         weights = _bytes(template.weights)
-        seconds = [
-            scaling.collective(one.kind, one.bytes, *_places(one.group, layout), machine)
-            * one.times
-            for one in sent.items
-        ]
+        seconds = 0.0
+        for one in sent.items:
+            places = _places(one.group, layout)
+            seconds += one.times * scaling.collective(one.kind, one.bytes, *places, machine)
         # Like the averages of the weights, the update is shared where its state is.
         updated = _bytes_here(state.optim_state) / max(1, _bytes(state.optim_state))
         rate = machine.float32 if exact else machine.flops
         computing = scaling.compute(products, weights, machine, rate, updated)
         pieces = max(sent.collectives.values(), default=1)
-        waiting = scaling.exposed(sum(seconds), pieces, computing)
+        waiting = scaling.exposed(seconds, pieces, computing)
         predicted = scaling.step(computing, waiting, mesh.size, rows, example, machine)
 
     k, local = config.train.steps_per_dispatch, batch // layout.processes * example
@@ -158,9 +157,8 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
         int(initial.memory_analysis().temp_size_in_bytes),
         measuring,
     )
-    checkpoint = sum(
-        min(_bytes([x]), layout.devices * _bytes_here([x])) for x in jax.tree.leaves(state)
-    )
+    leaves = jax.tree.leaves(state)
+    checkpoint = sum(min(_bytes(x), layout.devices * _bytes_here(x)) for x in leaves)
     host = HostMemory(host_bytes(dataset), 3 * k * local, checkpoint)
     shareable = elementwise.first_mixing(made.update.optimizer, template.weights) is None
     return Counted(memory, host, sent, products, k, rows, shareable, predicted)
@@ -196,11 +194,9 @@ def _norms(
     if _bytes_here(weights) < _bytes(weights):  # the host measures them, one gathered at a time
         return max(_bytes([leaf]) for leaf in jax.tree.leaves(weights))
     rows = min(config.train.global_batch_size, norms.MOST_EXAMPLES)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
-    batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
-        _batch(examples, 1, rows, made.task.needs),
-    )
+    shapes = jax.tree.map(lambda x: Shape(x.shape, x.dtype), weights)
+    one = _batch(examples, 1, rows, made.task.needs)
+    batch = jax.tree.map(lambda x: Shape(x.shape[1:], x.dtype), one)
     measure = norms.make(made.task, build.rows_at_once(config, mesh), config.model.remat)
     return _temporary(jax.jit(measure).lower(shapes, batch).compile(QUICKLY))
 
@@ -222,39 +218,26 @@ def _inputs(
     mesh: Mesh, examples: Examples, batch_size: int, needs: Needs, k: int
 ) -> step.DispatchInputs:
     """Return the inputs of K steps, without arrays: as feed.inputs makes them."""
-    rows, whole = meshes.batched(mesh), meshes.replicated(mesh)
-    lrs, steps, seeds = (jax.ShapeDtypeStruct((k,), dtype) for dtype in ("f4", "i4", "u4"))
-    batch, votes = (
-        _batch(examples, k, batch_size, needs),
-        jax.ShapeDtypeStruct((k, mesh.size), "u1"),
-    )
+    lrs, steps, seeds = (Shape((k,), dtype) for dtype in ("f4", "i4", "u4"))
+    sharded = (_batch(examples, k, batch_size, needs), Shape((k, mesh.size), "u1"))
     values = (lrs, steps, seeds if needs.indices else None)
     return step.DispatchInputs(
-        _abstract(batch, rows), _abstract(votes, rows), *_abstract(values, whole)
+        *_abstract(sharded, meshes.batched(mesh)), *_abstract(values, meshes.replicated(mesh))
     )
 
 
 def _batch(examples: Examples, k: int, batch_size: int, needs: Needs) -> Superbatch:
     shape = (k, batch_size)
-    fields = {
-        name: jax.ShapeDtypeStruct((*shape, *array.shape[1:]), array.dtype)
-        for name, array in examples.items()
-    }
-    return Superbatch(
-        fields,
-        jax.ShapeDtypeStruct(shape, np.uint8),
-        jax.ShapeDtypeStruct(shape, np.int32) if needs.indices else None,
-        fields if needs.other else None,
-    )
+    fields = {n: Shape((*shape, *array.shape[1:]), array.dtype) for n, array in examples.items()}
+    index = Shape(shape, np.int32) if needs.indices else None
+    return Superbatch(fields, Shape(shape, np.uint8), index, fields if needs.other else None)
 
 
 def _abstract(tree: Any, shardings: Any) -> Any:
     """Return the shapes with shardings: a tree of these, or one for all."""
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
-    )
+    return jax.tree.map(lambda x, s: Shape(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def _bytes(tree: Any) -> int:
@@ -263,6 +246,5 @@ def _bytes(tree: Any) -> int:
 
 def _bytes_here(tree: Any) -> int:
     """Return the bytes that one device holds."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

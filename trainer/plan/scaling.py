@@ -36,6 +36,7 @@ class Machine(NamedTuple):
     copy: float  # bandwidth from host to device, and back, for each device
     disk: float  # bandwidth of checkpoint storage
     capacity: float  # bytes of a device's memory
+    source: str  # of these numbers
 
 
 # Assumed, not measured: a host of eight H100 with NVLink, and a 400 Gbit/s port for each GPU. The
@@ -54,12 +55,19 @@ H100 = Machine(
     copy=25e9,
     disk=1e9,
     capacity=80e9,
+    source="its constants are assumed",
 )
 # Measured on one H200, 2026-11-27 (docs/benchmarks.md): both rates, from steps of 1,024 and of
 # 4,096 examples; the launch time; the rate of the stream; the copy from a numpy array. The
 # bandwidth of its memory is the manufacturer's; what concerns several devices is assumed as above.
 H200 = H100._replace(
-    flops=166e12, float32=40e12, memory=4.8e12, launch=40e-6, copy=5e9, capacity=141e9
+    flops=166e12,
+    float32=40e12,
+    memory=4.8e12,
+    launch=40e-6,
+    copy=5e9,
+    capacity=141e9,
+    source="its constants are measured on one H200",
 )
 MACHINES = {"H100": H100, "H200": H200}
 

@@ -20,7 +20,7 @@ from trainer.formats.download import Missing
 from trainer.job.errors import ConfigError
 from trainer.sources import load as data_sets
 
-MNIST = {"image": ("uint8", (28, 28)), "label": ("uint8", ())}
+MNIST = ("image=uint8[28,28]", "label=uint8[]")
 TRAIN, TEST = 60_000, 10_000  # examples of MNIST, and of a stand-in
 _FIELD = re.compile(r"(\w+)=(\w+)\[((?:\d+(?:,\d+)*)?)\]")
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]  # field -> dtype and shape of one example
@@ -64,7 +64,7 @@ def dataset_of(
         if data.name != "mnist":
             hint = "plan it where the data are, or describe an example with --field"
             raise Missing(str(error), hint) from None
-        return _stand_in(data, "mnist", MNIST)
+        return _stand_in(data, "mnist", of_fields(MNIST))
 
 
 def host_bytes(dataset: Dataset) -> int:
@@ -80,14 +80,15 @@ def host_bytes(dataset: Dataset) -> int:
 
 
 def _stand_in(data: DataConfig, name: str, shapes: Shapes) -> Dataset:
+    """Return a data set of one example, as often as MNIST has examples, without their memory."""
+
     def split(count: int) -> Examples:
-        # Not all pixels of an image may be equal. One example, as often as is asked for.
-        return {
-            field: np.broadcast_to(
-                (np.arange(math.prod(shape)) % 2).astype(dtype).reshape(shape), (count, *shape)
-            )
-            for field, (dtype, shape) in shapes.items()
-        }
+        examples = {}
+        for field, (dtype, shape) in shapes.items():
+            # 0 and 1 in turn: not all pixels of an image may be equal.
+            one = (np.arange(math.prod(shape)) % 2).astype(dtype).reshape(shape)
+            examples[field] = np.broadcast_to(one, (count, *shape))
+        return examples
 
     whole = Dataset(name, split(TRAIN), split(TEST), "stand-in")
     return with_validation(whole, data.validation_fraction)

@@ -1,32 +1,28 @@
-"""What a compiled program sends between devices, read out of its HLO text."""
+"""What a program sends between devices, read out of its HLO text, and what it computes."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trainer.job.errors import UnavailableError
+from trainer.optimizers.elementwise import programs_in
 
 KINDS = (
-    "all-reduce",
-    "all-gather",
-    "all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-    "reduce-scatter",
+    *("all-reduce", "all-gather", "all-to-all", "reduce-scatter"),
+    *("collective-permute", "collective-broadcast"),
 )
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
-_BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 # `%name (parameters) -> result {`, or `ENTRY %name ...`
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
 # `%name = RESULT all-reduce(...)`; RESULT is a shape or, of several arrays, a tuple of shapes.
 _RESULT, _NAME = r"(?P<result>\(.*?\)|\S+)", f"(?P<kind>{'|'.join(KINDS)})"
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?\S+ = {_RESULT} {_NAME}(?P<start>-start)?\(")
-_SHAPE = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")  # the bits of a number, the sizes
 _CALLED = re.compile(r"\b(body|condition|calls|to_apply|\w+_computations?)=(\{[^}]*\}|%?[\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # Which devices take part: a list of groups, numbers that fall into groups, or axes of a mesh.
@@ -40,8 +36,7 @@ class Collective(NamedTuple):
     """One instruction of the program, for all devices."""
 
     kind: str  # of KINDS; one of a tuple of arrays is one
-    arrays: tuple[int, ...]  # elements of each whole array: summed, or in all its parts
-    bytes: int  # of all of them
+    bytes: int  # of the whole arrays: summed, or in all their parts
     group: tuple[int, ...]  # the devices that take part with the first one, by number
     times: int = 1  # in a step
 
@@ -70,11 +65,6 @@ class Traffic(NamedTuple):
         return [(*key, *value) for key, value in totals.items()]
 
     @property
-    def arrays(self) -> list[int]:
-        """The elements of each array that they combine."""
-        return [n for item in self.items for n in item.arrays * item.times]
-
-    @property
     def bytes(self) -> int:
         """The bytes of all arrays."""
         return sum(item.bytes * item.times for item in self.items)
@@ -83,8 +73,9 @@ class Traffic(NamedTuple):
 def traffic(text: str) -> Traffic:
     """Count the collectives of one step in the HLO text of a compiled dispatch.
 
-    The outermost loop is that over the steps of the dispatch, so what is in it counts once. A loop
-    within counts as often as it turns, if the compiler knows that; of a branch, both sides count.
+    The outermost loop is that over the steps of the dispatch, so what is in it counts once. What is
+    in another loop counts once for each iteration, if the compiler knows their number; of a branch,
+    both sides count.
     """
     computations = dict[str, list[str]]()
     entry, body = "", list[str]()
@@ -103,10 +94,10 @@ def traffic(text: str) -> Traffic:
                 yield _collective(match, line, devices, times)
                 continue  # what it applies adds two numbers
             for role, names in _CALLED.findall(line):
-                turns = _TRIPS.search(line) if role == "body" and in_loop else None
-                often = times * int(turns[1]) if turns else times
+                trips = _TRIPS.search(line) if role == "body" and in_loop else None
+                inner = times * int(trips[1]) if trips else times
                 for called in re.findall(r"[\w.-]+", names):
-                    yield from walk(called, often, in_loop or role == "body")
+                    yield from walk(called, inner, in_loop or role == "body")
 
     return Traffic(tuple(walk(entry, 1, False)))
 
@@ -117,9 +108,10 @@ def _collective(match: re.Match[str], line: str, devices: int, times: int) -> Co
     if match["start"] and kind != "all-reduce":  # its result has the operands first
         shapes = shapes[len(shapes) // 2 :]
     whole = len(group) if kind == "reduce-scatter" else 1  # the result is a part
-    sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) * whole for _, dims in shapes]
-    size = sum(n * _BYTES[dtype] for n, (dtype, _) in zip(sizes, shapes, strict=True))
-    return Collective(kind, tuple(sizes), size, group, times)
+    size = 0
+    for bits, dims in shapes:
+        size += math.prod(int(n) for n in dims.split(",") if n) * int(bits or 8) // 8
+    return Collective(kind, size * whole, group, times)
 
 
 def _group(line: str, devices: int) -> tuple[int, ...]:
@@ -145,3 +137,34 @@ def _group(line: str, devices: int) -> tuple[int, ...]:
         message = f"XLA writes what this version cannot read: {line[groups.start() :][:60]}"
         raise UnavailableError(message, "use the version of jax that requirements/ names")
     return tuple(range(devices))
+
+
+def operations(jaxpr: Any) -> int:
+    """Return the floating-point operations of the products of one step, on each device.
+
+    The outermost loop is that over the steps of a dispatch, so its body counts once. The body of
+    another loop counts once for each of its iterations, if their number is known; XLA's own count
+    (cost_analysis) has it once. Of a branch, all sides count.
+    """
+    return _operations(jaxpr, 1, in_loop=False)
+
+
+def _operations(jaxpr: Any, times: int, in_loop: bool) -> int:
+    count = 0
+    for equation in jaxpr.eqns:
+        name, iterations, terms = equation.primitive.name, 1, 0
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            terms = math.prod(shape[dim] for dim in contracted)
+        elif name == "conv_general_dilated":
+            kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
+            terms = math.prod(kernel) // max(1, kernel[numbers.rhs_spec[0]])
+        elif name == "scan" and in_loop:
+            iterations = equation.params["length"]
+        if terms:  # a multiplication and an addition for each term of each number of the result
+            count += times * 2 * terms * math.prod(equation.outvars[0].aval.shape)
+        inner = in_loop or name in ("scan", "while")
+        for part in programs_in(equation.params.values()):
+            count += _operations(part, times * iterations, inner)
+    return count

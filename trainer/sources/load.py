@@ -112,8 +112,8 @@ def _mixture(data: DataConfig, **report: Callable[..., None]) -> Dataset:
     return mixture.mixed(sets, data.weights or {})
 
 
-# data.name -> function(data, progress=, poll=, warn=); what it returns is checked. What only
-# some kinds have of data.* is in OF_DATA of config/schema.py.
+# data.name -> function(data, progress=, poll=, warn=); what it returns is checked. Which options
+# data.* a kind has, DataConfig says.
 KINDS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist.load,
     "mnist_5k": mnist.load,

@@ -11,7 +11,7 @@ from trainer.distributed import topology
 from trainer.job.directory import expanded
 from trainer.job.errors import EXIT_COMPLETED, ConfigError
 from trainer.job.signals import StopRequest
-from trainer.plan import fit, layout
+from trainer.plan import devices
 from trainer.submit import kubernetes, size, slurm
 from trainer.sweep import plan
 from trainer.tracking.terminal import Terminal
@@ -98,7 +98,7 @@ def _check_options(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
 def _check_job(job: Job, args: argparse.Namespace) -> None:
     """Check a job against the processes and devices that it will get."""
     cluster, scheduler = job.config.cluster, args.scheduler
-    _, processes, gpus, _ = layout.layout_of(job.config, args)
+    _, processes, gpus, _ = devices.layout_of(job.config, args)
     kinds = ("auto", KINDS[scheduler], *(("single",) if processes == 1 else ()))
     given = [f"cluster.{n}={v}" for n in topology.OPTIONS if (v := getattr(cluster, n)) is not None]
     if cluster.kind not in kinds:
@@ -121,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_line.parser("submit", DESCRIPTION, EPILOG, usage)
     add = parser.add_argument
     add("scheduler", choices=("slurm", "k8s"), help="SLURM with sbatch, or Kubernetes with kubectl")
-    layout.add_nodes(add)
-    fit.add_device(add)
+    devices.add_nodes(add)
+    devices.add_device(add)
     help_ = "do not compute how much memory the job needs, which takes some seconds"
     add("--no-plan", action="store_true", help=help_)
     help_ = "the name of the job (default: trainer); on Kubernetes the job and the run are called"
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-m", "--multirun", action="store_true", help=help_)
     one = command_line.at_least(1)
     add("--at-once", type=one, metavar="N", help="tasks that may run together (default: all)")
-    layout.add_tasks(add)
+    devices.add_tasks(add)
     help_ = "processors per task (default: the site's, often 1: ask for some per GPU)"
     add("--cpus-per-task", type=one, metavar="C", help=help_)
     help_ = "another option for sbatch, like --scheduler-option=--partition=gpu; repeatable"

@@ -14,7 +14,7 @@ from trainer.config.schema import Config
 from trainer.job import processes
 from trainer.job.errors import EXIT_COMPLETED, EXIT_CONFIG, ConfigError
 from trainer.job.signals import StopRequest
-from trainer.plan.fit import shown
+from trainer.plan.devices import shown
 from trainer.tracking.terminal import Terminal
 
 SECONDS = 60.0  # for all; a large data set, or model, is planned by hand

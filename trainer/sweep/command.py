@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.arguments import parse, parser
+from trainer.commands.arguments import add_overrides, parse, parser
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError
 from trainer.job.files import to_json
@@ -72,13 +72,13 @@ def multirun(arguments: Sequence[str], stop: StopRequest) -> int:
         ConfigError: the command line is wrong, or another job is at the sweep.
         Preempted: asked to stop; the trials at work have saved.
     """
-    options = parser("-m", TRAIN, TRAIN_NOTES)
-    add, job = options.add_argument, "as `python -m trainer --help` lists them"
+    options = parser("-m", TRAIN, TRAIN_NOTES, "[options] OPTION=VALUE,VALUE ...")
+    add = options.add_argument
     add("-m", "--multirun", action="store_true", help="train a sweep")
     add("--members", action="store_true", help="list the trials, from 0")
     add("--member", metavar="I", type=int, help="train trial I in this process")
-    add("overrides", metavar="OPTION=VALUE", nargs="*", help=job)
-    args = parse(options, arguments, intermixed=True)
+    add_overrides(options)
+    args = parse(options, arguments, overrides=True)
     plan = make(args.overrides)
     if plan.search:
         if args.members or args.member is not None:

@@ -135,10 +135,8 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
         return mlp.make(objective, shape, model["hidden_sizes"], model["kernel_initializer"], dtype)
     if "example" not in record:
         raise DataError(f"{run}: its checkpoints are not known to this version of the trainer")
-    name = model["module"]
-    if user_module.is_file(name):
-        name = record["module"]
-    own = user_module.load(OPTION, name, run / ".hydra" / Path(name).name)
+    name = user_module.of_run(run, "model", model["module"], record["module"])
+    own = user_module.load(OPTION, name)
     if _digest(own) != record["module_sha256"]:
         warn(
             f"{own.__file__} has changed since the run was trained; the run keeps a copy in .hydra"
