@@ -172,13 +172,12 @@ class Bench:
 
 
 def environments(layout: Layout) -> list[dict[str, str]]:
-    """Return the variables of each process; simulated devices have one thread each."""
-    address, one_thread = free_address(), layout.devices > 1
-    all_of_them = [
-        environment(os.environ, layout, index, address, one_thread)
+    """Return the variables of each process."""
+    address, path = free_address(), {"PYTHONPATH": os.pathsep.join(PATHS)}
+    return [
+        environment(os.environ, layout, index, address, layout.devices) | path
         for index in range(layout.processes)
     ]
-    return [env | {"PYTHONPATH": os.pathsep.join(PATHS)} for env in all_of_them]
 
 
 def name_of(override: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import time
 from collections import Counter
@@ -160,7 +159,6 @@ class Proof:
         ]
         layouts = [self.args.reference, *self.args.layouts]
         most = max(each.devices for each in layouts)
-        threads = max(most, len(os.sched_getaffinity(0))) if most > 1 else None
         clean, what = True, "without a signal"
 
         def check(holds: bool, problem: str, index: int = 0, code: int = EXIT_INTERNAL) -> None:
@@ -173,7 +171,7 @@ class Proof:
 
         expected = before = self._intact(run)
         began = time.time()
-        with started(overrides, layout, logs, threads) as children:
+        with started(overrides, layout, logs, most) as children:
             if self._wait(run, children, hit and hit.seconds):
                 hit = None  # it ended before
             if hit:
