@@ -95,9 +95,9 @@ class Bench:
         """Run `python -m trainer EXPERIMENT OVERRIDES`, as its users do.
 
         `look` is called with the run directory while it runs. Returns summary (summary.json),
-        evaluations (points of the watched split), began (unix seconds), wall (seconds of the
-        command), peak_bytes (of the largest process), and what `read` returns for the run directory
-        at the end.
+        examples_per_second (trained), evaluations (points of the watched split), began (unix
+        seconds), wall (seconds of the command), peak_bytes (of the largest process), and what
+        `read` returns for the run directory at the end.
 
         Raises:
             measured.Failed: it did not end well.
@@ -113,8 +113,10 @@ class Bench:
             points = metrics.read(directory / "metrics.jsonl")
             splits = {point["split"] for point in points}
             watched = "validation" if "validation" in splits else "test"
+            summary = json.loads((directory / "summary.json").read_text())
             return {
-                "summary": json.loads((directory / "summary.json").read_text()),
+                "summary": summary,
+                "examples_per_second": summary["examples_per_second"],
                 "evaluations": [point for point in points if point["split"] == watched],
                 "began": ended[0].began,
                 "wall": max(e.seconds for e in ended),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from benchmarks.bench import Bench
+from benchmarks.bench import ROOT, Bench
 from benchmarks.figures import Line, Result, Section, line, ratios
 from benchmarks.scaling import Net
 
@@ -30,14 +30,15 @@ INCLUDES = {
 
 def jobs(bench: Bench, batch_size: int) -> dict[str, Any]:
     """Return the rivals' training, as jobs for interleave."""
+    pixels = {"mean": bench.machine["pixel_mean"], "std": bench.machine["pixel_std"]}
     timed = {
-        "sizes": bench.machine["sizes"],
+        "file": str(ROOT / "scripts/benchmarks/workers/mlp.py"),
+        "options": {"sizes": bench.machine["sizes"], **pixels},
+        "optim": {"lr": 0.05, "momentum": 0.9, "nesterov": True},
         "arrays": bench.arrays,
         "batch_size": batch_size,
         "warmup_steps": 50,
         "steps": 200 if bench.quick else steps_per_epoch(bench, batch_size),
-        "mean": bench.machine["pixel_mean"],
-        "std": bench.machine["pixel_std"],
         "precision": bench.machine["precision"],
     }
     torch = partial(bench.worker, "torch_loop.measure", **timed)
