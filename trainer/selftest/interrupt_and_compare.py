@@ -130,7 +130,7 @@ class Proof:
         return run
 
     def _draw(self, layout: Layout) -> Interruption:
-        number, moment = self._rng.choice(self.args.signals), self._rng.random()
+        number, moment = Signals[f"SIG{self._rng.choice(self.args.signals)}"], self._rng.random()
         everyone, victim = self._rng.random() < 0.5, self._rng.randrange(layout.processes)
         victims = list(range(layout.processes)) if everyone else [victim]
         return Interruption(number, victims, moment * 1.1 * self._seconds)

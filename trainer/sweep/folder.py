@@ -123,23 +123,14 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
         status = "waiting" if info.newest_checkpoint is None else "interrupted"
     last = runs.last_summary(run) if status == "completed" else {}
     account = read_or_empty(run / "goodput.json", goodput.SHAPE)
-    return Result(
-        name=name,
-        values=dict(values),
+    known = {field: value for field, value in info._asdict().items() if field in Result._fields}
+    return Result(name, dict(values), **known)._replace(
         status=status,
-        test_accuracy=info.test_accuracy,
-        test_loss=info.test_loss,
-        steps=info.steps,
-        epochs=info.epochs,
-        examples_per_second=info.examples_per_second,
         seconds=sum(account["seconds"].values()) if "seconds" in account else None,
         starts=account.get("starts"),
         exit_code={"completed": 0, "running": None}.get(status, code),
         error=(ending.get("error") or info.note) if status in ("preempted", "failed") else None,
         weights_sha256=last.get("weights_sha256"),
-        best=info.best,
-        score=info.score,
-        test_score=info.test_score,
     )
 
 

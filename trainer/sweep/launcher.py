@@ -43,10 +43,9 @@ def train_all(plan: Plan, batches: Iterable[Sequence[Trial]], total: int, stop: 
     directory.make(plan.folder)
     with lock.hold(plan.folder, sweep_folder.LOCK, "sweep"):
         work.terminal.note(f"sweep of {total} trials in {plan.folder}")
-        known = [] if plan.search else plan.trials
-        sweep_folder.add(plan.folder, plan.fixed, known, work.terminal.warn)
         try:
             for batch in batches:
+                sweep_folder.add(plan.folder, plan.fixed, batch, work.terminal.warn)
                 work.train(batch)
         finally:
             processes.end([child.process for child in work.at_work.values()])
@@ -64,7 +63,6 @@ class _Work:
         self.codes = set[int]()  # of the trials that have ended
         self.at_work = dict[int, Child]()  # place in width.shares -> who trains with that share
         self._folder, self._total = plan.folder, total
-        self._one_by_one = plan.parallel == 1
         self._width = Width(plan.parallel, os.environ, terminal.note)
         for job in plan.jobs if plan.parallel != 1 else ():
             asked = job.config.parallel
@@ -109,6 +107,10 @@ class _Work:
     def _label(self, number: int, trial: Trial) -> str:
         return f"{number}/{self._total} {trial.name}"
 
+    def _show(self) -> None:
+        rows = {self._label(c.number, c.trial): c.last_line for c in self.at_work.values()}
+        self.terminal.rows(self._ended, self._total, rows)
+
     def _start(self, place: int, number: int, trial: Trial) -> None:
         """Start a trial, unless it was finished before, or its folder cannot be written."""
         if sweep_folder.finished(self._folder / trial.name):
@@ -129,8 +131,6 @@ class _Work:
             self._halted = self._halted or f"{label}: {error}"
             return
         self._ended += 1
-        if self._one_by_one:
-            self.terminal.work(label, self._ended, self._total, "")
         result = sweep_folder.result(self._folder, trial.name, trial.values)
         metric, form = metric_of([result])
         done = "completed"
@@ -140,14 +140,6 @@ class _Work:
         done += f", {result.seconds or 0:.1f} s"
         done += f", {result.starts} starts" if (result.starts or 1) > 1 else ""
         self.terminal.note(f"{label}: {f'failed: {error}' if code else done}")
-
-    def _show(self) -> None:
-        rows = {self._label(c.number, c.trial): c.last_line for c in self.at_work.values()}
-        if not self._one_by_one:
-            self.terminal.rows(self._ended, self._total, rows)
-        for label, line in rows.items():
-            if self._one_by_one:
-                self.terminal.work(label, self._ended, self._total, line)
 
 
 def train_one(plan: Plan, index: int, stop: StopRequest) -> int:
