@@ -1,7 +1,5 @@
 """`scripts/bench`: sections in order, each kept as soon as it is done; then the plot."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -15,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks import figures, plot
+from benchmarks import figures
 from benchmarks.bench import FAILED, Bench, Settings
 from benchmarks.measured import Failed
 from benchmarks.options import EXAMPLES, SECTIONS, parse
@@ -66,7 +64,7 @@ def main() -> int:
     write_json(out / "bench.json", {"machine": machine, "sections": sections})
     texts = [figures.markdown(section) for section in sections.values()]
     (out / "bench.md").write_text("\n".join([f"{describe(machine)}.", "", *texts]))
-    drawn = plot.draw(sections, out / "bench.png")
+    drawn = figures.draw(sections, out / "bench.png")
     bench.say(f"{(time.monotonic() - began) / 60:.1f} minutes; {out / 'bench.json'}{drawn}")
     reasons = [line["left_out"] for section in sections.values() for line in section["lines"]]
     return 70 if any(reason.startswith(FAILED) for reason in reasons) else 0

@@ -1,7 +1,5 @@
 """What a section measures with: processes of their own, in turn, round after round."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """Processes that are measured: their output, seconds and memory. None is left behind."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import tempfile

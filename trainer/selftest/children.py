@@ -1,7 +1,5 @@
 """The processes of one start of a run, on this host: their variables, start and end."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """`python -m trainer selftest`: proves on this machine that an interrupted run loses nothing."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import shutil

@@ -1,7 +1,5 @@
 """What the files of a run directory say, while its processes run and after their end. No jax."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import random

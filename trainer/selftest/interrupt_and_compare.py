@@ -1,7 +1,5 @@
 """A run without interruptions, then runs that are interrupted at random instants: compared."""
 
-from __future__ import annotations
-
 import argparse
 import random
 import time

@@ -1,7 +1,5 @@
 """Training speed by batch size and by K, the optimizer steps in a dispatch."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Parts of the trainer alone: its data set, its stream, an all-reduce, its profile."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterable
