@@ -48,7 +48,7 @@ def measure(bench: Bench) -> Section:
     timers = "seconds that the loop waited, by its timers"
     evaluating = "evaluating every epoch, and the test split once"
     noisy = "wall clock with and without, in turn: noisy"
-    loop = "1 - (steps x the program alone) / training time: waiting, saving, whatever shares the cores"
+    loop = "1 - (steps x the program alone) / training time: waiting, saving, other programs"
     profiled = "by a profile of the steps of an epoch, a save and an end of an epoch, no evaluation"
     lines = [
         share("save", "saving every epoch", timers),
