@@ -50,18 +50,11 @@ def measure(bench: Bench, name: str) -> Section:
         }
     )
 
-    def unsaved_rate(result: Result) -> float:
-        seconds = result["summary"]["seconds"]
-        return float(result["summary"]["examples"]) / (seconds["step"] + seconds["data_wait"])
-
     def rate(result: Result, examples: float) -> float:
         return examples / float(result["seconds_per_step"])
 
-    own = results[TRAINER]
     includes = "training time: stream, shuffling, metrics, TensorBoard, guard, checkpoints"
-    trainer = line(TRAINER, includes, "examples/s", own, "examples_per_second")
-    includes = "by the trainer's own timers: all of that but the wait for checkpoints"
-    unsaved = line("the same without saving", includes, "examples/s", own, unsaved_rate)
+    trainer = line(TRAINER, includes, "examples/s", results[TRAINER], "examples_per_second")
     # PyTorch gets whole batches only; the last one of an epoch may be short.
     sizes = {SLICED: batch_size, COMPILED: batch_size, FLAX: count / steps}
     rivals = [
@@ -69,6 +62,5 @@ def measure(bench: Bench, name: str) -> Section:
         for rival, size in sizes.items()
     ]
     quotients = [ratios(f"trainer : {rival.name}", trainer, rival) for rival in rivals]
-    quotients.append(ratios(f"without saving : {FLAX}", unsaved, rivals[-1]))
     remark = f"The same data, layers, batch size ({batch_size}) and AdamW in all."
-    return Section(title, [trainer, unsaved, *rivals, *quotients], [remark])
+    return Section(title, [trainer, *rivals, *quotients], [remark])
