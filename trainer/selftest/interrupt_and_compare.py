@@ -155,8 +155,7 @@ class Proof:
             f"run.dir={quoted(run)}",
             f"train.compilation_cache_dir={quoted(self.folder / 'cache')}",
         ]
-        layouts = [self.args.reference, *self.args.layouts]
-        most = max(each.devices for each in layouts)
+        most = max(each.devices for each in [self.args.reference, *self.args.layouts])
         clean, what = True, "without a signal"
 
         def check(holds: bool, problem: str, index: int = 0, code: int = EXIT_INTERNAL) -> None:

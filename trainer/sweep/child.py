@@ -18,7 +18,7 @@ from trainer.sweep.shares import Share
 
 
 class Child:
-    """A trial that trains; if this process dies, the kernel kills it."""
+    """A trial in a process of its own; if this process dies, the kernel kills that one, too."""
 
     def __init__(self, folder: Path, number: int, trial: Trial, share: Share) -> None:
         """Start to train trial `number` of a sweep, in its folder, with a share of this machine.

@@ -14,8 +14,8 @@ from trainer.tracking import goodput, runs, summary
 SEED = "run.seed"
 LOCK, OUTPUT, ENDING = "sweep.lock", "output.log", "member.json"
 TURN = "sweep.turn"  # locked to write: no task of a job array replaces a newer file by an older one
-PLAN = {"fixed": [str], "members": {"*": {"*": str}}}  # the shape of sweep.json
-TOLD = {"exit_code?": (int, None), "error?": (str, None)}  # and of member.json
+PLAN_SHAPE = {"fixed": [str], "members": {"*": {"*": str}}}  # of sweep.json
+ENDING_SHAPE = {"exit_code?": (int, None), "error?": (str, None)}  # of member.json
 _ORDER = ("completed", "running", "preempted", "interrupted", "waiting", "failed")
 
 Members = Mapping[str, Mapping[str, str]]  # name of a trial -> swept option -> value
@@ -74,7 +74,7 @@ def read_plan(
     folder: Path, warn: Callable[[str], object] = lambda _: None
 ) -> tuple[list[str], Members]:
     """Return the overrides that all trials share, sorted, and the trials; empty without a sweep."""
-    plan = read_or_empty(folder / directory.SWEEP, PLAN, warn)
+    plan = read_or_empty(folder / directory.SWEEP, PLAN_SHAPE, warn)
     return plan.get("fixed", []), plan.get("members", {})
 
 
@@ -115,7 +115,7 @@ def results(folder: Path) -> list[Result]:
 def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
     """Return the state of one trial, also while it runs."""
     run = folder / name
-    info, ending = runs.describe(run), read_or_empty(run / ENDING, TOLD)
+    info, ending = runs.describe(run), read_or_empty(run / ENDING, ENDING_SHAPE)
     status, code = info.status, ending.get("exit_code")
     if status not in ("running", "completed") and code is not None:
         status = "preempted" if code == EXIT_RETRY else "failed"

@@ -56,7 +56,7 @@ def train_all(plan: Plan, batches: Iterable[Sequence[Trial]], total: int, stop: 
 
 
 class _Work:
-    """The trials at work, and what became of those before."""
+    """The trials that train now, and how those before them have ended."""
 
     def __init__(self, plan: Plan, total: int, stop: StopRequest, terminal: Terminal) -> None:
         self.terminal, self._stop = terminal, stop
