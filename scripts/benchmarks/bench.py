@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 
@@ -25,31 +25,29 @@ ONE = Layout(1, 1)
 FAILED = "failed: "  # begins the reason why something was left out that should have worked
 
 
-class Settings(NamedTuple):
-    """The options of the command line that the figures depend on."""
-
-    quick: bool
-    rounds: int
-    overrides: list[str]  # of the trainer's options, in everything of it that is measured
-
-
 class Bench:
     """Starts what is measured, and knows the machine."""
 
     def __init__(
-        self, settings: Settings, scratch: Path, torch_python: str, console: Console
+        self, quick: bool, rounds: int, overrides: list[str], torch_python: str, scratch: Path
     ) -> None:
         """Examine the machine, and write the data set out for the rivals.
 
-        `scratch` is a folder that the caller removes; `torch_python` may have PyTorch.
+        Args:
+            quick: measure less of everything.
+            rounds: of each measurement.
+            overrides: options of the trainer, in everything of it that is measured.
+            torch_python: a Python that may have PyTorch.
+            scratch: a folder that the caller removes.
 
         Raises:
             measured.Failed: there is no data, or jax does not work.
         """
-        self.quick, self.rounds, self.overrides = settings
-        self.fewer_rounds = max(1, settings.rounds - 1)  # for the sections that take longest
+        self.quick, self.rounds, self.overrides = quick, rounds, overrides
+        self.fewer_rounds = max(1, rounds - 1)  # for the sections that take longest
         self.section = ""  # its name, to show
-        self.scratch, self._console, self._torch_python = scratch, console, torch_python
+        self.console = Console(width=None if sys.stdout.isatty() else 160)
+        self.scratch, self._torch_python = scratch, torch_python
         self.arrays, self.xla_cache = str(scratch / "data"), str(scratch / "xla")
         self._numbers = itertools.count()
         self._warm = False
@@ -60,7 +58,7 @@ class Bench:
 
     def say(self, text: str) -> None:
         """Print a line, as it is."""
-        self._console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False)
 
     def worker(self, name: str, *, layout: Layout = ONE, **arguments: Any) -> Result:
         """Call MODULE.FUNCTION of benchmarks.workers in a process of its own, or in several.
@@ -161,12 +159,12 @@ class Bench:
                     continue
                 text = f"{self.section}, round {number + 1} of {rounds}: {name}"
                 began = time.monotonic()
-                with self._console.status(text, spinner="line"):  # on a terminal only
+                with self.console.status(text, spinner="line"):  # on a terminal only
                     try:
                         results[name].append(job())
                     except measured.Failed as failure:
                         results[name].append({"left_out": f"{FAILED}{failure}"})
-                if not self._console.is_terminal:
+                if not self.console.is_terminal:
                     self.say(f"{text}: {time.monotonic() - began:.1f} s")
         return results
 

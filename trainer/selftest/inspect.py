@@ -20,6 +20,7 @@ def committed(run: Path) -> list[int]:
 
 def step_reached(run: Path, since: float) -> int | None:
     """Return the last step logged after `since`, in unix seconds; None if there is none."""
+    # The log has milliseconds, rounded.
     steps = [point["step"] for point in runs.points(run) if point["time"] >= since - 0.001]
     return max(steps, default=None)
 

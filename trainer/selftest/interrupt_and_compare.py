@@ -131,6 +131,7 @@ class Proof:
         number, moment = Signals[f"SIG{self._rng.choice(self.args.signals)}"], self._rng.random()
         everyone, victim = self._rng.random() < 0.5, self._rng.randrange(layout.processes)
         victims = list(range(layout.processes)) if everyone else [victim]
+        # Up to a tenth later than the usual end: the last moments of a start are hit, too.
         return Interruption(number, victims, moment * 1.1 * self._seconds)
 
     def _start(

@@ -57,6 +57,7 @@ DEVICES, SHARDS, BATCH, STEPS = 4, 4, 16, 6
 SHORT = 3  # examples that the last batch lacks
 TESTED = 50  # test examples
 CLOSE = 1e-6  # of a step on other devices, relative to weights above 1
+# One thread a device: several on few cores can wait for each other's threads for ever.
 FLAGS = f"--xla_force_host_platform_device_count={DEVICES} --xla_cpu_multi_thread_eigen=false"
 
 
@@ -128,6 +129,7 @@ class Laws:
 
     def devices(self) -> str:
         """One step on N devices is one step on one device."""
+        # From one state each time: over several steps training would amplify the rounding.
         worst, state = 0.0, None
         for first in range(0, STEPS, 2):
             one = self._train(1, 1, 1, state=state, first=first)

@@ -81,6 +81,7 @@ class _Work:
                     break
                 self._start(place, *waiting.popleft())
             self._show()
+            # A look reads the output of each child, so that many are looked at less often.
             children = [child.process for child in self.at_work.values()]
             processes.wait(children, min(_LOOK_SECONDS * len(children), 0.5), until=any)
             for place, child in [*self.at_work.items()]:
@@ -92,7 +93,7 @@ class _Work:
                 code, error = child.end(self.terminal.warn)
                 if code == EXIT_RETRY and child.asked and not self._stop():
                     waiting.append((child.number, child.trial))  # it gets another share: see Width
-                    waiting = deque(sorted(waiting))
+                    waiting = deque(sorted(waiting))  # it comes before those that have not begun
                 else:
                     self._note_end(child.number, child.trial, code, error)
             self._width.look(self.at_work, len(waiting))
