@@ -162,7 +162,7 @@ class Machine:
         monkeypatch.setattr(width, "finished", lambda run: True)
         monkeypatch.setattr(width.processes, "resident", lambda process: 1)
         monkeypatch.setattr(shares, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-        self.width = width.Width("auto", {}, self.notes.append)
+        self.width = width.Width("auto", 1, {}, self.notes.append)
         self.at_work = {}
 
     def logged(self, child, since):

@@ -63,10 +63,9 @@ class _Work:
         self.codes = set[int]()  # of the trials that have ended
         self.at_work = dict[int, Child]()  # place in width.shares -> who trains with that share
         self._folder, self._total = plan.folder, total
-        self._width = Width(plan.parallel, os.environ, terminal.note)
-        for job in plan.jobs if plan.parallel != 1 else ():
-            asked = job.config.parallel
-            self._width.check(asked.devices or (asked.mesh.replica or 1) * (asked.mesh.shard or 1))
+        asked = [job.config.parallel for job in plan.jobs]
+        devices = max(p.devices or (p.mesh.replica or 1) * (p.mesh.shard or 1) for p in asked)
+        self._width = Width(plan.parallel, devices, os.environ, terminal.note)
         self._taken = self._ended = 0  # trials
         self._halted = ""  # the first trial that has to be trained further, and why
 

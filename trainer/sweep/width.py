@@ -31,12 +31,18 @@ class Width:
     """The shares that exist now. Share i belongs to the child at work in place i."""
 
     def __init__(
-        self, parallel: int | str, environ: Mapping[str, str], note: Callable[[str], object]
+        self,
+        parallel: int | str,
+        devices: int,
+        environ: Mapping[str, str],
+        note: Callable[[str], object],
     ) -> None:
-        """Divide this machine; `parallel`: sweep.parallel. `note` gets what is measured.
+        """Divide this machine as `parallel`, sweep.parallel, says.
+
+        A trial asks for `devices`. `note` gets what is measured.
 
         Raises:
-            ConfigError: it cannot be divided so.
+            ConfigError: it cannot be divided so, or a trial would get too few devices.
         """
         self._machine, self._note = shares.machine(environ), note
         self._divided = partial(shares.divide, self._machine, environ=environ)
@@ -50,16 +56,8 @@ class Width:
         self._next = 0.0  # monotonic seconds: no look before, while that child is at work
         count = total if parallel == AUTO else int(parallel)
         self.shares = self._divided(1 if measures else count)
-
-    def check(self, devices: int) -> None:
-        """Check that each trial gets as many devices as its options ask for.
-
-        Raises:
-            ConfigError: it gets fewer.
-        """
-        total, what = self._machine.divided
         each = 1 if what == "cores" else total // len(self.shares)
-        if devices > each:
+        if devices > each and parallel != 1:
             message = f"sweep.parallel: a trial gets {each} of {total} {what}, and parallel.devices"
             raise ConfigError(
                 f"{message} or parallel.mesh asks for {devices}", "use a smaller sweep.parallel"
