@@ -50,7 +50,6 @@ class Trials:
             finish(trial, 1 - abs(float(trial.values.get("optim.lr", 0)) - 0.07))
         return SimpleNamespace(
             number=number,
-            trial=trial,
             asked=False,
             process=Ended(),
             last_line="working",

@@ -26,7 +26,7 @@ class Child:
         Raises:
             SaveError, ConfigError: the folder cannot be written.
         """
-        self.number, self.trial, self.run = number, trial, folder / trial.name
+        self.number, self.run = number, folder / trial.name
         self.asked = False  # whether it was asked to stop
         self.began = time.time()  # unix seconds
         self._output, self._ending = (
