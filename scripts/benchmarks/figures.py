@@ -24,10 +24,6 @@ class Line(NamedTuple):
     values: list[float]  # one a round
     left_out: str = ""  # why there are no values
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
 
 class Section(NamedTuple):
     """All figures of a section."""
@@ -69,9 +65,11 @@ def to_json(section: Section) -> Result:
     """Return a section as JSON, with median, min and max of each line that has values."""
     lines = []
     for one in section.lines:
+        values = one.values
         lines.append(one._asdict())
-        if one.values:
-            lines[-1] |= {"median": one.median, "min": min(one.values), "max": max(one.values)}
+        if values:
+            median = statistics.median(values)
+            lines[-1] |= {"median": median, "min": min(values), "max": max(values)}
     return section._asdict() | {"lines": lines}
 
 

@@ -49,11 +49,6 @@ class Result(NamedTuple):
     score: float | None = None  # that metric on the validation split; the latest, until completed
     test_score: float | None = None  # and on the test split
 
-    @property
-    def cost(self) -> float:
-        """The score as a number that is smaller for better trials; NaN and None are the worst."""
-        return _cost(self.best, self.score)
-
 
 class Group(NamedTuple):
     """Completed trials that differ only in the seed: the mean and the spread of their scores.
@@ -141,7 +136,8 @@ def best_of(results: Sequence[Result]) -> str:
     return next(known, Result._field_defaults["best"])
 
 
-def _cost(best: str, score: float | None) -> float:
+def cost(best: str, score: float | None) -> float:
+    """Return a number that is smaller for a better score; NaN and None are the worst."""
     if score is None or math.isnan(score):
         return math.inf
     return -score if best.endswith(":max") else score
@@ -152,10 +148,10 @@ def rank(results: Sequence[Result]) -> list[tuple[int | None, Result]]:
 
     Only completed trials with a score have a rank: the test split selects nothing.
     """
-    ordered = enumerate(sorted(results, key=lambda r: (_ORDER.index(r.status), r.cost)), 1)
+    ordered = sorted(results, key=lambda r: (_ORDER.index(r.status), cost(r.best, r.score)))
     return [
         (place if r.status == "completed" and r.score is not None else None, r)
-        for place, r in ordered
+        for place, r in enumerate(ordered, 1)
     ]
 
 
@@ -173,7 +169,7 @@ def groups(results: Sequence[Result]) -> list[Group]:
         figures = (*_mean_and_spread(scores), *_mean_and_spread(tested))
         by_values.append(Group(dict(values), len(own), *figures, scores or tested))
     best = best_of(results)
-    return sorted(by_values, key=lambda group: _cost(best, group.mean))
+    return sorted(by_values, key=lambda group: cost(best, group.mean))
 
 
 def _mean_and_spread(scores: Sequence[float]) -> tuple[float | None, float | None]:

@@ -93,7 +93,7 @@ def _batches(plan: Plan, settings: DictConfig, size: int) -> Iterator[Sequence[T
                     "use data.validation_fraction above 0",
                 )
             else:
-                study.tell(proposed, result.cost)
+                study.tell(proposed, sweep_folder.cost(result.best, result.score))
 
 
 def _distribution(override: Override) -> Any:
