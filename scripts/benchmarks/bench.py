@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 import sys
 import time
@@ -14,14 +13,12 @@ from rich.console import Console
 
 from benchmarks import measured
 from benchmarks.figures import Result
+from benchmarks.measured import ONE
 from benchmarks.workers import find_answer
-from trainer.job.processes import free_address
-from trainer.selftest.children import Layout, environment
+from trainer.selftest.children import Layout
 from trainer.tracking import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = [str(ROOT), str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
-ONE = Layout(1, 1)
 FAILED = "failed: "  # begins the reason why something was left out that should have worked
 
 
@@ -74,7 +71,7 @@ class Bench:
         """
         python = self._torch_python if name.startswith("torch") else sys.executable
         command = [python, "-m", "benchmarks.workers", name, json.dumps(arguments)]
-        ended = measured.run(command, environments(layout))
+        ended = measured.run(command, layout)
         answers = [find_answer(one.output) for one in ended]
         if answers[0] is None:
             raise measured.Failed(f"{name} gave no answer: {ended[0].output[-300:]}")
@@ -105,7 +102,7 @@ class Bench:
             command.append(f"parallel.devices={layout.devices}")  # of those that are there
         command += self.merged(overrides)
         try:
-            ended = measured.run(command, environments(layout), lambda: look(directory))
+            ended = measured.run(command, layout, lambda: look(directory))
             points = metrics.read(directory / "metrics.jsonl")
             splits = {point["split"] for point in points}
             watched = "validation" if "validation" in splits else "test"
@@ -136,7 +133,7 @@ class Bench:
 
     def command(self, *arguments: str) -> Result:
         """Run this Python with some arguments, and return {"wall": seconds}."""
-        (ended,) = measured.run([sys.executable, *arguments], environments(ONE))
+        (ended,) = measured.run([sys.executable, *arguments])
         return {"wall": ended.seconds}
 
     def once(self, name: str, job: Callable[[], Result]) -> Result:
@@ -167,15 +164,6 @@ class Bench:
                 if not self.console.is_terminal:
                     self.say(f"{text}: {time.monotonic() - began:.1f} s")
         return results
-
-
-def environments(layout: Layout) -> list[dict[str, str]]:
-    """Return the variables of each process."""
-    address, path = free_address(), {"PYTHONPATH": os.pathsep.join(PATHS)}
-    return [
-        environment(os.environ, layout, index, address, layout.devices) | path
-        for index in range(layout.processes)
-    ]
 
 
 def name_of(override: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from trainer.job.errors import ConfigError, TrainerError
 from trainer.job.signals import StopRequest
-from trainer.selftest import children, command, inspect, interrupt_and_compare
+from trainer.selftest import command, inspect, interrupt_and_compare
 from trainer.selftest.children import Layout, environment
 from trainer.selftest.interrupt_and_compare import Interruption, allowed_codes
 
@@ -151,7 +151,7 @@ def test_which_exit_codes_are_accepted():
 def fake(monkeypatch, tmp_path, capfd):
     """Runs selftest on support/fake_trainer.py; returns the exit code or the error, and stdout."""
     script = Path(__file__).parents[1] / "support" / "fake_trainer.py"
-    monkeypatch.setattr(children, "PROGRAM", (sys.executable, "-S", str(script)))
+    monkeypatch.setattr(interrupt_and_compare, "PROGRAM", (sys.executable, "-S", str(script)))
     monkeypatch.setattr(interrupt_and_compare, "END_SECONDS", 1.0)
 
     def call(*arguments, fault=""):

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import NamedTuple
 
 from trainer.distributed import gpus
 from trainer.job import processes
-
-PROGRAM = (sys.executable, "-m", "trainer")
 
 
 class Layout(NamedTuple):
@@ -51,9 +48,9 @@ def environment(
 
 @contextmanager
 def started(
-    overrides: Sequence[str], layout: Layout, logs: Sequence[Path], most: int
+    command: Sequence[str], layout: Layout, logs: Sequence[Path], most: int
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start `python -m trainer OVERRIDES` in each process; kill those that are left at the exit.
+    """Start a program in each process of a layout; kill those that are left at the exit.
 
     `logs` has a file for the output of each process; `most` is that of `environment`.
     """
@@ -62,7 +59,6 @@ def started(
         for index, path in enumerate(logs):
             env = environment(os.environ, layout, index, address, most)
             with path.open("wb") as log:
-                command = [*PROGRAM, *overrides]
                 children.append(processes.start(command, env=env, stdout=log, stderr=log))
         yield children
     finally:

@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +19,7 @@ from trainer.selftest.children import Layout, handles_signals, started
 from trainer.tracking import runs
 from trainer.tracking.terminal import Terminal
 
+PROGRAM = (sys.executable, "-m", "trainer")
 PEER_SECONDS = 20.0  # from the loss of a process to the end of the others
 MEET_SECONDS = 40.0  # the same before they have met: jax waits for its start-up timeout twice
 END_SECONDS = 60.0  # from a signal that asks to stop to the end
@@ -148,7 +150,8 @@ class Proof:
         self.by_layout[f"{layout} {shard_state}" if shard_state else str(layout)] += 1
         prefix = f"{run.name}-start-{self.by_layout.total()}"
         logs = [self.folder / "logs" / f"{prefix}-{i}.txt" for i in range(layout.processes)]
-        overrides = [
+        command = [
+            *PROGRAM,
             *self.args.overrides,
             *(PEER_OPTIONS if layout.processes > 1 else ()),
             f"parallel.devices={layout.devices}",
@@ -169,7 +172,7 @@ class Proof:
 
         expected = before = self._intact(run)
         began = time.time()
-        with started(overrides, layout, logs, most) as children:
+        with started(command, layout, logs, most) as children:
             if self._wait(run, children, hit and hit.seconds):
                 hit = None  # it ended before
             if hit:
