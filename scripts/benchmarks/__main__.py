@@ -1,7 +1,5 @@
 """`scripts/bench`: sections in order, each kept as soon as it is done; then the plot."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -12,11 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks import figures, plot
-from benchmarks.bench import FAILED, Bench, Settings
+from benchmarks import figures
+from benchmarks.bench import FAILED, Bench
 from benchmarks.measured import Failed
 from benchmarks.options import EXAMPLES, SECTIONS, parse
 from benchmarks.sections import examples
@@ -27,23 +24,20 @@ def main() -> int:
     """Measure what the command line asks for; return the exit code."""
     options = parse(sys.argv[1:])
     rounds = options.rounds or (1 if options.quick else 3)
-    settings = Settings(options.quick, rounds, options.overrides)
+    settings = {"quick": options.quick, "rounds": rounds, "overrides": options.overrides}
     out: Path = options.out or Path("runs/bench") / time.strftime("%Y-%m-%d_%H-%M-%S")
-    console = Console(width=None if sys.stdout.isatty() else 160)
     out.mkdir(parents=True, exist_ok=True)
     used = out / "settings.json"
-    if used.exists() and json.loads(used.read_text()) != settings._asdict():
+    if used.exists() and json.loads(used.read_text()) != settings:
         print(f"error: --out {out} holds figures of other settings: name another", file=sys.stderr)
         return 78
-    write_json(used, settings._asdict())
+    write_json(used, settings)
     began, load = time.monotonic(), os.getloadavg()[0]
     if load > 0.5:
-        console.print(
-            f"The machine is busy (load {load:.1f}): everything will look slower than it is"
-        )
+        print(f"The machine is busy (load {load:.1f}): everything will look slower than it is")
     with tempfile.TemporaryDirectory(prefix="trainer-bench-") as folder:
         try:
-            bench = Bench(settings, Path(folder), options.torch_python, console)
+            bench = Bench(**settings, torch_python=options.torch_python, scratch=Path(folder))
         except Failed as failure:
             print(f"error: the trainer does not run here: {failure}", file=sys.stderr)
             return 69
@@ -59,14 +53,14 @@ def main() -> int:
                 else:
                     section = import_module(f"benchmarks.sections.{name}").measure(bench)
                 write_json(file, figures.to_json(section))
-            console.print(Markdown(figures.markdown(json.loads(file.read_text()))))
+            bench.console.print(Markdown(figures.markdown(json.loads(file.read_text()))))
     # All sections in the folder, those of earlier calls too.
     files = {name: out / f"{name}.json" for name in SECTIONS}
     sections = {name: json.loads(f.read_text()) for name, f in files.items() if f.exists()}
     write_json(out / "bench.json", {"machine": machine, "sections": sections})
     texts = [figures.markdown(section) for section in sections.values()]
     (out / "bench.md").write_text("\n".join([f"{describe(machine)}.", "", *texts]))
-    drawn = plot.draw(sections, out / "bench.png")
+    drawn = figures.draw(sections, out / "bench.png")
     bench.say(f"{(time.monotonic() - began) / 60:.1f} minutes; {out / 'bench.json'}{drawn}")
     reasons = [line["left_out"] for section in sections.values() for line in section["lines"]]
     return 70 if any(reason.startswith(FAILED) for reason in reasons) else 0

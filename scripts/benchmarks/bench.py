@@ -1,57 +1,50 @@
 """What a section measures with: processes of their own, in turn, round after round."""
 
-from __future__ import annotations
-
 import itertools
 import json
-import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 
 from benchmarks import measured
 from benchmarks.figures import Result
+from benchmarks.measured import ONE
 from benchmarks.workers import find_answer
-from trainer.job.processes import free_address
-from trainer.selftest.children import Layout, environment
+from trainer.selftest.children import Layout
 from trainer.tracking import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = [str(ROOT), str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
-ONE = Layout(1, 1)
 FAILED = "failed: "  # begins the reason why something was left out that should have worked
-
-
-class Settings(NamedTuple):
-    """The options of the command line that the figures depend on."""
-
-    quick: bool
-    rounds: int
-    overrides: list[str]  # of the trainer's options, in everything of it that is measured
 
 
 class Bench:
     """Starts what is measured, and knows the machine."""
 
     def __init__(
-        self, settings: Settings, scratch: Path, torch_python: str, console: Console
+        self, quick: bool, rounds: int, overrides: list[str], torch_python: str, scratch: Path
     ) -> None:
         """Examine the machine, and write the data set out for the rivals.
 
-        `scratch` is a folder that the caller removes; `torch_python` may have PyTorch.
+        Args:
+            quick: measure less of everything.
+            rounds: of each measurement.
+            overrides: options of the trainer, in everything of it that is measured.
+            torch_python: a Python that may have PyTorch.
+            scratch: a folder that the caller removes.
 
         Raises:
             measured.Failed: there is no data, or jax does not work.
         """
-        self.quick, self.rounds, self.overrides = settings
-        self.fewer_rounds = max(1, settings.rounds - 1)  # for the sections that take longest
+        self.quick, self.rounds, self.overrides = quick, rounds, overrides
+        self.fewer_rounds = max(1, rounds - 1)  # for the sections that take longest
         self.section = ""  # its name, to show
-        self.scratch, self._console, self._torch_python = scratch, console, torch_python
+        self.console = Console(width=None if sys.stdout.isatty() else 160)
+        self.scratch, self._torch_python = scratch, torch_python
         self.arrays, self.xla_cache = str(scratch / "data"), str(scratch / "xla")
         self._numbers = itertools.count()
         self._warm = False
@@ -62,7 +55,7 @@ class Bench:
 
     def say(self, text: str) -> None:
         """Print a line, as it is."""
-        self._console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False)
 
     def worker(self, name: str, *, layout: Layout = ONE, **arguments: Any) -> Result:
         """Call MODULE.FUNCTION of benchmarks.workers in a process of its own, or in several.
@@ -78,7 +71,7 @@ class Bench:
         """
         python = self._torch_python if name.startswith("torch") else sys.executable
         command = [python, "-m", "benchmarks.workers", name, json.dumps(arguments)]
-        ended = measured.run(command, environments(layout))
+        ended = measured.run(command, layout)
         answers = [find_answer(one.output) for one in ended]
         if answers[0] is None:
             raise measured.Failed(f"{name} gave no answer: {ended[0].output[-300:]}")
@@ -95,9 +88,9 @@ class Bench:
         """Run `python -m trainer EXPERIMENT OVERRIDES`, as its users do.
 
         `look` is called with the run directory while it runs. Returns summary (summary.json),
-        evaluations (points of the watched split), began (unix seconds), wall (seconds of the
-        command), peak_bytes (of the largest process), and what `read` returns for the run directory
-        at the end.
+        examples_per_second (trained), evaluations (points of the watched split), began (unix
+        seconds), wall (seconds of the command), peak_bytes (of the largest process), and what
+        `read` returns for the run directory at the end.
 
         Raises:
             measured.Failed: it did not end well.
@@ -109,12 +102,14 @@ class Bench:
             command.append(f"parallel.devices={layout.devices}")  # of those that are there
         command += self.merged(overrides)
         try:
-            ended = measured.run(command, environments(layout), lambda: look(directory))
+            ended = measured.run(command, layout, lambda: look(directory))
             points = metrics.read(directory / "metrics.jsonl")
             splits = {point["split"] for point in points}
             watched = "validation" if "validation" in splits else "test"
+            summary = json.loads((directory / "summary.json").read_text())
             return {
-                "summary": json.loads((directory / "summary.json").read_text()),
+                "summary": summary,
+                "examples_per_second": summary["examples_per_second"],
                 "evaluations": [point for point in points if point["split"] == watched],
                 "began": ended[0].began,
                 "wall": max(e.seconds for e in ended),
@@ -138,7 +133,7 @@ class Bench:
 
     def command(self, *arguments: str) -> Result:
         """Run this Python with some arguments, and return {"wall": seconds}."""
-        (ended,) = measured.run([sys.executable, *arguments], environments(ONE))
+        (ended,) = measured.run([sys.executable, *arguments])
         return {"wall": ended.seconds}
 
     def once(self, name: str, job: Callable[[], Result]) -> Result:
@@ -161,24 +156,14 @@ class Bench:
                     continue
                 text = f"{self.section}, round {number + 1} of {rounds}: {name}"
                 began = time.monotonic()
-                with self._console.status(text, spinner="line"):  # on a terminal only
+                with self.console.status(text, spinner="line"):  # on a terminal only
                     try:
                         results[name].append(job())
                     except measured.Failed as failure:
                         results[name].append({"left_out": f"{FAILED}{failure}"})
-                if not self._console.is_terminal:
+                if not self.console.is_terminal:
                     self.say(f"{text}: {time.monotonic() - began:.1f} s")
         return results
-
-
-def environments(layout: Layout) -> list[dict[str, str]]:
-    """Return the variables of each process; simulated devices have one thread each."""
-    address, one_thread = free_address(), layout.devices > 1
-    all_of_them = [
-        environment(os.environ, layout, index, address, one_thread)
-        for index in range(layout.processes)
-    ]
-    return [env | {"PYTHONPATH": os.pathsep.join(PATHS)} for env in all_of_them]
 
 
 def name_of(override: str) -> str:

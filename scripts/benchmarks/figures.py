@@ -1,10 +1,16 @@
-"""The figures of a section, one value a round; as JSON, and as a table in Markdown."""
-
-from __future__ import annotations
+"""The figures of a section, one value a round: as JSON, as a table in Markdown, and in a plot."""
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
+
+PANELS = {  # of the plot; section: the unit of its lines to draw, and a title
+    "rivals": ("s an epoch", "Seconds an epoch, batch 64 (less is better)"),
+    "batch": ("images/s", "Images a second by batch size and K"),
+    "data": ("M examples/s", "The data path alone, million examples a second"),
+    "scaling": ("ms a step", "Milliseconds a step: measured and predicted"),
+}
 
 Result = dict[str, Any]  # JSON; {"left_out": reason} where a measurement was not possible
 
@@ -17,10 +23,6 @@ class Line(NamedTuple):
     unit: str
     values: list[float]  # one a round
     left_out: str = ""  # why there are no values
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
 
 
 class Section(NamedTuple):
@@ -63,9 +65,11 @@ def to_json(section: Section) -> Result:
     """Return a section as JSON, with median, min and max of each line that has values."""
     lines = []
     for one in section.lines:
+        values = one.values
         lines.append(one._asdict())
-        if one.values:
-            lines[-1] |= {"median": one.median, "min": min(one.values), "max": max(one.values)}
+        if values:
+            median = statistics.median(values)
+            lines[-1] |= {"median": median, "min": min(values), "max": max(values)}
     return section._asdict() | {"lines": lines}
 
 
@@ -94,3 +98,27 @@ def markdown(section: Result) -> str:
     reasons = [f"- {one['name']}: {one['left_out']}" for one in section["lines"] if one["left_out"]]
     left_out = ["\n".join(["Left out:", "", *reasons])] if reasons else []
     return "\n\n".join([f"## {section['title']}", table, *left_out, *section["remarks"]]) + "\n"
+
+
+def draw(sections: Mapping[str, Result], path: Path) -> str:
+    """Write the plot where there is something to draw; return words for the closing line."""
+    names = [name for name in PANELS if name in sections]
+    if not names:
+        return ""
+    from matplotlib.figure import Figure  # writes to its cache folder: not for a mistyped option
+
+    figure = Figure(figsize=(8, 3.2 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), squeeze=False)
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        unit, title = PANELS[name]
+        lines = [one for one in sections[name]["lines"] if one["values"] and one["unit"] == unit]
+        lines.reverse()  # the first one on top
+        medians = [line["median"] for line in lines]
+        spread = [[abs(line[end] - line["median"]) for line in lines] for end in ("min", "max")]
+        names_of_lines = [line["name"] for line in lines]
+        axis.barh(names_of_lines, medians, xerr=spread, capsize=3, color="#4878a8")
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    return f", {path}"

@@ -1,18 +1,17 @@
 """Processes that are measured: their output, seconds and memory. None is left behind."""
 
-from __future__ import annotations
-
 import re
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from trainer.job import processes
+from trainer.selftest.children import Layout, started
 
+ONE = Layout(1, 1)
 TIMEOUT = 600  # seconds
 POLL_SECONDS = 0.002
 MEMORY_SECONDS = 0.05  # between two readings of a process's memory
@@ -32,11 +31,9 @@ class Ended(NamedTuple):
 
 
 def run(
-    command: Sequence[str],
-    environments: Sequence[Mapping[str, str]],
-    look: Callable[[], object] = lambda: None,
+    command: Sequence[str], layout: Layout = ONE, look: Callable[[], object] = lambda: None
 ) -> list[Ended]:
-    """Start one process for each environment at once, wait for all, and return how they ended.
+    """Start a program in each process of a layout, wait for all, and return how they ended.
 
     `look` is called every few milliseconds while they run.
 
@@ -44,8 +41,7 @@ def run(
         Failed: one ended with another code than 0, or not in time; all are ended then.
     """
     began, clock, next_memory = time.time(), time.perf_counter(), 0.0
-    children: list[subprocess.Popen[bytes]] = []
-    seconds, peaks = [0.0] * len(environments), [0] * len(environments)
+    seconds, peaks = [0.0] * layout.processes, [0] * layout.processes
 
     def check() -> None:
         nonlocal next_memory
@@ -61,23 +57,19 @@ def run(
         look()
 
     def output(index: int) -> str:
-        return Path(folder, str(index)).read_text(errors="replace")
+        return logs[index].read_text(errors="replace")
 
     def failed(index: int, what: str) -> Failed:
         lines = [text for line in output(index).splitlines() if (text := line.strip(" ^~|\t"))]
         return Failed(f"{what}: {' | '.join(lines[-2:])[-400:]}")
 
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            for index, env in enumerate(environments):
-                with Path(folder, str(index)).open("wb") as log:
-                    children.append(processes.start(command, env=env, stdout=log, stderr=log))
+        logs = [Path(folder, str(index)) for index in range(layout.processes)]
+        with started(command, layout, logs, layout.devices) as children:
             if not processes.wait(children, TIMEOUT, check, POLL_SECONDS):
                 raise failed(0, f"not done after {TIMEOUT} s")
             check()
             return [Ended(output(i), began, seconds[i], peaks[i]) for i in range(len(children))]
-        finally:
-            processes.end(children)
 
 
 def peak_bytes(pid: int) -> int:

@@ -41,7 +41,7 @@ exit codes:
 examples:
   scripts/bench --quick
   scripts/bench --sections rivals,data data.root=DIR
-  scripts/bench --sections examples        cnn, transformer and tabular
+  scripts/bench --sections examples        each example beside PyTorch and Flax
   scripts/bench --out runs/bench/first     again: sections that are done are not measured again
 """
 SECTIONS = {
@@ -58,8 +58,9 @@ SECTIONS = {
     "cnn": "training speed of examples/cnn beside PyTorch and a plain Flax + Optax loop",
     "transformer": "the same of examples/transformer",
     "tabular": "the same of examples/tabular",
+    "flax_module": "the same of examples/flax_module",
 }
-EXAMPLES = ("cnn", "transformer", "tabular")  # --sections examples is all of them
+EXAMPLES = ("cnn", "transformer", "tabular", "flax_module")  # --sections examples is all of them
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

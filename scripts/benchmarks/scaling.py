@@ -3,8 +3,6 @@
 docs/scaling_model.py predicts whole steps with it.
 """
 
-from __future__ import annotations
-
 import itertools
 from typing import NamedTuple
 

@@ -78,11 +78,11 @@ def test_an_example_is_compared_with_its_rivals(bench, tmp_path):
         assert left_out.startswith("PyTorch is not installed") or lines[name]["median"] > 0
 
 
-@pytest.mark.parametrize("name", ["cnn", "transformer", "tabular"])
+@pytest.mark.parametrize("name", ["cnn", "transformer", "tabular", "flax_module"])
 def test_the_rivals_of_an_example_have_its_layers(name):
     own = user_module.load("model.module", str(ROOT / "examples" / name / f"{name}.py"))
     rivals = runpy.run_path(str(ROOT / "examples" / name / "rivals.py"))
-    options = own.Options()
+    options = user_module.options("", own, "Options", {})
     if hasattr(own, "load"):
         given = own.DataOptions(size=3000) if hasattr(own, "DataOptions") else {}
         examples = {field: array[:5] for field, array in own.load(given).train.items()}
@@ -92,7 +92,7 @@ def test_the_rivals_of_an_example_have_its_layers(name):
     weights = jax.eval_shape(partial(own.init, example=one, options=options), jax.random.key(0))
     sizes = [leaf.size for leaf in jax.tree.leaves(weights)]
 
-    net = rivals["flax"](vars(options))
+    net = rivals["flax"](options and vars(options))
     keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
     with jax.numpy_rank_promotion("allow"):  # as flax needs it
         params = net.init(keys, examples)

@@ -23,7 +23,10 @@ SHORT = {
         *("model.options.layers=1", "model.options.features=32", "model.options.heads=2"),
     ),
     "tabular": ("train.epochs=12", "train.eval_every_epochs=3", "checkpoint.every_epochs=3"),
-    "flax_module": ("data=mnist_5k", "train.epochs=2", "train.global_batch_size=250"),
+    "flax_module": (
+        *("data=mnist_5k", "train.epochs=2", "train.global_batch_size=250"),
+        "checkpoint.every_epochs=1",
+    ),
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from trainer.job.errors import ConfigError, TrainerError
 from trainer.job.signals import StopRequest
-from trainer.selftest import children, command, inspect, interrupt_and_compare
+from trainer.selftest import command, inspect, interrupt_and_compare
 from trainer.selftest.children import Layout, environment
 from trainer.selftest.interrupt_and_compare import Interruption, allowed_codes
 
@@ -77,15 +77,15 @@ def test_an_experiment_of_the_user_replaces_the_short_job():
 def test_children_know_of_no_cluster_but_ours():
     outside = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "JAX_PROCESS_ID": "3", "HOME": "/home"}
     outside["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --other"
-    alone = environment(outside, Layout(1, 2), 0, "127.0.0.1:1", threads=None)
+    alone = environment(outside, Layout(1, 2), 0, "127.0.0.1:1", most=1)
     assert alone == {"HOME": "/home", "XLA_FLAGS": "--other", "JAX_NUM_CPU_DEVICES": "2"}
-    second = environment(outside, Layout(2, 2), 1, "127.0.0.1:1", threads=None)
+    second = environment(outside, Layout(2, 2), 1, "127.0.0.1:1", most=1)
     assert second["JAX_COORDINATOR_ADDRESS"] == "127.0.0.1:1"
     assert (second["JAX_NUM_PROCESSES"], second["JAX_PROCESS_ID"]) == ("2", "1")
     assert second["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert not [name for name in second if name.startswith("SLURM")]
-    simulated = environment(outside, Layout(1, 2), 0, "127.0.0.1:1", threads=4)
-    assert simulated["NPROC"] == "4"
+    simulated = environment(outside, Layout(1, 2), 0, "127.0.0.1:1", most=512)
+    assert simulated["NPROC"] == "512"
     assert simulated["XLA_FLAGS"] == "--other --xla_cpu_multi_thread_eigen=false"
 
 
@@ -151,7 +151,7 @@ def test_which_exit_codes_are_accepted():
 def fake(monkeypatch, tmp_path, capfd):
     """Runs selftest on support/fake_trainer.py; returns the exit code or the error, and stdout."""
     script = Path(__file__).parents[1] / "support" / "fake_trainer.py"
-    monkeypatch.setattr(children, "PROGRAM", (sys.executable, "-S", str(script)))
+    monkeypatch.setattr(interrupt_and_compare, "PROGRAM", (sys.executable, "-S", str(script)))
     monkeypatch.setattr(interrupt_and_compare, "END_SECONDS", 1.0)
 
     def call(*arguments, fault=""):

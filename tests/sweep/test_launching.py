@@ -50,7 +50,6 @@ class Trials:
             finish(trial, 1 - abs(float(trial.values.get("optim.lr", 0)) - 0.07))
         return SimpleNamespace(
             number=number,
-            trial=trial,
             asked=False,
             process=Ended(),
             last_line="working",
@@ -162,7 +161,7 @@ class Machine:
         monkeypatch.setattr(width, "finished", lambda run: True)
         monkeypatch.setattr(width.processes, "resident", lambda process: 1)
         monkeypatch.setattr(shares, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-        self.width = width.Width("auto", {}, self.notes.append)
+        self.width = width.Width("auto", 1, {}, self.notes.append)
         self.at_work = {}
 
     def logged(self, child, since):

@@ -46,7 +46,7 @@ def test_a_single_trial_at_a_time_gets_all_as_it_is():
 
 
 def test_a_trial_that_asks_for_more_devices_than_it_gets_is_refused():
-    width = Width(4, {"JAX_NUM_CPU_DEVICES": "8", "CUDA_VISIBLE_DEVICES": ""}, print)
-    width.check(2)
+    environ = {"JAX_NUM_CPU_DEVICES": "8", "CUDA_VISIBLE_DEVICES": ""}
+    assert len(Width(4, 2, environ, print).shares) == 4
     with pytest.raises(ConfigError, match="a trial gets 2 of 8 simulated devices"):
-        width.check(4)
+        Width(4, 4, environ, print)

@@ -1,11 +1,8 @@
 """The processes of one start of a run, on this host: their variables, start and end."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,8 +10,6 @@ from typing import NamedTuple
 
 from trainer.distributed import gpus
 from trainer.job import processes
-
-PROGRAM = (sys.executable, "-m", "trainer")
 
 
 class Layout(NamedTuple):
@@ -28,18 +23,20 @@ class Layout(NamedTuple):
 
 
 def environment(
-    environ: Mapping[str, str], layout: Layout, process_id: int, address: str, threads: int | None
+    environ: Mapping[str, str], layout: Layout, process_id: int, address: str, most: int
 ) -> dict[str, str]:
-    """Return the variables of one child: those of this process, with devices of its own. Pure.
+    """Return the variables of one child: those of this process, with devices of its own.
 
-    `address` is HOST:PORT of process 0. `threads` is for simulated devices: each has one thread,
-    because many devices on few cores can wait for each other for ever; and whatever their number,
-    XLA has so many for its matrix products, whose last digits depend on that.
+    `address` is HOST:PORT of process 0; `most` is the largest number of devices of any process
+    whose results are compared with this one's.
     """
     env = processes.environment(environ, layout.processes, process_id, address)
     env = processes.with_devices(env, layout.devices)
-    if threads is not None:
-        env["NPROC"] = str(threads)  # else XLA takes the number of cores, or of devices if larger
+    if most > 1:
+        # XLA multiplies with as many threads as there are cores, or devices if these are more, and
+        # the last digits of large products depend on that number: it is made equal for all.
+        env["NPROC"] = str(max(most, len(os.sched_getaffinity(0))))
+        # Many simulated devices on few cores can wait for each other's threads for ever.
         env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
     if layout.processes > 1:  # no two share a GPU
         first, last = process_id * layout.devices, (process_id + 1) * layout.devices
@@ -51,18 +48,17 @@ def environment(
 
 @contextmanager
 def started(
-    overrides: Sequence[str], layout: Layout, logs: Sequence[Path], threads: int | None
+    command: Sequence[str], layout: Layout, logs: Sequence[Path], most: int
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start `python -m trainer OVERRIDES` in each process; kill those that are left at the exit.
+    """Start a program in each process of a layout; kill those that are left at the exit.
 
-    `logs` has a file for the output of each process; `threads` is that of `environment`.
+    `logs` has a file for the output of each process; `most` is that of `environment`.
     """
     address, children = processes.free_address(), []
     try:
         for index, path in enumerate(logs):
-            env = environment(os.environ, layout, index, address, threads)
+            env = environment(os.environ, layout, index, address, most)
             with path.open("wb") as log:
-                command = [*PROGRAM, *overrides]
                 children.append(processes.start(command, env=env, stdout=log, stderr=log))
         yield children
     finally:

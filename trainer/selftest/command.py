@@ -1,14 +1,11 @@
 """`python -m trainer selftest`: proves on this machine that an interrupted run loses nothing."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +63,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--processes", type=number, default=1, metavar="P", help="of the job (default: 1)")
     add("--devices", type=number, default=1, metavar="D", help="per process (default: 1)")
     drawn = f"what to send, drawn at random (default: {names})"
-    add("--signals", type=_signals, metavar="NAME,...", default=names, help=drawn)
+    add("--signals", type=_some_of(SIGNALS), metavar="NAME,...", default=names, help=drawn)
     add("--seed", type=int, default=0, metavar="S", help="of the random draws (default: 0)")
     add("--dir", metavar="DIR", help="an empty or new folder to work in (default: a temporary one)")
     add("--keep", action="store_true", help="do not empty the folder at the end")
@@ -74,7 +71,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--layouts", type=_layouts, metavar="PxD,...", help=drawn)
     add("--virtual-shards", type=number, metavar="V", help="parallel.virtual_shards=V")
     drawn = "draw parallel.shard_state at each start but the first; needs --virtual-shards"
-    add("--shard-states", type=_shard_states, metavar="NAME,...", help=drawn)
+    add("--shard-states", type=_some_of(SHARD_STATES), metavar="NAME,...", help=drawn)
     add("--flip-every", type=number, metavar="N", help="flip a bit of a checkpoint every N starts")
     add("--json", action="store_true", help="print the result as JSON")
     options = "of the job; a +experiment=NAME among them replaces the short job"
@@ -97,18 +94,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _signals(text: str) -> list[signal.Signals]:
-    names = [name.strip().upper().removeprefix("SIG") for name in text.split(",")]
-    if not set(names) <= set(SIGNALS):
-        raise argparse.ArgumentTypeError(f"{text}: use some of {','.join(SIGNALS)}")
-    return [signal.Signals[f"SIG{name}"] for name in names]
+def _some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return an argparse type: some of these names, with commas between."""
 
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        if not set(names) <= set(known):
+            raise argparse.ArgumentTypeError(f"{text}: use some of {','.join(known)}")
+        return names
 
-def _shard_states(text: str) -> list[str]:
-    names = text.split(",")
-    if not set(names) <= set(SHARD_STATES):
-        raise argparse.ArgumentTypeError(f"{text}: use some of {','.join(SHARD_STATES)}")
-    return names
+    return read
 
 
 def _short_job(overrides: Sequence[str]) -> list[str]:

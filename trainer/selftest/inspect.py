@@ -1,7 +1,5 @@
 """What the files of a run directory say, while its processes run and after their end. No jax."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import random
@@ -22,6 +20,7 @@ def committed(run: Path) -> list[int]:
 
 def step_reached(run: Path, since: float) -> int | None:
     """Return the last step logged after `since`, in unix seconds; None if there is none."""
+    # The log has milliseconds, rounded.
     steps = [point["step"] for point in runs.points(run) if point["time"] >= since - 0.001]
     return max(steps, default=None)
 

@@ -1,10 +1,8 @@
 """A run without interruptions, then runs that are interrupted at random instants: compared."""
 
-from __future__ import annotations
-
 import argparse
-import os
 import random
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,6 +19,7 @@ from trainer.selftest.children import Layout, handles_signals, started
 from trainer.tracking import runs
 from trainer.tracking.terminal import Terminal
 
+PROGRAM = (sys.executable, "-m", "trainer")
 PEER_SECONDS = 20.0  # from the loss of a process to the end of the others
 MEET_SECONDS = 40.0  # the same before they have met: jax waits for its start-up timeout twice
 END_SECONDS = 60.0  # from a signal that asks to stop to the end
@@ -131,9 +130,10 @@ class Proof:
         return run
 
     def _draw(self, layout: Layout) -> Interruption:
-        number, moment = self._rng.choice(self.args.signals), self._rng.random()
+        number, moment = Signals[f"SIG{self._rng.choice(self.args.signals)}"], self._rng.random()
         everyone, victim = self._rng.random() < 0.5, self._rng.randrange(layout.processes)
         victims = list(range(layout.processes)) if everyone else [victim]
+        # Up to a tenth later than the usual end: the last moments of a start are hit, too.
         return Interruption(number, victims, moment * 1.1 * self._seconds)
 
     def _start(
@@ -150,7 +150,8 @@ class Proof:
         self.by_layout[f"{layout} {shard_state}" if shard_state else str(layout)] += 1
         prefix = f"{run.name}-start-{self.by_layout.total()}"
         logs = [self.folder / "logs" / f"{prefix}-{i}.txt" for i in range(layout.processes)]
-        overrides = [
+        command = [
+            *PROGRAM,
             *self.args.overrides,
             *(PEER_OPTIONS if layout.processes > 1 else ()),
             f"parallel.devices={layout.devices}",
@@ -158,9 +159,7 @@ class Proof:
             f"run.dir={quoted(run)}",
             f"train.compilation_cache_dir={quoted(self.folder / 'cache')}",
         ]
-        layouts = [self.args.reference, *self.args.layouts]
-        most = max(each.devices for each in layouts)
-        threads = max(most, len(os.sched_getaffinity(0))) if most > 1 else None
+        most = max(each.devices for each in [self.args.reference, *self.args.layouts])
         clean, what = True, "without a signal"
 
         def check(holds: bool, problem: str, index: int = 0, code: int = EXIT_INTERNAL) -> None:
@@ -173,7 +172,7 @@ class Proof:
 
         expected = before = self._intact(run)
         began = time.time()
-        with started(overrides, layout, logs, threads) as children:
+        with started(command, layout, logs, most) as children:
             if self._wait(run, children, hit and hit.seconds):
                 hit = None  # it ended before
             if hit:

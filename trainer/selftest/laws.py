@@ -11,10 +11,10 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from trainer.commands import arguments as command_line
-from trainer.config.compose import Job, compose_each
+from trainer.config.compose import compose_each
 from trainer.job.errors import EXIT_COMPLETED, EXIT_INTERNAL, TrainerError, first_line
 from trainer.job.files import to_json
 from trainer.job.signals import StopRequest
@@ -22,9 +22,11 @@ from trainer.job.stdout import show, table
 from trainer.tracking.terminal import Terminal
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from trainer.config.schema import Config
-    from trainer.data.dataset import Dataset
-    from trainer.parallel.step import TrainState
+    from trainer.parallel.step import DispatchInputs, TrainState, TrainStep
+    from trainer.train.build import Programs
 
 DESCRIPTION = """\
 Checks the laws of training on a task, a few steps of it on four simulated devices of the CPU:
@@ -49,19 +51,14 @@ examples:
   python -m trainer laws +experiment=mlp
   python -m trainer laws model=module model.module=digits_cnn.py optim=adamw
 """
+# Each is a function of Laws; the cheapest first.
+LAWS = ("dispatches", "devices", "resume", "evaluation", "all-reduce", "shards")
 DEVICES, SHARDS, BATCH, STEPS = 4, 4, 16, 6
 SHORT = 3  # examples that the last batch lacks
 TESTED = 50  # test examples
 CLOSE = 1e-6  # of a step on other devices, relative to weights above 1
+# One thread a device: several on few cores can wait for each other's threads for ever.
 FLAGS = f"--xla_force_host_platform_device_count={DEVICES} --xla_cpu_multi_thread_eigen=false"
-
-
-class Finding(NamedTuple):
-    """Whether a law holds."""
-
-    law: str
-    holds: bool
-    detail: str
 
 
 def main(arguments: Sequence[str], stop: StopRequest) -> int:
@@ -75,75 +72,53 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
     os.environ["JAX_PLATFORMS"] = "cpu"
     (job,) = compose_each([args.overrides])
-    terminal, findings = Terminal(), list[Finding]()
-    laws = Laws(job, terminal, stop)
-    for number, (name, check) in enumerate(laws.all().items()):
+    terminal, findings = Terminal(), list[tuple[str, bool, str]]()
+    laws = Laws(job.config, terminal, stop)
+    for number, name in enumerate(LAWS):
         stop.check("before all laws were checked")
-        terminal.work(name, number, len(laws.all()), "checking")
-        findings.append(_check(name, check))
+        terminal.work(name, number, len(LAWS), "checking")
+        try:
+            finding = name, True, getattr(laws, name.replace("-", "_"))()
+        except TrainerError:
+            raise
+        except Exception as error:  # of the law, or of the user's functions on these devices
+            kind = not isinstance(error, AssertionError)
+            finding = name, False, first_line(error, kind=kind)
+        findings.append(finding)
     terminal.close()
-    failed = [finding for finding in findings if not finding.holds]
     if args.json:
-        show(to_json({"laws": [finding._asdict() for finding in findings]}, indent=2))
+        keys = "law", "holds", "detail"
+        show(to_json({"laws": [dict(zip(keys, f, strict=True)) for f in findings]}, indent=2))
     else:
-        rows = [(f.law, "holds" if f.holds else "DOES NOT HOLD", f.detail) for f in findings]
+        rows = [(law, "holds" if holds else "DOES NOT HOLD", text) for law, holds, text in findings]
         show("\n".join(table(rows, (0, 1, 2))))
     promised = job.config.parallel.virtual_shards is not None
-    broken = [finding for finding in failed if promised or finding.law != "shards"]
+    broken = [law for law, holds, _ in findings if not holds and (promised or law != "shards")]
     return EXIT_INTERNAL if broken else EXIT_COMPLETED
-
-
-def _check(name: str, check: Callable[[], str]) -> Finding:
-    try:
-        return Finding(name, True, check())
-    except AssertionError as broken:
-        return Finding(name, False, first_line(broken))
-    except TrainerError:
-        raise
-    except Exception as error:  # of the user's functions, on these devices
-        return Finding(name, False, first_line(error, kind=True))
 
 
 class Laws:
     """The laws, each a function that returns a detail or raises AssertionError with one."""
 
-    def __init__(self, job: Job, terminal: Terminal, stop: StopRequest) -> None:
+    def __init__(self, config: Config, terminal: Terminal, stop: StopRequest) -> None:
         """Load the data and keep some examples of it."""
         from trainer.data.dataset import first
         from trainer.distributed.connect import configure
         from trainer.sources import load as data_sets
 
-        configure(job.config.run, None, terminal.warn)
-        parts = DEVICES * job.config.train.accumulate
+        configure(config.run, None, terminal.warn)
+        parts = DEVICES * config.train.accumulate
         self._batch = -(-BATCH // parts) * parts
-        self._config = dataclasses.replace(
-            job.config,
-            train=dataclasses.replace(
-                job.config.train, global_batch_size=self._batch, steps_per_dispatch=1, epochs=1
-            ),
-        )
+        short = {"global_batch_size": self._batch, "steps_per_dispatch": 1, "epochs": 1}
+        self._config = _changed(config, "train", short)
 
         def poll() -> None:
             stop.check("during the download of the data set")
 
-        whole = data_sets.load(
-            job.config.data, progress=terminal.download, poll=poll, warn=terminal.warn
-        )
+        progress, warn = terminal.download, terminal.warn
+        whole = data_sets.load(config.data, progress=progress, poll=poll, warn=warn)
         train, test = first(whole.train, STEPS * self._batch - SHORT), first(whole.test, TESTED)
-        self._dataset: Dataset = whole._replace(
-            train=train, test=test, validation=None, mixture=None
-        )
-
-    def all(self) -> dict[str, Callable[[], str]]:
-        """Return the laws by name, the cheapest first."""
-        return {
-            "dispatches": self.dispatches,
-            "devices": self.devices,
-            "resume": self.resume,
-            "evaluation": self.evaluation,
-            "all-reduce": self.all_reduce,
-            "shards": self.shards,
-        }
+        self._dataset = whole._replace(train=train, test=test, validation=None, mixture=None)
 
     def dispatches(self) -> str:
         """K steps in one dispatch are K dispatches of one step, bit for bit."""
@@ -154,6 +129,7 @@ class Laws:
 
     def devices(self) -> str:
         """One step on N devices is one step on one device."""
+        # From one state each time: over several steps training would amplify the rounding.
         worst, state = 0.0, None
         for first in range(0, STEPS, 2):
             one = self._train(1, 1, 1, state=state, first=first)
@@ -202,8 +178,8 @@ class Laws:
         """A step on several devices has one all-reduce."""
         from trainer.plan.traffic import traffic
 
-        program, state, inputs, _ = self._program(DEVICES, 1, None, None, 0)
-        found = traffic(program.lower(state, inputs).compile().as_text()).collectives
+        program, state, inputs = self._program(DEVICES, 1, None, None)
+        found = traffic(program.lower(state, inputs(0)).compile().as_text()).collectives
         assert found.get("all-reduce") == 1, f"the compiled step has {found}"
         return "the compiled step has one"
 
@@ -217,28 +193,32 @@ class Laws:
             )
         return f"parallel.virtual_shards={SHARDS}: the same bits on 1, 2 and {DEVICES} devices"
 
-    def _with_shards(self, shards: int | None) -> Config:
-        parallel = dataclasses.replace(self._config.parallel, virtual_shards=shards)
-        return dataclasses.replace(self._config, parallel=parallel)
+    def _programs(self, devices: int, shards: int | None) -> tuple[Mesh, Programs]:
+        """Return so many devices and what is compiled for them, with so many virtual shards."""
+        from trainer.parallel import mesh as meshes
+        from trainer.train import build
+
+        mesh = meshes.make_mesh(devices)
+        config = _changed(self._config, "parallel", {"virtual_shards": shards})
+        return mesh, build.make_programs(config, self._dataset, mesh)
 
     def _program(
-        self, devices: int, k: int, shards: int | None, state: TrainState | None, first: int
-    ) -> tuple[Any, Any, Any, Any]:
-        """Return a step's program, a state, and the inputs of a dispatch and of those after it."""
+        self, devices: int, k: int, shards: int | None, state: TrainState | None
+    ) -> tuple[TrainStep, TrainState, Callable[[int], DispatchInputs]]:
+        """Return the program of K steps, a state, and step -> inputs of its dispatch."""
         import jax
         import numpy as np
 
-        from trainer.data.stream import Plan, Superbatches
+        from trainer.data.stream import Superbatches
         from trainer.parallel import mesh as meshes
         from trainer.parallel.step import init_state
-        from trainer.train import build, feed
+        from trainer.train import feed
 
-        mesh = meshes.make_mesh(devices)
-        made = build.make_programs(self._with_shards(shards), self._dataset, mesh)
+        mesh, made = self._programs(devices, shards)
         seed = self._config.run.seed
         source = Superbatches(
             self._dataset.train,
-            plan=Plan(made.plan.steps_per_epoch, k, made.plan.total_steps),
+            plan=made.plan._replace(steps_per_dispatch=k),
             global_batch_size=self._batch,
             rows=slice(0, self._batch),
             seed=seed,
@@ -251,11 +231,11 @@ class Laws:
         else:
             placed = meshes.place(meshes.replicated(mesh), jax.tree.map(np.asarray, state))
 
-        def inputs(step: int) -> Any:
+        def inputs(step: int) -> DispatchInputs:
             sent = feed.send(mesh, made.schedule_of(1), source[step // k], step, seed)
             return feed.inputs(mesh, sent)
 
-        return made.train_step, placed, inputs(first), inputs
+        return made.train_step, placed, inputs
 
     def _train(
         self,
@@ -270,7 +250,7 @@ class Laws:
         """Do some steps, K a dispatch; return the state on the host."""
         import jax
 
-        program, placed, _, inputs = self._program(devices, k, shards, state, first)
+        program, placed, inputs = self._program(devices, k, shards, state)
         for step in range(first, first + steps, k):
             placed, _ = program(placed, inputs(step))
         result: TrainState = jax.device_get(placed)
@@ -279,13 +259,17 @@ class Laws:
     def _evaluate(self, devices: int, batch: int, state: TrainState) -> Any:
         from trainer.parallel import mesh as meshes
         from trainer.parallel.evaluation import Evaluator
-        from trainer.train import build
 
-        mesh = meshes.make_mesh(devices)
-        made = build.make_programs(self._with_shards(None), self._dataset, mesh)
+        mesh, made = self._programs(devices, None)
         names = made.task.metric_names
         evaluate = Evaluator(made.eval_step, names, self._dataset.test, mesh, batch)
         return evaluate(meshes.place(meshes.replicated(mesh), state.weights))
+
+
+def _changed(config: Config, group: str, changes: dict[str, Any]) -> Config:
+    """Return the options with some of a group changed, whatever the rules for them."""
+    changed = dataclasses.replace(getattr(config, group), **changes)
+    return dataclasses.replace(config, **{group: changed})
 
 
 def _assert_equal(one: Any, other: Any, what: str) -> None:

@@ -18,7 +18,7 @@ from trainer.sweep.shares import Share
 
 
 class Child:
-    """A trial that trains; if this process dies, the kernel kills it."""
+    """A trial in a process of its own; if this process dies, the kernel kills that one, too."""
 
     def __init__(self, folder: Path, number: int, trial: Trial, share: Share) -> None:
         """Start to train trial `number` of a sweep, in its folder, with a share of this machine.
@@ -26,7 +26,7 @@ class Child:
         Raises:
             SaveError, ConfigError: the folder cannot be written.
         """
-        self.number, self.trial, self.run = number, trial, folder / trial.name
+        self.number, self.run = number, folder / trial.name
         self.asked = False  # whether it was asked to stop
         self.began = time.time()  # unix seconds
         self._output, self._ending = (

@@ -14,8 +14,8 @@ from trainer.tracking import goodput, runs, summary
 SEED = "run.seed"
 LOCK, OUTPUT, ENDING = "sweep.lock", "output.log", "member.json"
 TURN = "sweep.turn"  # locked to write: no task of a job array replaces a newer file by an older one
-PLAN = {"fixed": [str], "members": {"*": {"*": str}}}  # the shape of sweep.json
-TOLD = {"exit_code?": (int, None), "error?": (str, None)}  # and of member.json
+PLAN_SHAPE = {"fixed": [str], "members": {"*": {"*": str}}}  # of sweep.json
+ENDING_SHAPE = {"exit_code?": (int, None), "error?": (str, None)}  # of member.json
 _ORDER = ("completed", "running", "preempted", "interrupted", "waiting", "failed")
 
 Members = Mapping[str, Mapping[str, str]]  # name of a trial -> swept option -> value
@@ -49,11 +49,6 @@ class Result(NamedTuple):
     score: float | None = None  # that metric on the validation split; the latest, until completed
     test_score: float | None = None  # and on the test split
 
-    @property
-    def cost(self) -> float:
-        """The score as a number that is smaller for better trials; NaN and None are the worst."""
-        return _cost(self.best, self.score)
-
 
 class Group(NamedTuple):
     """Completed trials that differ only in the seed: the mean and the spread of their scores.
@@ -74,7 +69,7 @@ def read_plan(
     folder: Path, warn: Callable[[str], object] = lambda _: None
 ) -> tuple[list[str], Members]:
     """Return the overrides that all trials share, sorted, and the trials; empty without a sweep."""
-    plan = read_or_empty(folder / directory.SWEEP, PLAN, warn)
+    plan = read_or_empty(folder / directory.SWEEP, PLAN_SHAPE, warn)
     return plan.get("fixed", []), plan.get("members", {})
 
 
@@ -115,7 +110,7 @@ def results(folder: Path) -> list[Result]:
 def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
     """Return the state of one trial, also while it runs."""
     run = folder / name
-    info, ending = runs.describe(run), read_or_empty(run / ENDING, TOLD)
+    info, ending = runs.describe(run), read_or_empty(run / ENDING, ENDING_SHAPE)
     status, code = info.status, ending.get("exit_code")
     if status not in ("running", "completed") and code is not None:
         status = "preempted" if code == EXIT_RETRY else "failed"
@@ -123,23 +118,14 @@ def result(folder: Path, name: str, values: Mapping[str, str]) -> Result:
         status = "waiting" if info.newest_checkpoint is None else "interrupted"
     last = runs.last_summary(run) if status == "completed" else {}
     account = read_or_empty(run / "goodput.json", goodput.SHAPE)
-    return Result(
-        name=name,
-        values=dict(values),
+    known = {field: value for field, value in info._asdict().items() if field in Result._fields}
+    return Result(name, dict(values), **known)._replace(
         status=status,
-        test_accuracy=info.test_accuracy,
-        test_loss=info.test_loss,
-        steps=info.steps,
-        epochs=info.epochs,
-        examples_per_second=info.examples_per_second,
         seconds=sum(account["seconds"].values()) if "seconds" in account else None,
         starts=account.get("starts"),
         exit_code={"completed": 0, "running": None}.get(status, code),
         error=(ending.get("error") or info.note) if status in ("preempted", "failed") else None,
         weights_sha256=last.get("weights_sha256"),
-        best=info.best,
-        score=info.score,
-        test_score=info.test_score,
     )
 
 
@@ -150,7 +136,8 @@ def best_of(results: Sequence[Result]) -> str:
     return next(known, Result._field_defaults["best"])
 
 
-def _cost(best: str, score: float | None) -> float:
+def cost(best: str, score: float | None) -> float:
+    """Return a number that is smaller for a better score; NaN and None are the worst."""
     if score is None or math.isnan(score):
         return math.inf
     return -score if best.endswith(":max") else score
@@ -161,10 +148,10 @@ def rank(results: Sequence[Result]) -> list[tuple[int | None, Result]]:
 
     Only completed trials with a score have a rank: the test split selects nothing.
     """
-    ordered = enumerate(sorted(results, key=lambda r: (_ORDER.index(r.status), r.cost)), 1)
+    ordered = sorted(results, key=lambda r: (_ORDER.index(r.status), cost(r.best, r.score)))
     return [
         (place if r.status == "completed" and r.score is not None else None, r)
-        for place, r in ordered
+        for place, r in enumerate(ordered, 1)
     ]
 
 
@@ -182,7 +169,7 @@ def groups(results: Sequence[Result]) -> list[Group]:
         figures = (*_mean_and_spread(scores), *_mean_and_spread(tested))
         by_values.append(Group(dict(values), len(own), *figures, scores or tested))
     best = best_of(results)
-    return sorted(by_values, key=lambda group: _cost(best, group.mean))
+    return sorted(by_values, key=lambda group: cost(best, group.mean))
 
 
 def _mean_and_spread(scores: Sequence[float]) -> tuple[float | None, float | None]:

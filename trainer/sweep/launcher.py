@@ -1,8 +1,8 @@
 """Trains the trials of a sweep: several at once, or a single one as a task of a job array."""
 
 import os
-from collections import deque
 from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
 
 from trainer.distributed import topology
 from trainer.job import directory, lock, processes
@@ -43,10 +43,9 @@ def train_all(plan: Plan, batches: Iterable[Sequence[Trial]], total: int, stop: 
     directory.make(plan.folder)
     with lock.hold(plan.folder, sweep_folder.LOCK, "sweep"):
         work.terminal.note(f"sweep of {total} trials in {plan.folder}")
-        known = [] if plan.search else plan.trials
-        sweep_folder.add(plan.folder, plan.fixed, known, work.terminal.warn)
         try:
             for batch in batches:
+                sweep_folder.add(plan.folder, plan.fixed, batch, work.terminal.warn)
                 work.train(batch)
         finally:
             processes.end([child.process for child in work.at_work.values()])
@@ -57,32 +56,32 @@ def train_all(plan: Plan, batches: Iterable[Sequence[Trial]], total: int, stop: 
 
 
 class _Work:
-    """The trials at work, and what became of those before."""
+    """The trials that train now, and how those before them have ended."""
 
     def __init__(self, plan: Plan, total: int, stop: StopRequest, terminal: Terminal) -> None:
         self.terminal, self._stop = terminal, stop
         self.codes = set[int]()  # of the trials that have ended
         self.at_work = dict[int, Child]()  # place in width.shares -> who trains with that share
         self._folder, self._total = plan.folder, total
-        self._one_by_one = plan.parallel == 1
-        self._width = Width(plan.parallel, os.environ, terminal.note)
-        for job in plan.jobs if plan.parallel != 1 else ():
-            asked = job.config.parallel
-            self._width.check(asked.devices or (asked.mesh.replica or 1) * (asked.mesh.shard or 1))
-        self._taken = self._ended = 0  # trials
+        self._trials = list[Trial]()  # of all batches so far, by number
+        asked = [job.config.parallel for job in plan.jobs]
+        devices = max(p.devices or (p.mesh.replica or 1) * (p.mesh.shard or 1) for p in asked)
+        self._width = Width(plan.parallel, devices, os.environ, terminal.note)
+        self._ended = 0  # trials
         self._halted = ""  # the first trial that has to be trained further, and why
 
     def train(self, trials: Sequence[Trial]) -> None:
         """Train these trials; raise Preempted if one has to be trained further."""
-        waiting = deque(enumerate(trials, 1 + self._taken))
-        self._taken += len(trials)
+        waiting = [*range(len(self._trials), len(self._trials) + len(trials))]  # a heap of numbers
+        self._trials += trials
         while self.at_work or (waiting and not self._halting()):
             while waiting and not self._halting():
                 place = self._width.free(self.at_work)
                 if place is None:
                     break
-                self._start(place, *waiting.popleft())
+                self._start(place, heappop(waiting))
             self._show()
+            # A look reads the output of each child, so that many are looked at less often.
             children = [child.process for child in self.at_work.values()]
             processes.wait(children, min(_LOOK_SECONDS * len(children), 0.5), until=any)
             for place, child in [*self.at_work.items()]:
@@ -93,44 +92,47 @@ class _Work:
                 del self.at_work[place]
                 code, error = child.end(self.terminal.warn)
                 if code == EXIT_RETRY and child.asked and not self._stop():
-                    waiting.append((child.number, child.trial))  # it gets another share: see Width
-                    waiting = deque(sorted(waiting))
+                    # It gets another share, see Width, before those that have not begun.
+                    heappush(waiting, child.number)
                 else:
-                    self._note_end(child.number, child.trial, code, error)
+                    self._note_end(child.number, code, error)
             self._width.look(self.at_work, len(waiting))
         if waiting and not self._halted:
-            self._halted = f"{self._label(*waiting[0])}: {self._stop.signal_name}"
+            self._halted = f"{self._label(waiting[0])}: {self._stop.signal_name}"
         if self._halted:
             raise Preempted(f"{self._halted}; the same command resumes the sweep")
 
     def _halting(self) -> bool:
         return self._stop() or bool(self._halted)
 
-    def _label(self, number: int, trial: Trial) -> str:
-        return f"{number}/{self._total} {trial.name}"
+    def _label(self, number: int) -> str:
+        return f"{number + 1}/{self._total} {self._trials[number].name}"
 
-    def _start(self, place: int, number: int, trial: Trial) -> None:
+    def _show(self) -> None:
+        rows = {self._label(child.number): child.last_line for child in self.at_work.values()}
+        self.terminal.rows(self._ended, self._total, rows)
+
+    def _start(self, place: int, number: int) -> None:
         """Start a trial, unless it was finished before, or its folder cannot be written."""
+        trial = self._trials[number]
         if sweep_folder.finished(self._folder / trial.name):
-            self.terminal.note(f"{self._label(number, trial)}: finished before")
+            self.terminal.note(f"{self._label(number)}: finished before")
             self.codes.add(0)
             self._ended += 1
             return
         try:
             self.at_work[place] = Child(self._folder, number, trial, self._width.shares[place])
         except TrainerError as error:
-            self._note_end(number, trial, error.exit_code, str(error))
+            self._note_end(number, error.exit_code, str(error))
 
-    def _note_end(self, number: int, trial: Trial, code: int, error: str | None) -> None:
+    def _note_end(self, number: int, code: int, error: str | None) -> None:
         """Count a trial that has ended, and say how."""
-        label = self._label(number, trial)
+        label, trial = self._label(number), self._trials[number]
         self.codes.add(code)
         if code == EXIT_RETRY:
             self._halted = self._halted or f"{label}: {error}"
             return
         self._ended += 1
-        if self._one_by_one:
-            self.terminal.work(label, self._ended, self._total, "")
         result = sweep_folder.result(self._folder, trial.name, trial.values)
         metric, form = metric_of([result])
         done = "completed"
@@ -140,14 +142,6 @@ class _Work:
         done += f", {result.seconds or 0:.1f} s"
         done += f", {result.starts} starts" if (result.starts or 1) > 1 else ""
         self.terminal.note(f"{label}: {f'failed: {error}' if code else done}")
-
-    def _show(self) -> None:
-        rows = {self._label(c.number, c.trial): c.last_line for c in self.at_work.values()}
-        if not self._one_by_one:
-            self.terminal.rows(self._ended, self._total, rows)
-        for label, line in rows.items():
-            if self._one_by_one:
-                self.terminal.work(label, self._ended, self._total, line)
 
 
 def train_one(plan: Plan, index: int, stop: StopRequest) -> int:

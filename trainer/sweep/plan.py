@@ -29,7 +29,8 @@ SEARCH = "hydra/sweeper=search"
 _PLACES, _PARALLEL = ("run.dir", "run.name", "run.root"), "sweep.parallel"
 _IRRELEVANT = ("run.quiet", "train.compilation_cache_dir", "cluster")  # the sweep stays the same
 _LONGEST, _KEPT = 120, 100  # characters of a trial's name, and of a longer one before its digest
-# Not the comma: only an equals sign makes the text behind it an option, and values have none.
+# A comma may stay: an equals sign ends the name of each option, and is escaped in all values, so
+# two combinations of values never have one name.
 _escaped = partial(quote, safe=",+@:[]", errors="surrogateescape")
 _SHAPE: dict[str, Any] = {
     f"{name}?": ({}, None) for name in ("run", "data", "model", "optim", "train", "parallel")

@@ -24,7 +24,7 @@ from trainer.job import resources
 from trainer.job.errors import ConfigError
 from trainer.job.signals import StopRequest
 from trainer.sweep import folder as sweep_folder
-from trainer.sweep.folder import Result, Trial
+from trainer.sweep.folder import Trial
 from trainer.sweep.launcher import train_all
 from trainer.sweep.plan import SEARCH, Plan
 
@@ -82,23 +82,18 @@ def _batches(plan: Plan, settings: DictConfig, size: int) -> Iterator[Sequence[T
                 new.append(trial)
         if not asked:
             return
-        sweep_folder.add(plan.folder, plan.fixed, new)
         yield new
         for proposed, trial in asked:
-            _tell(study, proposed, sweep_folder.result(plan.folder, trial.name, trial.values))
-
-
-def _tell(study: Any, proposed: Any, result: Result) -> None:
-    """Tell Optuna how a trial has ended."""
-    from optuna.trial import TrialState
-
-    if result.status == "completed" and result.score is None:
-        message = f"{SEARCH}: {result.name} has no validation split, and nothing else may choose"
-        raise ConfigError(message, "use data.validation_fraction above 0")
-    if result.status == "completed":
-        study.tell(proposed, result.cost, TrialState.COMPLETE)
-    else:
-        study.tell(proposed, None, TrialState.FAIL)
+            result = sweep_folder.result(plan.folder, trial.name, trial.values)
+            if result.status != "completed":
+                study.tell(proposed, state=optuna.trial.TrialState.FAIL)
+            elif result.score is None:
+                raise ConfigError(
+                    f"{SEARCH}: {trial.name} has no validation split, and nothing else may choose",
+                    "use data.validation_fraction above 0",
+                )
+            else:
+                study.tell(proposed, sweep_folder.cost(result.best, result.score))
 
 
 def _distribution(override: Override) -> Any:

@@ -18,7 +18,7 @@ class Machine(NamedTuple):
 
     @property
     def divided(self) -> tuple[int, str]:
-        """What is divided, which no two trials share: how many there are, and their name."""
+        """Return how many there are of what no two trials share, and its name."""
         if self.gpus:
             return len(self.gpus), "GPUs"
         if self.devices > 1:

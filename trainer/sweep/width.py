@@ -6,14 +6,12 @@ resumed), as many as there are cores start. If they are so much slower than the 
 the sweep would take longer, they save and stop, and half as many are tried, down to one.
 """
 
-import json
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
-from typing import Any
+from statistics import harmonic_mean
 
 from trainer.job import processes
 from trainer.job.errors import ConfigError
@@ -21,50 +19,45 @@ from trainer.job.files import read_or_empty
 from trainer.sweep import shares
 from trainer.sweep.child import Child
 from trainer.sweep.folder import finished
-from trainer.sweep.shares import Share
-from trainer.tracking import summary
+from trainer.tracking import runs, summary
 
 AUTO = "auto"
-_ALONE_SECONDS = 20.0  # of the first trial; start-up is a large part of one that takes less
+_ALONE_SECONDS = 20.0  # start-up is a large part of a trial that ends earlier
 _SECONDS, _DISPATCHES = 5.0, 3  # of a measurement of the speed of training, at least
-_LOOK_SECONDS = 0.25  # between looks at the logs
-_TAIL = 2**16  # bytes at the end of metrics.jsonl that are read: more than a measurement needs
+_LOOK_SECONDS = 1.0  # between looks at the logs, which are read as a whole
 
 
 class Width:
     """The shares that exist now. Share i belongs to the child at work in place i."""
 
     def __init__(
-        self, parallel: int | str, environ: Mapping[str, str], note: Callable[[str], object]
+        self,
+        parallel: int | str,
+        devices: int,
+        environ: Mapping[str, str],
+        note: Callable[[str], object],
     ) -> None:
-        """Divide this machine; `parallel`: sweep.parallel. `note` gets what is measured.
+        """Divide this machine as `parallel`, sweep.parallel, says.
+
+        A trial asks for `devices`. `note` gets what is measured.
 
         Raises:
-            ConfigError: it cannot be divided so.
+            ConfigError: it cannot be divided so, or a trial would get too few devices.
         """
-        self._environ, self._machine, self._note = environ, shares.machine(environ), note
+        self._machine, self._note = shares.machine(environ), note
+        self._divided = partial(shares.divide, self._machine, environ=environ)
         total, what = self._machine.divided
-        self._measures = parallel == AUTO and what == "cores" and total > 1
+        measures = parallel == AUTO and what == "cores" and total > 1
+        self._measurement = self._measure() if measures else iter(())
+        self._at_work: Mapping[int, Child] = {}
+        self._left = 0  # trials that have not ended, those at work among them
         self._draining = False  # whether children with shares of before are at work
-        self._next = 0.0  # monotonic seconds: no look before
-        self._first: Child | None = None  # in place 0: it is measured
-        self._since: float | None = None  # unix seconds; None: not all children train yet
-        self._resident = 0  # bytes of memory of a child
-        # Of the first trial alone: its seconds, if it was short; examples per second, if not.
-        self._seconds_alone, self._speed_alone = 0.0, 0.0
-        self._slowdown = 1.0  # of each child, with which the sweep takes as long as one by one
+        self._seen: Child | None = None  # in place 0, at the last look
+        self._next = 0.0  # monotonic seconds: no look before, while that child is at work
         count = total if parallel == AUTO else int(parallel)
-        self.shares = self._divided(1 if self._measures else count)
-
-    def check(self, devices: int) -> None:
-        """Check that each trial gets as many devices as its options ask for.
-
-        Raises:
-            ConfigError: it gets fewer.
-        """
-        total, what = self._machine.divided
+        self.shares = self._divided(1 if measures else count)
         each = 1 if what == "cores" else total // len(self.shares)
-        if devices > each:
+        if devices > each and parallel != 1:
             message = f"sweep.parallel: a trial gets {each} of {total} {what}, and parallel.devices"
             raise ConfigError(
                 f"{message} or parallel.mesh asks for {devices}", "use a smaller sweep.parallel"
@@ -82,115 +75,122 @@ class Width:
         Then all children are asked to stop, to be started again before the trials that wait.
         `waiting`: how many do.
         """
-        first, left = at_work.get(0), len(at_work) + waiting
-        now = time.monotonic()
-        if not self._measures or self._draining or (first is self._first and now < self._next):
+        first, now = at_work.get(0), time.monotonic()
+        if self._draining or (first is self._seen and now < self._next):
             return
-        self._next = now + _LOOK_SECONDS
-        if left < max(2, len(self.shares)):
-            self._measures = False  # there is nothing left to decide
-        elif self._first is None:
-            self._first = first
-        elif len(self.shares) == 1:
-            self._look_at_one(self._first, first is not self._first, at_work, left)
-        else:
-            self._look_at_several(self._first, first is not self._first, at_work, left)
+        self._seen, self._next = first, now + _LOOK_SECONDS
+        self._at_work, self._left = at_work, len(at_work) + waiting
+        if self._left < max(2, len(self.shares)):
+            self._measurement = iter(())  # there is nothing left to decide
+        next(self._measurement, None)
 
-    def _look_at_one(
-        self, first: Child, ended: bool, at_work: Mapping[int, Child], left: int
-    ) -> None:
-        """Measure the first trial alone; then start as many as possible, of those left."""
-        age = time.time() - first.began
-        self._resident = processes.resident(first.process) or self._resident
-        if ended:
-            self._first = None
-            if finished(first.run) and age < _ALONE_SECONDS:
+    # The generators below are one measurement: each `yield` waits for the next look. All measure
+    # the child in place 0, and the next one there where that one fails or ends too early.
+
+    def _measure(self) -> Iterator[None]:
+        """Measure one trial alone, then as many as fit, then fewer, until that pays."""
+        seconds, speed, resident = yield from self._alone()
+        room = processes.available_memory() // resident if resident else self._left
+        count = max(1, min(self._left, len(self._machine.cores), room))
+        while count > 1:
+            # Of each child, with which the sweep takes as long as one by one.
+            slowdown = self._left / math.ceil(self._left / count)
+            yield from self._change(count)
+            if seconds:
+                took = yield from self._seconds(slowdown * seconds)
+                pays, half = took <= slowdown * seconds, 1  # short trials then train one by one
+                measured = f"{took:.1f} s for each of {count} at once"
+                measured += f", of {slowdown * seconds:.1f} s that would pay"
+            else:
+                each = yield from self._speed()
+                pays, half = each * slowdown >= speed, count // 2
+                measured = f"{each:,.0f} examples/s in each of {count} at once"
+            count = count if pays else half
+            then = f"{count} at once from now on" if pays or count == 1 else f"try {count}"
+            self._note(f"sweep.parallel=auto: {measured}: {then}")
+            if pays:
+                return
+        yield from self._change(1)
+
+    def _alone(self) -> Generator[None, None, tuple[float, float, int]]:
+        """Return the seconds of a short trial, or examples per second; and the bytes of memory."""
+        seconds = speed = 0.0
+        resident = 0
+        while not seconds and not speed:
+            first = yield from self._first()
+            while self._at_work.get(0) is first and not speed:
+                yield
+                resident = processes.resident(first.process) or resident
+                if _age(first) >= _ALONE_SECONDS:
+                    speed = _mean(first, first.began)
+            if not speed and finished(first.run):
                 # Those after it find the programs compiled.
-                self._seconds_alone = age - _compiling(first)
-                self._note(f"sweep.parallel=auto: {self._seconds_alone:.1f} s for one trial alone")
-        elif age >= _ALONE_SECONDS:
-            measured = speeds(first, first.began)[1:]  # the first dispatch may contain more
-            if len(measured) >= _DISPATCHES:
-                self._speed_alone = _mean(measured)
-                self._note(f"sweep.parallel=auto: {self._speed_alone:,.0f} examples/s alone")
-        if self._seconds_alone or self._speed_alone:
-            count = self._most(left)
-            self._measures = count > 1
-            self._change(count, at_work, left)
+                spent = read_or_empty(first.run / "summary.json", summary.SHAPE).get("seconds")
+                seconds = _age(first) - (spent or {}).get("compile", 0.0)
+        alone = (
+            f"{speed:,.0f} examples/s alone" if speed else f"{seconds:.1f} s for one trial alone"
+        )
+        self._note(f"sweep.parallel=auto: {alone}")
+        return seconds, speed, resident
 
-    def _look_at_several(
-        self, first: Child, ended: bool, at_work: Mapping[int, Child], left: int
-    ) -> None:
-        """Compare the child in place 0 with the first trial alone."""
-        count, age = len(self.shares), time.time() - first.began
-        if ended and (self._speed_alone or not finished(first.run)):
-            self._first = self._since = None  # the next one is compared
-        elif self._seconds_alone:
-            most = self._slowdown * self._seconds_alone
-            if ended or age > most:
-                found = f"{age:.1f} s for each of {count} at once, of {most:.1f} s that would pay"
-                self._decide(found, age <= most, at_work, left)
-        elif self._since is None:
-            train = len(at_work) == count and all(speeds(c, c.began) for c in at_work.values())
-            self._since = time.time() if train else None
-        elif time.time() - self._since >= _SECONDS:
-            measured = speeds(first, self._since)[1:]  # the first dispatch had begun before
-            if len(measured) >= _DISPATCHES:
-                speed = _mean(measured)
-                found = f"{speed:,.0f} examples/s in each of {count} at once"
-                pays = speed * self._slowdown >= self._speed_alone
-                self._decide(found, pays, at_work, left)
+    def _seconds(self, most: float) -> Generator[None, None, float]:
+        """Return the seconds of a short trial beside others; more than `most`: it is at work."""
+        while True:
+            first = yield from self._first()
+            while self._at_work.get(0) is first and _age(first) <= most:
+                yield
+            took = _age(first)
+            if self._at_work.get(0) is first or finished(first.run):
+                return took
 
-    def _decide(self, found: str, pays: bool, at_work: Mapping[int, Child], left: int) -> None:
-        """Keep the number of shares, or halve it; short trials then train one by one."""
-        half = len(self.shares) // 2 if self._speed_alone else 1
-        count = len(self.shares) if pays else half
-        self._measures = count > 1 and not pays
-        then = f"try {count}" if self._measures else f"{count} at once from now on"
-        self._note(f"sweep.parallel=auto: {found}: {then}")
-        self._change(count, at_work, left)
+    def _speed(self) -> Generator[None, None, float]:
+        """Return the examples per second of a trial beside others, once all train."""
+        speed = 0.0
+        while not speed:
+            first, since = (yield from self._first()), math.inf
+            while self._at_work.get(0) is first and not speed:
+                yield
+                children = self._at_work.values()
+                if since < math.inf:
+                    speed = _mean(first, since) if time.time() - since >= _SECONDS else 0.0
+                elif len(children) == len(self.shares):
+                    train = all(speeds(child, child.began) for child in children)
+                    since = time.time() if train else math.inf
+        return speed
 
-    def _most(self, left: int) -> int:
-        """Return how many trials can train at once, of those left, in cores and memory."""
-        room = processes.available_memory() // self._resident if self._resident else left
-        return max(1, min(left, len(self._machine.cores), room))
+    def _first(self) -> Generator[None, None, Child]:
+        """Return the child in place 0, once there is one."""
+        while 0 not in self._at_work:
+            yield
+        return self._at_work[0]
 
-    def _change(self, count: int, at_work: Mapping[int, Child], left: int) -> None:
+    def _change(self, count: int) -> Iterator[None]:
         """Ask all children to stop if there will be another number of shares."""
         if count != len(self.shares):
             self.shares, self._draining = self._divided(count), True
-            self._first = self._since = None
-            self._slowdown = left / math.ceil(left / count)
-            for child in at_work.values():
+            for child in self._at_work.values():
                 child.stop()
-
-    def _divided(self, count: int) -> list[Share]:
-        return shares.divide(self._machine, count, self._environ)
+            yield
 
 
-def _mean(speeds: Sequence[float]) -> float:
-    """Return the mean over equal numbers of examples."""
-    return len(speeds) / sum(1 / speed for speed in speeds)
+def _age(child: Child) -> float:
+    """Return the seconds since a child was started."""
+    return time.time() - child.began
 
 
-def _compiling(child: Child) -> float:
-    """Return the seconds that a trial that has ended took to compile."""
-    seconds = read_or_empty(child.run / "summary.json", summary.SHAPE).get("seconds") or {}
-    return float(seconds.get("compile", 0.0))
+def _mean(child: Child, since: float) -> float:
+    """Return a child's examples per second since then; 0 if it has trained for too short a time."""
+    measured = speeds(child, since)[1:]  # the first dispatch contains more, or began before
+    # The harmonic mean: each dispatch has as many examples.
+    return harmonic_mean(measured) if len(measured) >= _DISPATCHES else 0.0
 
 
 def speeds(child: Child, since: float) -> Sequence[float]:
     """Return the examples per second of each dispatch that a child has logged since then."""
-    points = list[dict[str, Any]]()
-    with suppress(OSError), (child.run / "metrics.jsonl").open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-        for line in file:
-            with suppress(ValueError):  # cut at its beginning, or not yet written to its end
-                points.append(json.loads(line))
     logged = [
-        float(point["examples_per_second"])  # it may be the text NaN
-        for point in points
-        if point.get("split") == "train" and point["time"] > since
+        point["examples_per_second"]
+        for point in runs.points(child.run)
+        if point["split"] == "train" and point["time"] > since
     ]
     # All points of a dispatch have one speed.
     return [speed for speed, _ in groupby(logged) if math.isfinite(speed) and speed > 0]

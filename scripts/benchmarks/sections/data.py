@@ -1,7 +1,5 @@
 """The data path alone: by K, by processes, for a set ten times as large, for text and pictures."""
 
-from __future__ import annotations
-
 import shutil
 from functools import partial
 from pathlib import Path

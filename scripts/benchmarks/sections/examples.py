@@ -1,18 +1,18 @@
 """Training speed of an example: the trainer beside PyTorch and a plain Flax + Optax loop."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from benchmarks.bench import ROOT, Bench
 from benchmarks.figures import Result, Section, line, ratios
 from benchmarks.sections.rivals import COMPILED, FLAX, INCLUDES, SLICED
 
-# Epochs to train, and with --quick; further options with --quick; whether it brings its own data.
-EXAMPLES: dict[str, tuple[tuple[int, int], list[str], bool]] = {
-    "cnn": ((2, 1), [], False),
-    "transformer": ((1, 1), ["data.options.size=200000"], True),
-    "tabular": ((400, 100), [], True),
+# Epochs to train, and with --quick; the example's own data, whatever data the command line names;
+# further options with --quick.
+EXAMPLES: dict[str, tuple[tuple[int, int], list[str], list[str]]] = {
+    "cnn": ((2, 1), [], []),
+    "transformer": ((1, 1), ["data=module"], ["data.options.size=200000"]),
+    "tabular": ((400, 100), ["data=module"], []),
+    "flax_module": ((40, 10), ["data=mnist_5k"], []),
 }
 TRAINER = "python -m trainer"
 
@@ -20,14 +20,11 @@ TRAINER = "python -m trainer"
 def measure(bench: Bench, name: str) -> Section:
     """Measure all in turn, and compare round by round."""
     title = f"Training speed of examples/{name}"
-    epochs, smaller, brings_data = EXAMPLES[name]
-    folder = ROOT / "examples" / name
-    file = folder / f"{name}.py"
-    own_conf, experiment = ["--config-dir", str(folder)], [f"+experiment={name}"]
-    own = ["data=module", f"data.module={file}"] if brings_data else []
-    options = bench.merged([f"model.module={file}", *own, *(smaller if bench.quick else [])])
+    epochs, own_data, smaller = EXAMPLES[name]
+    folder, experiment = ROOT / "examples" / name, f"+experiment={name}"
+    options = bench.merged([*own_data, *(smaller if bench.quick else [])])
     where = {"folder": str(bench.scratch / name), "config_dir": str(folder)}
-    load = partial(bench.worker, "parts.example", **where, overrides=experiment + options)
+    load = partial(bench.worker, "parts.example", **where, overrides=[experiment, *options])
     facts = bench.once("the data", load)
     if "left_out" in facts:
         return Section(title, [line(TRAINER, "", "examples/s", [facts], "")])
@@ -40,34 +37,24 @@ def measure(bench: Bench, name: str) -> Section:
         "steps": max(timed_steps // steps * steps, min(timed_steps, steps)),
         "file": str(folder / "rivals.py"),
     }
-    torch = partial(bench.worker, "torch_loop.example", **timed)
+    torch = partial(bench.worker, "torch_loop.measure", **timed)
     n = epochs[bench.quick] * bench.times
     options += [f"train.epochs={n}", f"train.eval_every_epochs={n}"]
+    job = ["--config-dir", str(folder), experiment]
     results = bench.interleave(
         {
-            TRAINER: partial(bench.train, *options, experiment=own_conf + experiment),
+            TRAINER: partial(bench.train, *options, experiment=job),
             SLICED: partial(torch, variant="sliced"),
             COMPILED: partial(torch, variant="compiled"),
-            FLAX: partial(bench.worker, "flax_loop.example", **timed),
+            FLAX: partial(bench.worker, "flax_loop.measure", **timed),
         }
     )
-
-    def own_rate(result: Result) -> float:
-        return float(result["summary"]["examples_per_second"])
-
-    def unsaved_rate(result: Result) -> float:
-        seconds = result["summary"]["seconds"]
-        return float(result["summary"]["examples"]) / (seconds["step"] + seconds["data_wait"])
 
     def rate(result: Result, examples: float) -> float:
         return examples / float(result["seconds_per_step"])
 
     includes = "training time: stream, shuffling, metrics, TensorBoard, guard, checkpoints"
-    trainer = line(TRAINER, includes, "examples/s", results[TRAINER], own_rate)
-    includes = "by the trainer's own timers: all of that but the wait for checkpoints"
-    unsaved = line(
-        "the same without saving", includes, "examples/s", results[TRAINER], unsaved_rate
-    )
+    trainer = line(TRAINER, includes, "examples/s", results[TRAINER], "examples_per_second")
     # PyTorch gets whole batches only; the last one of an epoch may be short.
     sizes = {SLICED: batch_size, COMPILED: batch_size, FLAX: count / steps}
     rivals = [
@@ -76,5 +63,4 @@ def measure(bench: Bench, name: str) -> Section:
     ]
     quotients = [ratios(f"trainer : {rival.name}", trainer, rival) for rival in rivals]
     remark = f"The same data, layers, batch size ({batch_size}) and AdamW in all."
-    quotients.append(ratios(f"without saving : {FLAX}", unsaved, rivals[-1]))
-    return Section(title, [trainer, unsaved, *rivals, *quotients], [remark])
+    return Section(title, [trainer, *rivals, *quotients], [remark])

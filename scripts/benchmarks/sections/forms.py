@@ -1,7 +1,5 @@
 """The speed of the program in other forms and with other options of the compiler, batch 64."""
 
-from __future__ import annotations
-
 from benchmarks.bench import FAILED, Bench
 from benchmarks.figures import Line, Section, line, ratios
 from benchmarks.sections import rivals

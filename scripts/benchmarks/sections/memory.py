@@ -1,7 +1,5 @@
 """Memory of the host and of the device."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from benchmarks.bench import Bench

@@ -1,7 +1,5 @@
 """What each option of training costs a step, at batch 64."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from benchmarks.bench import Bench
@@ -10,6 +8,7 @@ from benchmarks.sections import rivals
 from trainer.parallel.compiler import cannot_multiply
 
 TITLE = "What options of training cost a step, batch 64"
+SECONDS = "seconds_per_step"
 NONE, PLAIN = "no option", "both evaluations and a checkpoint at the end"
 PROGRAM = {  # what changes the program: timed alone
     NONE: (),
@@ -38,24 +37,20 @@ def measure(bench: Bench) -> Section:
         rare = f"checkpoint.every_epochs={epochs}", f"train.eval_every_epochs={epochs}"
         k = f"train.steps_per_dispatch={rivals.OWN_K}"
         result = bench.train(f"train.epochs={epochs}", k, *rare, *options)
-        phases = (
-            result["summary"]["seconds"][p] for p in ("data_wait", "step", "save", "evaluate")
-        )
-        return {"seconds_per_step": sum(phases) / result["summary"]["steps"]}
+        seconds = result["summary"]["seconds"]
+        phases = sum(seconds[phase] for phase in ("data_wait", "step", "save", "evaluate"))
+        return {SECONDS: phases / result["summary"]["steps"]}
 
     program = rivals.program(bench)
     jobs = {name: partial(program, overrides=bench.merged(o)) for name, o in PROGRAM.items()}
     if reason := cannot_multiply(bench.machine["platform"], "bfloat16"):
         jobs["bfloat16"] = partial(dict, left_out=reason)
     jobs |= {name: partial(train, *options) for name, options in LOOP.items()}
-    results, lines = bench.interleave(jobs), {}
-    for name in jobs:
-        text = (
-            rivals.INCLUDES[rivals.PROGRAM]
-            if name in PROGRAM
-            else "waiting, steps, saving, evaluating"
-        )
-        lines[name] = line(name, text, "us a step", results[name], "seconds_per_step", 1e6)
+    alone, loop = rivals.INCLUDES[rivals.PROGRAM], "waiting, steps, saving, evaluating"
+    lines = {
+        name: line(name, alone if name in PROGRAM else loop, "us a step", results, SECONDS, 1e6)
+        for name, results in bench.interleave(jobs).items()
+    }
     compared = [(name, NONE if name in PROGRAM else PLAIN) for name in jobs]
     quotients = [ratios(f"{a} : {b}", lines[a], lines[b]) for a, b in compared if a != b]
     return Section(TITLE, [*lines.values(), *quotients])

@@ -1,7 +1,5 @@
 """What logging, evaluating and saving cost, and how much of the loop is not the program."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from benchmarks.bench import Bench
@@ -12,6 +10,7 @@ from benchmarks.sections import rivals
 TITLE = "The cost of logging, evaluating and saving every epoch, batch 64"
 ALL, NO_LOG = "everything on", "no logging"
 PROFILED = "profiled, no evaluation"
+IDLE = "the device idle between programs"
 
 
 def measure(bench: Bench) -> Section:
@@ -46,36 +45,18 @@ def measure(bench: Bench) -> Section:
         100 * (1 - p["seconds_per_step"] * r["summary"]["steps"] / r["summary"]["train_seconds"])
         for r, p in pairs(results[ALL], results[rivals.PROGRAM])
     ]
+    timers = "seconds that the loop waited, by its timers"
+    evaluating = "evaluating every epoch, and the test split once"
+    noisy = "wall clock with and without, in turn: noisy"
+    loop = "1 - (steps x the program alone) / training time: waiting, saving, other programs"
+    profiled = "by a profile of the steps of an epoch, a save and an end of an epoch, no evaluation"
     lines = [
-        share("save", "saving every epoch", "seconds that the loop waited, by its timers"),
-        share(
-            "evaluate",
-            "evaluating every epoch, and the test split once",
-            f"its own arithmetic is {ideal:.1%}",
-        ),
-        Line(
-            "logging every 100 steps, by difference",
-            "wall clock with and without, in turn: noisy",
-            "% of an epoch",
-            unlogged,
-        ),
-        share("data_wait", "waiting for data", "seconds that the loop waited, by its timers"),
-        Line(
-            "not the program",
-            "1 - (steps x the program alone) / training time: waiting, saving "
-            "and whatever shares the cores with the program",
-            "% of training",
-            rest,
-        ),
-        line(
-            "the device idle between programs",
-            "by a profile of as many steps as an epoch has, a save and the end of an epoch among "
-            "them, no evaluation",
-            "% of that time",
-            results[PROFILED],
-            "share",
-            scale=100,
-        ),
+        share("save", "saving every epoch", timers),
+        share("evaluate", evaluating, f"its own arithmetic is {ideal:.1%}"),
+        Line("logging every 100 steps, by difference", noisy, "% of an epoch", unlogged),
+        share("data_wait", "waiting for data", timers),
+        Line("not the program", loop, "% of training", rest),
+        line(IDLE, profiled, "% of that time", results[PROFILED], "share", scale=100),
     ]
     return Section(TITLE, lines)
 

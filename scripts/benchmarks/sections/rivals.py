@@ -1,11 +1,9 @@
 """Training speed at batch 64: the trainer, its rivals and the roofs, in turn."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
-from benchmarks.bench import Bench
+from benchmarks.bench import ROOT, Bench
 from benchmarks.figures import Line, Result, Section, line, ratios
 from benchmarks.scaling import Net
 
@@ -30,14 +28,15 @@ INCLUDES = {
 
 def jobs(bench: Bench, batch_size: int) -> dict[str, Any]:
     """Return the rivals' training, as jobs for interleave."""
+    pixels = {"mean": bench.machine["pixel_mean"], "std": bench.machine["pixel_std"]}
     timed = {
-        "sizes": bench.machine["sizes"],
+        "file": str(ROOT / "scripts/benchmarks/workers/mlp.py"),
+        "options": {"sizes": bench.machine["sizes"], **pixels},
+        "optim": {"lr": 0.05, "momentum": 0.9, "nesterov": True},
         "arrays": bench.arrays,
         "batch_size": batch_size,
         "warmup_steps": 50,
         "steps": 200 if bench.quick else steps_per_epoch(bench, batch_size),
-        "mean": bench.machine["pixel_mean"],
-        "std": bench.machine["pixel_std"],
         "precision": bench.machine["precision"],
     }
     torch = partial(bench.worker, "torch_loop.measure", **timed)
@@ -84,53 +83,44 @@ def measure(bench: Bench) -> Section:
     epochs = (2 if bench.quick else 4) * bench.times
     steps = steps_per_epoch(bench, BATCH_SIZE)
     sizes, precision = bench.machine["sizes"], bench.machine["precision"]
-    roofs = {"batch_size": BATCH_SIZE, "sizes": sizes, "precision": precision}
+    multiplied = {"batch_size": BATCH_SIZE, "sizes": sizes, "precision": precision}
     results = bench.interleave(
         {
             TRAINER: lambda: train(bench, epochs),
             **jobs(bench, BATCH_SIZE),
             PROGRAM: program(bench),
-            ROOFS: partial(bench.worker, "roofs.measure", **roofs),
+            ROOFS: partial(bench.worker, "roofs.measure", **multiplied),
         }
     )
 
-    def seconds(name: str, includes: str, of: str, value: str, scale: float = 1.0) -> Line:
-        return line(name, includes, "s an epoch", results[of], value, scale)
-
-    def roof(name: str, includes: str, unit: str, value: str) -> Line:
-        return line(name, includes, unit, results[ROOFS], value, scale=1e-9)
-
+    own, roofs, epoch = results[TRAINER], results[ROOFS], "s an epoch"
     includes = (
         "training time: stream, shuffling, metrics, TensorBoard, guard, a checkpoint an epoch"
     )
-    trainer = seconds(TRAINER, includes, TRAINER, "epoch_seconds")
+    trainer = line(TRAINER, includes, epoch, own, "epoch_seconds")
     includes = (
-        "all of that and an evaluation every epoch; from the end of the first to that of the last"
+        "all of that and an evaluation an epoch; from the end of the first to that of the last"
     )
-    wall = seconds("the same, wall clock", includes, TRAINER, "everything_seconds")
+    wall = line("the same, wall clock", includes, epoch, own, "everything_seconds")
     rivals = [
-        seconds(name, includes, name, "seconds_per_step", steps)
+        line(name, includes, epoch, results[name], "seconds_per_step", steps)
         for name, includes in INCLUDES.items()
     ]
     includes = "each of the eight in a program of its own, added"
     name = "the step's matrix products alone"
-    products = seconds(name, includes, ROOFS, "products_seconds", steps)
+    products = line(name, includes, epoch, roofs, "products_seconds", steps)
 
-    name, includes = (
-        f"{precision} matrix product 2048 x 2048",
-        "jax, in the process of the roofs below",
-    )
-    peak = roof(name, includes, "GFLOP/s", "matrix_flops")
+    name, includes = f"{precision} matrix product 2048 x 2048", "jax, in the process of those below"
+    peak = line(name, includes, "GFLOP/s", roofs, "matrix_flops", 1e-9)
+    name, includes = "the step's matrix products", "the rate of the eight"
+    of_step = line(name, includes, "GFLOP/s", roofs, "products_flops", 1e-9)
     operations = Net(tuple(sizes)).flops(BATCH_SIZE)
-    includes = f"{operations / 1e6:.0f} MFLOP a step by training time"
+    name, includes = "the trainer's matrix products", f"{operations / 1e6:.0f} MFLOP a step"
     rates = [operations * steps / value / 1e9 for value in trainer.values]
-    reached = Line("the trainer's matrix products", includes, "GFLOP/s", rates)
-    lines = [
-        *(trainer, wall, *rivals, products, peak),
-        roof("the step's matrix products", "the rate of the eight", "GFLOP/s", "products_flops"),
-        reached,
-        roof("memory bandwidth", "x + y / 2 over 256 MiB each, by jax", "GB/s", "bytes_per_second"),
-        *(ratios(f"{rival.name} : trainer", rival, trainer) for rival in rivals),
-        ratios("the trainer's rate : matrix product", reached, peak),
-    ]
-    return Section(TITLE, lines)
+    reached = Line(name, f"{includes} by training time", "GFLOP/s", rates)
+    name, includes = "memory bandwidth", "x + y / 2 over 256 MiB each, by jax"
+    bandwidth = line(name, includes, "GB/s", roofs, "bytes_per_second", 1e-9)
+    quotients = [ratios(f"{rival.name} : trainer", rival, trainer) for rival in rivals]
+    quotients.append(ratios("the trainer's rate : matrix product", reached, peak))
+    measured = [trainer, wall, *rivals, products, peak, of_step, reached, bandwidth]
+    return Section(TITLE, measured + quotients)

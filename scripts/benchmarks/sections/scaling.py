@@ -1,7 +1,5 @@
 """Devices and processes at fixed global and fixed local batch, and what the model predicts."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

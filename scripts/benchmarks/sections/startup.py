@@ -1,7 +1,5 @@
 """Start-up: imports, configuration, data, compilation cold and warm, the first dispatch."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from functools import partial

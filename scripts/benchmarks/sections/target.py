@@ -1,7 +1,5 @@
 """From the command to 98 % and to 98.5 % of the validation images."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from benchmarks.bench import Bench

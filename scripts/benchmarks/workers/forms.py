@@ -1,7 +1,5 @@
 """The trainer's own program in other forms and with other options of the compiler, all in turn."""
 
-from __future__ import annotations
-
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

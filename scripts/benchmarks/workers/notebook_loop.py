@@ -4,15 +4,13 @@ Data stays on the host as uint8; a layer takes one sample and is mapped over the
 fetched after every step. Batches come in file order.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.workers.rival import JAX_PRECISION, LR, MOMENTUM, Job
+from benchmarks.workers.rival import JAX_PRECISION, Job
 
 
 def init(key: jax.Array, sizes: list[int]) -> list[tuple[jax.Array, jax.Array]]:
@@ -36,21 +34,23 @@ def measure(**arguments: Any) -> dict[str, Any]:
     """Train, and return the seconds of a step; the arguments are those of Job."""
     job = Job(**arguments)
     jax.config.update("jax_default_matmul_precision", JAX_PRECISION[job.precision])
-    images, labels = job.load()
-    weights = init(jax.random.key(24), job.sizes)
+    examples, lr, momentum = job.examples(), job.optim["lr"], job.optim["momentum"]
+    images, labels = examples["image"].reshape(len(examples["label"]), -1), examples["label"]
+    mean, std = job.options["mean"], job.options["std"]
+    weights = init(jax.random.key(24), job.options["sizes"])
     velocities = jax.tree.map(jnp.zeros_like, weights)
 
     def loss_of(weights: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        x = (x.astype(jnp.float32) - job.mean) / job.std
+        x = (x.astype(jnp.float32) - mean) / std
         logits = jax.vmap(fwd, in_axes=(0, None))(x, weights)
         return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * jax.nn.one_hot(y, 10), axis=-1))
 
     @jax.jit
     def trained(weights: Any, velocities: Any, x: jax.Array, y: jax.Array) -> Any:
         loss, gradients = jax.value_and_grad(loss_of)(weights, x, y)
-        velocities = jax.tree.map(lambda v, g: MOMENTUM * v + LR * g, velocities, gradients)
+        velocities = jax.tree.map(lambda v, g: momentum * v + lr * g, velocities, gradients)
         weights = jax.tree.map(
-            lambda w, v, g: w - (MOMENTUM * v + LR * g), weights, velocities, gradients
+            lambda w, v, g: w - (momentum * v + lr * g), weights, velocities, gradients
         )
         return weights, velocities, loss
 

@@ -1,7 +1,5 @@
 """Parts of the trainer alone: its data set, its stream, an all-reduce, its profile."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterable
@@ -55,12 +53,11 @@ def example(folder: str, config_dir: str, overrides: list[str]) -> dict[str, Any
     """
     os.environ[CONFIG_DIR] = config_dir
     config = compose(overrides)[0].config
-    optim = config.optim
+    optim, options = config.optim, config.model.options
     job = {
         "arrays": folder,
         "batch_size": config.train.global_batch_size,
-        "options": vars(config.model.options),
-        "precision": "tf32",  # jax's default on a GPU; a CPU multiplies float32 only
+        "options": options and vars(options),  # {} of a module without a dataclass
         "optim": {"lr": optim.lr, "clip_norm": optim.clip_norm, **optim.options},
     }
     return {"examples": size(write(config, folder).train), "job": job}

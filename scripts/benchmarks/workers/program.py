@@ -1,7 +1,5 @@
 """The trainer's step without its loop: its speed and its memory."""
 
-from __future__ import annotations
-
 import os
 import time
 from typing import Any, NamedTuple

@@ -6,7 +6,7 @@ import itertools
 import math
 import runpy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from benchmarks.workers import LeftOut
 
-LR, MOMENTUM = 0.05, 0.9  # with Nesterov's form
 # model.precision in the words of each library: all multiply as the trainer does.
 TORCH_PRECISION = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
 JAX_PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
@@ -34,27 +33,17 @@ class Job(NamedTuple):
     batch_size: int
     warmup_steps: int  # before the clock starts
     steps: int  # timed
-    # Of the MLP, which has 8-bit images.
-    sizes: Sequence[int] = ()  # of the layers, from pixels to classes
-    mean: float = 0.0  # of the pixels
-    std: float = 1.0  # of the pixels
-    precision: str = "float32"  # of the matrix products, as model.precision names it
-    # Of an example.
-    file: str = ""  # its rivals.py
-    options: Mapping[str, Any] = {}  # model.options
-    optim: Mapping[str, float] = {}  # of AdamW, in optax's words: lr, weight_decay and so on
+    file: str  # with the functions `flax` and `pytorch`, which make the model
+    options: Mapping[str, Any]  # the argument of these functions
+    optim: Mapping[str, Any]  # in optax's words; SGD's where there is a momentum, else AdamW's
+    precision: str = "tf32"  # of the matrix products; a CPU multiplies float32 only
 
     def examples(self) -> dict[str, npt.NDArray[Any]]:
         """Return field -> training examples (N, ...), in memory."""
         return {name: np.array(array) for name, array in read(self.arrays, "train").items()}
 
-    def load(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Return the images (N, pixels) and the labels (N,)."""
-        examples = self.examples()
-        return examples["image"].reshape(len(examples["label"]), -1), examples["label"]
-
     def rivals(self) -> dict[str, Any]:
-        """Return the functions `flax` and `pytorch` of an example's rivals.py."""
+        """Return what `file` defines."""
         return runpy.run_path(self.file)
 
     def slices(self, count: int, whole: bool = False) -> Iterator[slice]:

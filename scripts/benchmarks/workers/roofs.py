@@ -1,7 +1,5 @@
 """What the machine can do: matrix products and memory bandwidth, through jax."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable
