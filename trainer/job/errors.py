@@ -110,7 +110,7 @@ def writing(
 ) -> Iterator[None]:
     """Raise one of these errors where the file system refuses what the block does.
 
-    The message has `path` where the file system names no file, and the hint to another place.
+    `path` is for the message where the file system names no file; `hint` says how to use another.
 
     Raises:
         SaveError: the storage is full, read-only or broken.

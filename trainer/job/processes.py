@@ -27,7 +27,7 @@ _DEVICES_FLAG = "--xla_force_host_platform_device_count="  # in XLA_FLAGS, and w
 def environment(environ: Mapping[str, str], count: int, index: int, address: str) -> dict[str, str]:
     """Return the variables for one of `count` processes, without those of a cluster. Pure.
 
-    `index` is its number among them, `address` HOST:PORT of process 0. One alone needs neither.
+    `index` is its number among them, `address` HOST:PORT of process 0. A single one needs neither.
     """
     env = {
         name: value
