@@ -316,9 +316,3 @@ def test_lists_of_nodes(text, nodes):
 def test_lists_that_cannot_be_read_are_refused(text):
     with pytest.raises(ConfigError, match=r"use a list of nodes such as n\[1-2,05\],login"):
         slurm.expand(text)
-
-
-@pytest.mark.parametrize("text", ["n[1-999999999]", "a[1-999]b[1-999]"])
-def test_lists_of_too_many_nodes_are_refused(text):
-    with pytest.raises(ConfigError, match=r"has more than 65,536 nodes"):
-        slurm.expand(text)

@@ -91,7 +91,7 @@ PAIRS = {
         (),
     ),
     "fails alone, behind the first sum": (
-        PATCHED.format("import trainer.doctor.cluster as checks; checks.ROUNDS = None"),
+        PATCHED.format("from trainer.doctor import checks; checks.ROUNDS = None"),
         (),
     ),
     "stands still": (

@@ -1,23 +1,15 @@
 import json
 import math
 import os
-import signal
 import stat
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from support.mutations import INSTEAD
 
-from trainer.job import files, lock
-from trainer.job.errors import ConfigError
-from trainer.sweep.child import Child
-from trainer.sweep.folder import Trial
-from trainer.sweep.shares import WHOLE
-from trainer.tracking.goodput import Ledger, PhaseTimer
+from trainer.job import files
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,34 +79,3 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
     writer.kill()
     writer.wait()
     assert len(json.loads(path.read_text())) == 20_000
-
-
-def _lock(path):
-    lock.hold(path.parent, path.name).__enter__()
-
-
-def _trial(path):
-    trial = Trial(path.parent.name, {}, ("--version",))
-    Child(path.parent.parent, 1, trial, WHOLE)
-
-
-NO_FILE = r"{} cannot be written \(it is not a regular file\)"
-WRITERS = {  # a file that is opened under its own name -> what writes it, the error if it cannot
-    ".goodput.json.tmp": (lambda p: Ledger(p.with_name("goodput.json"), PhaseTimer(), 0), None),
-    "output.log": (_trial, NO_FILE),
-    "run.lock": (_lock, NO_FILE),
-}
-
-
-@pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize("kind", ["a pipe", "an endless device"])
-def test_who_writes_a_file_waits_for_no_pipe(tmp_path, name, kind):
-    (write, error), path = WRITERS[name], tmp_path / "run" / name
-    path.parent.mkdir()
-    INSTEAD[kind](path)
-    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
-    signal.alarm(20)
-    with pytest.raises(ConfigError, match=error.format(path)) if error else nullcontext():
-        write(path)
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)

@@ -1,7 +1,9 @@
 """One job a run directory: an attempt of it that is started again waits for the one before."""
 
 import json
+import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -101,7 +103,8 @@ def test_a_restarted_job_waits_for_an_attempt_that_is_cut_off_but_alive(trainer,
     assert summary["resumed_from_step"] >= 50
 
 
-def test_a_file_that_cannot_be_opened_is_told(tmp_path):
-    (tmp_path / lock.NAME).mkdir()
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_refused(tmp_path, put):
+    put(tmp_path / lock.NAME)
     with pytest.raises(ConfigError, match=r"run\.lock cannot be written .*run\.root=DIR"):
         lock.hold(tmp_path).__enter__()

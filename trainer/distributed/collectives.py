@@ -1,6 +1,6 @@
 """What all processes of a run do together: share results, fail together, send arrays.
 
-And what they leave for each other, from any thread at any time: KeyValues.
+KeyValues has what one process leaves for the others, from any thread at any time.
 """
 
 import json
@@ -42,12 +42,10 @@ def share(make: Callable[[], Json]) -> list[Json]:
         TrainerError: on every process, if `make` raised it on any: the first in their order.
     """
     error: TrainerError | None = None
-    own: Json = {}
     try:
-        own = {"value": make()}
+        own: Json = {"value": make()}
     except TrainerError as raised:
-        error = raised
-        own = error.packed()
+        error, own = raised, raised.packed()
     results = _gather(own)
     for index, result in enumerate(results):
         if "kind" in result:
@@ -96,7 +94,7 @@ def broadcast(tree: Tree) -> Tree:
 class KeyValues:
     """Named values in JSON, each set once, in the key-value store of jax's coordination service.
 
-    A single process has nobody to leave them for.
+    A run of one process has no such store: put() and clear() do nothing.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -124,6 +122,6 @@ class KeyValues:
         return json.loads(text)
 
     def clear(self) -> None:
-        """Delete all values; no process may want them any more."""
+        """Delete all values, once no process needs them."""
         if self._client is not None:
             self._client.key_value_delete(self._prefix)

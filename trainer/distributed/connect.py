@@ -30,7 +30,7 @@ def configure(
 ) -> None:
     """Set jax's process-wide options, before anything is computed.
 
-    `warn` says why the folder of compiled programs is not used: training needs none.
+    `warn` gets a message if the folder of compiled programs cannot be used: training works without.
 
     Raises:
         ConfigError: JAX_DISABLE_JIT is set, or the name of that folder begins with an unknown user.
@@ -52,7 +52,7 @@ def configure(
 
 
 def _cache_problem(folder: Path) -> str:
-    """Make a folder for compiled programs; return why they cannot be kept in it, else nothing."""
+    """Make a folder for compiled programs; return why it cannot be used, "" if it can."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if problem := not_own(folder):  # jax runs the programs in it
@@ -70,7 +70,7 @@ def connect(
     poll: Callable[[], object],
     on_lost: Callable[[str], object],
 ) -> None:
-    """Connect jax to the other processes, once all are there; a single process has none.
+    """Connect jax to the other processes, once all are there; a run of one needs no connection.
 
     `poll` is called while waiting and may raise, to end the wait. `on_lost` gets a message in
     another thread, and ends this process.
@@ -123,12 +123,12 @@ def own_address(ip: str) -> str:
 def start_devices(
     topology: Topology, cluster: ClusterConfig, on_lost: Callable[[str], object]
 ) -> None:
-    """Make jax start the devices of all processes, which wait for each other here.
+    """Make jax start the devices of this process; all processes wait for each other in it.
 
     `on_lost` is called as in `connect`.
 
     Raises:
-        ConfigError: JAX_PLATFORMS names devices that do not work here.
+        ConfigError: JAX_PLATFORMS names devices that do not work on this host.
         PeerLost: another process did not start its devices.
     """
     seconds = cluster.startup_timeout_seconds

@@ -12,7 +12,7 @@ def visible(environ: Mapping[str, str]) -> tuple[str, ...] | None:
     """Return the GPUs that CUDA_VISIBLE_DEVICES names; None if it is not set: all are visible.
 
     CUDA ends the list at the first entry that is not a GPU. So an empty value, -1 and SLURM's
-    NoDevFiles all mean none.
+    NoDevFiles all stand for no GPU.
     """
     text = environ.get(CUDA_VISIBLE)
     if text is None:
@@ -28,7 +28,7 @@ def installed() -> tuple[str, ...]:
 
 
 def usable(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the GPUs that a process with these variables would train on; none: on the CPU."""
+    """Return the GPUs that a process with these variables would train on; () if on the CPU."""
     if environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return ()
     shown = visible(environ)

@@ -24,6 +24,7 @@ import jax
 from jax._src import distributed  # the service has no public API; orbax uses this one too
 
 from trainer.job.exit import time_limit
+from trainer.job.stdout import printable
 
 INTERVAL = 1.0  # seconds between beats
 BEAT, NAME, LOST = "trainer/beat/", "trainer/name/", "trainer/lost"
@@ -58,7 +59,7 @@ class Heartbeat:
             self._client.key_value_set(f"{NAME}{self._rank}", name)
             with suppress(jax.errors.JaxRuntimeError):  # process 0 has not come this far
                 host = self._client.blocking_key_value_get(f"{NAME}0", 60_000)
-                self._host = f"process 0 ({_printable(host)})"
+                self._host = f"process 0 ({printable(host)})"
             self._handle_abort()
             self._thread.start()
         return self
@@ -92,7 +93,7 @@ class Heartbeat:
         time.sleep(2 * INTERVAL)  # the service ends with this process: let them read it first
 
     def _handle_abort(self) -> None:
-        """Report a lost process 0 where jax aborts for that reason; all other aborts stay."""
+        """When jax aborts because process 0 is lost, call `on_lost`; leave other aborts alone."""
         address, _, port = str(distributed.global_state.coordinator_address).rpartition(":")
 
         def on_abort(_number: int) -> None:
@@ -141,22 +142,17 @@ class Heartbeat:
         return message
 
     def _get(self, key: str) -> str:
-        try:
-            return _printable(self._client.key_value_try_get(key))
+        try:  # printable: whoever reaches the service can write to it
+            return printable(self._client.key_value_try_get(key))
         except jax.errors.JaxRuntimeError as error:
             if "NOT_FOUND" in str(error):
                 return ""
             raise
 
     def _read_beats(self) -> dict[int, str]:
-        entries = {key.rpartition("/")[2]: b for key, b in self._client.key_value_dir_get(BEAT)}
-        return {rank: entries[str(rank)] for rank in range(self._count) if str(rank) in entries}
+        entries = self._client.key_value_dir_get(BEAT)
+        return {int(key.rpartition("/")[2]): beat for key, beat in entries}
 
     def _describe(self, ranks: Sequence[int]) -> str:
         names = ((rank, self._get(f"{NAME}{rank}") or "did not name itself") for rank in ranks)
         return ", ".join(f"process {rank} ({name})" for rank, name in names) or "another process"
-
-
-def _printable(text: str) -> str:
-    """Return a text without what a terminal may obey: whoever reaches the service writes to it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

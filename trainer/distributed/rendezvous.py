@@ -6,26 +6,24 @@ yet and for used ports, and the error names whoever is missing.
 
 A client says who it is, in a message that proves that it knows the token of the job (messages.py).
 Process 0 welcomes it at once, so that the client knows that no other job or program uses the port.
-When all have come, or it is clear that they will not, process 0 answers "go" or the error. Who does
-not say in time that it belongs to the job is dropped without a word.
+When all have come, or it is clear that they will not, process 0 answers "go" or the error. It drops
+without a word whoever does not say in time that it belongs to the job.
 """
 
-import itertools
+import asyncio
 import os
 import secrets
 import socket
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 
-from trainer.distributed.messages import Connection, Message
+from trainer.distributed.messages import LONGEST, Message, receive, sealed
 from trainer.distributed.topology import Topology
 from trainer.job.errors import ConfigError, PeerLost, TrainerError
 
-TICK = 0.1  # seconds between looks at the clients, between attempts, and between polls
+TICK = 0.1  # seconds between attempts, and between polls
 ANSWER = 2.0  # seconds to say who one is, and to be accepted and welcomed
 GRACE = 10.0  # seconds that clients wait longer than process 0, which knows who is missing
-MOST_UNNAMED = 128  # connections that have not said who they are
 
 
 def meet(topology: Topology, timeout: float, poll: Callable[[], object]) -> tuple[str, int]:
@@ -39,18 +37,42 @@ def meet(topology: Topology, timeout: float, poll: Callable[[], object]) -> tupl
             cannot listen at its address.
         Preempted: as poll() raised it.
     """
-    as_this_process = _receive if topology.process_id == 0 else _join
-    return as_this_process(topology, timeout, poll)
+    as_this_process = _receive_all if topology.process_id == 0 else _join
+    return asyncio.run(as_this_process(topology, timeout, poll))
 
 
-def _receive(topology: Topology, timeout: float, poll: Callable[[], object]) -> tuple[str, int]:
+async def _receive_all(
+    topology: Topology, timeout: float, poll: Callable[[], object]
+) -> tuple[str, int]:
     """As process 0, wait until all others have come; send each of them "go", or the error."""
     end = time.monotonic() + timeout
     listener, ip = _listen(topology, end, poll)
-    clients: list[Connection] = []
+    port = listener.getsockname()[1]
+    clients: dict[asyncio.StreamWriter, Message] = {}  # those that have come -> their hellos
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read who a client is, welcome it, and keep it until it leaves or sends more."""
+        try:
+            async with asyncio.timeout(ANSWER):
+                hello = await receive(reader, "hello", topology.token)
+            is_rank = int(hello["process"]) < int(hello["processes"])
+            if is_rank and hello["attempt"] == topology.attempt:
+                for other in [other for other in clients if clients[other] == hello]:
+                    other.close()  # its connection broke unseen, so the client has come again
+                    del clients[other]
+                clients[writer] = hello
+                writer.write(sealed({"nonce": hello["nonce"]}, topology.token))
+                await reader.read(1)
+        except (OSError, ValueError):
+            pass  # it has left, or is no process of this job
+        finally:
+            clients.pop(writer, None)
+            writer.close()
+
     answer = PeerLost("process 0 was asked to stop", "run the same command again").packed()
+    server = await asyncio.start_server(serve, sock=listener, limit=LONGEST, backlog=1024)
     try:
-        while missing := _find_missing(topology, [c.hello for c in clients if c.hello]):
+        while missing := _find_missing(topology, clients.values()):
             if time.monotonic() > end:
                 names = ", ".join(missing[:8]) + (" and others" if len(missing) > 8 else "")
                 raise PeerLost(
@@ -59,66 +81,16 @@ def _receive(topology: Topology, timeout: float, poll: Callable[[], object]) -> 
                     "look at their logs",
                 )
             poll()
-            time.sleep(TICK)
-            clients = _read_hellos(topology, listener, clients)
+            await asyncio.sleep(TICK)
         answer = {"kind": "go", "message": "", "hint": ""}
-        return ip, listener.getsockname()[1]
+        return ip, port
     except (PeerLost, ConfigError) as error:
         answer = error.packed()
         raise
     finally:
-        listener.close()
-        for client in clients:
-            with client.socket, suppress(OSError):
-                if client.hello:
-                    client.send(nonce=client.hello["nonce"], **answer)
-
-
-def _read_hellos(
-    topology: Topology, listener: socket.socket, clients: list[Connection]
-) -> list[Connection]:
-    """Return the clients, with new ones, who are not dropped.
-
-    Those are dropped who leave, do not say in time that they belong to this run, or come again; and
-    the oldest, if too many have not said anything.
-    """
-    with suppress(OSError):  # nobody waits
-        for _ in range(MOST_UNNAMED):
-            connection, _address = listener.accept()
-            connection.setblocking(False)
-            clients.append(Connection(connection, topology.token))
-    for client in clients:
-        try:
-            _read_hello(topology, client)
-        except (OSError, ValueError):
-            client.socket.close()
-    named = {client.hello["nonce"]: client for client in clients if client.hello}  # the newest
-    unnamed = [client for client in clients if not client.hello][-MOST_UNNAMED:]
-    for client in {*clients} - {*named.values(), *unnamed}:
-        client.socket.close()
-    return [client for client in clients if client.socket.fileno() >= 0]
-
-
-def _read_hello(topology: Topology, client: Connection) -> None:
-    """Read who a client is, if it has said so, and welcome it.
-
-    Raises:
-        OSError: it has left; it may come again.
-        ValueError: it is no process of this run, or does not say so in time.
-    """
-    hello = client.receive("hello")
-    late = time.monotonic() > client.since + ANSWER
-    if hello is None and (client.hello or not late):
-        return
-    if hello is None or client.hello or not _fits(hello, topology):
-        raise ValueError("it is no process of this run")
-    client.hello = hello
-    client.send(nonce=hello["nonce"])
-
-
-def _fits(hello: Message, topology: Topology) -> bool:
-    is_rank = int(hello["process"]) < int(hello["processes"])
-    return is_rank and hello["attempt"] == topology.attempt
+        server.close()
+        for writer, hello in clients.items():
+            writer.write(sealed({"nonce": hello["nonce"], **answer}, topology.token))
 
 
 def _listen(
@@ -128,7 +100,7 @@ def _listen(
     while True:
         for port in topology.ports:
             try:
-                ip = resolve(topology.host, topology.hosts)
+                ip = _address(topology.host, topology.hosts)
                 family = socket.AF_INET6 if ":" in ip else socket.AF_INET
                 listener = socket.create_server((ip, port), family=family, backlog=1024)
                 listener.setblocking(False)
@@ -147,7 +119,7 @@ def _listen(
         time.sleep(TICK)
 
 
-def resolve(host: str | None, hosts: Collection[str]) -> str:
+def _address(host: str | None, hosts: Collection[str]) -> str:
     """Return the address of a host, IPv4 if it has both kinds.
 
     Raises:
@@ -187,10 +159,51 @@ def _find_missing(topology: Topology, hellos: Collection[Message]) -> list[str]:
     return [f"process {rank}{host}" for rank, host in enumerate(hosts) if rank not in {0, *of_rank}]
 
 
-def _join(topology: Topology, timeout: float, poll: Callable[[], object]) -> tuple[str, int]:
+async def _join(topology: Topology, timeout: float, poll: Callable[[], object]) -> tuple[str, int]:
     """As another process, find process 0, say who this is, and wait until it says "go"."""
-    end, reason = time.monotonic() + timeout + GRACE, "no answer"
-    nonce = secrets.token_hex(16)
+    end, reason = time.monotonic() + timeout + GRACE, ""
+
+    async def find() -> tuple[str, int]:
+        nonlocal reason
+        nonce = secrets.token_hex(16)
+        while True:
+            for port in topology.ports:
+                where = f"{topology.host}:{port}"
+                reason = f"{where}: no answer: others are missing, or it is another program"
+                try:
+                    ip = _address(topology.host, topology.hosts)
+                    answer = await _ask(topology, ip, port, nonce)
+                    if answer["kind"] == "go":
+                        return ip, port
+                    raise TrainerError.unpacked(answer)
+                except TimeoutError:
+                    pass
+                except ConnectionRefusedError:
+                    reason = f"{where}: connection refused"
+                except (OSError, ValueError) as error:  # ValueError: it is not process 0 of the job
+                    reason = f"{where}: {error}"
+                await asyncio.sleep(TICK / len(topology.ports))
+
+    finding = asyncio.create_task(find())
+    while not finding.done():
+        poll()
+        if time.monotonic() > end:
+            raise PeerLost(
+                f"process 0 at {topology.host} did not come within "
+                f"cluster.startup_timeout_seconds={timeout:g} ({reason})",
+                "look at its log; all processes need the same TRAINER_TOKEN, or none",
+            )
+        await asyncio.wait([finding], timeout=TICK)
+    return finding.result()
+
+
+async def _ask(topology: Topology, ip: str, port: int, nonce: str) -> Message:
+    """Return the answer of process 0 to this process, once all have come.
+
+    Raises:
+        OSError: process 0 does not welcome this process in time, or has left.
+        ValueError: whoever listens there is not process 0 of this job.
+    """
     hello = {
         "attempt": topology.attempt,
         "who": f"process {topology.process_id} (host {socket.gethostname()}, pid {os.getpid()})",
@@ -198,44 +211,15 @@ def _join(topology: Topology, timeout: float, poll: Callable[[], object]) -> tup
         "processes": str(topology.num_processes),
         "nonce": nonce,
     }
-    for port in itertools.cycle(topology.ports):
-        poll()
-        if time.monotonic() > end:
-            break
+    async with asyncio.timeout(ANSWER) as limit:
+        reader, writer = await asyncio.open_connection(ip, port, limit=LONGEST)
         try:
-            ip = resolve(topology.host, topology.hosts)
-            with socket.create_connection((ip, port), ANSWER) as connection:
-                process_0 = Connection(connection, topology.token)
-                process_0.send(**hello)
-                _wait_for(process_0, "welcome", nonce, time.monotonic() + ANSWER, poll)
-                answer = _wait_for(process_0, "answer", nonce, end, poll)
-            if answer["kind"] == "go":
-                return ip, port
-            raise TrainerError.unpacked(answer)
-        except (OSError, ValueError) as error:  # ValueError: it is not process 0 of this job
-            reason = f"{topology.host}:{port}: {error}"
-        time.sleep(TICK / len(topology.ports))
-    raise PeerLost(
-        f"process 0 at {topology.host} did not come within "
-        f"cluster.startup_timeout_seconds={timeout:g} ({reason})",
-        "look at its log; all processes need the same TRAINER_TOKEN, or none",
-    )
-
-
-def _wait_for(
-    process_0: Connection, kind: str, nonce: str, end: float, poll: Callable[[], object]
-) -> Message:
-    """Return the answer of this kind to this process.
-
-    Raises:
-        OSError: process 0 has left, or does not answer until `end`.
-        ValueError: the answer is not from process 0 of this job, or to another process.
-    """
-    process_0.socket.settimeout(TICK)
-    while time.monotonic() < end:
-        poll()
-        if (message := process_0.receive(kind)) is not None:
-            if message["nonce"] != nonce:
-                raise ValueError("it answers another process")
-            return message
-    raise TimeoutError("it does not answer: other processes are missing, or it is another program")
+            writer.write(sealed(hello, topology.token))
+            for kind in ("welcome", "answer"):
+                message = await receive(reader, kind, topology.token)
+                if message["nonce"] != nonce:
+                    raise ValueError("it answers another process")
+                limit.reschedule(None)  # welcomed: process 0 answers when it knows who is missing
+        finally:
+            writer.close()
+    return message

@@ -10,7 +10,6 @@ from trainer.job.errors import ConfigError
 
 STEP = "SLURM_STEP_NODELIST"  # set in the tasks that srun starts, and only there
 FIRST_PORT, PORTS, TRIES = 20_000, 10_000, 8  # below the range that Linux gives to clients
-MAX_NODES = 65_536
 
 
 def read(environ: Mapping[str, str]) -> dict[str, Any] | None:
@@ -51,7 +50,9 @@ def read(environ: Mapping[str, str]) -> dict[str, Any] | None:
     # Differs between jobs, between steps, and between restarts of a job.
     restart = environ.get("SLURM_RESTART_COUNT", "0")
     attempt = f"slurm-{job_id}.{environ.get('SLURM_STEP_ID', 'batch')}-{restart}"
-    start = zlib.crc32(attempt.encode())  # several ports: other jobs on the host may use some
+    # All tasks have to compute the same ports, and hash() differs between processes. Several, and
+    # far apart, because other programs on the host may use some.
+    start = zlib.crc32(attempt.encode())
     return _gpus(environ, tasks_here, local) | {
         "kind": "slurm" if tasks > 1 else "single",
         "num_processes": tasks,
@@ -69,7 +70,7 @@ def expand(nodes: str) -> list[str]:
     """Expand a list of nodes: "n[1-2,05],login" -> n1, n2, n05, login.
 
     Raises:
-        ConfigError: it cannot be read, or has more than 65,536 nodes.
+        ConfigError: it cannot be read.
     """
     names = []
     for item in re.split(r",(?![^\[]*\])", nodes):  # commas in brackets do not separate
@@ -79,19 +80,21 @@ def expand(nodes: str) -> list[str]:
             continue
         ranges, _, after = rest.partition("]")
         for text in ranges.split(","):
-            limits = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text, re.ASCII)
+            limits = re.fullmatch(r"(\d+)(?:-(\d+))?", text, re.ASCII)
             if not limits or "]" not in rest:
                 raise ConfigError(f"{STEP}={nodes}", "use a list of nodes such as n[1-2,05],login")
             first, last = limits[1], limits[2] or limits[1]
             for number in range(int(first), int(last) + 1):
                 names += expand(f"{before}{number:0{len(first)}}{after}")
-                if len(names) > MAX_NODES:
-                    raise ConfigError(f"{STEP}={nodes} has more than {MAX_NODES:,} nodes")
     return names
 
 
 def _hosts(environ: Mapping[str, str], nodes: Sequence[str], per_node: Sequence[int]) -> list[str]:
-    """Return the host of each task: SLURM deals tasks to the nodes in rounds, like cards."""
+    """Return the host of each task.
+
+    SLURM gives tasks to the nodes in rounds. In each, every node that has room gets up to
+    `per_round` tasks: one if cyclic, a plane, or (block) all that it will have.
+    """
     most = max(per_node)
     distribution = environ.get("SLURM_DISTRIBUTION", "block")
     per_round = 1 if distribution.startswith("cyclic") else most
@@ -99,9 +102,9 @@ def _hosts(environ: Mapping[str, str], nodes: Sequence[str], per_node: Sequence[
         per_round = whole(environ, "SLURM_DIST_PLANESIZE")
     return [
         node
-        for dealt in range(0, most, per_round)
+        for given in range(0, most, per_round)
         for node, tasks in zip(nodes, per_node, strict=True)
-        for _ in range(min(per_round, tasks - dealt))
+        for _ in range(min(per_round, tasks - given))
     ]
 
 
@@ -137,7 +140,7 @@ def whole(given: Mapping[str, object], name: str, default: str | None = None) ->
     """Return the option or variable of this name as a whole number, 0 or more.
 
     Raises:
-        ConfigError: it is none, or is missing.
+        ConfigError: it is not a whole number, or is missing.
     """
     text = str(given.get(name, default))
     if not (text.isascii() and text.isdecimal()):

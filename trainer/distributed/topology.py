@@ -33,7 +33,7 @@ class Topology(NamedTuple):
     local_device_ids: tuple[int, ...] | None = None  # GPUs to use; None: all that are visible
     gpus: int | None = None  # expected on this process; None: no expectation
     gpus_evidence: str = ""
-    token: str = ""  # a secret of the job, which its processes prove to each other; "": none
+    token: str = ""  # a secret of the job, which its processes prove to each other; "": no secret
 
 
 def resolve(cluster: ClusterConfig, environ: Mapping[str, str]) -> Topology:

@@ -15,7 +15,7 @@ from trainer.distributed.collectives import is_peer_loss, share, together
 from trainer.distributed.connect import connect, start_devices
 from trainer.distributed.heartbeat import Heartbeat
 from trainer.distributed.topology import Topology, resolve
-from trainer.doctor import cluster, host
+from trainer.doctor import checks
 from trainer.doctor.finding import FAILURE, OK, Concern, Finding, exit_code, from_error, merge
 from trainer.formats.download import Missing
 from trainer.job.directory import expanded
@@ -57,27 +57,29 @@ class Examination:
         config = self._config
         option = "run.dir" if config.run.dir is not None else "run.root"
         root = expanded(config.run.dir or config.run.root, option).absolute()
-        self._look("versions", host.versions)
-        known = self._look("topology", self._resolve) is None
-        self._look("compilation cache", partial(host.compilation_cache, config))
-        self._look("free space", partial(host.free_space, root))
-        if not known or self._look("meeting", self._meet) is not None:
+        self._check("versions", checks.versions)
+        known = self._check("topology", self._resolve) is None
+        self._check("compilation cache", partial(checks.compilation_cache, config))
+        self._check("free space", partial(checks.free_space, root))
+        if not known or self._check("meeting", self._meet) is not None:
             self._show(self._findings)
             return exit_code(self._findings)
         is_chief = self._topology.process_id == 0
         seconds = config.cluster.heartbeat_timeout_seconds
         with Heartbeat(seconds, partial(self._exit, "end")) as self._heartbeat:
-            self._try("devices", self._start_devices)
-            has_mesh = self._try("mesh", self._make_mesh)
-            divides = has_mesh and self._try("batch", lambda: cluster.batch(config, self._mesh))
-            self._try("run directory", partial(cluster.run_directory, root, is_chief))
-            self._try("data", self._load)
-            self._try("clocks", cluster.clocks)
+            self._check_together("devices", self._start_devices)
+            has_mesh = self._check_together("mesh", self._make_mesh)
+            divides = has_mesh and self._check_together(
+                "batch", lambda: checks.batch(config, self._mesh)
+            )
+            self._check_together("run directory", partial(checks.run_directory, root, is_chief))
+            self._check_together("data", self._load)
+            self._check_together("clocks", checks.clocks)
             if has_mesh:
-                self._try("all-reduce", lambda: cluster.all_reduce(self._mesh))
+                self._check_together("all-reduce", lambda: checks.all_reduce(self._mesh))
             if divides:
-                self._try("one step", self._do_one_step)
-            self._try("end", self._gather)
+                self._check_together("one step", self._do_one_step)
+            self._check_together("end", self._gather)
             if is_chief:
                 self._show(self._findings)
             return exit_code(self._findings)
@@ -99,7 +101,7 @@ class Examination:
     def _start_devices(self) -> str:
         start_devices(self._topology, self._config.cluster, partial(self._exit, "devices"))
         self._can_share = True
-        return cluster.seen(self._topology)
+        return checks.visible_devices(self._topology)
 
     def _make_mesh(self) -> str:
         parallel = self._config.parallel
@@ -127,14 +129,14 @@ class Examination:
 
     def _do_one_step(self) -> str:
         everywhere = all(share(lambda: self._dataset is not None))
-        return cluster.one_step(self._config, self._dataset if everywhere else None, self._mesh)
+        return checks.one_step(self._config, self._dataset if everywhere else None, self._mesh)
 
     def _gather(self) -> str:
         of_processes = share(lambda: self._findings)
         self._findings = merge([Finding(*finding) for finding in own] for own in of_processes)
         return "all checks are done"
 
-    def _look(self, check: str, look: Callable[[], str]) -> Exception | None:
+    def _check(self, check: str, look: Callable[[], str]) -> Exception | None:
         """Do a check, and add its finding; return the error if it failed."""
         try:
             finding, error = Finding(check, OK, look()), None
@@ -143,7 +145,7 @@ class Examination:
         self._findings.append(finding)
         return error if finding.level == FAILURE else None
 
-    def _try(self, check: str, look: Callable[[], str]) -> bool:
+    def _check_together(self, check: str, look: Callable[[], str]) -> bool:
         """Do a check in which processes wait for each other, for a limited time.
 
         Returns whether it succeeded. Exits after a failure that the others may not have had.
@@ -151,7 +153,7 @@ class Examination:
         seconds = self._config.cluster.hang_timeout_seconds
         message = f"no end within cluster.hang_timeout_seconds={seconds:g}"
         with time_limit(seconds, lambda: self._exit(check, message)):
-            error = self._look(check, look)
+            error = self._check(check, look)
         if error is None or self._topology.num_processes == 1:
             return error is None
         # After a TrainerError all continue: all have it, or their next collective tells them.

@@ -1,4 +1,4 @@
-"""The run directory: one per job, found again by its name; the names of the files in it."""
+"""The run directory: one per job, identified by its name; the names of the files in it."""
 
 import os
 import re
@@ -14,7 +14,7 @@ CHECKPOINTS = "checkpoints"  # the folder of the checkpoints in a run directory
 WRITING = "saving-"  # prefix of a checkpoint that is being written
 TRASH = "trash-"  # prefix of a checkpoint that is being deleted
 ASIDE = "bad-"  # prefix of a damaged checkpoint
-SWEEP = "sweep.json"  # marks the folder of a sweep, which holds run directories but is none
+SWEEP = "sweep.json"  # marks the folder of a sweep, which has run directories in it
 OWN = (CHECKPOINTS, ".hydra", "tensorboard", "evaluation")  # the folders in a run directory
 # A job that is killed early has written at least one of these.
 MARKS = (CHECKPOINTS, ".hydra", "environment.json", "metrics.jsonl", "summary.json", "run.lock")
@@ -26,7 +26,7 @@ def is_run(directory: Path) -> bool:
 
 
 def steps(directory: Path) -> list[int]:
-    """Return the steps of the committed checkpoints in a folder, oldest first; none if missing.
+    """Return the steps of the committed checkpoints in a folder, oldest first; [] if it is missing.
 
     A checkpoint is renamed to its step once all of it is on disk. So a folder with such a name was
     complete at that time, and whatever is wrong with it has happened since.
@@ -62,7 +62,7 @@ def existing(given: Path | str, option: str = "RUN") -> Path:
     """Return the run directory that an option names, absolute.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: it is not a run directory, or does not exist.
     """
     directory = expanded(given, option).absolute()
     try:

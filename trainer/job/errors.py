@@ -80,19 +80,19 @@ class SaveError(TrainerError):
 
 
 class ReadError(TrainerError):
-    """A checkpoint is there, and the storage does not let it be read."""
+    """The storage refuses to read a checkpoint that exists."""
 
     exit_code = EXIT_SAVE
 
 
 class PeerLost(TrainerError):
-    """Another process of the run has died or hangs; what was saved last is there."""
+    """Another process of the run has died or hangs; the last checkpoint remains."""
 
     exit_code = EXIT_RETRY
 
 
 def first_line(error: Exception, *, kind: bool = False) -> str:
-    """Return the first line of an error's text (the name of its class, if it has none).
+    """Return the first line of an error's text (the name of its class, if it is empty).
 
     `kind` puts the name of the class before the text.
     """
@@ -110,7 +110,7 @@ def writing(
 ) -> Iterator[None]:
     """Raise one of these errors where the file system refuses what the block does.
 
-    The message has `path` where the file system names no file, and the hint to another place.
+    `path` is for the message where the file system names no file; `hint` says how to use another.
 
     Raises:
         SaveError: the storage is full, read-only or broken.

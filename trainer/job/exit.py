@@ -28,7 +28,7 @@ def hard_exit(code: int, write_message: Callable[[], None] = lambda: None) -> No
         thread.start()
         thread.join(MESSAGE_SECONDS)
     finally:
-        os._exit(code)
+        os._exit(code)  # sys.exit() would run jax's exit handler, which waits for other processes
 
 
 def hard_exit_later(seconds: float, code: int) -> None:

@@ -1,16 +1,15 @@
 """The files of a run: replaced atomically when they are written, checked when they are read.
 
 Whoever reads one sees the old file or the new one, even if the writer is killed. But a copy may be
-half synchronised, somebody may have edited it, or another version may have written it. So every
-file is read here, by its shape, and what does not fit is Damaged, whatever is wrong with it.
+half synchronised, somebody may have edited it, or another version may have written it. So all
+code reads them by this module, which checks their shape; a file that does not fit is Damaged.
 
 A shape is a type; a range of integers; a set of texts; `[shape]`, a list of them; `(shape, None)`,
-which may be null; or a dict: key -> shape. There `key?` may be missing, and `key*` stands for all
+which may be null; or a dict: key -> shape. In it, `key?` may be missing, and `key*` stands for all
 keys that begin so. Keys without a shape may hold any JSON: another version may have written them.
 """
 
 import contextlib
-import errno
 import io
 import json
 import math
@@ -27,7 +26,6 @@ from trainer.job.stdout import printable
 NONFINITE = frozenset({"NaN", "Infinity", "-Infinity"})  # float() reads them back
 LARGEST = 2**26  # bytes of a file of JSON or YAML
 LARGEST_LOG = 2**32  # bytes of metrics.jsonl, or of an event file of TensorBoard
-_DEEPEST = 50  # levels of nested lists and objects
 _INTEGERS = range(-(2**63), 2**63)
 
 
@@ -58,18 +56,6 @@ def open_regular(path: Path, largest: int | None = None) -> io.BufferedReader:
     return path.open("rb")
 
 
-def regular(path: str, flags: int) -> int:
-    """Open a file to write or lock, as an `opener` of open(): no pipe, which would wait.
-
-    Raises:
-        OSError: something else has its name, or the storage fails.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", path)
-    return os.open(path, flags, 0o666)
-
-
 @contextlib.contextmanager
 def ignoring(path: Path, warn: Callable[[str], object] = lambda _: None) -> Iterator[None]:
     """End the block where a file is missing or cannot be used; in the second case, warn."""
@@ -89,7 +75,7 @@ def read_or_empty(
 ) -> dict[str, Any]:
     """Return the object in a file of JSON; an empty one if it is missing or cannot be used.
 
-    `warn` gets a message if it is there and is ignored. `load` reads another format.
+    `warn` gets a message if the file exists and is ignored. `load` reads another format.
     """
     content: dict[str, Any] = {}
     with ignoring(path, warn):
@@ -112,14 +98,14 @@ def parse(
             `finite` is False, also NaN or an infinity); the message begins with `name`.
     """
     try:
-        return _fitted(load(text), shape, "", finite, 0)
-    except Exception as error:  # such as RecursionError
+        return _fitted(load(text), shape, "", finite)
+    except Exception as error:  # RecursionError where it is nested too deeply
         reason = str(error) if isinstance(error, Damaged) else "cannot be parsed"
         raise Damaged(f"{name} {reason}") from None
 
 
-def _fitted(value: Any, shape: Any, where: str, finite: bool, depth: int) -> Any:
-    """Return a value in a shape; `where` is its path in the file, `depth` levels deep."""
+def _fitted(value: Any, shape: Any, where: str, finite: bool) -> Any:
+    """Return a value in a shape; `where` is its path in the file, such as .seconds.step."""
     kind = type(value)
     if value is None and (shape is Any or isinstance(shape, tuple)):
         return None
@@ -127,16 +113,16 @@ def _fitted(value: Any, shape: Any, where: str, finite: bool, depth: int) -> Any
         shape, _ = shape
     if shape is Any:
         shape = {} if kind is dict else [Any] if kind is list else kind
-    if kind is dict and isinstance(shape, dict) and depth < _DEEPEST:
+    if kind is dict and isinstance(shape, dict):
         needed = {key for key in shape if key[-1] not in "?*"}
         if needed <= value.keys():
             return {
-                key: _fitted(item, _of(shape, key), f"{where}.{key}", finite, depth + 1)
+                key: _fitted(item, _of(shape, key), f"{where}.{key}", finite)
                 for key, item in value.items()
             }
         where += f".{min(needed - value.keys())}"
-    elif kind is list and isinstance(shape, list) and depth < _DEEPEST:
-        return [_fitted(item, shape[0], where, finite, depth + 1) for item in value]
+    elif kind is list and isinstance(shape, list):
+        return [_fitted(item, shape[0], where, finite) for item in value]
     elif kind is int and (shape in (int, float) or isinstance(shape, range)):
         if value in (shape if isinstance(shape, range) else _INTEGERS):
             return value
@@ -164,7 +150,9 @@ def _of(shape: dict[str, Any], key: str) -> Any:
 
 def to_json(obj: object, indent: int | None = None) -> str:
     """Return strictly valid JSON; NaN and the infinities become the strings in NONFINITE."""
-    return json.dumps(_named_nonfinite(obj), indent=indent, allow_nan=False)
+    # json writes NaN, Infinity and -Infinity, which no standard has; read back, each is its name.
+    named = json.loads(json.dumps(obj), parse_constant=str)
+    return json.dumps(named, indent=indent, allow_nan=False)
 
 
 def write_json(path: Path, obj: object) -> None:
@@ -217,13 +205,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _named_nonfinite(obj: object) -> object:
-    if isinstance(obj, float) and not math.isfinite(obj):
-        return "NaN" if math.isnan(obj) else "Infinity" if obj > 0 else "-Infinity"
-    if isinstance(obj, dict):
-        return {key: _named_nonfinite(value) for key, value in obj.items()}
-    if isinstance(obj, list | tuple):
-        return [_named_nonfinite(value) for value in obj]
-    return obj

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from trainer.job.errors import ConfigError, PeerLost, writing
-from trainer.job.files import ignoring, open_regular, read_or_empty, regular
+from trainer.job.files import ignoring, open_regular, read_or_empty
 
 NAME = "run.lock"
 _PAUSE_SECONDS = 0.1  # between two tries
 _GRACE_SECONDS = 0.2  # held() takes the lock too, for an instant
 NOTE = {"host": str, "pid": int, "since": str, "job?": str}  # the shape of what a lock file holds
-_OWN: dict[Path, os.stat_result] = {}  # folder -> the lock file that this process has locked there
+_OWN: dict[Path, os.stat_result] = {}  # each lock file that this process holds
 
 
 @contextmanager
@@ -76,12 +76,12 @@ def check(directory: Path, name: str = NAME) -> None:
     Raises:
         ConfigError: it has.
     """
-    path, there = (directory / name).absolute(), None
+    path, now = (directory / name).absolute(), None
     if (own := _OWN.get(path)) is None:
         return
     with suppress(OSError):
-        there = path.stat()
-    if there is None or not os.path.samestat(own, there):
+        now = path.stat()
+    if now is None or not os.path.samestat(own, now):
         message = f"{path} was removed or replaced while this job ran, so another may be at work"
         hint = (
             "no checkpoint is written any more. Run the same command again, leave that file alone"
@@ -103,17 +103,15 @@ def _check_holder(path: Path, what: str, job: str, give_up: Callable[[str], bool
 
 
 @contextmanager
-def turn(path: Path, poll: Callable[[], object] | None = None) -> Iterator[None]:
+def turn(path: Path, poll: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Wait for an exclusive lock on a file, which is made if missing, and hold it in the block.
 
-    `poll`, if given, is called while waiting, and may raise.
+    `poll` is called while waiting, and may raise.
     """
-    with open(path, "a", opener=_open) as file:
-        while poll is not None and not _take(file, fcntl.LOCK_EX):
+    with open(path, "a+", opener=_open) as file:
+        while not _take(file, fcntl.LOCK_EX):
             poll()
             time.sleep(_PAUSE_SECONDS)
-        if poll is None:
-            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -126,9 +124,9 @@ def held(directory: Path, name: str = NAME) -> bool:
 
 
 def _open(path: str, flags: int) -> int:
-    """Open a lock file. What a link leads to would be overwritten."""
+    """Open a lock file, but no link: what it leads to would be overwritten."""
     # Not O_APPEND: a write would not replace the note.
-    return regular(path, (flags & ~os.O_APPEND) | os.O_NOFOLLOW)
+    return os.open(path, (flags & ~os.O_APPEND) | os.O_NOFOLLOW, 0o666)
 
 
 def _take(file: IO[Any], kind: int) -> bool:

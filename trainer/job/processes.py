@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainer.job.errors import EXIT_INTERNAL
+from trainer.job.errors import EXIT_INTERNAL, UnavailableError
 
 # Variables by which a process would take itself for a task of a cluster's job.
 _CLUSTER_PREFIXES = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "JAX_COORDINATOR_", "JAX_NUM_PROCESSES")
@@ -26,7 +27,7 @@ _DEVICES_FLAG = "--xla_force_host_platform_device_count="  # in XLA_FLAGS, and w
 def environment(environ: Mapping[str, str], count: int, index: int, address: str) -> dict[str, str]:
     """Return the variables for one of `count` processes, without those of a cluster. Pure.
 
-    `index` is its number among them, `address` HOST:PORT of process 0. One alone needs neither.
+    `index` is its number among them, `address` HOST:PORT of process 0. A single one needs neither.
     """
     env = {
         name: value
@@ -42,11 +43,9 @@ def environment(environ: Mapping[str, str], count: int, index: int, address: str
 
 def simulated_devices(environ: Mapping[str, str]) -> int:
     """Return how many devices jax makes of the CPU. Pure."""
-    if environ.get(_DEVICES, "").isdecimal():
-        return int(environ[_DEVICES])
-    flags = environ.get("XLA_FLAGS", "").split()
-    values = [flag.removeprefix(_DEVICES_FLAG) for flag in flags if flag.startswith(_DEVICES_FLAG)]
-    return int(values[-1]) if values and values[-1].isdecimal() else 1
+    counts = re.findall(rf"{_DEVICES_FLAG}(\d+)", environ.get("XLA_FLAGS", ""))
+    counts += re.findall(r"^\d+$", environ.get(_DEVICES, ""))
+    return int(counts[-1]) if counts else 1
 
 
 def with_devices(environ: Mapping[str, str], count: int) -> dict[str, str]:
@@ -76,6 +75,7 @@ def start(
     parent, libc = os.getpid(), ctypes.CDLL(None)
 
     def prepare() -> None:  # runs in the child, between fork and exec
+        # The kernel sends it when the thread that has called start() ends, not only the process.
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent has died already
             os._exit(EXIT_INTERNAL)
@@ -91,6 +91,23 @@ def start(
     )
 
 
+def output(command: Sequence[str], given: str = "") -> str:
+    """Run a scheduler's program with `given` as its standard input; return its output.
+
+    Raises:
+        UnavailableError: it is missing, or failed.
+    """
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    except OSError as error:
+        hint = "run this where the scheduler's programs are installed"
+        raise UnavailableError(f"{command[0]}: {error.strerror}", hint) from None
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip()
+        raise UnavailableError(f"{command[0]} failed with {done.returncode}: {lines}")
+    return done.stdout
+
+
 def resident(child: subprocess.Popen[Any]) -> int:
     """Return the bytes of memory that a child uses; 0 if it has ended."""
     with suppress(OSError):
@@ -100,12 +117,10 @@ def resident(child: subprocess.Popen[Any]) -> int:
 
 def available_memory() -> int:
     """Return the bytes of memory that new processes of this host can use without swapping."""
-    (line,) = (
-        line
-        for line in Path("/proc/meminfo").read_text().splitlines()
-        if line.startswith("MemAvailable:")
+    (kib,) = re.findall(
+        r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE
     )
-    return int(line.split()[1]) << 10
+    return int(kib) << 10
 
 
 def wait(
@@ -135,6 +150,7 @@ def end(children: Sequence[subprocess.Popen[Any]]) -> None:
     for child in children:
         if child.poll() is None:
             with suppress(ProcessLookupError):
+                # Its session, which start() has given it, has its number.
                 os.killpg(child.pid, signal.SIGKILL)
     for child in children:
         child.wait()

@@ -8,7 +8,7 @@ from trainer.job.errors import SaveError
 
 
 def show(text: str) -> None:
-    """Print a text and flush; a reader that stops reading, such as `| head`, is no error.
+    """Print a text and flush; a reader that stops reading, such as `| head`, is not an error.
 
     Characters that the encoding of standard output lacks become question marks.
 

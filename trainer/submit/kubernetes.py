@@ -14,18 +14,17 @@ import yaml
 
 from trainer.config.compose import Job, compose_each
 from trainer.config.schema import CONFIG_DIR
-from trainer.job import resources
+from trainer.job import processes, resources
 from trainer.job.directory import choose
 from trainer.job.errors import ConfigError
 from trainer.job.stdout import show
-from trainer.submit.programs import run
 from trainer.tracking.terminal import Terminal
 
 PLACEHOLDER = "registry.example.com/"  # the image in the overlays, which users replace
 IMAGE = re.compile(  # [HOST[:PORT]/]PATH[:TAG][@DIGEST]
     r"([\w.-]+(:\d+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
 )
-SHARED = {"cpu", "memory", "nvidia.com/gpu"}  # a pod gets the share of a node that its GPUs are
+SHARED = {"cpu", "memory", "nvidia.com/gpu"}  # a pod gets as large a part of these as of the GPUs
 
 
 def kubectl() -> str:
@@ -51,7 +50,7 @@ def submit(args: argparse.Namespace, job: Job) -> None:
     if args.dry_run:
         show(text.rstrip("\n"))
         return
-    answer = run([kubectl(), "apply", "--filename=-"], text)
+    answer = processes.output([kubectl(), "apply", "--filename=-"], text)
     delete = f"kubectl -n {namespace} delete job,service,networkpolicy {name}"
     if f"job.batch/{name} created" not in answer.splitlines():
         message = f"--name: there is a job {name} in namespace {namespace} already"
@@ -82,7 +81,7 @@ def _manifests(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         # resolve(): kustomize follows links, and ".." would then lead to another folder.
         kustomization["resources"] = [os.path.relpath(overlay, Path(scratch).resolve())]
         Path(scratch, "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        return list(yaml.safe_load_all(run([kubectl(), "kustomize", scratch])))
+        return list(yaml.safe_load_all(processes.output([kubectl(), "kustomize", scratch])))
 
 
 def _fill_in(args: argparse.Namespace, spec: Any, pod: Any, container: Any) -> None:
@@ -111,13 +110,12 @@ def _fill_in(args: argparse.Namespace, spec: Any, pod: Any, container: Any) -> N
 
 
 def _add_files(job: Job, container: Any) -> None:
-    """Pass --config-dir on; warn of files of the user, which the image has to contain."""
+    """Give --config-dir to the pods, and warn of the user's files, which the image must contain."""
     files = [part.module for part in (job.config.model, job.config.data) if part.module]
     files = list(dict.fromkeys(files))
     if given := os.environ.get(CONFIG_DIR):
-        folder = Path(given)
-        here = Path.cwd()
-        name = str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+        folder, project = Path(given), Path.cwd()
+        name = str(folder.relative_to(project) if folder.is_relative_to(project) else folder)
         container["args"].insert(0, f"--config-dir={name}")
         files.append(name)
     if files:

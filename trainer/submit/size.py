@@ -3,11 +3,11 @@
 import argparse
 import json
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from functools import partial
+from tempfile import TemporaryFile
 
 from trainer.config.compose import Job
 from trainer.config.schema import Config
@@ -19,6 +19,7 @@ from trainer.tracking.terminal import Terminal
 
 SECONDS = 60.0  # for all; a large data set, or model, is planned by hand
 HINT = "`python -m trainer plan` shows why; --no-plan submits without it"
+OPTIONS = ("nodes", "gpus_per_node", "tasks_per_node", "device")  # of both commands
 
 
 def check(
@@ -27,55 +28,44 @@ def check(
     lists: Sequence[Sequence[str]],
     stop: StopRequest,
 ) -> None:
-    """Plan each job, of those that need the same only one, and note what a device needs.
+    """Plan the jobs, one of those that need the same memory, and note what a device needs.
 
-    What prevents that, such as data that are on the compute nodes only, is a warning.
-
-    Args:
-        args: of this command.
-        jobs: the composed jobs.
-        lists: the overrides of each.
-        stop: whether this process was asked to stop.
+    `args` are the options of `submit`; `lists` has the overrides of each job. What prevents
+    planning, such as data that are on the compute nodes only, is a warning.
 
     Raises:
-        Preempted: it was.
+        Preempted: this process was asked to stop.
         ConfigError: a job does not fit, or `plan` refuses its configuration.
     """
-    several = {_needs(job.config): overrides for job, overrides in zip(jobs, lists, strict=True)}
+    distinct = {_needs(job.config): overrides for job, overrides in zip(jobs, lists, strict=True)}
     terminal, until, largest = Terminal(), time.monotonic() + SECONDS, 0
-    options = [f"--nodes={args.nodes}", f"--gpus-per-node={args.gpus_per_node}"]
-    options += [f"--tasks-per-node={args.tasks_per_node}"]
-    options += [f"--device={args.device}"] if args.device else []
+    given = {name.replace("_", "-"): getattr(args, name) for name in OPTIONS}
+    options = [f"--{name}={value}" for name, value in given.items() if value]
     options += [f"--device-memory={args.device_memory:.0f}B"] if args.device_memory else []
-    for overrides in several.values():
+    look = partial(stop.check, "before the job was submitted")
+    for overrides in distinct.values():
         command = [sys.executable, "-m", "trainer", "plan", "--json", *options, *overrides]
-        child = processes.start(
-            command,
-            text=True,
-            errors="replace",
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        try:
-            while True:
-                with suppress(subprocess.TimeoutExpired):
-                    out, err = child.communicate(timeout=0.2)
-                    break
-                stop.check("before the job was submitted")
-                if time.monotonic() > until:
-                    message = f"how much memory the job needs is not known after {SECONDS:g} s"
-                    terminal.warn(f"{message}: {HINT}")
-                    return
-        finally:
-            processes.end([child])
-        error = re.search("^error: (.*)", err, re.MULTILINE | re.DOTALL)
-        message = error[1].strip() if error else f"plan ended with {child.returncode}"
-        if child.returncode == EXIT_CONFIG:
-            raise ConfigError(message)
-        if child.returncode != EXIT_COMPLETED:
-            terminal.warn(f"how much memory the job needs is not known: {message}")
-            return
-        largest = max(largest, json.loads(out)["device_memory"]["total"])
+        # Files, not pipes: a child whose pipe is full and not read would wait.
+        with TemporaryFile("w+") as out, TemporaryFile("w+", errors="replace") as err:
+            child = processes.start(command, stdout=out, stderr=err)
+            try:
+                ended = processes.wait([child], until - time.monotonic(), look, poll=0.2)
+            finally:
+                processes.end([child])
+            if not ended:
+                message = f"how much memory the job needs is not known after {SECONDS:g} s"
+                terminal.warn(f"{message}: {HINT}")
+                return
+            for file in (out, err):
+                file.seek(0)
+            error = re.search("^error: (.*)", err.read(), re.MULTILINE | re.DOTALL)
+            message = error[1].strip() if error else f"plan ended with {child.returncode}"
+            if child.returncode == EXIT_CONFIG:
+                raise ConfigError(message)
+            if child.returncode != EXIT_COMPLETED:
+                terminal.warn(f"how much memory the job needs is not known: {message}")
+                return
+            largest = max(largest, json.load(out)["device_memory"]["total"])
     terminal.note(f"each device needs {shown(largest)}, by `python -m trainer plan`")
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from trainer.config.compose import Job
 from trainer.config.schema import CONFIG_DIR
-from trainer.job import resources
+from trainer.job import processes, resources
 from trainer.job.directory import choose
 from trainer.job.errors import ConfigError
 from trainer.job.stdout import show
-from trainer.submit.programs import run
 from trainer.sweep.plan import Plan
 
 SCRIPT = Path("scripts", "slurm", "train.sbatch")
@@ -48,7 +47,7 @@ def submit(args: argparse.Namespace, job: Job, sweep: Plan | None) -> None:
     if args.dry_run:
         show(shlex.join(words))
         return
-    number = run(words).strip().partition(";")[0]  # NUMBER[;CLUSTER]
+    number = processes.output(words).strip().partition(";")[0]  # NUMBER[;CLUSTER]
     log = f"tail -F {_log(args, number)}"
     if sweep:
         name, where = f"job array {number}, {len(sweep.trials)} tasks", str(sweep.folder)

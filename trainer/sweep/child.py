@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainer.job import directory, processes
 from trainer.job.errors import EXIT_INTERNAL, EXIT_RETRY, TrainerError, writing
-from trainer.job.files import regular, write_json
+from trainer.job.files import write_json
 from trainer.sweep import folder as sweep_folder
 from trainer.sweep.folder import Trial
 from trainer.sweep.shares import Share
@@ -36,7 +36,7 @@ class Child:
         command = [sys.executable, "-m", "trainer", *trial.overrides]
         if share.gpus:  # else it would train on the CPU where it sees none
             command.append(f"cluster.gpus_per_process={share.gpus}")
-        with writing(folder), open(self._output, "ab", opener=regular) as log:
+        with writing(folder), self._output.open("ab") as log:
             self._ending.unlink(missing_ok=True)  # of an earlier start
             self._begin = log.tell()
             self.process = processes.start(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import trainer
-from trainer.job.files import read_or_empty, regular, to_json
+from trainer.job.files import read_or_empty, to_json
 
 PHASES = ("startup", "compile", "data_wait", "step", "evaluate", "save", "restore")
 
@@ -134,8 +134,7 @@ class Ledger:
             self._written = time.monotonic()
             temporary = self._path.with_name(f".{self._path.name}.tmp")
             with suppress(OSError):  # saving a checkpoint will report a full disk
-                with open(temporary, "w", opener=regular) as file:
-                    file.write(to_json(self.totals(), indent=2) + "\n")
+                temporary.write_text(to_json(self.totals(), indent=2) + "\n")
                 temporary.replace(self._path)
 
     def totals(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Checks that all processes do together: devices, run directory, network, one training step."""
+"""The checks: of this host alone, then those that all processes do together."""
 
 import os
 import secrets
+import shutil
 import statistics
 import time
 from contextlib import ExitStack
@@ -16,22 +17,57 @@ from trainer.config.schema import Config
 from trainer.data import stream
 from trainer.data.dataset import Dataset
 from trainer.distributed.collectives import share
-from trainer.distributed.connect import check_gpus
+from trainer.distributed.connect import check_gpus, configure
 from trainer.distributed.gpus import installed
 from trainer.distributed.topology import Topology
 from trainer.doctor.finding import Concern
 from trainer.job import lock
 from trainer.job.errors import UnavailableError, writing
 from trainer.parallel import mesh, step
+from trainer.tracking import environment
 from trainer.train import build, feed
 
+PACKAGES = ("python", "jax", "jaxlib", "numpy", "orbax-checkpoint", "grain", "tensorboardX")
+ENOUGH_BYTES = 2 << 30
+ENOUGH_FILES = 10_000
 LARGE = 670_000  # floats, about the weights of the main job
 ROUNDS = 10
 MAX_SKEW = 2.0  # seconds
 MEGABYTES = 32  # of the file in the run directory
 
 
-def seen(topology: Topology) -> str:
+def versions() -> str:
+    """Show the versions of Python and the packages that the trainer needs."""
+    versions = environment.versions(PACKAGES)
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def compilation_cache(config: Config) -> str:
+    """Configure jax; check that its folder of compiled programs is private and writable."""
+
+    def concern(text: str) -> None:
+        raise Concern(text)
+
+    configure(config.run, config.train.compilation_cache_dir, concern)
+    if config.train.compilation_cache_dir is None:
+        hint = "set train.compilation_cache_dir=DIR"
+        raise Concern("none: every start compiles all programs", hint)
+    return str(jax.config.values["jax_compilation_cache_dir"])
+
+
+def free_space(folder: Path) -> str:
+    """Check the free space where runs are written; the folder need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    free, files = shutil.disk_usage(folder).free, os.statvfs(folder).f_favail
+    message = f"{free / 2**30:.1f} GiB and {files:,} files free at {folder}"
+    # Some file systems, such as btrfs, do not count files and report 0.
+    if free < ENOUGH_BYTES or 0 < files < ENOUGH_FILES:
+        raise Concern(message, "free some space, or choose another run.root")
+    return message
+
+
+def visible_devices(topology: Topology) -> str:
     """Compare the devices that jax sees with those that the job expects."""
     check_gpus(topology)
     local = jax.local_devices()
@@ -108,7 +144,7 @@ def clocks() -> str:
 def all_reduce(devices: Mesh) -> str:
     """Measure the sum of a large and of a small array over all devices."""
     if devices.size == 1:
-        return "one device: there is none"
+        return "not measured: there is one device"
     large, small = (_seconds_of_sum(devices, floats) for floats in (LARGE, 1))
     rate = LARGE * 4 / large / 1e6
     message = f"{large * 1e3:.2f} ms for {LARGE * 4 / 1e6:.1f} MB ({rate:,.0f} MB/s)"
