@@ -116,7 +116,7 @@ def _run(
             summary.finish(report, timer)
             if process.is_chief:
                 try:
-                    runs.mark(report, process.directory)
+                    report["environment"] = runs.last_start(process.directory)
                     write_json(process.directory / "summary.json", report)
                 except OSError as error:
                     terminal.error(f"no summary in {process.directory}: {error.strerror}")
