@@ -113,7 +113,7 @@ class Run:
             few = first(dataset.train, batches * config.train.global_batch_size)
             dataset = dataset._replace(train=few, mixture=None)
         self.dataset = dataset
-        # Training is watched, and what is selected is selected, by the validation split.
+        # Evaluated during training. Only the validation split selects checkpoints, or the end.
         self.watched = "test" if dataset.validation is None else "validation"
         best, stop_early = config.checkpoint.best, config.train.stop_early
         self._best = best_of(best, self.programs.task, "checkpoint.best")
@@ -173,7 +173,13 @@ class Run:
         return restored
 
     def _open_files(self, record: Mapping[str, str], restored: Restored | None) -> Tracker | None:
-        """Open the files of the run, and get ready to save; the tracker is process 0's."""
+        """Open the files of the run, and get ready to save.
+
+        They are closed in the reverse order: the last checkpoint is written before the account of
+        the run, and the points that both have logged are brought to disk last.
+
+        Returns the tracker, on process 0 alone.
+        """
         config, process, warn = self.config, self.process, self.terminal.warn
         saved = restored.record if restored else {}
         self.ledger: Ledger | None = None  # of process 0 alone

@@ -32,7 +32,7 @@ def send(
     # Only a task that draws random numbers asks for the index of each example.
     seeds = None if batch.index is None else np.full(len(numbers), seed, np.uint32)
     values = (schedule(numbers), numbers.astype(np.int32), seeds)
-    votes: Any = None
+    votes: Any = None  # inputs() adds them
     placed = meshes.place(meshes.batched(mesh), batch)
     return DispatchInputs(placed, votes, *meshes.place(meshes.replicated(mesh), values))
 

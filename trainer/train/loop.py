@@ -111,7 +111,7 @@ def fetch_metrics(run: Run) -> bool:
         else:
             run.progress.skipped += int((~metrics.finite).sum())
             run.terminal.warn(f"step {steps[bad] + 1:,} was not finite: its update is dropped")
-    rows = metrics.sums.astype(np.float64)[:good]
+    rows = metrics.sums.astype(np.float64)[:good]  # the last column counts examples
     run.report["examples"] += int(rows[:, -1].sum())
     run.progress.add(steps[:good], rows, run.timer.training)
     done = steps.start + good

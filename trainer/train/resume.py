@@ -21,6 +21,7 @@ from trainer.job.errors import ConfigError
 from trainer.job.files import Damaged
 from trainer.optimizers.schedules import Schedule
 from trainer.parallel import mesh as meshes
+from trainer.parallel.sharding import is_whole
 from trainer.tasks.task import Weights, named_leaves
 from trainer.tracking.terminal import Terminal
 
@@ -80,7 +81,7 @@ def restore(
         state = restored.state
         return restored.step, restored.record, restored.chunks is not None
 
-    if shards.is_sharded(shardings):
+    if not is_whole(shardings):
         check_seen_by_all(directory, collectives.share)
     while (newest := collectives.share(read)[0]) is not None:
         step, record, in_chunks = newest
@@ -143,11 +144,11 @@ def other_weights(
             return None
         run = existing(str(init.run), "init.run")
         number, other = load_model.arrays_of(run, init.step, terminal.warn, "init.step=")
-        found = transfer.transfer(weights, other, init.map)
-        rows = [("taken", [*found.taken]), ("drawn", found.drawn), ("left over", found.left)]
+        result = transfer.transfer(weights, other, init.map)
+        rows = [("taken", [*result.taken]), ("drawn", result.drawn), ("left over", result.left)]
         terminal.note(f"init.run={init.run}: the weights after step {number:,}")
         terminal.note("\n".join(f"  {what:9}  {', '.join(paths)}" for what, paths in rows if paths))
-        return found.taken
+        return result.taken
 
     taken = collectives.together(read)
     names = collectives.share(lambda: None if taken is None else [*taken])[0]
