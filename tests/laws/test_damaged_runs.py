@@ -100,9 +100,9 @@ def composed():
 
 def start(run):
     """Start a run again, as its command does."""
-    config, experiment, record = composed()
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(run)))
-    return in_process.ended(run.parent, lambda: train(config, experiment, record, StopRequest()))
+    options = dataclasses.replace(composed().config.run, dir=str(run))
+    job = composed()._replace(config=dataclasses.replace(composed().config, run=options))
+    return in_process.ended(run.parent, lambda: train(job, StopRequest()))
 
 
 def command(main):

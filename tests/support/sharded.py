@@ -101,7 +101,6 @@ def opened(
         checkpoints
         if kind == "none"
         else SharedCheckpoints(folder, checkpoints, KeyValues, seconds),
-        state(0),
         RECORD,
         flush=flush,
         max_failed_saves=limit,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.tracking.goodput import PHASES, Ledger, PhaseTimer, StepTimes
+from trainer.tracking.goodput import PHASES, Ledger, PhaseTimer
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,11 +30,9 @@ def test_nested_phases_are_not_counted_twice():
     assert 0.02 <= timer.seconds["step"] <= wall - timer.seconds["compile"]
 
 
-def test_the_parts_of_a_step_add_up_to_the_time_by_the_clock():
+def test_the_parts_add_up_to_the_time_by_the_clock():
     timer = PhaseTimer()
-    with timer.phase("step"):
-        time.sleep(0.01)  # before the first call: it does not count
-    times, began = StepTimes(timer), time.perf_counter()
+    before, began = timer.parts, time.perf_counter()
     for _ in range(2):
         with timer.phase("data_wait"):
             time.sleep(0.02)
@@ -42,14 +40,11 @@ def test_the_parts_of_a_step_add_up_to_the_time_by_the_clock():
             time.sleep(0.03)
         with timer.phase("evaluate"):
             time.sleep(0.01)
-    result = times.since_last(4)
-    wall = 1000 * (time.perf_counter() - began) / 4
-    assert result["data_wait"] >= 10
-    assert result["compute"] >= 15
-    assert result["rest"] >= 5
-    assert sum(result.values()) <= wall
-    timer.seconds["step"] += 0.5  # now of the second call alone
-    assert times.since_last(10)["compute"] == pytest.approx(50)
+    parts = {name: seconds - before[name] for name, seconds in timer.parts.items()}
+    assert parts["data_wait"] >= 0.04
+    assert parts["compute"] >= 0.06
+    assert parts["rest"] >= 0.02
+    assert sum(parts.values()) <= time.perf_counter() - began
 
 
 def test_the_account_adds_up_over_restarts_and_counts_lost_work(tmp_path):

@@ -367,4 +367,4 @@ def test_a_process_of_a_completed_job_that_is_started_again_waits_for_nobody(
     assert everything(tmp_path) == before
     # With other options it trains, so it has to wait.
     (longer,) = compose([*job, "train.epochs=3"])
-    assert not is_finished(longer.config, longer.experiment, longer.record)
+    assert not is_finished(longer)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.in_process import summary_of, train
 
-from trainer.data.dataset import Needs
+from trainer.data.dataset import Superbatch
 from trainer.data.stream import Plan
 from trainer.parallel.mesh import make_mesh
 from trainer.train import steps_per_dispatch
@@ -65,12 +65,10 @@ def test_slow_steps_are_not_measured_for_long(monkeypatch):
     chosen = steps_per_dispatch.choose(
         slow,
         jnp.zeros(3),
+        Superbatch({"image": np.zeros((1, 64, 28, 28), np.uint8)}, np.ones((1, 64), np.uint8)),
         mesh=mesh,
         first_step=0,
         plan=PLAN,
-        local_batch=64,
-        examples={"image": np.zeros((2, 28, 28), np.uint8)},
-        needs=Needs(),
         alive=lambda: signs.append(True),
     )
     assert chosen == 1

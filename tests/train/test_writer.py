@@ -43,7 +43,6 @@ def opened(tmp_path):
             Tracker(tmp_path, None, warn) as tracker,
             Writer(
                 checkpoints,
-                STATE,
                 {},
                 flush=tracker.flush,
                 max_failed_saves=limit,

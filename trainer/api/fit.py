@@ -62,7 +62,7 @@ def fit(task: Any = None, dataset: Any = None, *overrides: str) -> Result:
     stop.install()
     try:
         config = dataclasses.replace(composed.config, run=options)
-        code = job.run(config, composed.experiment, composed.record, stop)
+        code = job.run(composed._replace(config=config), stop)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -23,4 +23,4 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     from trainer.train.job import run  # jax only after the configuration is known to be good
 
     (job,) = jobs
-    return run(job.config, job.experiment, job.record, stop)
+    return run(job, stop)

@@ -26,7 +26,7 @@ from trainer.parallel.evaluation import Evaluation
 from trainer.tasks import pictures
 from trainer.tasks.task import Task, Weights
 from trainer.tracking import metrics
-from trainer.tracking.goodput import Ledger, PhaseTimer, StepTimes
+from trainer.tracking.goodput import Ledger, PhaseTimer
 from trainer.tracking.tensorboard import Tracker
 
 MOST_DRAWINGS = 4  # that wait or are being drawn
@@ -65,8 +65,7 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         self._every_steps = config.train.log_every_steps
         self._draw_every_epochs = config.train.pictures_every_epochs
         self._measure = CompiledFunction(norms.make(task, rows, config.model.remat), timer)
-        self._step_times: StepTimes | None = None
-        self._last_step = 0  # of the last step times
+        self._last: tuple[int, dict[str, float]] | None = None  # step, timer.parts after it
         self._pool = ThreadPoolExecutor(1, "draw")
         self._drawings: list[tuple[int, Future[list[Any]]]] = []  # steps done, summaries
         if fresh and self._draw_every_epochs is not None:
@@ -75,15 +74,15 @@ class Dashboard(AbstractContextManager["Dashboard"]):
     def steps_done(self, step: int) -> None:
         """Write times and memory at log points; the results of `step` steps have arrived."""
         self._write_drawn()
-        if self._step_times is None:  # the first steps wait for the compiler: measure from here
-            self._step_times, self._last_step = StepTimes(self._timer), step
-        elif step // self._every_steps > self._last_step // self._every_steps:
-            parts = self._step_times.since_last(step - self._last_step)
-            self._last_step = step
+        if self._last is None:  # the first steps wait for the compiler: measure from here
+            self._last = step, self._timer.parts
+        elif step // self._every_steps > self._last[0] // self._every_steps:
+            (since, before), self._last = self._last, (step, self._timer.parts)
+            parts = {name: spent - before[name] for name, spent in self._last[1].items()}
             totals = self._ledger.totals()
             seconds = totals["seconds"] | {"lost": totals["lost_seconds"]}
             sizes = {"host": memory.host_mib(), **memory.device_mib()}
-            curves = {f"time/{name}_ms": value for name, value in parts.items()}
+            curves = {f"time/{name}_ms": 1000 * s / (step - since) for name, s in parts.items()}
             curves["time/goodput"] = totals["goodput"]
             curves |= {f"seconds/{phase}": spent for phase, spent in seconds.items()}
             curves |= {f"memory/{name}": mib for name, mib in sizes.items()}

@@ -162,12 +162,12 @@ def train_one(plan: Plan, index: int, stop: StopRequest) -> int:
     from trainer.train.job import run as train  # imports jax, so only when the options are right
 
     if not first:
-        return train(job.config, job.experiment, job.record, stop)
+        return train(job, stop)
     directory.make(plan.folder)
     with lock.hold(plan.folder, sweep_folder.LOCK, "sweep", shared=True):
         sweep_folder.add(plan.folder, plan.fixed, plan.trials, terminal.warn)
         (run / sweep_folder.ENDING).unlink(missing_ok=True)  # of an earlier start
-        code = train(job.config, job.experiment, job.record, stop)
+        code = train(job, stop)
         if code != EXIT_RETRY:  # a task that has to stop has no time to draw
             show_results(plan.folder, terminal.warn)
         return code

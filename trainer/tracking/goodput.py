@@ -49,6 +49,16 @@ class PhaseTimer:
         return time.perf_counter() - self._began
 
     @property
+    def parts(self) -> dict[str, float]:
+        """Seconds since the start, by what they were spent on.
+
+        compute: handing steps to the devices and waiting for their results; data_wait: for batches;
+        rest: evaluations, saving, logging, compiling.
+        """
+        compute, wait = self.seconds["step"], self.seconds["data_wait"]
+        return {"compute": compute, "data_wait": wait, "rest": self.elapsed - compute - wait}
+
+    @property
     def training(self) -> float:
         """Seconds of training: steps, waiting for data, and what saving held up."""
         return sum(self.seconds[name] for name in ("data_wait", "step", "save"))
@@ -60,29 +70,6 @@ def process_seconds() -> float:
     The process may be older: scripts/train installs packages before its `exec`.
     """
     return time.monotonic() - trainer.BEGAN
-
-
-class StepTimes:
-    """Step-time breakdown: milliseconds a step by what they were spent on."""
-
-    def __init__(self, timer: PhaseTimer) -> None:
-        """Start now."""
-        self._timer = timer
-        self._last = self._read()
-
-    def since_last(self, steps: int) -> dict[str, float]:
-        """Return milliseconds a step since the last call, in which `steps` steps were done.
-
-        compute: handing steps to the devices and waiting for their results; data_wait: for batches;
-        rest: evaluations, saving, logging, compiling. Their sum is the time by the clock.
-        """
-        last, self._last = self._last, self._read()
-        return {name: 1000 * (now - last[name]) / steps for name, now in self._last.items()}
-
-    def _read(self) -> dict[str, float]:
-        """Return the seconds since the start of the process."""
-        compute, wait = self._timer.seconds["step"], self._timer.seconds["data_wait"]
-        return {"compute": compute, "data_wait": wait, "rest": self._timer.elapsed - compute - wait}
 
 
 SHAPE = {
@@ -113,15 +100,15 @@ class Ledger:
         that they logged, maybe after their last write here.
         """
         self._path, self._timer = path, timer
-        before: dict[str, Any] = {"starts": 0, "seconds": {}}
-        before |= {"lost_steps": 0, "lost_seconds": 0.0, "reached_step": 0, "seconds_per_step": 0.0}
-        before |= read_or_empty(path, SHAPE, warn)
+        empty = {"starts": 0, "seconds": {}, "lost_steps": 0, "lost_seconds": 0.0}
+        empty |= {"reached_step": 0, "seconds_per_step": 0.0}
+        before: dict[str, Any] = empty | read_or_empty(path, SHAPE, warn)
         before["seconds"] = dict.fromkeys(PHASES, 0.0) | before["seconds"]
-        reached = max(before["reached_step"], logged_step)
-        lost, pace = max(0, reached - resume_step), before["seconds_per_step"]
-        before["seconds"]["step"] += (reached - before["reached_step"]) * pace
+        reached, each = max(before["reached_step"], logged_step), before["seconds_per_step"]
+        lost = max(0, reached - resume_step)
+        before["seconds"]["step"] += (reached - before["reached_step"]) * each
         before["lost_steps"] += lost
-        before["lost_seconds"] += lost * pace
+        before["lost_seconds"] += lost * each
         self._before = before
         self._first_step = self._step = resume_step
         self._written = 0.0

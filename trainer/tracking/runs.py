@@ -1,6 +1,5 @@
 """What the files of a run directory say, whatever state the run is in."""
 
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any, NamedTuple
 from trainer.job import directory as run_layout
 from trainer.job import lock
 from trainer.job.files import ignoring, read_or_empty
-from trainer.tracking import environment, goodput, metrics
-from trainer.tracking import summary as summaries
+from trainer.tracking import environment, metrics
+from trainer.tracking.summary import SHAPE as SUMMARY
 
 
 class RunInfo(NamedTuple):
@@ -41,8 +40,8 @@ def describe(directory: Path) -> RunInfo:
     def warn(message: str) -> None:
         damage.append(message.removeprefix(f"{directory}/"))
 
-    # Its names are right even if it is outdated.
-    written = read_or_empty(directory / "summary.json", summaries.SHAPE, warn)
+    # Also of an earlier start: the names in it are still right.
+    written = read_or_empty(directory / "summary.json", SUMMARY, warn)
     logged, dataset = points(directory, warn), (written.get("dataset") or {}).get("name")
     last = {point["split"]: point for point in logged}
     train = last.get("train", {})
@@ -55,7 +54,9 @@ def describe(directory: Path) -> RunInfo:
     summary = {} if running else last_summary(directory)
     known = {name: value for name, value in summary.items() if value is not None}
     status, note = known.get("status", "unknown"), known.get("error")
-    updated = end_time(summary) or (logged[-1]["time"] if logged else modified)
+    updated = logged[-1]["time"] if logged else modified
+    if (started := known.get("started")) is not None:
+        updated = started + known.get("wall_seconds", 0.0)
     if running:
         status, updated = "running", max(updated, modified)
     elif damage:
@@ -67,7 +68,6 @@ def describe(directory: Path) -> RunInfo:
     validated, tested = (last.get(split, {}).get("step", 0) for split in ("validation", "test"))
     if tested < validated:  # it is of the end of a run that was extended since
         last.pop("test", None)
-    # A start writes it at its end, and another default is that of a task without an accuracy.
     results = {
         f"{split}_{name}": float(value)
         for split in ("validation", "test")
@@ -75,6 +75,8 @@ def describe(directory: Path) -> RunInfo:
         if name != "split"
     }
     results |= {k: float(v) for k, v in known.items() if k.startswith(("validation_", "test_"))}
+    # Until a start has written its summary: what checkpoint.best=null stands for, as far as the
+    # metrics tell whether the task has an accuracy.
     names = {name.partition("_")[2] for name in results}
     best = written.get("best") or (
         "loss:min" if names and "accuracy" not in names else "accuracy:max"
@@ -112,17 +114,12 @@ def last_summary(directory: Path) -> dict[str, Any]:
     """Return summary.json if the last start of the run wrote it; otherwise an empty dictionary.
 
     A start that is killed writes no summary and leaves the one of an earlier start. So a summary
-    names the environment.json beside it, which each start writes before it trains. Of an older
-    version, it is outdated if the clock says so, or if goodput.json counts more starts.
+    has the time in environment.json, which each start writes before it trains.
     """
-    summary = read_or_empty(directory / "summary.json", summaries.SHAPE)
-    begun = read_or_empty(directory / "environment.json", environment.SHAPE).get("started")
-    if begun is not None and "environment" in summary:
-        return summary if summary["environment"] == begun.isoformat() else {}
-    account = read_or_empty(directory / "goodput.json", goodput.SHAPE)
-    later = account.get("starts", 0) > (summary.get("goodput") or {}).get("starts", math.inf)
-    later |= begun is not None and (end_time(summary) or 0.0) < begun.timestamp()
-    return {} if later else summary
+    summary = read_or_empty(directory / "summary.json", SUMMARY)
+    begun = last_start(directory)
+    # An older version wrote no such time.
+    return summary if begun is None or summary.get("environment", begun) == begun else {}
 
 
 def points(directory: Path, warn: Callable[[str], object] = lambda _: None) -> list[dict[str, Any]]:
@@ -133,13 +130,7 @@ def points(directory: Path, warn: Callable[[str], object] = lambda _: None) -> l
     return read
 
 
-def mark(report: dict[str, Any], directory: Path) -> None:
-    """Note in a summary which environment.json lies beside it: see `last_summary`."""
+def last_start(directory: Path) -> str | None:
+    """Return when the last start of a run wrote environment.json; None if there is none."""
     begun = read_or_empty(directory / "environment.json", environment.SHAPE).get("started")
-    report["environment"] = begun and begun.isoformat()
-
-
-def end_time(summary: dict[str, Any]) -> float | None:
-    """Return when the start that wrote a summary ended, in unix seconds."""
-    started = summary.get("started")
-    return None if started is None else float(started + (summary.get("wall_seconds") or 0.0))
+    return None if begun is None else str(begun.isoformat())

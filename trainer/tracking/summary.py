@@ -25,7 +25,6 @@ SHAPE = {  # what others read of summary.json
     "wall_seconds?": (float, None),
     "environment?": (str, None),
     "weights_sha256?": (str, None),
-    "goodput?": ({"starts?": int}, None),
     "validation_*": (float, None),
     "test_*": (float, None),
 }
@@ -57,7 +56,7 @@ def begin(experiment: str, global_batch_size: int, timer: PhaseTimer) -> Report:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """Return the entry `dataset`."""
+    """Return the entry `dataset` of summary.json."""
     sizes = {f"{split}_examples": size(examples) for split, examples in dataset.splits.items()}
     return {"name": dataset.name, **sizes, "sha256": dataset.sha256}
 
@@ -73,12 +72,7 @@ def finish(report: Report, timer: PhaseTimer) -> None:
     report["wall_seconds"] = timer.elapsed
     report["train_seconds"], report["seconds"] = timer.training, timer.seconds
     if report["examples"]:
-        report["examples_per_second"] = speed(report, timer)
-
-
-def speed(report: Report, timer: PhaseTimer) -> float:
-    """Return the examples a second of this start's training."""
-    return float(report["examples"] / timer.training)
+        report["examples_per_second"] = report["examples"] / timer.training
 
 
 def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -165,11 +165,11 @@ def _purge(folder: Path, first_step: int, warn: Callable[[str], None]) -> bool:
             contents.append(read_bytes(path, LARGEST_LOG))
         if not contents:
             continue
-        (data,) = contents
-        if not (records := list(_records(data))) and data:
+        records = list(_records(contents[0]))
+        if contents[0] and not records:
             warn(f"{path} holds no events that can be read: it is left as it is")
             continue
-        kept = [data for data, event in records if event.step < first_step or event.file_version]
+        kept = [raw for raw, event in records if event.step < first_step or event.file_version]
         if len(kept) <= 1 or path.suffix in (".begun", ".ended"):  # HParams of an older trainer
             path.unlink()
         elif len(kept) < len(records):

@@ -57,8 +57,8 @@ class Terminal:
         self._quiet = quiet
         self._bar: _Bar | None = None
         self._shown: dict[str, Any] = {}  # what the bar shows once it is drawn
-        self._next = 0.0  # monotonic seconds: no drawing and no progress line before
-        self._next_of = dict[str, float]()  # the same for each row
+        # Row ("": the bar) -> monotonic seconds: no drawing and no progress line of it before.
+        self._next = dict[str, float]()
         self._training: tuple[int, int] | None = None  # total steps, steps per epoch
         self._first_update: tuple[float, int] | None = None  # monotonic seconds, step
 
@@ -79,7 +79,7 @@ class Terminal:
         """Show the progress of a training, which goes from initial_step to total_steps."""
         self.close()
         self._training, self._first_update = (total_steps, steps_per_epoch), None
-        self._next = time.monotonic() + (0 if self._draws else _LINE_SECONDS)
+        self._next[""] = time.monotonic() + (0 if self._draws else _LINE_SECONDS)
         self._show("compiling", initial_step, total_steps, "")
 
     def update(self, step: int, means: Mapping[str, float], examples_per_second: float) -> None:
@@ -146,7 +146,7 @@ class Terminal:
         `label` is the name of the current part; its `status` is empty once it is done.
         """
         if not status or label != self._shown.get("description"):
-            self._next = 0.0
+            self._next[""] = 0.0
         self._show(label, done, total, status)
 
     def rows(self, done: int, total: int, rows: Mapping[str, str]) -> None:
@@ -156,11 +156,9 @@ class Terminal:
         own, like those of work().
         """
         if not self._draws:
-            now = time.monotonic()
-            self._next_of = {name: self._next_of.get(name, now) for name in rows}
+            self._next = {name: due for name, due in self._next.items() if name in rows}
             for name, status in rows.items():
-                if now >= self._next_of[name]:
-                    self._next_of[name] = now + _LINE_SECONDS
+                if self._is_due(name):
                     self.note(f"{name}: {status}")
             return
         lines = [
@@ -202,20 +200,24 @@ class Terminal:
     ) -> None:
         """Draw the bar, with lines below it, or write a line, unless it was done just before."""
         self._shown = {"description": label, "completed": done, "total": total, "status": status}
-        now = time.monotonic()
-        if self._quiet or now < self._next:
+        if self._quiet or not (self._draws or status) or not self._is_due():
             return
         if self._draws:
-            self._next = now + _BAR_SECONDS
             with self._writing():
                 self._bar = bar = self._bar or self._new_bar()
                 bar.lines = lines
                 bar.update(bar.task_ids[0], **self._shown)
                 bar.start()  # does nothing once it has started
                 bar.refresh()
-        elif status:
-            self._next = now + _LINE_SECONDS
+        else:
             self._line(f"{label}: {status}")
+
+    def _is_due(self, row: str = "") -> bool:
+        """Return whether a row may be drawn or written again; the next one waits from now on."""
+        if (now := time.monotonic()) < self._next.get(row, 0.0):
+            return False
+        self._next[row] = now + (_BAR_SECONDS if self._draws else _LINE_SECONDS)
+        return True
 
     def _line(self, text: str, label: str = "", style: str = "") -> None:
         with self._writing():

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from jax.sharding import Mesh
 
-from trainer.checkpoint import checksums, shards, transfer
+from trainer.checkpoint import checksums, transfer
 from trainer.checkpoint.shared import SharedCheckpoints
-from trainer.checkpoint.store import Best, Checkpoints
+from trainer.checkpoint.store import Best, Checkpoints, Restored
 from trainer.config import user_module
 from trainer.config.fingerprint import differences, fingerprint
 from trainer.config.schema import Config, OptimConfig, as_json
@@ -45,13 +45,10 @@ T = TypeVar("T")
 
 
 class Run:
-    """Everything the training loop works with; it changes `state` and `steps_done` alone."""
+    """Everything the training loop works with.
 
-    # What writes to the run directory; None on all processes but process 0. (Of a sharded state,
-    # every process has a writer.)
-    writer: Writer | None
-    ledger: Ledger | None
-    dashboard: Dashboard | None
+    The loop changes `state`, `steps_done`, `pending` and `evaluated_at` alone.
+    """
 
     def __init__(
         self,
@@ -84,247 +81,281 @@ class Run:
         """
         self.config, self.process, self.stop = config, process, stop
         self.terminal, self.timer, self.report = terminal, timer, report
-        mesh, warn = process.mesh, terminal.warn
+        self._stack = stack
+        self.pending: tuple[range, step.StepMetrics] | None = None  # metrics not fetched yet
+        self.evaluated_at: dict[str, int] = {}  # split -> the step of its last evaluation
+        self._load_data()
+        restored = self._restore_state()
+        tracker = self._open_files(record, restored)
+        self._open_stream()
+        self._show_progress(restored, tracker)
 
-        # The data. Every process holds all of it, and gathers its own rows of any batch.
+    def _load_data(self) -> None:
+        """Load the data set, all of it on every process, and make the programs for it."""
+        config, report = self.config, self.report
+
         def poll() -> None:
-            timer.alive()  # for the watchdog
-            stop.check("during the download of the data set")
+            self.timer.alive()  # for the watchdog
+            self.stop.check("during the download of the data set")
 
         def load() -> tuple[Dataset, Programs]:
-            dataset = data_sets.load(config.data, progress=terminal.download, poll=poll, warn=warn)
-            return dataset, make_programs(config, dataset, mesh)
+            show, warn = self.terminal.download, self.terminal.warn
+            dataset = data_sets.load(config.data, progress=show, poll=poll, warn=warn)
+            return dataset, make_programs(config, dataset, self.process.mesh)
 
-        with timer.phase("startup"):
-            collectives.share(partial(stop.check, "before the data was loaded"))
-            dataset, programs = collectives.together(load)
-            _check_same_everywhere(dataset)
+        self.check_stop("before the data was loaded")
+        dataset, self.programs = collectives.together(load)
+        _check_same_everywhere(dataset)
         report["dataset"] = summary.describe(dataset)
         if config.data.name == "mnist" != dataset.name:
             report["fallback_from"] = "mnist"
-        if (few := config.train.overfit_batches) is not None:
-            few *= config.train.global_batch_size
-            dataset = dataset._replace(train=first(dataset.train, few), mixture=None)
-        self.task = task = programs.task
-        best = best_of(config.checkpoint.best, task, "checkpoint.best")
-        report["best"] = f"{best.metric}:{'max' if best.largest else 'min'}"
-        stop_early = config.train.stop_early
-        watched = best_of(
-            stop_early.metric or config.checkpoint.best, task, "train.stop_early.metric"
-        )
+        if (batches := config.train.overfit_batches) is not None:
+            few = first(dataset.train, batches * config.train.global_batch_size)
+            dataset = dataset._replace(train=few, mixture=None)
+        self.dataset = dataset
+        # Evaluated during training. Only the validation split selects checkpoints, or the end.
+        self.watched = "test" if dataset.validation is None else "validation"
+        best, stop_early = config.checkpoint.best, config.train.stop_early
+        self._best = best_of(best, self.programs.task, "checkpoint.best")
+        report["best"] = f"{self._best.metric}:{'max' if self._best.largest else 'min'}"
+        metric = stop_early.metric or best
+        self._stop_early_by = best_of(metric, self.programs.task, "train.stop_early.metric")
         if stop_early.patience is not None and dataset.validation is None:
-            message = (
-                f"train.stop_early.patience={stop_early.patience}: there is no validation split"
+            raise ConfigError(
+                f"train.stop_early.patience={stop_early.patience}: there is no validation split",
+                "use data.validation_fraction above 0, or null here",
             )
-            raise ConfigError(message, "use data.validation_fraction above 0, or null here")
 
-        # The state: that of the newest intact checkpoint, or a new one.
-        folder = process.directory / run_directory.CHECKPOINTS
+    def _restore_state(self) -> Restored | None:
+        """Restore the state from the newest intact checkpoint, or initialize it."""
+        config, process, report, terminal = self.config, self.process, self.report, self.terminal
+        task, update = self.programs.task, self.programs.update
+        self._fingerprint = fingerprint(config, report["dataset"])
+        self._folder = process.directory / run_directory.CHECKPOINTS
 
         def open_checkpoints() -> Checkpoints:
             checkpoints = Checkpoints(
-                folder,
+                self._folder,
                 keep_last=config.checkpoint.keep_last,
                 keep_best=config.checkpoint.keep_best,
-                best=best,
-                warn=warn,
+                best=self._best,
+                warn=terminal.warn,
                 shape=checksums.RECORD,
             )
-            return stack.enter_context(checkpoints)
+            return self._stack.enter_context(checkpoints)
 
         key = jax.random.PRNGKey(config.run.seed)
-        update = programs.update
         template = jax.eval_shape(partial(step.new_state, task, update), key)
         shard_state = config.parallel.shard_state
-        shardings = sharding.of_state(template, mesh, shard_state)
-        identity = fingerprint(config, report["dataset"])
-        with timer.phase("startup"):
-            collectives.share(partial(stop.check, "before the state was restored"))
-            checkpoints = _on_chief(process, open_checkpoints)
-        with timer.phase("restore"):
+        shardings = sharding.of_state(template, process.mesh, shard_state)
+        self.check_stop("before the state was restored")
+        self._checkpoints = self._on_chief(open_checkpoints)
+        with self.timer.phase("restore"):
+            plan, schedule_of = self.programs.plan, self.programs.schedule_of
+            options = self._fingerprint
             restored = resume.restore(
-                checkpoints,
-                folder,
-                template,
-                shardings,
-                identity,
-                programs.plan,
-                programs.schedule_of,
+                self._checkpoints, self._folder, template, shardings, options, plan, schedule_of
             )
-        with timer.phase("startup"):
-            if restored is None:
-                state = step.init_state(task, update, key, mesh, shard_state)
-                if config.init.run is not None:
-                    weights = state.weights
-                    del state  # its memory is needed
-                    weights = resume.other_weights(config.init, weights, process, terminal)
-                    make = partial(step.state_of, update=update)
-                    state = jax.jit(make, out_shardings=shardings)(weights)
-                self.state = state
-            else:
-                self.state = restored.state
-                terminal.note(f"resuming after step {restored.step:,}")
-        resume_step, saved = (restored.step, restored.record) if restored else (None, {})
-        report["resumed_from_step"] = resume_step
-        self.steps_done = resume_step or 0
+        if restored is not None:
+            self.state = restored.state
+            terminal.note(f"resuming after step {restored.step:,}")
+        else:
+            state = step.init_state(task, update, key, process.mesh, shard_state)
+            if config.init.run is not None:
+                weights = state.weights
+                del state  # its memory is needed
+                weights = resume.other_weights(config.init, weights, process, terminal)
+                make = partial(step.state_of, update=update)
+                state = jax.jit(make, out_shardings=shardings)(weights)
+            self.state = state
+        report["resumed_from_step"] = restored and restored.step
+        self.steps_done = restored.step if restored else 0
+        return restored
 
-        # The files.
-        saves: Checkpoints | SharedCheckpoints | None = checkpoints
-        if shards.is_sharded(shardings):
-            values, timeout = collectives.KeyValues, config.cluster.hang_timeout_seconds
-            saves = SharedCheckpoints(folder, checkpoints, values, timeout)
+    def _open_files(self, record: Mapping[str, str], restored: Restored | None) -> Tracker | None:
+        """Open the files of the run, and get ready to save.
 
-        def open_writer(
-            record: checksums.Record, flush: Callable[[], None], warn: Callable[[str], None]
-        ) -> Writer:
-            assert saves is not None
-            limit, state = config.checkpoint.max_failed_saves, self.state
-            writer = Writer(
-                saves, state, record, flush=flush, max_failed_saves=limit, timer=timer, warn=warn
-            )
-            return stack.enter_context(writer)
+        They are closed in the reverse order: the last checkpoint is written before the account of
+        the run, and the points that both have logged are brought to disk last.
 
-        def open_files() -> tuple[Tracker, Ledger, Writer]:
-            assert checkpoints is not None
-            devices = [f"{device.platform} {device.device_kind}" for device in mesh.devices.flat]
+        Returns the tracker, on process 0 alone.
+        """
+        config, process, warn = self.config, self.process, self.terminal.warn
+        saved = restored.record if restored else {}
+        self.ledger: Ledger | None = None  # of process 0 alone
+
+        def open_on_chief() -> tuple[Tracker, checksums.Record]:
+            devices = [f"{d.platform} {d.device_kind}" for d in process.mesh.devices.flat]
             facts = environment.collect(devices, jax.process_count())
             if saved and (changed := differences(saved["versions"], facts["versions"])):
                 warn(
                     f"the run resumes with other versions ({', '.join(changed)}): its last digits "
                     "may differ from those of an uninterrupted run"
                 )
-            if saved and saved.get("module_sha256") != programs.record.get("module_sha256"):
+            module = self.programs.record.get("module_sha256")
+            if saved and saved.get("module_sha256") != module:
                 warn(f"model.module={config.model.module} has changed since the last checkpoint")
             run_directory.describe(process.directory, record, facts)
-            tracker = stack.enter_context(Tracker(process.directory, resume_step, warn))
-            summaries.write_start(
-                tracker, config, dataset.name, saved.get("config"), record["config.yaml"], facts
-            )
-            goodput = process.directory / "goodput.json"
-            ledger = Ledger(goodput, timer, self.steps_done, tracker.reached, warn)
-            options, root, own = as_json(config), config.data.root, config.data.module
-            kept = {  # in every checkpoint, beside the arrays
-                "meaning": identity,
-                **programs.record,
-                "config": options,
-                "config_sha256": checksums.of_json(options),
-                # For readers in another folder, from where a relative path leads elsewhere.
-                "data_root": root and str(Path(root).expanduser().absolute()),
-                "data_module": own and str(user_module.file_of("data.module", own)),
-                "versions": facts["versions"],
-            }
-            writer = open_writer(kept, tracker.flush, warn)
+            resumed = restored and restored.step
+            tracker = self._stack.enter_context(Tracker(process.directory, resumed, warn))
+            yaml, name = record["config.yaml"], self.dataset.name
+            summaries.write_start(tracker, config, name, saved.get("config"), yaml, facts)
+            path = process.directory / "goodput.json"
+            self.ledger = ledger = Ledger(path, self.timer, self.steps_done, tracker.reached, warn)
 
             def close(kind: type[BaseException] | None, *_: object) -> None:
-                ledger.write(report["steps"], now=True)
-                report["goodput"] = ledger.totals()
+                ledger.write(self.report["steps"], now=True)
+                self.report["goodput"] = ledger.totals()
                 if not (kind and issubclass(kind, Preempted)):  # the run has not ended
                     summaries.write_end(tracker, failed=kind is not None)
 
-            stack.push(close)
-            return tracker, ledger, writer
+            self._stack.push(close)
+            return tracker, self._kept(facts["versions"])
 
-        opened = _on_chief(process, open_files)
-        tracker, self.ledger, self.writer = opened or (None, None, None)
-        if opened is None and saves is not None:  # process 0 flushes and warns for all
-            self.writer = open_writer({}, lambda: None, lambda _: None)
+        tracker, kept = self._on_chief(open_on_chief) or (None, {})
+        saves: Checkpoints | SharedCheckpoints | None = self._checkpoints
+        if not sharding.is_whole(self.state):
+            values, timeout = collectives.KeyValues, config.cluster.hang_timeout_seconds
+            saves = SharedCheckpoints(self._folder, self._checkpoints, values, timeout)
+        self.writer: Writer | None = None
+        if saves is not None:
+            writer = Writer(
+                saves,
+                kept,
+                flush=tracker.flush if tracker else lambda: None,
+                max_failed_saves=config.checkpoint.max_failed_saves,
+                timer=self.timer,
+                warn=warn if process.is_chief else lambda _: None,  # one warns for all
+            )
+            self.writer = self._stack.enter_context(writer)
+        return tracker
 
-        # K, the steps of a dispatch, is measured with the program and the state of this run.
-        plan = programs.plan
-        self.train_step = CompiledFunction(programs.train_step, timer)
-        if config.train.steps_per_dispatch == "auto" and self.steps_done < plan.total_steps:
-            with timer.phase("startup"):
-                k = steps_per_dispatch.choose(
-                    self.train_step,
-                    self.state,
-                    mesh=mesh,
-                    first_step=self.steps_done,
-                    plan=plan,
-                    local_batch=process.rows.stop - process.rows.start,
-                    examples=dataset.train,
-                    needs=task.needs,
-                    alive=timer.alive,
-                )
-            plan = plan._replace(steps_per_dispatch=k)
-        self.plan = plan
-        report["steps_per_dispatch"] = plan.steps_per_dispatch
+    def _kept(self, versions: Mapping[str, str | None]) -> checksums.Record:
+        """Return what every checkpoint keeps beside the arrays."""
+        options, data = as_json(self.config), self.config.data
+        root, module = data.root, data.module
+        return {
+            "meaning": self._fingerprint,
+            **self.programs.record,
+            "config": options,
+            "config_sha256": checksums.of_json(options),
+            # For readers in another folder, from where a relative path leads elsewhere.
+            "data_root": root and str(Path(root).expanduser().absolute()),
+            "data_module": module and str(user_module.file_of("data.module", module)),
+            "versions": versions,
+        }
 
-        schedule = programs.schedule_of(config.train.epochs)
+    def _open_stream(self) -> None:
+        """Choose K, the steps of a dispatch, and open the stream of batches.
 
-        # The stream of batches. Batch i depends on nothing but the seed and i, so that a resumed
-        # run continues with the batch after the last one that its checkpoint has seen.
-        self.batches = Superbatches(
-            dataset.train,
-            plan=plan,
+        Batch i depends on nothing but the seed and i, so that a resumed run continues with the
+        batch after the last one that its checkpoint has seen.
+        """
+        config, process, programs = self.config, self.process, self.programs
+        stream_of = partial(
+            Superbatches,
+            self.dataset.train,
             global_batch_size=config.train.global_batch_size,
             rows=process.rows,
             seed=config.run.seed if config.data.shuffle else None,
             first_step=self.steps_done,
-            needs=task.needs,
-            mixture=dataset.mixture,
+            needs=programs.task.needs,
+            mixture=self.dataset.mixture,
         )
+        plan = programs.plan
+        self.train_step = CompiledFunction(programs.train_step, self.timer)
+        if config.train.steps_per_dispatch == "auto" and self.steps_done < plan.total_steps:
+            # Measured with the program, the state and a batch of this run.
+            k = steps_per_dispatch.choose(
+                self.train_step,
+                self.state,
+                stream_of(plan=plan)[plan.dispatch_of(self.steps_done)],
+                mesh=process.mesh,
+                first_step=self.steps_done,
+                plan=plan,
+                alive=self.timer.alive,
+            )
+            plan = plan._replace(steps_per_dispatch=k)
+        self.plan, self.batches = plan, stream_of(plan=plan)
+        self.report["steps_per_dispatch"] = plan.steps_per_dispatch
         stream = iterate(self.batches)
-        stack.callback(stream.close)
-        self.feeder = Feeder(mesh, schedule, stream, self.steps_done, config.run.seed, timer)
-        # Training is watched, and what is selected is selected, by the validation split.
-        self.watched = "test" if dataset.validation is None else "validation"
-        eval_step = CompiledFunction(programs.eval_step, timer)
+        self._stack.callback(stream.close)
+        self.schedule = programs.schedule_of(config.train.epochs)
+        seed = config.run.seed
+        self.feeder = Feeder(process.mesh, self.schedule, stream, self.steps_done, seed, self.timer)
+
+    def _show_progress(self, restored: Restored | None, tracker: Tracker | None) -> None:
+        """Make what measures, records and shows how training goes."""
+        config, process, programs = self.config, self.process, self.programs
+        task, warn = programs.task, self.terminal.warn
+        saved = restored.record.get("progress", {}) if restored else {}
+        eval_step = CompiledFunction(programs.eval_step, self.timer)
         self.evaluators = {
             split: evaluation.Evaluator(
                 eval_step,
                 task.metric_names,
                 examples,
-                mesh,
+                process.mesh,
                 config.train.eval_batch_size,
                 config.parallel.virtual_shards,
             )
-            for split, examples in dataset.splits.items()
+            for split, examples in self.dataset.splits.items()
             if split != "train"
         }
-
-        # What shows how training goes.
+        stop_early = config.train.stop_early
         self.patience = Patience(
-            watched,
-            stop_early.patience,
-            stop_early.min_delta,
-            saved.get("progress", {}).get("patience"),
+            self._stop_early_by, stop_early.patience, stop_early.min_delta, saved.get("patience")
         )
-        logged = ("gradient_norm",) if update.log_norm else ()
+        logged = ("gradient_norm",) if programs.update.log_norm else ()
         self.progress = Progress(
             config.train.log_every_steps,
             (*task.metric_names, *logged),
-            schedule,
+            self.schedule,
             tracker,
-            terminal,
-            saved.get("progress"),
-            plan.steps_per_epoch,
+            self.terminal,
+            saved,
+            self.plan.steps_per_epoch,
         )
-        report["skipped_steps"] = self.progress.skipped
-        self.dashboard = None
+        self.dashboard: Dashboard | None = None
         if tracker is not None and self.ledger is not None:
-            self.dashboard = stack.enter_context(
-                Dashboard(
-                    config,
-                    dataset,
-                    task,
-                    self.watched,
-                    plan,
-                    self.batches,
-                    tracker,
-                    self.ledger,
-                    timer,
-                    process.directory / "metrics.jsonl",
-                    rows=rows_at_once(config, mesh),
-                    fresh=restored is None,
-                    warn=warn,
-                )
+            dashboard = Dashboard(
+                config,
+                self.dataset,
+                task,
+                self.watched,
+                self.plan,
+                self.batches,
+                tracker,
+                self.ledger,
+                self.timer,
+                process.directory / "metrics.jsonl",
+                rows=rows_at_once(config, process.mesh),
+                fresh=restored is None,
+                warn=warn,
             )
+            self.dashboard = self._stack.enter_context(dashboard)
         profiled = config.train.profile_steps if process.is_chief else None
-        if profiled is not None and profiled[0] > plan.total_steps:
-            last = f"the run ends with step {plan.total_steps:,}"
+        if profiled is not None and profiled[0] > self.plan.total_steps:
+            last = f"the run ends with step {self.plan.total_steps:,}"
             warn(f"train.profile_steps={profiled}: nothing will be recorded: {last}")
         profile = Profile(process.directory / TENSORBOARD, profiled, warn)
-        self.profile = stack.enter_context(profile)
+        self.profile = self._stack.enter_context(profile)
+
+    def check_stop(self, when: str) -> None:
+        """Raise Preempted on all processes if one was asked to stop."""
+        self.timer.alive()
+        collectives.share(partial(self.stop.check, when))
+
+    def _on_chief(self, work: Callable[[], T]) -> T | None:
+        """Do file work on process 0 alone; if it fails, all processes raise its error."""
+
+        def guarded() -> T | None:
+            if not self.process.is_chief:
+                return None
+            with writing(self.process.directory):
+                return work()
+
+        return collectives.together(guarded)
 
 
 class Programs(NamedTuple):
@@ -347,19 +378,16 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
             is wrong.
         DataError: all pixels of the training images are equal.
     """
-    model, optim = config.model, config.optim
-    limits = (config.train.limit_steps, config.train.overfit_batches)
-    whole = -(-size(dataset.train) // config.train.global_batch_size)
-    steps_per_epoch = min([whole, *(limit for limit in limits if limit is not None)])
-    total_steps = min(config.train.epochs * steps_per_epoch, config.train.max_steps or 2**31)
+    model, optim, train = config.model, config.optim, config.train
+    whole = -(-size(dataset.train) // train.global_batch_size)
+    steps_per_epoch = min(whole, train.limit_steps or whole, train.overfit_batches or whole)
+    total_steps = min(train.epochs * steps_per_epoch, train.max_steps or 2**31)
     if total_steps >= 2**31:
-        message = f"train.epochs={config.train.epochs}: {total_steps:,} steps"
+        message = f"train.epochs={train.epochs}: {total_steps:,} steps"
         raise ConfigError(f"{message} are more than an int32 counts", "use fewer epochs")
-    k = config.train.steps_per_dispatch
-    epochs_per_span = math.gcd(config.train.eval_every_epochs, config.checkpoint.every_epochs or 0)
+    k = train.steps_per_dispatch
+    epochs_per_span = math.gcd(train.eval_every_epochs, config.checkpoint.every_epochs or 0)
     plan = Plan(steps_per_epoch, k if isinstance(k, int) else 1, total_steps, epochs_per_span)
-
-    schedule_of = partial(_schedule, optim, steps_per_epoch)
 
     platform, shards = mesh.devices.flat[0].platform, config.parallel.virtual_shards
     if (cannot := compiler.cannot_multiply(platform, model.precision)) is not None:
@@ -368,8 +396,6 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
     task = tasks.augmented(task, config.augment)
     weights = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
     optimizer = optimizers.make(optim.name, optim.momentum, optim.nesterov, optim.options, weights)
-    skip = config.train.on_nonfinite == "skip"
-    log_norm = config.train.log_gradient_norm
     fixed = transfer.frozen(weights, config.init.freeze)
     if fixed is not None:
         optimizer = optimizers.without(optimizer, fixed)
@@ -380,28 +406,33 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
             f"{message} of an array ({mixes}), and a device has a part of each",
             "use an optimizer like sgd, adamw or lion, or parallel.shard_state=none",
         )
+    skip, log_norm = train.on_nonfinite == "skip", train.log_gradient_norm
     update = step.Update(optimizer, optim.clip_norm, skip, fixed, log_norm, config.ema.decay)
-
-    step_options = compiler.step_options(platform, mesh.size, shards)
-    deterministic = config.train.deterministic
-    recomputes, shares = model.remat is not None, shard_state != "none"
+    xla_options = partial(compiler.xla_options, platform, train.deterministic)
     train_step = step.make_train_step(
         task,
         update,
         mesh,
         config.parallel.method,
         shards,
-        config.train.accumulate,
-        step_options,
-        compiler.xla_options(platform, deterministic, recomputes, shares),
+        train.accumulate,
+        compiler.step_options(platform, mesh.size, shards),
+        xla_options(model.remat is not None, shard_state != "none"),
         shard_state,
         config.parallel.reduce_dtype,
         model.remat,
     )
     how = sharding.sharing(weights, mesh, shard_state, packed=False)
-    xla_options = compiler.xla_options(platform, deterministic, how is not None and how.weights)
-    eval_step = evaluation.make_eval_step(task, mesh, shards, xla_options, how)
-    return Programs(plan, schedule_of, task, record, update, train_step, eval_step)
+    options = xla_options(how is not None and how.weights)
+    return Programs(
+        plan,
+        partial(_schedule, optim, steps_per_epoch),
+        task,
+        record,
+        update,
+        train_step,
+        evaluation.make_eval_step(task, mesh, shards, options, how),
+    )
 
 
 def rows_at_once(config: Config, mesh: Mesh) -> int:
@@ -436,18 +467,6 @@ def best_of(value: str | None, task: Task, option: str) -> Best:
         hint = f"use one of {', '.join(names)}"
         raise ConfigError(f"{option}={value}: the task has no such metric", hint)
     return Best(metric, direction == "max")
-
-
-def _on_chief(process: ProcessContext, work: Callable[[], T]) -> T | None:
-    """Do file work on process 0 alone; if it fails, all processes raise its error."""
-
-    def guarded() -> T | None:
-        if not process.is_chief:
-            return None
-        with writing(process.directory):
-            return work()
-
-    return collectives.together(guarded)
 
 
 def _check_same_everywhere(dataset: Dataset) -> None:

@@ -7,13 +7,13 @@ import shlex
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import jax
 
+from trainer.config.compose import Job
 from trainer.config.schema import Config
 from trainer.distributed import collectives, initialize
 from trainer.distributed.initialize import ProcessContext
@@ -36,45 +36,42 @@ from trainer.tracking import runs, summary
 from trainer.tracking.goodput import PhaseTimer, process_seconds
 from trainer.tracking.terminal import Terminal
 from trainer.train.build import Run
-from trainer.train.loop import TrainingLoop
+from trainer.train.loop import train
 
 OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 
 
-def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRequest) -> int:
+def run(job: Job, stop: StopRequest) -> int:
     """Train, or resume training, as the configuration says; return the exit code.
 
     A process that fails while the others do not exits here, at once: they do not know of it, and
-    an orderly exit would wait for them.
-
-    Args:
-        config: every option.
-        experiment: its name, part of the run directory's.
-        record: file name -> text, kept in .hydra/ of the run directory.
-        stop: whether this process was asked to stop.
+    an orderly exit would wait for them. `stop` says whether this process was asked to stop.
 
     Raises:
         TrainerError: this job has no run directory that it may write to.
     """
     timer = PhaseTimer(process_seconds())
-    topology = resolve(config.cluster, os.environ)
+    topology = resolve(job.config.cluster, os.environ)
     alone = topology.num_processes == 1
-    if not alone and is_finished(config, experiment, record):
+    if not alone and is_finished(job):
         return EXIT_COMPLETED
     # Processes that end together disconnect together. One that cannot exits after this time; the
     # slowest may have to wait for an evaluation of the others.
-    limit = config.cluster.heartbeat_timeout_seconds + MESSAGE_SECONDS
+    limit = job.config.cluster.heartbeat_timeout_seconds + MESSAGE_SECONDS
     try:
-        code = _run(config, experiment, record, stop, timer, topology)
+        code = _run(job, stop, timer, topology)
     except TrainerError as error:
         if not alone:
             if not error.everywhere:
                 hard_exit(error.exit_code, partial(Terminal().error, str(error), error.label))
             hard_exit_later(limit, error.exit_code)
         raise
-    except Exception:
+    except Exception as error:
         if alone:
             raise
+        if collectives.is_peer_loss(error):
+            lost = initialize.exit_on_loss(Terminal().error)
+            lost(f"lost another process at the start ({first_line(error)})")
         # As text: another thread prints it, where this error is not the current one.
         hard_exit(EXIT_INTERNAL, partial(print, traceback.format_exc(), file=sys.stderr))
     if not alone:
@@ -82,28 +79,14 @@ def run(config: Config, experiment: str, record: Mapping[str, str], stop: StopRe
     return code
 
 
-def _run(
-    config: Config,
-    experiment: str,
-    record: Mapping[str, str],
-    stop: StopRequest,
-    timer: PhaseTimer,
-    topology: Topology,
-) -> int:
+def _run(job: Job, stop: StopRequest, timer: PhaseTimer, topology: Topology) -> int:
+    config = job.config
     with ExitStack() as stack:
         with timer.phase("startup"):
-            try:
-                process, heartbeat = initialize.initialize(
-                    config, experiment, topology, stop, stack
-                )
-            except TrainerError:
-                raise
-            except Exception as error:
-                if topology.num_processes == 1 or not collectives.is_peer_loss(error):
-                    raise
-                reason = f"lost another process at the start ({first_line(error)})"
-                raise PeerLost(f"{reason}: {initialize.AGAIN}") from None
-        report = summary.begin(experiment, config.train.global_batch_size, timer)
+            process, heartbeat = initialize.initialize(
+                config, job.experiment, topology, stop, stack
+            )
+        report = summary.begin(job.experiment, config.train.global_batch_size, timer)
         report["devices"], report["processes"] = process.mesh.size, jax.process_count()
         report["platform"] = jax.default_backend()
         terminal = Terminal(quiet=config.run.quiet or not process.is_chief)
@@ -116,7 +99,7 @@ def _run(
             summary.finish(report, timer)
             if process.is_chief:
                 try:
-                    runs.mark(report, process.directory)
+                    report["environment"] = runs.last_start(process.directory)
                     write_json(process.directory / "summary.json", report)
                 except OSError as error:
                     terminal.error(f"no summary in {process.directory}: {error.strerror}")
@@ -138,8 +121,9 @@ def _run(
         code, together = EXIT_INTERNAL, False  # together: all processes end here in the same way
         try:
             with ExitStack() as files:
-                run = Run(config, process, record, stop, terminal, timer, report, files)
-                TrainingLoop(run).train()
+                with timer.phase("startup"):
+                    run = Run(config, process, job.record, stop, terminal, timer, report, files)
+                train(run)
             _wait_for_all()
             code, together = EXIT_COMPLETED, True
         except ConfigError:
@@ -176,21 +160,21 @@ def _run(
     return code
 
 
-def is_finished(config: Config, experiment: str, record: Mapping[str, str]) -> bool:
+def is_finished(job: Job) -> bool:
     """Return whether this very job has completed, and say so.
 
     Its scheduler may start one process of it again when the others have ended: Kubernetes does, if
     a pod is killed just then. That process would wait for the others, time after time.
     """
-    run = config.run
+    run = job.config.run
     if run.dir is None and run.name is None:
         return False
-    directory = run_directory.choose(run.root, experiment, run.name, run.dir)
+    directory = run_directory.choose(run.root, job.experiment, run.name, run.dir)
     before = None
     with ignoring(path := directory / ".hydra" / "config.yaml"):
         before = read_bytes(path)
     last = read_or_empty(directory / "summary.json", summary.SHAPE)
-    if last.get("status") != "completed" or before != record["config.yaml"].encode():
+    if last.get("status") != "completed" or before != job.record["config.yaml"].encode():
         return False
     Terminal(quiet=run.quiet).note(f"{directory} is completed, with these options")
     return True

@@ -1,26 +1,47 @@
 """A diagnosis of a step whose loss or gradient was not finite, for nonfinite.json."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from trainer.data.stream import Superbatches
+from trainer.job.errors import first_line
+from trainer.job.files import write_json
 from trainer.tasks.task import Task, Weights, batch_gradients, keys_of, named_leaves
 
 
-def diagnose(
-    weights: Weights, task: Task, source: Superbatches, step: int, seed: int
-) -> dict[str, Any]:
-    """Compute a step again, on one device, and report which parts of it are not finite.
+def write_diagnosis(
+    path: Path,
+    weights: Weights,
+    task: Task,
+    source: Superbatches,
+    step: int,
+    seed: int,
+    warn: Callable[[str], None],
+) -> None:
+    """Compute a step again, on one device, and write which parts of it are not finite.
 
     The weights are those before the step, on the host; the step is counted from 0; the seed is that
-    of the random numbers.
+    of the random numbers. Where this cannot be done, `warn`: it must not hide why the run ends.
 
-    Returns JSON: the step (counted from 1), the indices of the batch's examples in the training
+    The file has the step (counted from 1), the indices of the batch's examples in the training
     split, the mean loss, the norm of each gradient, and the bound on the gradients that the
     training step checks.
     """
+    try:
+        write_json(path, _diagnosis(weights, task, source, step, seed))
+    except OSError as error:
+        warn(f"{path} cannot be written ({error.strerror})")
+    except jax.errors.JaxRuntimeError as error:  # one device has too little memory
+        warn(f"{path} is not written: {first_line(error)}")
+
+
+def _diagnosis(
+    weights: Weights, task: Task, source: Superbatches, step: int, seed: int
+) -> dict[str, Any]:
     batch, indices = source.global_batch(step)
 
     @jax.jit

@@ -1,7 +1,6 @@
 """What a run begins with: its newest checkpoint, if it belongs to this configuration; init.run."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 
 from trainer.checkpoint import files, load_model, shards, transfer
+from trainer.checkpoint.checksums import Record
 from trainer.checkpoint.shared import check_seen_by_all
 from trainer.checkpoint.store import Checkpoints, Restored
 from trainer.config.fingerprint import differences
@@ -21,6 +21,7 @@ from trainer.job.errors import ConfigError
 from trainer.job.files import Damaged
 from trainer.optimizers.schedules import Schedule
 from trainer.parallel import mesh as meshes
+from trainer.parallel.sharding import is_whole
 from trainer.tasks.task import Weights, named_leaves
 from trainer.tracking.terminal import Terminal
 
@@ -57,67 +58,54 @@ def restore(
         DataError: there are checkpoints, and none is intact.
         ReadError, SaveError: the storage does not let them be read, or a damaged one be renamed.
     """
+    state: Any = None  # on process 0: that of the checkpoint, in numpy arrays
 
-    def read() -> Restored | None:
+    def read() -> tuple[int, Record, bool] | None:
+        """Return the step, the record, and whether the state is in chunks: all processes get it."""
+        nonlocal state
         if checkpoints is None:
             return None
-        record = checkpoints.newest_record()
+        run = checkpoints.directory.parent
         # Before any array is read: one of another shape would look like a damaged checkpoint.
-        if record is not None:
-            before, now = record["meaning"], fingerprint
-            epochs = [of.get("train.epochs") for of in (before, now)]
-            if None not in epochs and epochs[0] != epochs[1]:
-                steps = np.arange(record["step"])
-                one, other = (schedule_of(int(str(each)))(steps) for each in epochs)
-                if np.array_equal(one, other):  # more epochs change no step that is done
-                    before = {**before, "train.epochs": epochs[1]}
-            _check_fingerprint(checkpoints, before, now)
-        restored = checkpoints.restore(template)
-        if restored is not None and restored.step > plan.total_steps:
+        if (record := checkpoints.newest_record()) is not None:
+            _check_fingerprint(run, record, fingerprint, schedule_of)
+        if (restored := checkpoints.restore(template)) is None:
+            return None
+        if restored.step > plan.total_steps:
             raise ConfigError(
                 f"train.epochs, perhaps with train.max_steps, allow {plan.total_steps:,} steps: "
-                f"{checkpoints.directory.parent} has done {restored.step:,}, "
-                f"{restored.step / plan.steps_per_epoch:g} epochs",
+                f"{run} has done {restored.step:,}, {restored.step / plan.steps_per_epoch:g} "
+                "epochs",
                 "use at least that many, or start another run with run.name=NAME",
             )
-        return restored
+        state = restored.state
+        return restored.step, restored.record, restored.chunks is not None
 
-    if shards.is_sharded(shardings):
+    if not is_whole(shardings):
         check_seen_by_all(directory, collectives.share)
-    while True:
-        restored = collectives.together(read)
-        own = restored and (restored.step, restored.record, restored.chunks is not None)
-        about = collectives.share(partial(tuple, own or ()))[0]
-        if not about:
-            return None
-        step, record, in_chunks = about
+    while (newest := collectives.share(read)[0]) is not None:
+        step, record, in_chunks = newest
         if not in_chunks:
-            state = _from_chief(restored and restored.state, template, shardings)
-            return Restored(step, state, record)
-        check_seen_by_all(
-            directory, collectives.share
-        )  # or a process might take a whole one for damaged
-        state, damage = _from_chunks(directory / str(step), template, shardings)
-        if damage is None:
-            return Restored(step, state, record)
-        aside = partial(_set_aside, checkpoints, step, damage)
-        collectives.together(aside)
+            return Restored(step, _from_chief(state, template, shardings), record)
+        # A process that sees another folder would take this checkpoint for damaged.
+        check_seen_by_all(directory, collectives.share)
+        chunks = _from_chunks(checkpoints, directory / str(step), template, shardings)
+        if chunks is not None:
+            return Restored(step, chunks, record)
+    return None
 
 
-def _set_aside(checkpoints: Checkpoints | None, step: int, damage: str) -> None:
-    if checkpoints is not None:
-        checkpoints.set_aside(step, damage)
+def _from_chief(tree: Any, template: Any, shardings: Any) -> Any:
+    """Return the numpy arrays of process 0 on the devices; the other processes give None."""
+    if tree is None:
+        tree = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+    return meshes.spread(shardings, collectives.broadcast(tree))
 
 
-def _from_chief(state: Any, template: Any, shardings: Any) -> Any:
-    """Return the state of process 0, in numpy arrays, on the devices; others give None."""
-    if state is None:
-        state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
-    return meshes.spread(shardings, collectives.broadcast(state))
-
-
-def _from_chunks(folder: Path, template: Any, shardings: Any) -> tuple[Any, str | None]:
-    """Return a state, read by all processes from its chunks; and what is damaged of them."""
+def _from_chunks(
+    checkpoints: Checkpoints | None, folder: Path, template: Any, shardings: Any
+) -> Any | None:
+    """Return a state, read by all processes from its chunks; None: damaged, and set aside."""
     states = []
 
     def read() -> str | None:
@@ -128,8 +116,15 @@ def _from_chunks(folder: Path, template: Any, shardings: Any) -> tuple[Any, str 
             return str(damage)
         return None
 
+    def set_aside() -> None:
+        if checkpoints is not None:
+            checkpoints.set_aside(int(folder.name), damages[0])
+
     damages = [damage for damage in collectives.share(read) if damage is not None]
-    return (None, damages[0]) if damages else (states[0], None)
+    if not damages:
+        return states[0]
+    collectives.together(set_aside)
+    return None
 
 
 def other_weights(
@@ -149,41 +144,46 @@ def other_weights(
             return None
         run = existing(str(init.run), "init.run")
         number, other = load_model.arrays_of(run, init.step, terminal.warn, "init.step=")
-        found = transfer.transfer(weights, other, init.map)
-        rows = [("taken", [*found.taken]), ("drawn", found.drawn), ("left over", found.left)]
+        result = transfer.transfer(weights, other, init.map)
+        rows = [("taken", [*result.taken]), ("drawn", result.drawn), ("left over", result.left)]
         terminal.note(f"init.run={init.run}: the weights after step {number:,}")
         terminal.note("\n".join(f"  {what:9}  {', '.join(paths)}" for what, paths in rows if paths))
-        return found.taken
+        return result.taken
 
     taken = collectives.together(read)
     names = collectives.share(lambda: None if taken is None else [*taken])[0]
     own = named_leaves(weights)
-    host = {
-        name: np.zeros(own[name].shape, own[name].dtype) if taken is None else taken[name]
-        for name in names
-    }
-    placed = meshes.spread(
-        {name: own[name].sharding for name in names}, collectives.broadcast(host)
-    )
+    replaced = {name: own[name] for name in names}
+    shardings = {name: leaf.sharding for name, leaf in replaced.items()}
+    placed = _from_chief(taken, replaced, shardings)
     return jax.tree.unflatten(jax.tree.structure(weights), ({**own, **placed}).values())
 
 
 def _check_fingerprint(
-    checkpoints: Checkpoints, before: Mapping[str, Any], now: Mapping[str, Any]
+    run: Path,
+    record: Mapping[str, Any],
+    now: Mapping[str, Any],
+    schedule_of: Callable[[int], Schedule],
 ) -> None:
+    """Check the options that the record of a checkpoint keeps against those of now."""
+    before = record["meaning"]
+    epochs = [of.get("train.epochs") for of in (before, now)]
+    if None not in epochs and epochs[0] != epochs[1]:
+        steps = np.arange(record["step"])
+        one, other = (schedule_of(int(str(each)))(steps) for each in epochs)
+        if np.array_equal(one, other):  # more epochs change no step that is done
+            before = {**before, "train.epochs": epochs[1]}
     if not (changed := differences(before, now)):
         return
-    message = "\n  ".join(
-        [f"{checkpoints.directory.parent} was started with another configuration:", *changed]
-    )
+    lines = [f"{run} was started with another configuration:", *(f"  {line}" for line in changed)]
     if any(line.startswith("train.epochs:") for line in changed):
-        message += (
-            "\nWith optim.schedule and these epochs, steps that are done would have had another "
+        lines.append(
+            "With optim.schedule and these epochs, steps that are done would have had another "
             "learning rate."
         )
     if any(line.startswith("data.validation_fraction: 0 in") for line in changed):
-        message += (
-            "\nIt was trained on all training examples: data.validation_fraction=0 continues it."
+        lines.append(
+            "It was trained on all training examples: data.validation_fraction=0 continues it."
         )
     hint = "Give these options as they were, or start another run with run.name=NAME"
-    raise ConfigError(f"{message}\n{hint}")
+    raise ConfigError("\n".join([*lines, hint]))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from trainer.data.dataset import Examples, Needs, Superbatch, bytes_of_one
+from trainer.data.dataset import Superbatch
 from trainer.data.stream import Plan
 from trainer.distributed import collectives
 from trainer.parallel.compiler import CompiledFunction
@@ -31,13 +31,11 @@ MOST_SECONDS = 1.0  # for all of them: nobody looks at stop signals meanwhile
 def choose(
     train_step: CompiledFunction,
     state: TrainState,
+    batch: Superbatch,
     *,
     mesh: Mesh,
     first_step: int,
     plan: Plan,
-    local_batch: int,
-    examples: Examples,
-    needs: Needs,
     alive: Callable[[], object],
 ) -> int:
     """Measure, and return the same K on all processes; the state stays as it is.
@@ -45,26 +43,16 @@ def choose(
     Args:
         train_step: the program.
         state: of the run.
+        batch: this process's rows of one batch, which every measured step takes.
         mesh: the devices.
         first_step: the number of steps done.
         plan: the steps of an epoch and of a span, which K never exceeds.
-        local_batch: rows of every batch that this process loads.
-        examples: of the training split, for their shapes and dtypes.
-        needs: as the stream has them.
         alive: called after each dispatch, for the watchdog.
     """
     copy, done = jax.tree.map(jnp.copy, state), first_step  # a copy, because steps donate it
-    rows = (1, local_batch)
 
     def seconds() -> float:
         nonlocal copy, done
-        zeros = {name: np.zeros((*rows, *x.shape[1:]), x.dtype) for name, x in examples.items()}
-        batch = Superbatch(
-            zeros,
-            np.ones(rows, np.uint8),
-            np.zeros(rows, np.int32) if needs.indices else None,
-            zeros if needs.other else None,
-        )
         began = time.perf_counter()
         sent = feed.send(mesh, lambda steps: np.zeros(len(steps), np.float32), batch, done)
         copy, metrics = train_step(copy, feed.inputs(mesh, sent))
@@ -80,7 +68,8 @@ def choose(
     times = min(TIMES, math.ceil(MOST_SECONDS / slowest))
     step = max(collectives.share(lambda: min(seconds() for _ in range(times))))
     dispatches = GPU_DISPATCHES if mesh.devices.flat[0].platform == "gpu" else 1
-    return near(step, plan, local_batch * bytes_of_one(examples), dispatches)
+    size = sum(array.nbytes for array in jax.tree.leaves(batch.examples))
+    return near(step, plan, size, dispatches)
 
 
 def near(step_seconds: float, plan: Plan, bytes_per_step: int, dispatches: int = 1) -> int:

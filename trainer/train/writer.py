@@ -34,7 +34,6 @@ class Writer(AbstractContextManager["Writer"]):
     def __init__(
         self,
         checkpoints: Checkpoints | SharedCheckpoints,
-        state: TrainState,
         record: Record,
         *,
         flush: Callable[[], None],
@@ -46,7 +45,6 @@ class Writer(AbstractContextManager["Writer"]):
 
         Args:
             checkpoints: of the run; SharedCheckpoints for a state that is sharded.
-            state: any state of the run, for its shapes.
             record: what every checkpoint keeps beside the arrays; JSON.
             flush: brings all logged points to disk; called before each checkpoint.
             max_failed_saves: how many saves in a row may fail.
@@ -56,9 +54,7 @@ class Writer(AbstractContextManager["Writer"]):
         self.checkpoints, self._record, self._flush = checkpoints, record, flush
         self._max_failed_saves, self._timer, self._warn = max_failed_saves, timer, warn
         self._directory = checkpoints.directory.parent
-        with timer.phase("compile"):
-            copy = jax.jit(partial(jax.tree.map, jnp.copy))
-            self._copies = [copy.lower(of_one).compile() for of_one in self._to_save(state)]
+        self._copy = jax.jit(partial(jax.tree.map, jnp.copy))
         self._copies_on_device: bool | None = None  # decided at the first save
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future[str | None] | None = None  # returns a warning, or None
@@ -134,7 +130,7 @@ class Writer(AbstractContextManager["Writer"]):
         if self._copies_on_device is None:  # later, the peak would include the copy itself
             self._copies_on_device = all(_has_room(jax.tree.leaves(of_one)) for of_one in states)
         if self._copies_on_device:
-            return [copy(of_one) for copy, of_one in zip(self._copies, states, strict=True)]
+            return [self._copy(of_one) for of_one in states]
         return [jax.tree.map(np.array, of_one) for of_one in states]
 
     def _collect(self, *, wait: bool) -> None:
@@ -144,27 +140,24 @@ class Writer(AbstractContextManager["Writer"]):
         saving, self._saving = self._saving, None
         try:
             warning = saving.result()
+        except ConfigError as error:  # the run directory is no longer that of this job
+            self._failure = error
         except Exception as error:  # orbax raises anything when it cannot write
-            if isinstance(error, ConfigError):  # the run directory is no longer that of this job
-                self._failure = error
-                return
-            full, line = os.strerror(errno.ENOSPC), first_line(error)
-            # orbax says so at the end of a long line
-            is_full = full in line or "os_error_code='28'" in line
-            shortened = is_full and not isinstance(error, SaveError)  # which may name a process
-            self._failed.append(full if shortened else line)
+            full, why = os.strerror(errno.ENOSPC), first_line(error)
+            # Orbax says so at the end of a long line; a SaveError may name a process.
+            if not isinstance(error, SaveError) and (full in why or "os_error_code='28'" in why):
+                why = full
+            self._failed.append(why)
+            count, limit = len(self._failed), self._max_failed_saves
+            message = f"a checkpoint cannot be written to {self._directory}: {why}"
+            self._warn(f"{message} (failure {count} in a row, {limit} are tolerated)")
+            if count > limit:
+                rule = f"checkpoint.max_failed_saves={limit}; those before it are intact"
+                self._failure = SaveError(f"{message}. {rule}", HINT)
         else:
             self._failed.clear()
             if warning:
                 self._warn(warning)
-            return
-        count, limit = len(self._failed), self._max_failed_saves
-        message = f"a checkpoint cannot be written to {self._directory}: {self._failed[-1]}"
-        self._warn(f"{message} (failure {count} in a row, {limit} are tolerated)")
-        if count > limit:
-            self._failure = SaveError(
-                f"{message}. checkpoint.max_failed_saves={limit}; those before it are intact", HINT
-            )
 
 
 def _has_room(leaves: list[jax.Array]) -> bool:
