@@ -10,8 +10,7 @@ from support.in_process import StopAfter, summary_of, train
 
 from trainer.config.compose import compose
 from trainer.data import dataset, digests
-from trainer.data.mapped import Mapped
-from trainer.data.rows import Concatenated, Converted, Rows, gather, parts
+from trainer.data.rows import Concatenated, Converted, Mapped, Rows, gather, parts
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.formats import idx
 from trainer.job.errors import DataError
@@ -99,9 +98,9 @@ def test_the_digest_of_a_large_file_is_kept_until_it_changes(
     examples, cache = {"x": view}, str(tmp_path / "cache")
     data = dataset.Dataset("large", examples, examples)
     first = digests.sha256(data, cache)
-    assert first == dataset.sha256(data)
+    assert first == digests.sha256(data)
     with monkeypatch.context() as m:
-        m.setattr(dataset, "sha256", lambda _: pytest.fail("was computed again"))
+        m.setattr(digests, "parts", lambda _: pytest.fail("was computed again"))
         assert digests.sha256(data, cache) == first
     status = (tmp_path / "a.npy").stat()
     with (tmp_path / "a.npy").open("r+b") as file:
@@ -109,20 +108,20 @@ def test_the_digest_of_a_large_file_is_kept_until_it_changes(
         file.write(b"x")
     os.utime(tmp_path / "a.npy", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     changed = digests.sha256(data, cache)
-    assert changed == dataset.sha256(data) != first
+    assert changed == digests.sha256(data) != first
 
 
 def test_a_large_idx_file_is_read_as_a_small_one(tmp_path, everything_is_large):
     array = np.arange(600, dtype=np.int16).reshape(100, 3, 2) - 300
     path = tmp_path / "large"
     path.write_bytes(idx.header(array.shape, array.dtype) + array.astype(">i2").tobytes())
-    view = idx.mapped(path)
+    view = idx.load(path)
     np.testing.assert_array_equal(view[:], array)
     assert view.dtype == array.dtype
     assert idx.sha256(view) == idx.sha256(array)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"1,199 bytes of elements, but the header declares 100 x"):
-        idx.mapped(path)
+        idx.load(path)
 
 
 def test_a_file_that_is_cut_short_during_training_is_named(tmp_path, everything_is_large):

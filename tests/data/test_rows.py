@@ -69,5 +69,7 @@ def test_a_memory_mapped_array_is_not_read(tmp_path):
 
 @pytest.mark.parametrize(("examples", "fraction"), [(1, 0.1), (2, 0.9)])
 def test_too_few_examples_are_named(examples, fraction):
-    with pytest.raises(ConfigError, match=rf"data\.validation_fraction={fraction}: all {examples}"):
+    with pytest.raises(
+        ConfigError, match=rf"data\.validation_fraction={fraction}: holds out all {examples}"
+    ):
         with_validation(dataset(examples), fraction)

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from trainer.data import digests
+from trainer.data.report import Report
 from trainer.formats import cache
 from trainer.job.errors import ConfigError, DataError, Preempted
 from trainer.job.lock import turn
@@ -18,16 +20,16 @@ def decode(tmp_path):
     file, warnings, decodings = tmp_path / "file", [], []
     file.write_bytes(b"contents")
 
-    def write(folder):
+    def write(folder, done):
         decodings.append(folder)
         np.save(folder / "train_x.npy", np.arange(1000))
         np.save(folder / "test_x.npy", np.arange(9))
-        return {"names": ["a", "b"]}, {"file": cache.sha256_of(file)}
+        return {"names": ["a", "b"]}, {"file": digests.of_file(file)}
 
     def decode(**options):
-        source = cache.Source("kind", options, {"file": file})
+        report = Report(lambda *_: None, lambda: None, warnings.append)
         folder = str(tmp_path / "cache")
-        return cache.decoded(folder, source, write, poll=lambda: None, warn=warnings.append)
+        return cache.decoded(folder, "kind", {"file": file}, options, write, report)
 
     decode.file, decode.warnings, decode.decodings = file, warnings, decodings
     decode.folder = tmp_path / "cache"
@@ -40,11 +42,11 @@ def folders(decode):
 
 def test_files_are_decoded_once_and_again_when_they_or_the_options_change(decode):
     for _ in range(2):
-        arrays, about = decode()
+        splits, about = decode()
         assert about == {"names": ["a", "b"]}
-        assert {name: len(array) for name, array in arrays.items()} == {
-            "train_x": 1000,
-            "test_x": 9,
+        assert {name: len(split["x"]) for name, split in splits.items()} == {
+            "train": 1000,
+            "test": 9,
         }
         assert len(decode.decodings) == 1
     decode(size=3)
@@ -76,10 +78,10 @@ def change(path):
 @pytest.mark.parametrize("name", ["train_x.npy", "test_x.npy", "manifest.json"])
 @pytest.mark.parametrize("harm", [cut, change, os.unlink], ids=["cut", "changed", "missing"])
 def test_a_damaged_folder_is_named_and_decoded_again(decode, name, harm):
-    expected = decode().arrays["train_x"].tolist()
+    expected = decode()[0]["train"]["x"][:].tolist()
     (folder,) = folders(decode)
     harm(folder / name)
-    assert decode().arrays["train_x"].tolist() == expected
+    assert decode()[0]["train"]["x"][:].tolist() == expected
     (warning,) = decode.warnings
     assert str(folder) in warning
     assert name in warning
@@ -112,7 +114,7 @@ def test_the_folder_of_another_user_is_not_used(decode):
 
 def test_of_several_that_need_it_at_once_one_decodes(decode):
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: decode().about, range(4)))
+        results = list(pool.map(lambda _: decode()[1], range(4)))
     assert results == [{"names": ["a", "b"]}] * 4
     assert len(decode.decodings) == 1
 
@@ -124,17 +126,17 @@ def test_who_waits_for_another_can_be_asked_to_stop(decode, tmp_path):
     def poll():
         raise Preempted("asked to stop")
 
-    source = cache.Source("kind", {}, {"file": decode.file})
+    report = Report(print, poll, print)
     with turn(lock), pytest.raises(Preempted):
-        cache.decoded(str(decode.folder), source, pytest.fail, poll=poll, warn=print)
+        cache.decoded(str(decode.folder), "kind", {"file": decode.file}, {}, pytest.fail, report)
 
 
 def test_nothing_is_left_of_a_decoding_that_fails(decode, tmp_path):
-    def fail(folder):
+    def fail(folder, done):
         np.save(folder / "train_x.npy", np.arange(10))
         raise DataError("broken")
 
-    source = cache.Source("kind", {}, {"file": decode.file})
+    report = Report(print, lambda: None, print)
     with pytest.raises(DataError, match="broken"):
-        cache.decoded(str(tmp_path / "c"), source, fail, poll=lambda: None, warn=print)
+        cache.decoded(str(tmp_path / "c"), "kind", {"file": decode.file}, {}, fail, report)
     assert [path.suffix for path in (tmp_path / "c").iterdir()] == [".lock"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.data.report import Report
 from trainer.formats import download
 from trainer.formats.download import fetch
 from trainer.job.errors import DataError, Preempted
@@ -120,15 +121,9 @@ def parse(data, name):
     return contents
 
 
-def get(mirrors, target, **changes):
-    options = {
-        "parse": parse,
-        "timeout_seconds": 5.0,
-        "progress": lambda *_: None,
-        "poll": lambda: None,
-        **changes,
-    }
-    return fetch(mirrors, "file.gz", target, **options)
+def get(mirrors, target, seconds=5.0, progress=lambda *_: None, poll=lambda: None):
+    report = Report(progress, poll, pytest.fail)
+    return fetch(mirrors, "file.gz", target, parse=parse, timeout_seconds=seconds, report=report)
 
 
 @pytest.mark.parametrize("behaviour", ["good", "unmeasured", "moved"])
@@ -169,7 +164,7 @@ def test_a_bad_mirror_is_reported_and_leaves_nothing(server, tmp_path, behaviour
     url = server.url(behaviour)
     message = f"^{tmp_path}/file.gz: no mirror has a good file:\n  {url}/file.gz: {BAD[behaviour]}"
     with pytest.raises(DataError, match=message) as caught:
-        get([url], tmp_path / "file.gz", timeout_seconds=0.2)
+        get([url], tmp_path / "file.gz", seconds=0.2)
     assert "token" not in str(caught.value)
     assert server.requests == [behaviour]
     assert [*tmp_path.iterdir()] == []
@@ -203,7 +198,7 @@ def test_a_stop_ends_the_download(server, tmp_path, behaviour):
             [server.url(behaviour), server.url("good")],
             tmp_path / "file.gz",
             poll=stop,
-            timeout_seconds=60,
+            seconds=60,
         )
     assert time.monotonic() - start < 3
     assert server.requests == [behaviour]
@@ -228,9 +223,10 @@ def test_downloads_at_once_do_no_harm(server, tmp_path):
     """One of them in a process that is killed in the middle."""
     program = f"""
 from pathlib import Path
+from trainer.data.report import Report
 from trainer.formats.download import fetch
 fetch(["{server.url("half")}"], "file.gz", Path("file.gz"), parse=print, timeout_seconds=20,
-      progress=lambda *_: None, poll=lambda: None)
+      report=Report(lambda *_: None, lambda: None, print))
 """
     environment = {"PYTHONPATH": str(ROOT), "no_proxy": "127.0.0.1"}
     with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment) as job:

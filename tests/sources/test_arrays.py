@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trainer.config.compose import compose
-from trainer.data.mapped import Mapped
+from trainer.data.rows import Mapped
 from trainer.job.errors import ConfigError, DataError
 from trainer.sources.load import load
 
@@ -75,7 +75,11 @@ def test_fields_keep_their_names_where_they_are_no_images(tmp_path):
     ("change", "error", "message"),
     [
         ({"train_label": np.array([{}] * 30)}, DataError, "cannot be read .it holds Python obj"),
-        ({"train_label": None}, ConfigError, "train has the fields image, test image, label"),
+        (
+            {"train_label": None},
+            ConfigError,
+            "train has the fields image uint8.4, 5, 3., test image uint8.4, 5, 3., la",
+        ),
         ({"train_label": np.zeros(29)}, ConfigError, "image 30, label 29 examples"),
         ({"test_label": np.array(["a"] * 10)}, ConfigError, "has dtype <U1: use numbers"),
         ({"train_image": None, "train_label": None}, DataError, "no array of train there, it ho"),

@@ -144,14 +144,17 @@ def test_what_is_no_dataset_is_refused(made):
             {"image": IMAGES[:0], "label": LABELS[:0]},
             "train has image 0, label 0 examples: give all fields the same number, at least 1",
         ),
-        ({"image": IMAGES}, "train has the fields image, test image, label: give all the same"),
+        (
+            {"image": IMAGES},
+            "train has the fields image uint8[2, 3], test image uint8[2, 3], label int32[]: give",
+        ),
         (
             {"image": IMAGES.astype(np.float32), "label": LABELS},
-            "image is float32 [2, 3] in train, but uint8 [2, 3] in test: give all the same",
+            "train has the fields image float32[2, 3], label int32[], test image uint8[2, 3], lab",
         ),
         (
             {"image": IMAGES.reshape(6, 6), "label": LABELS},
-            "image is uint8 [6] in train, but uint8 [2, 3] in test: give all the same",
+            "train has the fields image uint8[6], label int32[], test image uint8[2, 3], label",
         ),
         ({"label": np.array(["cat"] * 6)}, "train['label'] has dtype <U3: use numbers; texts"),
         ({"label": np.array([None] * 6)}, "train['label'] has dtype object: use numbers"),

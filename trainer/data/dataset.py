@@ -1,18 +1,18 @@
 """What is trained on: examples in memory or in files; the batches that one dispatch consumes."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.data.order import Mixture
-from trainer.data.rows import Array, parts
+from trainer.data.rows import Array
 
 Bytes = npt.NDArray[np.uint8]
 SPLITS = ("train", "validation", "test")
 Examples = dict[str, Any]  # field -> Array (N, ...), each with the same N; read-only
+Splits = dict[str, Any]  # a name of SPLITS -> Examples; Any for mypy: Dataset(name, **splits)
 
 
 class Dataset(NamedTuple):
@@ -67,26 +67,7 @@ def first(examples: Mapping[str, Array], count: int) -> Examples:
     return {name: array[:count] for name, array in examples.items()}
 
 
-def sha256(dataset: Dataset, poll: Callable[[], None] = lambda: None) -> str:
-    """Return the SHA-256 over the names, dtypes, shapes and bytes of all arrays.
-
-    `poll` is called all the time: many gigabytes take minutes.
-    """
-    return digest(dataset, lambda array: None, poll)
-
-
-def digest(
-    dataset: Dataset,
-    instead: Callable[[Array], Iterable[bytes | memoryview] | None],
-    poll: Callable[[], None] = lambda: None,
-) -> str:
-    """Return the SHA-256 over names, dtypes, shapes, and over bytes or what is taken instead."""
-    digest = hashlib.sha256()
-    splits = [dataset.train, dataset.test, *([dataset.validation] if dataset.validation else [])]
-    for examples in splits:
-        for name, array in sorted(examples.items()):
-            digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
-            for part in instead(array) or (p.reshape(-1).view(np.uint8).data for p in parts(array)):
-                poll()
-                digest.update(part)
-    return digest.hexdigest()
+def fields(examples: Mapping[str, Array]) -> str:
+    """Return the name, dtype and shape of each field of an example, for a message."""
+    arrays = sorted(examples.items())
+    return ", ".join(f"{name} {array.dtype}{list(array.shape[1:])}" for name, array in arrays)

@@ -1,7 +1,7 @@
-"""SHA-256 of large data sets, kept in the cache folder: to compute one takes a second a gigabyte.
+"""SHA-256 of data sets and files; that of large ones is kept in the cache folder.
 
-It is known by the names, sizes and times of the files. So the bytes of a large data set are read
-once, and again only after a file was replaced or changed.
+To compute one takes a second a gigabyte. Each is kept under a stamp: a digest of the names, sizes
+and times of the files. So the bytes are read again only after a file was replaced or changed.
 """
 
 import hashlib
@@ -10,39 +10,55 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from trainer.data import dataset
+import numpy as np
+
 from trainer.data.dataset import Dataset
-from trainer.data.rows import LARGE, PART_BYTES, Array, View
+from trainer.data.rows import LARGE, PART_BYTES, Array, View, parts
 from trainer.job.directory import expanded, not_own
 from trainer.job.files import write_text
 
 
-def sha256(of: Dataset, folder: str | None, poll: Callable[[], None] = lambda: None) -> str:
-    """Return dataset.sha256(), perhaps from the folder, where arrays are in large files."""
-    if folder is None or not any(
-        _stamp(array) for split in of.splits.values() for array in split.values()
-    ):
-        return dataset.sha256(of, poll)
-    stamp = dataset.digest(of, lambda array: (_stamp(array),) if _stamp(array) else None)
-    return remembered(stamp, folder, lambda: dataset.sha256(of, poll))
+def sha256(
+    dataset: Dataset, folder: str | None = None, poll: Callable[[], None] = lambda: None
+) -> str:
+    """Return the SHA-256 over the names, dtypes, shapes and bytes of all arrays.
+
+    That of large arrays in files is kept in the folder. `poll` is called all the time.
+    """
+
+    def digest(stamp: Callable[[Array], bytes] = lambda _: b"") -> str:
+        """Return the SHA-256 with stamps instead of the bytes of the arrays that have one."""
+        whole = hashlib.sha256()
+        for examples in (dataset.train, dataset.test, dataset.validation or {}):
+            for name, array in sorted(examples.items()):
+                whole.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+                whole.update(instead := stamp(array))
+                for part in () if instead else parts(array):
+                    poll()
+                    whole.update(part.reshape(-1).view(np.uint8).data)
+        return whole.hexdigest()
+
+    arrays = [array for split in dataset.splits.values() for array in split.values()]
+    if folder is None or not any(map(_stamp, arrays)):
+        return digest()
+    return remembered(digest(_stamp), folder, digest)
 
 
-def sha256_of(array: Array, folder: str, kind: str, compute: Callable[[Array], str]) -> str:
-    """Return what a function computes of an array, perhaps from the folder, if it is large.
+def sha256_of(array: Array, folder: str, kind: str, compute: Callable[[], str]) -> str:
+    """Return what a function computes of an array; that of a large one is kept in the folder.
 
     The kind names the function.
     """
-    stamp = _stamp(array)
-    if not stamp:
-        return compute(array)
-    name = hashlib.sha256(kind.encode() + stamp).hexdigest()
-    return remembered(name, folder, lambda: compute(array))
+    if not (stamp := _stamp(array)):
+        return compute()
+    return remembered(hashlib.sha256(kind.encode() + stamp).hexdigest(), folder, compute)
 
 
 def remembered(stamp: str, folder: str, compute: Callable[[], str]) -> str:
     """Return the SHA-256 that is kept in the folder under a stamp; compute and keep it if none is.
 
-    The stamp is made before: what is read of a file that changes meanwhile is not kept for its end.
+    The caller makes the stamp before the bytes are read: if a file changes meanwhile, its SHA-256
+    is kept under a stamp that it no longer has, and is not used again.
     """
     root = expanded(folder, "data.cache_dir")
     try:
@@ -50,7 +66,7 @@ def remembered(stamp: str, folder: str, compute: Callable[[], str]) -> str:
         is_own = not not_own(root)
     except OSError:
         is_own = False
-    if not is_own:  # another user could exchange what is kept there
+    if not is_own:  # another user could replace what is kept there
         return compute()
     path = root / "digests" / stamp
     with suppress(OSError, UnicodeDecodeError):

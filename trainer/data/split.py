@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from trainer.data.dataset import Dataset, Examples, size
+from trainer.data.dataset import Dataset, Examples, Splits, size
 from trainer.data.order import permutation
 from trainer.data.rows import Index, Rows
 from trainer.job.errors import ConfigError
@@ -22,47 +22,51 @@ def with_validation(dataset: Dataset, fraction: float) -> Dataset:
     if dataset.validation is not None or dataset.mixture is not None or not fraction:
         return dataset
     option = "data.validation_fraction"
-    train, validation = divided(dataset.train, dataset.sha256, option, fraction)
+    train, validation = _divided(dataset.train, option, fraction, dataset.sha256)
     return dataset._replace(train=train, validation=validation)
 
 
-def divided(
-    examples: Examples, identity: str, option: str, fraction: float
-) -> tuple[Examples, Examples]:
-    """Return the other examples, and the fraction of them that is held out, without a copy.
+def with_test(splits: Splits, fraction: float | None, identity: str) -> Splits:
+    """Return the splits with one for testing: their own, or a fraction of the training examples.
 
-    Which ones depends on the text that identifies the data alone. Raises as `counted`.
+    `fraction` is data.test_fraction, and the rest as in held_out().
     """
-    count = counted(option, fraction, size(examples))
-    rest, held = (
-        {name: Rows(array, rows) for name, array in examples.items()}
-        for rows in held_out(identity, size(examples), count)
-    )
-    return rest, held
+    if "test" in splits:
+        return splits
+    train, test = _divided(splits["train"], "data.test_fraction", fraction or 0.0, identity)
+    return {**splits, "train": train, "test": test}
 
 
-def counted(option: str, fraction: float, examples: int) -> int:
-    """Return how many examples a fraction of them is, at least 1.
+def held_out(
+    option: str, fraction: float, identity: str, examples: int, of: str = "training examples"
+) -> tuple[Index, Index]:
+    """Return the numbers of the examples that are kept, and of the fraction that is held out.
+
+    Both are in ascending order, and depend on the text that identifies the data alone. At least one
+    example is held out. Messages have the name of the option, and say what the examples are `of`.
 
     Raises:
-        ConfigError: it is 0, or it is all of them; names the option.
+        ConfigError: the fraction is 0, or holds out all examples.
     """
     if not fraction:
-        message = f"{option}={fraction}: none of the {examples:,} training examples is held out"
+        message = f"{option}={fraction}: none of the {examples:,} {of} is held out"
         raise ConfigError(message, "use a fraction above 0, or give a split of its own")
     count = max(1, round(fraction * examples))
     if count >= examples:
-        message = f"{option}={fraction}: all {examples:,} training examples"
+        message = f"{option}={fraction}: holds out all {examples:,} {of}"
         raise ConfigError(message, "use a smaller fraction")
-    return count
-
-
-def held_out(identity: str, examples: int, count: int) -> tuple[Index, Index]:
-    """Return the numbers of the other examples, and those of `count` that are held out of them.
-
-    Both are in ascending order, and depend on the text that identifies the data alone.
-    """
     digest = hashlib.sha256(identity.encode(errors="surrogateescape")).digest()
     seed = int.from_bytes(digest[:7], "big")
     order = permutation(seed, 0, examples)
     return np.sort(order[count:]), np.sort(order[:count])
+
+
+def _divided(
+    examples: Examples, option: str, fraction: float, identity: str
+) -> tuple[Examples, Examples]:
+    """Return the examples that are kept and those that are held out, without a copy."""
+    kept, held = (
+        {name: Rows(array, rows) for name, array in examples.items()}
+        for rows in held_out(option, fraction, identity, size(examples))
+    )
+    return kept, held

@@ -13,6 +13,7 @@ from collections.abc import Generator
 from typing import NamedTuple
 
 import grain
+import jax
 import numpy as np
 import numpy.typing as npt
 
@@ -168,13 +169,8 @@ class Superbatches:
 
 def take(batches: Superbatch, part: slice | int) -> Superbatch:
     """Return some of the K batches, or without the leading dim one of them."""
-
-    def of(examples: Examples) -> Examples:
-        return {name: array[part] for name, array in examples.items()}
-
-    index = None if batches.index is None else batches.index[part]
-    other = None if batches.other is None else of(batches.other)
-    return Superbatch(of(batches.examples), batches.mask[part], index, other)
+    taken: Superbatch = jax.tree.map(lambda array: array[part], batches)
+    return taken
 
 
 def iterate(source: Superbatches) -> Generator[Superbatch]:

@@ -7,7 +7,7 @@ with the features. A folder of several splits holds dataset_dict.json and a fold
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.job import resources
-from trainer.job.errors import DataError, UnavailableError
+from trainer.job.errors import DataError, UnavailableError, first_line, reading
 from trainer.job.files import Damaged, parse, read_bytes
 
 if TYPE_CHECKING:
-    import pyarrow
+    from pyarrow import RecordBatch
 
 SPLITS = {"splits": [str]}
 STATE = {"_data_files": [{"filename": str}], "_indices_data_files?": ([Any], None)}
@@ -46,20 +46,20 @@ def splits(folder: Path) -> dict[str, Saved]:
     return {name: _split(folder / name) for name in names}
 
 
-def batches(file: Path) -> Iterator[pyarrow.RecordBatch]:
-    """Yield the record batches of a file, which is mapped into memory.
+def batches(files: Sequence[Path]) -> Iterator[RecordBatch]:
+    """Yield the record batches of files, each mapped into memory; none is empty.
 
     Raises:
-        DataError: it is missing, or no whole file of Arrow's stream format.
+        DataError: a file is missing, or no whole file of Arrow's stream format.
         UnavailableError: pyarrow is not installed.
     """
-    arrow = _arrow()
-    try:
-        with arrow.memory_map(str(file)) as opened, arrow.ipc.open_stream(opened) as stream:
-            yield from stream
-    except (OSError, arrow.ArrowException, EOFError) as error:
-        text = str(error).partition("\n")[0]
-        raise DataError(f"{file}: cannot be read ({text})", AGAIN) from None
+    arrow = pyarrow()
+    for file in files:
+        try:
+            with arrow.memory_map(str(file)) as opened, arrow.ipc.open_stream(opened) as stream:
+                yield from (batch for batch in stream if batch.num_rows)
+        except (OSError, arrow.ArrowException, EOFError) as error:
+            raise DataError(f"{file}: cannot be read ({first_line(error)})", AGAIN) from None
 
 
 def array(column: Any, name: str) -> npt.NDArray[Any]:
@@ -69,7 +69,7 @@ def array(column: Any, name: str) -> npt.NDArray[Any]:
         DataError: it holds nulls, lists of several lengths, or anything but numbers; begins with
             `name`.
     """
-    arrow, dims, count = _arrow(), [], len(column)
+    arrow, dims, count = pyarrow(), [], len(column)
     while True:
         if isinstance(column, arrow.ExtensionArray):
             column = column.storage
@@ -107,21 +107,22 @@ def _split(folder: Path) -> Saved:
 
 
 def _json(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
+    hint = "name a folder that save_to_disk of the package datasets wrote: data.root=DIR"
     try:
-        content: dict[str, Any] = parse(read_bytes(path), shape, f"{path}:")
-    except OSError as error:
-        hint = "name a folder that save_to_disk of the package datasets wrote: data.root=DIR"
-        raise DataError(f"{path}: cannot be read ({error.strerror})", hint) from None
+        with reading(path, hint):
+            content: dict[str, Any] = parse(read_bytes(path), shape, f"{path}:")
     except Damaged as damage:
         raise DataError(str(damage), AGAIN) from None
     return content
 
 
-def _arrow() -> Any:
+def pyarrow() -> Any:
+    """Return the package pyarrow, which an extra installs; raises UnavailableError without it."""
     try:
         import pyarrow
         import pyarrow.ipc
+        import pyarrow.parquet
     except ModuleNotFoundError:
-        message = "pyarrow is not installed, which reads such data"
+        message = "pyarrow is not installed, which reads Arrow and Parquet files"
         raise UnavailableError(message, resources.how_to_install("parquet")) from None
     return pyarrow

@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from trainer.data.report import Report
 from trainer.job.errors import DataError
 from trainer.job.files import write_bytes
 
 MAX_BYTES = 64 << 20  # of an answer: MNIST's largest file has 47 MB unpacked
 POLL_SECONDS = 0.05  # from one poll to the next
 
-# What is done to what, bytes so far, bytes in all: None if unknown, 0 if the download has failed.
-Progress = Callable[[str, int, int | None], None]
 Contents = TypeVar("Contents")
 
 
@@ -29,8 +28,7 @@ def fetch(
     *,
     parse: Callable[[bytes, str], Contents],
     timeout_seconds: float,
-    progress: Progress,
-    poll: Callable[[], None],
+    report: Report,
 ) -> Contents:
     """Put MIRROR/filename at `target`, and return what `parse` makes of it.
 
@@ -42,31 +40,24 @@ def fetch(
         target: where to put it, as sent.
         parse: given the bytes of a file and its address; refuses them with DataError.
         timeout_seconds: to connect to a mirror, and for its next bytes.
-        progress: called with "downloading FILE", bytes so far, bytes in all.
-        poll: called all the time, also while a server is silent; may raise, to end the download.
+        report: its `poll` is called all the time, also while a server is silent.
 
     Raises:
         Missing: every mirror failed (the message says how), or the target cannot be written.
-        Exception: whatever poll() raised.
+        Exception: whatever report.poll() raised.
     """
-
-    def received(size: int, total: int | None) -> None:
-        poll()  # or the thread that a stop leaves behind would continue
-        if size != total:
-            progress(label, size, total)
-
     label = f"downloading {filename}"
     failures = [] if mirrors else ["data.mirrors is empty"]
     for mirror in mirrors:
         url = f"{mirror.rstrip('/')}/{filename}"
         try:
-            data = _in_thread(partial(_get, url, timeout_seconds, received), poll)
+            data = _in_thread(partial(_get, url, timeout_seconds, label, report), report.poll)
             contents = parse(data, url)
         except DataError as error:
-            progress(label, 0, 0)
+            report.progress(label, 0, 0)
             failures.append(error.message)
             continue
-        progress(label, len(data), len(data))
+        report.progress(label, len(data), len(data))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, data)
@@ -97,8 +88,8 @@ def _in_thread(work: Callable[[], bytes], poll: Callable[[], None]) -> bytes:
     return future.result()
 
 
-def _get(url: str, timeout_seconds: float, received: Callable[[int, int | None], None]) -> bytes:
-    """Return what is at an address; `received` is called with the bytes so far and in all.
+def _get(url: str, timeout_seconds: float, label: str, report: Report) -> bytes:
+    """Return what is at an address; report how many bytes came, until all have come.
 
     Raises:
         DataError: no whole answer of at most MAX_BYTES came.
@@ -114,7 +105,9 @@ def _get(url: str, timeout_seconds: float, received: Callable[[int, int | None],
             total = int(response.headers.get("Content-Length", 0)) or None
             for chunk in response.iter_content(1 << 14):
                 data += chunk
-                received(len(data), total)
+                report.poll()  # or the thread that a stop leaves behind would continue
+                if len(data) != total:
+                    report.progress(label, len(data), total)
                 if len(data) > MAX_BYTES:
                     raise DataError(f"{url}: larger than {MAX_BYTES:,} bytes")
     except requests.RequestException as error:

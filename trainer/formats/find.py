@@ -5,14 +5,14 @@ capitals, `test` for `t10k`, the name of the data set before them (EMNIST), or p
 a folder of the same name around each.
 """
 
-import os
 import re
+import stat
 from itertools import islice
 from pathlib import Path
 
 from trainer.data.dataset import SPLITS
 from trainer.formats.download import Missing
-from trainer.job.errors import DataError
+from trainer.job.errors import DataError, reading
 
 NAME = re.compile(
     r"(?P<set>.*?)(?P<split>train|t10k|test)[-._ ]*(?P<kind>images|labels)[-._ ]*"
@@ -37,101 +37,73 @@ def find(folder: Path, file: str, name: str, *, with_set: bool) -> Path:
         DataError: the folder cannot be read, or holds the file of several data sets.
     """
     try:
-        files, others = _names(folder)
+        entries = sorted(folder.iterdir())
+        around = [one for one in entries if NAME.fullmatch(one.name) and one.is_dir()]
+        paths = [*entries, *(path for one in around for path in one.iterdir())]
     except OSError as error:
         absent = isinstance(error, FileNotFoundError | NotADirectoryError)
         kind, reason = (Missing if absent else DataError), error.strerror
         message = f"{name}: no {file}[.gz] there, the folder cannot be read ({reason})"
         raise kind(message, "correct the folder or its permissions") from error
-    matches = [(path, NAME.fullmatch(path.rsplit("/", 1)[-1])) for path in files]
-    known = [(match["set"].lower(), _meaning(match), path) for path, match in matches if match]
-    sets = sorted({one for one, _, _ in known})
+    files = [path for path in paths if NAME.fullmatch(path.name) and path.is_file()]
+    sets = sorted({_meaning(path.name)[0] for path in files})
     if with_set and len(sets) > 1 and "" not in sets:
         message = f"{name}: holds several data sets: {_listed(sets)}"
         raise DataError(message, "put the four files of one of them into a folder of their own")
     wanted = sets[0] if with_set and sets else ""  # never some files of one set, some of another
-    if found := [
-        path for one, meaning, path in known if (one, meaning) == (wanted, _meaning(file))
-    ]:
+    if found := [path for path in files if _meaning(path.name) == (wanted, *_meaning(file)[1:])]:
         # MNIST's own names first; not packed before packed.
-        return folder / min(found, key=lambda path: (not path.startswith(file), "/" in path, path))
-    holds = f"it holds {_listed([*files, *others])}" if files or others else "it is empty"
-    below = sorted({path.parent for path in _below(folder)})
-    hint = "; or name the folder that has such files: " + ", ".join(map(str, below[:SHOWN]))
+        return min(found, key=lambda p: (not p.name.startswith(file), p.parent != folder, p))
+    names = [f"{one.name}/" if one.is_dir() else one.name for one in entries]
+    below = (path for pattern in ("*/*", "*/*/*") for path in folder.glob(pattern))
+    others = sorted({p.parent for p in islice(below, LOOKED_AT) if NAME.fullmatch(p.name)})
+    hint = "; or name the folder that has such files: " + ", ".join(map(str, others[:SHOWN]))
+    holds = f"it holds {_listed(names)}" if names else "it is empty"
     message = f"{name}: no {file}[.gz] there, {holds}"
-    raise Missing(message, f"put it there, or correct the folder{hint if below else ''}")
+    raise Missing(message, f"put it there, or correct the folder{hint if others else ''}")
 
 
-def files_of(root: Path, option: str, endings: tuple[str, ...] | None = None) -> dict[str, Path]:
+def files_of(root: Path, endings: tuple[str, ...] = ("",)) -> dict[str, Path]:
     """Return the files train.*, test.* and perhaps validation.* of a folder; of a file, as train.
 
     Args:
-        root: the folder or the file.
-        option: that named it, for messages.
-        endings: of the names, such as .csv; None: any.
+        root: data.root, the folder or the file.
+        endings: of the names, such as .csv; without them any.
 
     Raises:
         DataError: one is missing, or there are two for a split.
     """
-    kind = "file" if endings is None else f"file {' or '.join(endings)}"
-    if not os.path.isdir(root):  # noqa: PTH112 - Path raises if a parent is closed
-        if endings is not None and root.suffix.lower() not in endings:
-            if not os.path.lexists(root):
-                raise DataError(
-                    f"{option}={root}: is not there", "correct the path or its permissions"
-                )
-            message = f"{option}={root}: is not a {' or '.join(endings)} file"
+    kind = f"file {' or '.join(endings)}".rstrip()
+    with reading(root):
+        found = None
+        if stat.S_ISDIR(root.stat().st_mode):
+            found = sorted(path for path in root.iterdir() if path.is_file())
+    if found is None:
+        if not root.name.lower().endswith(endings):
+            message = f"data.root={root}: is not a {kind}"
             raise DataError(message, "give one, or a folder of such files")
         return {"train": root}
-    try:
-        found = sorted(path for path in root.iterdir() if path.is_file())
-    except OSError as error:
-        message = f"{option}={root}: the folder cannot be read ({error.strerror})"
-        raise DataError(message, "correct its permissions") from error
     files = {}
     for split in SPLITS:
-        of_split = [
-            path
-            for path in found
-            if path.stem == split and (endings is None or path.suffix.lower() in endings)
-        ]
-        if len(of_split) > 1:
-            names = ", ".join(path.name for path in of_split)
-            raise DataError(f"{option}={root}: has {names}", f"leave one file of {split} there")
-        if of_split:
-            files[split] = of_split[0]
-    for split in ("train", "test"):
-        if split not in files:
+        mine = [p for p in found if p.stem == split and p.name.lower().endswith(endings)]
+        if len(mine) > 1:
+            names = ", ".join(path.name for path in mine)
+            raise DataError(f"data.root={root}: has {names}", f"leave one file of {split} there")
+        if mine:
+            files[split] = mine[0]
+        elif split != "validation":
             holds = ", ".join(path.name for path in found[:SHOWN]) or "no file"
-            message = f"{option}={root}: no {kind} {split}.* there, it holds {holds}"
+            message = f"data.root={root}: no {kind} {split}.* there, it holds {holds}"
             raise DataError(message, "name the files train.*, test.* and perhaps validation.*")
     return files
 
 
-def _names(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the files of a folder, and the folders; what is in one named like a file counts."""
-    files, others = [], []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_file():
-            files.append(entry.name)
-        elif entry.is_dir() and NAME.fullmatch(entry.name):
-            files += [f"{entry.name}/{one.name}" for one in os.scandir(entry) if one.is_file()]
-        else:
-            others.append(f"{entry.name}/" if entry.is_dir() else entry.name)
-    return files, others
-
-
-def _below(folder: Path) -> list[Path]:
-    """Return files with such names one and two folders below."""
-    paths = (path for pattern in ("*/*", "*/*/*") for path in folder.glob(pattern))
-    return [path for path in islice(paths, LOOKED_AT) if NAME.fullmatch(path.name)]
-
-
-def _meaning(name: str | re.Match[str]) -> tuple[str, str]:
-    """Return the split and the kind that the name of a file stands for."""
-    match = NAME.fullmatch(name) if isinstance(name, str) else name
+def _meaning(name: str) -> tuple[str, str, str]:
+    """Return the data set, the split and the kind that the name of a file stands for."""
+    match = NAME.fullmatch(name)
     assert match is not None
-    return match["split"].lower().replace("test", "t10k"), match["kind"].lower()
+    split = match["split"].lower().replace("test", "t10k")
+    return match["set"].lower(), split, match["kind"].lower()
 
 
 def _listed(names: list[str]) -> str:

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.mapped import Mapped
-from trainer.data.rows import LARGE, Array, Converted, View, parts
-from trainer.job.errors import DataError
+from trainer.data.rows import LARGE, Array, Converted, Mapped, parts
+from trainer.job.errors import DataError, reading
 
 GZIP_MAGIC = b"\x1f\x8b"
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: "f8"}
@@ -28,30 +27,36 @@ AGAIN = "copy or download the file again"
 
 
 def read_images(path: Path) -> Array:
-    """Return the images of a file, (N, ...), read-only; raises as parse() and images()."""
-    return images(parse(read(path), str(path)), str(path))
+    """Return the images of a file, (N, ...), read-only; raises as load() and images()."""
+    return images(load(path), str(path))
 
 
 def read_labels(path: Path, num_classes: int) -> Array:
-    """Return the labels of a file, (N,), read-only; raises as parse() and labels()."""
-    return labels(parse(read(path), str(path)), str(path), num_classes)
+    """Return the labels of a file, (N,), read-only; raises as load() and labels()."""
+    return labels(load(path), str(path), num_classes)
 
 
 def read(path: Path) -> bytes:
-    """Return the bytes of a file.
+    """Return the bytes of a file; raises DataError if it cannot be read."""
+    with reading(path):
+        return path.read_bytes()
+
+
+def load(path: Path) -> Array:
+    """Return the array of a file, as parse() does; that of a large plain file is a View.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read; or as parse().
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    message = f"{path}: cannot be read ({error.strerror})"
-    return DataError(message, "correct the path or its permissions")
+    with reading(path):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(MOST_HEADER)
+        if size <= LARGE or start.startswith(GZIP_MAGIC):
+            return parse(path.read_bytes(), str(path))
+        dtype, first, shape = _read_header(start, size, str(path))
+        array = Mapped(np.memmap(path, dtype, "r", first, shape))
+    return array if dtype == _native(dtype) else Converted(array, _native(dtype))
 
 
 def parse(data: bytes, name: str) -> Array:
@@ -73,25 +78,6 @@ def parse(data: bytes, name: str) -> Array:
     array = array.astype(_native(dtype), copy=False)
     array.flags.writeable = False
     return array
-
-
-def mapped(path: Path) -> View | None:
-    """Return the array of a file that is large and plain, mapped into memory; None for others.
-
-    Raises:
-        DataError: as read() and parse().
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(MOST_HEADER)
-        if size <= LARGE or start.startswith(GZIP_MAGIC):
-            return None
-        dtype, first, shape = _read_header(start, size, str(path))
-        array = Mapped(np.memmap(path, dtype, "r", first, shape))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return array if dtype == _native(dtype) else Converted(array, _native(dtype))
 
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -141,17 +127,14 @@ def labels(array: Array, name: str, num_classes: int) -> Array:
         DataError: it has other dims, a number that is not whole, or one that is no class.
     """
     array = np.asarray(array)
-    wrong = np.flatnonzero((array < 0) | (array >= num_classes))
-    problem, hint = "", "correct the labels or the number of classes, data.num_classes"
     if array.ndim != 1 or array.dtype.kind not in "iu":
         text = f"{array.dtype} {' x '.join(map(str, array.shape))}"
-        problem = f"holds {text}, but labels are N whole numbers"
-        hint = "were the files of images and labels swapped?"
-    elif len(wrong):
-        first = int(wrong[0])
-        problem = f"label {array[first]} at index {first}: expected 0 to {num_classes - 1}"
-    if problem:
-        raise DataError(f"{name}: {problem}", hint)
+        message = f"{name}: holds {text}, but labels are N whole numbers"
+        raise DataError(message, "were the files of images and labels swapped?")
+    if (wrong := (array < 0) | (array >= num_classes)).any():
+        first = int(np.argmax(wrong))
+        message = f"{name}: label {array[first]} at index {first}: expected 0 to {num_classes - 1}"
+        raise DataError(message, "correct the labels or the number of classes, data.num_classes")
     return array
 
 

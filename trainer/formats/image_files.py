@@ -22,7 +22,7 @@ MAX_PIXELS = 50_000_000  # what a picture's header may declare before anything i
 PLAIN = ("1", "L", "P", "RGB", "RGBA", "LA")  # modes of 8 bits a channel at most
 
 MOST_THREADS = 16
-PICTURES_AT_ONCE = 256  # which wait for a thread: an error ends the rest of them, no more
+PICTURES_AT_ONCE = 256  # in the queue of the threads: after an error, only these are still read
 
 Converted = TypeVar("Converted")
 
@@ -55,9 +55,9 @@ def read_one(
     convert: Callable[[Image.Image], Converted],
     kinds: str = "PNG or JPEG",
 ) -> tuple[bytes, Converted]:
-    """Return a file, and what `convert` makes of it; as `read`, but within `quietly`.
+    """Return the bytes of a file, and what `convert` makes of its picture. Needs `quietly`.
 
-    `name` is what messages call the file, and `kinds` the kinds of files that would do.
+    Messages call the file `name`; `kinds` are the kinds of files that are right. Raises as `read`.
     """
     try:
         data = read_file()
@@ -67,7 +67,7 @@ def read_one(
                 raise PictureError(f"{size}, expected at most {MAX_PIXELS:,}: reduce it")
             picture.load()
             upright: Image.Image = picture
-            with suppress(Exception):  # broken notes of a camera say nothing of the pixels
+            with suppress(Exception):  # broken EXIF data say nothing about the pixels
                 upright = ImageOps.exif_transpose(picture)
             return data, convert(upright)
     except Exception as error:  # Pillow raises anything on broken files
@@ -85,16 +85,22 @@ def is_shape(shape: Sequence[int]) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
 
 
-def as_it_is(picture: Image.Image, shape: Sequence[int]) -> Bytes:
+def as_it_is(
+    picture: Image.Image,
+    shape: Sequence[int],
+    other: str = "the images of the data set",
+    hint: str = "resize it, or see --find-digit",
+) -> Bytes:
     """Return the pixels of a picture that has the size of a data set's images, uint8 of `shape`.
+
+    The message for another size says what has the right one, `other`, and the way out, `hint`.
 
     Raises:
         PictureError: it has another size, parts that are transparent, or more than 8 bits.
     """
     if (picture.height, picture.width) != tuple(shape[:2]):
-        right = f"the images of the data set {shape[1]} x {shape[0]}"
         size = f"{picture.width} x {picture.height} pixels"
-        raise PictureError(f"{size}, {right}: resize it, or see --find-digit")
+        raise PictureError(f"{size}, {other} {shape[1]} x {shape[0]}: {hint}")
     return pixels(picture, shape)
 
 

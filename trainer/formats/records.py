@@ -13,7 +13,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from trainer.job.errors import DataError, first_line
+from trainer.data.dataset import fields
+from trainer.job.errors import DataError, first_line, reading
 
 Example = Mapping[str, npt.NDArray[Any]]
 
@@ -34,37 +35,26 @@ def write(path: str | Path, examples: Iterable[Mapping[str, npt.ArrayLike]]) -> 
         writer.close()
 
 
-def count(path: Path) -> int:
-    """Return the number of records in a file.
+def read(path: Path) -> tuple[int, Iterator[Example]]:
+    """Return the number of examples in a file, and an iterator over them in their order.
 
     Raises:
-        DataError: it is no ArrayRecord file, or has no record.
+        DataError: it is no ArrayRecord file, or has no record. In the iterator: a record is
+            damaged, is not safetensors, or has other fields, shapes or dtypes than the first.
     """
     reader = _open(path)
+    count = int(reader.num_records())
+    return count, _examples(path, reader, count)
+
+
+def _examples(path: Path, reader: Any, count: int) -> Iterator[Example]:
+    first, number = "", 0
     try:
-        return int(reader.num_records())
-    finally:
-        reader.close()
-
-
-def read(path: Path) -> Iterator[Example]:
-    """Yield the examples of a file in their order.
-
-    Raises:
-        DataError: a record is damaged, is not safetensors, or has other fields, shapes or dtypes
-            than the first.
-    """
-    first: str | None = None
-    reader = _open(path)
-    try:
-        examples = int(reader.num_records())
-        for start in range(0, examples, AT_ONCE):
-            for number, record in enumerate(
-                reader.read(start, min(start + AT_ONCE, examples)), start
-            ):
+        for start in range(0, count, AT_ONCE):
+            for number, record in enumerate(reader.read(start, min(start + AT_ONCE, count)), start):
                 example = load(record)
-                form = _form(example)
-                first = form if first is None else first
+                form = fields({name: value[np.newaxis] for name, value in example.items()})
+                first = first or form
                 if form != first or not form:
                     message = f"{path}: record {number:,} has {form or 'no field'}"
                     message += f", the first {first}" if number else ""
@@ -81,19 +71,11 @@ def read(path: Path) -> Iterator[Example]:
 
 def _open(path: Path) -> Any:
     try:
-        with path.open("rb"):  # the reader says nothing of what it cannot open
+        with reading(path), path.open("rb"):  # the reader says nothing of what it cannot open
             reader = ArrayRecordReader(str(path))
         if reader.ok() and reader.num_records():
             return reader
         reader.close()  # raises what is wrong
-    except OSError as error:
-        message = f"{path}: cannot be read ({error.strerror})"
-        raise DataError(message, "correct the path or its permissions") from error
     except RuntimeError as error:
         raise DataError(f"{path}: is damaged ({first_line(error)})", AGAIN) from None
     raise DataError(f"{path}: has no record", AGAIN)
-
-
-def _form(example: Example) -> str:
-    fields = sorted(example.items())
-    return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in fields)

@@ -1,48 +1,69 @@
-"""Tables in files, CSV or Parquet -> columns: numbers or texts, of which none is missing."""
+"""Tables in files, CSV or Parquet -> columns, and columns of several files -> numbers or texts."""
 
 import csv
-from collections.abc import Collection, Iterable
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.job import resources
-from trainer.job.errors import DataError, UnavailableError, first_line
+from trainer.formats.arrow import pyarrow
+from trainer.job.errors import DataError, first_line, reading
 
 Column = npt.NDArray[Any]  # (N,): int64, float64, or str objects
+Untyped = Column | tuple[str, ...]  # a tuple: from CSV, where numbers are texts too
 
 ENDINGS = (".csv", ".parquet")
+EXACT = 2**53  # below it, a float64 holds every whole number
 
 
-def read(
-    path: Path, used: Collection[str] | None = None, texts: Collection[str] = ()
-) -> dict[str, Column]:
-    """Return the columns of a table by name, in their order.
-
-    Args:
-        path: the file.
-        used: the columns that are checked; the contents of others mean nothing. None: all.
-        texts: the columns of a CSV file that stay texts even if all are numbers.
+def read(path: Path) -> dict[str, Untyped]:
+    """Return the columns of a table by name, in their order: tuples of a CSV file, or arrays.
 
     Raises:
-        DataError: the file cannot be read, or a value is missing; names the row and the column.
+        DataError: the file cannot be read, or has no rows.
         UnavailableError: pyarrow, which Parquet needs, is not installed.
     """
-    try:
-        columns = _parquet(path, used) if _is(path, ".parquet") else _csv(path, used, texts)
-    except OSError as error:
-        message = f"{path}: cannot be read ({error.strerror or first_line(error)})"
-        raise DataError(message, "correct the path or its permissions") from error
-    if not all(len(column) for column in columns.values()) or not columns:
+    with reading(path):
+        columns = _csv(path) if _is_csv(path) else _parquet(path)
+    if not columns or not len(next(iter(columns.values()))):
         raise DataError(f"{path}: has no rows", "give a line of names, and one for each example")
     return columns
 
 
+def typed(name: str, columns: Mapping[Path, Untyped]) -> dict[Path, Column]:
+    """Return a column of several files, all with one dtype.
+
+    It is str objects if a value of any file is a text, or else int64 if all values are whole
+    numbers, or else float64.
+
+    Raises:
+        DataError: a value is missing, or neither a number nor a text; names the file.
+    """
+    read = {path: _numbers(column) for path, column in columns.items()}
+    for path, column in read.items():
+        is_text = column.dtype == object
+        kinds = {type(value) for value in column} if is_text else {column.dtype.kind}
+        if not kinds <= {str, type(None), *"biuf"}:
+            message = f"{path}: column {name} has neither numbers nor texts, but {column.dtype}"
+            raise DataError(message, "convert it, or leave the column out of the file")
+        missing = np.array([v is None for v in column]) if is_text else ~np.isfinite(column)
+        if missing.any():
+            where = place(path, int(np.argmax(missing)))
+            message = f"{where} has no number or text in column {name}"
+            raise DataError(message, "fill it in, or leave the row out")
+    if any(column.dtype == object for column in read.values()):
+        # As they were written: in another file of the column, all texts may be numbers.
+        return {path: _texts(columns[path]) for path in read}
+    dtype = np.int64 if all(map(_is_whole, read.values())) else np.float64
+    return {path: column.astype(dtype) for path, column in read.items()}
+
+
 def place(path: Path, row: int) -> str:
-    """Return how to call a row, counted from 0; blank lines are none."""
-    return f"{path}: row {row + 1:,}" + " below the names" * _is(path, ".csv")
+    """Return what messages call a row, counted from 0; blank lines do not count."""
+    return f"{path}: row {row + 1:,}" + " below the names" * _is_csv(path)
 
 
 def is_number(text: str) -> bool:
@@ -54,11 +75,11 @@ def is_number(text: str) -> bool:
     return True
 
 
-def _is(path: Path, ending: str) -> bool:
-    return path.suffix.lower() == ending
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
 
 
-def _csv(path: Path, used: Collection[str] | None, texts: Collection[str]) -> dict[str, Column]:
+def _csv(path: Path) -> dict[str, Untyped]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             names, *rows = list(csv.reader(file, strict=True)) or [[]]
@@ -69,70 +90,45 @@ def _csv(path: Path, used: Collection[str] | None, texts: Collection[str]) -> di
     if len({*names}) < len(names) or "" in names or (names and all(map(is_number, names))):
         message = f"{path}: its first line has the names {', '.join(names)}"
         raise DataError(message, "give each column a name of its own in the first line")
-    rows = [row for row in rows if row]  # blank lines
+    rows = [row for row in rows if row]  # without blank lines
     for number, row in enumerate(rows):
         if len(row) != len(names):
             message = f"{place(path, number)} has {len(row)} values for {len(names)} columns"
             raise DataError(message, "quote values with commas, and give each row all columns")
-    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+    return dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
+
+
+def _parquet(path: Path) -> dict[str, Untyped]:
+    arrow = pyarrow()
+    try:
+        table = arrow.parquet.read_table(path)
+    except arrow.ArrowException as error:
+        message = f"{path}: cannot be read ({first_line(error)})"
+        raise DataError(message, "is it a Parquet file, and whole?") from error
     return {
-        name: np.array(column, object)
-        if used is not None and name not in used
-        else _typed(column, name, path, name in texts)
-        for name, column in zip(names, columns, strict=True)
+        name: column.to_numpy()
+        for name, column in zip(table.column_names, table.columns, strict=True)
     }
 
 
-def _typed(column: Iterable[str], name: str, path: Path, is_text: bool) -> Column:
-    """Return texts as whole numbers or as numbers, if all of them are."""
-    texts = np.array([text.strip() for text in column], object)
-    _refuse_missing(texts == "", name, path)
-    for dtype in () if is_text else (np.int64, np.float64):
-        try:
-            numbers = texts.astype(dtype)
-        except (ValueError, OverflowError):
-            continue
-        _refuse_missing(~np.isfinite(numbers), name, path)
-        return numbers
+def _texts(column: Untyped) -> Column:
+    """Return values as texts; None where a text is empty."""
+    if isinstance(column, tuple):
+        return np.array([text.strip() or None for text in column], object)
+    return column if column.dtype == object else column.astype(str).astype(object)
+
+
+def _numbers(column: Untyped) -> Column:
+    """Return texts of a CSV file as whole numbers or as numbers, if all of them are."""
+    if not isinstance(column, tuple):
+        return column
+    texts = _texts(column)
+    for dtype in (np.int64, np.float64):
+        with suppress(ValueError, TypeError, OverflowError):
+            return texts.astype(dtype)
     return texts
 
 
-def _parquet(path: Path, used: Collection[str] | None) -> dict[str, Column]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        message = f"{path}: Parquet needs the package pyarrow"
-        raise UnavailableError(message, resources.how_to_install("parquet")) from error
-    try:
-        table = parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        message = f"{path}: cannot be read ({first_line(error)})"
-        raise DataError(message, "is it a Parquet file, and whole?") from error
-    columns: dict[str, Column] = {}
-    if not table.num_rows:
-        return columns
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if used is not None and name not in used:
-            columns[str(name)] = np.empty(len(column), object)
-            continue
-        _refuse_missing(np.asarray(column.is_null()), name, path)
-        values = column.to_numpy()
-        kind = values.dtype.kind
-        if kind in "biu":
-            values = values.astype(np.int64)
-        elif kind == "f":
-            values = values.astype(np.float64)
-            _refuse_missing(~np.isfinite(values), name, path)
-        elif kind != "O" or not all(isinstance(value, str) for value in values):
-            message = f"{path}: column {name} is {column.type}"
-            raise DataError(message, "use numbers and texts, or leave the column out of the file")
-        columns[str(name)] = values
-    return columns
-
-
-def _refuse_missing(missing: npt.NDArray[np.bool_], name: str, path: Path) -> None:
-    if missing.any():
-        row = int(np.flatnonzero(missing)[0])
-        message = f"{place(path, row)} has no number or text in column {name}"
-        raise DataError(message, "fill it in, or leave the row out")
+def _is_whole(column: Column) -> bool:
+    floats = column.dtype.kind == "f"
+    return not floats or bool(((column % 1 == 0) & (abs(column) < EXACT)).all())

@@ -125,3 +125,13 @@ def writing(
             hint = "make room or repair the storage, then run the same command again"
             raise SaveError(message, hint) from None
         raise ConfigError(message, hint) from None
+
+
+@contextmanager
+def reading(path: Path, hint: str = "correct the path or its permissions") -> Iterator[None]:
+    """Raise DataError, with the file and the reason, where the block cannot read a file of data."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{error.filename or path}: cannot be read ({error.strerror or error})"
+        raise DataError(message, hint) from error

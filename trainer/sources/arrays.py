@@ -12,7 +12,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from trainer.data.dataset import SPLITS, Dataset, Examples
+from trainer.config.schema import DataConfig
+from trainer.data.dataset import SPLITS, Dataset, Examples, Splits
+from trainer.data.report import Report
 from trainer.job.directory import expanded
 from trainer.job.errors import DataError
 
@@ -21,56 +23,52 @@ NAMES = {"images": "image", "labels": "label"}
 OF_KERAS = {"x": "image", "y": "label"}
 
 
-def load(root: str) -> Dataset:
+def load(data: DataConfig, _: Report) -> Dataset:
     """Return the arrays in a folder or an .npz file, as they are: the caller checks them.
 
     Raises:
         DataError: there are none of a split, or a file cannot be read.
     """
-    path = expanded(root, "data.root")
-    splits: dict[str, Examples] = {split: {} for split in SPLITS}
-    others = []
+    path = expanded(str(data.root), "data.root")
     try:
-        for name, array in _read(path).items():
-            match = NAME.fullmatch(name)
-            if match is None:
-                others.append(name)
-                continue
+        arrays = _read(path)
+    except (OSError, EOFError, ValueError, BadZipFile, zlib.error) as error:
+        is_object = any(word in str(error) for word in ("pickle", "Python objects"))
+        reason = "it holds Python objects" if is_object else error
+        message = f"data.root={path}: cannot be read ({reason})"
+        raise DataError(message, "give a folder of .npy files, or an .npz file") from error
+    splits: Splits = {split: {} for split in SPLITS}
+    for name, array in arrays.items():
+        if (match := NAME.fullmatch(name)) is not None:
             split, field = match[1] or match[4], match[2] or match[3]
             field = NAMES.get(field, field)
             if field in splits[split]:
                 message = f"data.root={path}: {name} would be a second {split}_{field}"
                 raise DataError(message, "leave one of them there")
             splits[split][field] = array
-    except (OSError, EOFError, ValueError, BadZipFile, zlib.error) as error:
-        is_object = any(word in str(error) for word in ("pickle", "Python objects"))
-        reason = "it holds Python objects" if is_object else error
-        message = f"data.root={path}: cannot be read ({reason})"
-        raise DataError(message, "give a folder of .npy files, or an .npz file") from error
     if missing := [split for split in ("train", "test") if not splits[split]]:
-        holds = ", ".join(sorted([*others, *splits["train"], *splits["test"]])) or "nothing"
+        holds = ", ".join(sorted(arrays)) or "nothing"
         hint = "name arrays like train_image, train_label, test_image and test_label"
         raise DataError(f"data.root={path}: no array of {missing[0]} there, it holds {holds}", hint)
-    train, validation, test = (_renamed(fields) for fields in splits.values())
-    return Dataset("arrays", train, test, validation=validation or None)
+    splits = {split: _renamed(fields) for split, fields in splits.items() if fields}
+    return Dataset("arrays", **splits)
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Return the arrays by name; of an .npz file all are read."""
     if path.is_dir():
         files = sorted(path.glob("*.npy")) + sorted(path.glob("*/*.npy"))
-        names = [file.relative_to(path).with_suffix("").as_posix() for file in files]
         return {
-            name: np.load(file, mmap_mode="r", allow_pickle=False)
-            for name, file in zip(names, files, strict=True)
+            file.relative_to(path).with_suffix("").as_posix(): np.load(file, mmap_mode="r")
+            for file in files
         }
     with path.open("rb") as file:
-        loaded = np.load(file, allow_pickle=False)
+        loaded = np.load(file)  # without pickle, numpy's default
         return {} if isinstance(loaded, np.ndarray) else dict(loaded)
 
 
 def _renamed(fields: Examples) -> Examples:
-    """Return them under the names that the built-in model reads, if they are images of Keras."""
+    """Return x and y, as Keras calls images and labels, as `image` and `label`; others as given."""
     if (x := fields.get("x")) is None or x.dtype != np.uint8 or x.ndim < 3:
         return fields
     return {OF_KERAS.get(name, name): array for name, array in fields.items()}

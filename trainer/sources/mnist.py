@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import importlib.resources
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +16,11 @@ import numpy as np
 
 from trainer.config.schema import DataConfig
 from trainer.data import digests
-from trainer.data.dataset import Dataset, Examples
+from trainer.data.dataset import Dataset, Examples, fields
+from trainer.data.report import Report
 from trainer.data.rows import Array
 from trainer.formats import idx
-from trainer.formats.download import Missing, Progress, fetch
+from trainer.formats.download import Missing, fetch
 from trainer.formats.find import find
 from trainer.job import resources
 from trainer.job.directory import expanded
@@ -38,25 +39,15 @@ SIDE = 28  # pixels
 FILE_5K = "data/mnist_5k.csv.gz"
 
 
-def load(
-    data: DataConfig,
-    *,
-    progress: Progress,
-    poll: Callable[[], None],
-    warn: Callable[[str], None],
-) -> Dataset:
+def load(data: DataConfig, report: Report) -> Dataset:
     """Return the data set that the options data.* name, after a check of its every byte.
 
-    Args:
-        data: the options; data.sha256 is checked for "mnist" only.
-        progress: called with what is done, bytes so far, bytes in all or None, during a download.
-        poll: called all the time during a download; may raise, to end it.
-        warn: called with what the user should know, in one line or several.
+    data.sha256 is checked for "mnist" only.
 
     Raises:
         ConfigError: an option is missing or wrong.
         DataError: the files are missing, unreadable, not what they should be, or do not match.
-        Exception: whatever poll() raised.
+        Exception: whatever report.poll() raised during a download.
     """
     if data.num_classes is None:
         raise ConfigError("data.num_classes=None: images need it, like data.num_classes=10")
@@ -69,36 +60,10 @@ def load(
     option, value = ("data.root", data.root) if data.root else ("data.cache_dir", data.cache_dir)
     folder = expanded(value, option)
     download = data.download and not data.root
-    where = (
-        f"{option}={folder}" if data.root or download else f"{option}={folder} data.download=false"
-    )
-
-    def read(file: str) -> Array:
-        parse = partial(_parse, file=file, data=data)
-        path = folder / f"{file}.gz"
-        try:
-            path = find(folder, file, where, with_set=data.name == "idx")
-            large = idx.mapped(path)
-            if large is None:
-                return parse(idx.read(path), str(path))
-            return _checked(large, str(path), file, data)
-        except DataError as error:
-            if not download:
-                raise
-            if not isinstance(error, Missing):
-                warn(f"{error}\nIt is in the cache folder, so a download replaces it.")
-        return fetch(
-            data.mirrors,
-            f"{file}.gz",
-            path,
-            parse=parse,
-            timeout_seconds=data.timeout_seconds,
-            progress=progress,
-            poll=poll,
-        )
-
+    where = f"{option}={folder}" + " data.download=false" * (not data.root and not download)
     try:
-        return _dataset(data.name, [read(file) for file in FILES], folder, data.cache_dir)
+        arrays = [_read(data, folder, where, file, report, download) for file in FILES]
+        return _dataset(data.name, arrays, folder, data.cache_dir)
     except Missing as error:
         if data.name == "idx":
             raise
@@ -111,7 +76,7 @@ def load(
                 "  name the folder that has them: data.root=DIR\n"
                 "  train on 5,000 of the digits, which need no download: data=mnist_5k",
             ) from error
-        warn(
+        report.warn(
             "THIS IS NOT THE FULL MNIST: it was not found, and data.offline_fallback=true.\n"
             "Instead, training takes 4,000 and testing 1,000 of its training digits\n"
             "(data=mnist_5k): do not compare the results with those of MNIST.\n"
@@ -131,51 +96,58 @@ def load_test(root: Path, num_classes: int) -> Examples:
         DataError: the files are missing, unreadable, not what they should be, or do not match.
     """
     root = expanded(root, "--data")
-    paths = (find(root, file, str(root), with_set=True) for file in FILES[2:])
-    images_path, labels_path = paths
-    images = idx.read_images(images_path)
-    labels = idx.read_labels(labels_path, num_classes)
-    return _split(images, labels, images_path)
+    images, labels = (find(root, file, str(root), with_set=True) for file in FILES[2:])
+    return _split(idx.read_images(images), idx.read_labels(labels, num_classes), images)
 
 
-def _parse(contents: bytes, name: str, *, file: str, data: DataConfig) -> Array:
-    """Return the array in the bytes of one of FILES; that of "mnist" has a known digest."""
-    return _checked(idx.parse(contents, name), name, file, data)
+def _read(
+    data: DataConfig, folder: Path, where: str, file: str, report: Report, download: bool
+) -> Array:
+    """Return the array of one of FILES, from the folder or, if `download`, from a mirror.
 
+    Messages call the folder `where`. Raises as load().
+    """
 
-def _checked(array: Array, name: str, file: str, data: DataConfig) -> Array:
-    if "labels" in file:
-        idx.labels(array, name, data.num_classes or 256)
-    else:
-        idx.images(array, name)
-    if data.name == "mnist" and (digest := idx.sha256(array)) != data.sha256[file]:
-        raise DataError(
-            f"{name}: SHA-256 of the uncompressed contents {digest}, expected {data.sha256[file]}: "
-            "this is not MNIST's file",
-            "download it again, or use data=idx data.root=DIR for your own data",
-        )
-    return array
+    def checked(array: Array, name: str) -> Array:
+        check = partial(idx.labels, num_classes=data.num_classes or 0)
+        (check if "labels" in file else idx.images)(array, name)
+        if data.name == "mnist" and (digest := idx.sha256(array)) != data.sha256[file]:
+            expected = data.sha256[file]
+            message = f"{name}: SHA-256 of the uncompressed contents {digest}, expected {expected}"
+            hint = "download it again, or use data=idx data.root=DIR for your own data"
+            raise DataError(f"{message}: this is not MNIST's file", hint)
+        return array
+
+    path = folder / f"{file}.gz"
+    try:
+        path = find(folder, file, where, with_set=data.name == "idx")
+        return checked(idx.load(path), str(path))
+    except DataError as error:
+        if not download:
+            raise
+        if not isinstance(error, Missing):
+            report.warn(f"{error}\nIt is in the cache folder, so a download replaces it.")
+    return fetch(
+        data.mirrors,
+        f"{file}.gz",
+        path,
+        parse=lambda body, url: checked(idx.parse(body, url), url),
+        timeout_seconds=data.timeout_seconds,
+        report=report,
+    )
 
 
 def _dataset(name: str, arrays: Sequence[Array], folder: Path = Path(), cache: str = "") -> Dataset:
     """Return the arrays of FILES, images (N, ...) and labels (N,), as a data set."""
     train_images, train_labels, test_images, test_labels = arrays
-    pairs = {"images": (train_images, test_images), "labels": (train_labels, test_labels)}
-    for kind, (train, test) in pairs.items():
-        one, other = (
-            f"{a.dtype} {' x '.join(map(str, ('N', *a.shape[1:])))}" for a in (train, test)
-        )
-        if one != other:
-            message = f"{folder}: train {kind} are {one}, test {kind} {other}"
-            raise DataError(message, "take all files from the same data set")
-    known = "".join(digests.sha256_of(array, cache, "IDX", idx.sha256) for array in arrays)
-    return Dataset(
-        name,
-        _split(train_images, train_labels, folder / FILES[0]),
-        _split(test_images, test_labels, folder / FILES[2]),
-        # Of the concatenated hex SHA-256 of the four plain IDX files.
-        hashlib.sha256(known.encode()).hexdigest(),
-    )
+    train = _split(train_images, train_labels, folder / FILES[0])
+    test = _split(test_images, test_labels, folder / FILES[2])
+    if fields(train) != fields(test):
+        message = f"{folder}: train has the fields {fields(train)}, test {fields(test)}"
+        raise DataError(message, "take all files from the same data set")
+    # Of the concatenated hex SHA-256 of the four plain IDX files.
+    known = [digests.sha256_of(a, cache, "IDX", partial(idx.sha256, a)) for a in arrays]
+    return Dataset(name, train, test, hashlib.sha256("".join(known).encode()).hexdigest())
 
 
 def _split(images: Array, labels: Array, path: Path) -> Examples:

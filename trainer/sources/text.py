@@ -1,87 +1,67 @@
 """Files of bytes -> windows of tokens 0 to 255, mapped into memory: nothing is copied."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.config.schema import DataConfig
 from trainer.data import digests
-from trainer.data.dataset import Dataset, Examples
-from trainer.data.mapped import Mapped
-from trainer.data.rows import Array, parts
+from trainer.data.dataset import Dataset
+from trainer.data.report import Report
+from trainer.data.rows import Mapped
 from trainer.formats.find import files_of
 from trainer.job.directory import expanded
-from trainer.job.errors import DataError
+from trainer.job.errors import DataError, reading
 
 Text = npt.NDArray[np.uint8]  # (bytes,), mapped
 
 
-def load(
-    root: str,
-    window: int,
-    stride: int | None,
-    test_fraction: float,
-    validation_fraction: float,
-    cache: str,
-) -> Dataset:
-    """Return `tokens`, uint8 (N, window + 1), of a folder of train.*, test.*, or of one file.
+def load(data: DataConfig, report: Report) -> Dataset:
+    """Return `tokens`, uint8 (N, data.window + 1), of a folder of train.*, test.*, or of one file.
 
-    Args:
-        root: the folder, in which validation.* may be, too; or the file.
-        window: bytes that a model reads; an example has the one after them, too.
-        stride: bytes from the start of a window to that of the next; None: `window`.
-        test_fraction: of the bytes of one file, from its end.
-        validation_fraction: of the bytes to train on, from their end, without validation.*.
-        cache: the folder of digests.
+    A model reads a window of bytes; an example has the byte after the window too. Windows begin
+    every data.stride bytes, or without it one after the other. Of one file, data.test_fraction of
+    its bytes, from the end, are the test split; without validation.*, the end of the bytes to train
+    on is the validation split, data.validation_fraction of them.
 
     Raises:
         DataError: a file is missing, cannot be read, or is too short for one window.
     """
-    files = files_of(expanded(root, "data.root"), "data.root")
-    known, texts = [f"{window} {stride or window}"], dict[str, Text]()
+    window = data.window or 0
+    stride = data.stride or window
+    files = files_of(expanded(str(data.root), "data.root"))
+    texts = {split: _mapped(file) for split, file in files.items()}
+    known = [f"{window} {stride}"]
     for split, file in files.items():
-        texts[split] = whole = _mapped(file)
-        known.append(digests.sha256_of(Mapped(whole), cache, "bytes", _sha256))
+        read = partial(digests.of_file, file, report.poll)
+        known.append(digests.sha256_of(Mapped(texts[split]), data.cache_dir, "bytes", read))
     if "test" not in texts:
-        known.append(str(test_fraction))
-        texts["train"], texts["test"] = _cut(texts["train"], test_fraction)
-    if "validation" not in texts and validation_fraction:
-        texts["train"], texts["validation"] = _cut(texts["train"], validation_fraction)
-    splits: dict[str, Examples] = {}
+        known.append(str(data.test_fraction))
+        texts["train"], texts["test"] = _cut(texts["train"], data.test_fraction or 0.0)
+    if "validation" not in texts and data.validation_fraction:
+        texts["train"], texts["validation"] = _cut(texts["train"], data.validation_fraction)
+    splits: dict[str, Any] = {}
     for split, text in texts.items():
         if len(text) <= window:
-            message = f"data.root={root}: {split} has {len(text):,} bytes, and a window {window:,}"
+            message = f"data.root={data.root}: {split} has {len(text):,} bytes, "
+            message += f"and a window {window:,}"
             raise DataError(message, "use a smaller data.window or other fractions")
-        splits[split] = {"tokens": Mapped(_windows(text, window + 1, stride or window))}
-    digest = hashlib.sha256("\n".join(known).encode()).hexdigest()
-    validation = splits.get("validation")
-    return Dataset("text", splits["train"], splits["test"], digest, validation)
+        windows = np.lib.stride_tricks.sliding_window_view(text, window + 1, subok=True)
+        splits[split] = {"tokens": Mapped(windows[::stride])}
+    return Dataset("text", **splits, sha256=hashlib.sha256("\n".join(known).encode()).hexdigest())
 
 
 def _mapped(file: Path) -> Text:
-    try:
+    with reading(file):
         if file.stat().st_size:
             return np.memmap(file, np.uint8, "r")
-    except OSError as error:
-        message = f"{file}: cannot be read ({error.strerror})"
-        raise DataError(message, "correct the path or its permissions") from error
     raise DataError(f"{file}: is empty", "give a file of text")
 
 
 def _cut(text: Text, fraction: float) -> tuple[Text, Text]:
     at = len(text) - round(fraction * len(text))
     return text[:at], text[at:]
-
-
-def _windows(text: Text, length: int, stride: int) -> Text:
-    """Return all windows, (N, length); they may overlap."""
-    shape = ((len(text) - length) // stride + 1, length)
-    return np.lib.stride_tricks.as_strided(text, shape, (stride, 1), subok=True, writeable=False)
-
-
-def _sha256(text: Array) -> str:
-    digest = hashlib.sha256()
-    for part in parts(text):
-        digest.update(part.data)
-    return digest.hexdigest()
