@@ -80,7 +80,7 @@ def files_of(root: Path, endings: tuple[str, ...] = ("",)) -> dict[str, Path]:
             found = sorted(path for path in root.iterdir() if path.is_file())
     if found is None:
         if not root.name.lower().endswith(endings):
-            message = f"data.root={root}: is not a {kind}"
+            message = f"data.root={root}: is not a {' or '.join(endings)} file"
             raise DataError(message, "give one, or a folder of such files")
         return {"train": root}
     files = {}
