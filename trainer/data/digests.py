@@ -29,6 +29,7 @@ def sha256(
     def digest(stamp: Callable[[Array], bytes] = lambda _: b"") -> str:
         """Return the SHA-256 with stamps instead of the bytes of the arrays that have one."""
         whole = hashlib.sha256()
+        # This order stays: a resumed run compares the result with that of its first start.
         for examples in (dataset.train, dataset.test, dataset.validation or {}):
             for name, array in sorted(examples.items()):
                 whole.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())

@@ -56,6 +56,7 @@ class Mixture(NamedTuple):
         order, chosen, first = np.empty(examples, np.int64), of_turn[turn], 0
         for number, (size, weight) in enumerate(zip(self.sizes, self.weights, strict=True)):
             (mine,) = np.nonzero(chosen == number)
+            # Of all that the set has shown: the pass over it, and the place in the pass.
             passes, inside = np.divmod(turns[mine] * weight + before[turn[mine]], size)
             for each in np.unique(passes):
                 if seed is not None:

@@ -139,6 +139,7 @@ class Superbatches:
         mask = position < self._size
 
         def at(position: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            # The steps may lie in several epochs, each with an order of its own.
             indices = np.where(mask, position, 0)
             for epoch in range(epochs[0], epochs[-1] + 1):
                 of_epoch = slice(*np.searchsorted(epochs, (epoch, epoch + 1)))

@@ -72,7 +72,7 @@ def decoded(
     if problem:
         message = f"data.cache_dir={root} {problem}, who could replace the decoded data"
         raise ConfigError(message, "name a folder of your own")
-    with reading(root):
+    with reading(root):  # before they are decoded: a file that changes meanwhile has another key
         states = [(name, path.stat()) for name, path in sorted(files.items())]
     known = [(name, status.st_size, status.st_mtime_ns) for name, status in states]
     content = json.dumps([VERSION, kind, dict(options), known], sort_keys=True)
@@ -163,7 +163,7 @@ def _write(folder: Path, decode: Decode, total: int, report: Report) -> None:
         write_bytes(new / SUMS, lines.encode("utf-8", "surrogateescape"))
         write_json(new / MANIFEST, {"arrays": arrays, "about": about})
         sync_tree(new)
-        if folder.exists():
+        if folder.exists():  # a folder cannot be renamed to one that is not empty
             folder.rename(new / "old")
         new.rename(folder)
         shutil.rmtree(folder / "old", ignore_errors=True)

@@ -81,7 +81,7 @@ def _in_thread(work: Callable[[], bytes], poll: Callable[[], None]) -> bytes:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()  # daemon: the process need not wait for it
     while not future.done():
         poll()
         wait([future], POLL_SECONDS)
