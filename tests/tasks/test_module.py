@@ -208,7 +208,7 @@ MISTAKES = {
     ),
     "bounds of another length": (
         GOOD + HOOKS.replace(", bounds, rows", ", bounds[1:], rows"),
-        ["mine.py, gradients(): ValueError", "(2,)", "(3,)"],
+        ["mine.py, gradients(): ValueError", "float32[2]", "float32[3]"],
     ),
     "gradients without a key": (
         GOOD.replace("weights, options)", "weights, options, key)") + HOOKS,
