@@ -175,8 +175,8 @@ class Run:
     def _open_files(self, record: Mapping[str, str], restored: Restored | None) -> Tracker | None:
         """Open the files of the run, and get ready to save.
 
-        They are closed in the reverse order: the last checkpoint is written before the account of
-        the run, and the points that both have logged are brought to disk last.
+        They are closed in the reverse order: first the last checkpoint is written, then the account
+        of the run, and the tracker, which both use, is closed last.
 
         Returns the tracker, on process 0 alone.
         """
