@@ -14,7 +14,6 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from trainer.config.schema import Config
-from trainer.data import stream
 from trainer.data.dataset import Dataset
 from trainer.distributed.collectives import share
 from trainer.distributed.connect import check_gpus, configure
@@ -176,17 +175,9 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> str:
         raise Concern("not tried: there is no data", "see data above")
     made = build.make_programs(config, dataset, devices)
     rows = mesh.local_rows(devices, config.train.global_batch_size, "train.global_batch_size")
-    source = stream.Superbatches(
-        dataset.train,
-        plan=made.plan._replace(steps_per_dispatch=1),
-        global_batch_size=config.train.global_batch_size,
-        rows=rows,
-        seed=config.run.seed,
-        first_step=0,
-        needs=made.task.needs,
-        mixture=dataset.mixture,
-    )
-    inputs = feed.inputs(devices, feed.send(devices, made.schedule_of(1), source[0], 0), False)
+    plan = made.plan._replace(steps_per_dispatch=1)
+    batch = build.superbatches(config, dataset, made.task, rows, 0, plan)[0]
+    inputs = feed.inputs(devices, feed.send(devices, made.schedule_of(1), batch, 0))
     key = jax.random.PRNGKey(config.run.seed)
     shard_state = config.parallel.shard_state
     state = step.init_state(made.task, made.update, key, devices, shard_state)

@@ -143,8 +143,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
     if not isinstance(k, int):  # as the run will choose it, if steps take as long as predicted
         measuring = _bytes_here(state) + _bytes_here(inputs(1)) + _temporary(compiled)
         took = predicted.seconds if predicted is not None else 1e-3
-        dispatches = steps_per_dispatch.GPU_DISPATCHES if layout.gpus else 1
-        k = steps_per_dispatch.near(took, made.plan, local, dispatches)
+        k = steps_per_dispatch.best(took, made.plan, local, gpu=layout.gpus > 0)
     memory = Memory(
         _bytes_here(state.weights),
         _bytes_here((state.optim_state, state.step)),

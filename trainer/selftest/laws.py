@@ -209,23 +209,14 @@ class Laws:
         import jax
         import numpy as np
 
-        from trainer.data.stream import Superbatches
         from trainer.parallel import mesh as meshes
         from trainer.parallel.step import init_state
-        from trainer.train import feed
+        from trainer.train import build, feed
 
         mesh, made = self._programs(devices, shards)
         seed = self._config.run.seed
-        source = Superbatches(
-            self._dataset.train,
-            plan=made.plan._replace(steps_per_dispatch=k),
-            global_batch_size=self._batch,
-            rows=slice(0, self._batch),
-            seed=seed,
-            first_step=0,
-            needs=made.task.needs,
-            mixture=self._dataset.mixture,
-        )
+        plan, rows = made.plan._replace(steps_per_dispatch=k), slice(0, self._batch)
+        source = build.superbatches(self._config, self._dataset, made.task, rows, 0, plan)
         if state is None:
             placed = init_state(made.task, made.update, jax.random.PRNGKey(seed), mesh)
         else:

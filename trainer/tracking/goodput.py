@@ -94,10 +94,10 @@ class Ledger:
         logged_step: int = 0,
         warn: Callable[[str], object] = lambda _: None,
     ) -> None:
-        """Read the account of earlier starts at `path`; a damaged file counts as none, and `warn`.
+        """Read the account of earlier starts at `path`; if it is damaged, warn and begin a new one.
 
-        They lost the steps after `resume_step` that they had done. `logged_step` is the last one
-        that they logged, maybe after their last write here.
+        Those starts have lost the steps that they did after `resume_step`. The last step that they
+        logged is `logged_step`: they may have been killed after it, and before the next write here.
         """
         self._path, self._timer = path, timer
         empty = {"starts": 0, "seconds": {}, "lost_steps": 0, "lost_seconds": 0.0}

@@ -17,7 +17,8 @@ class Profile(AbstractContextManager["Profile"]):
     ) -> None:
         """Write to plugins/profile/TIME/ in `directory`, that of the event files.
 
-        `steps` are FIRST and LAST, or None to record nothing; `warn` hears of a failed write.
+        `steps` are FIRST and LAST, or None to record nothing; `warn` gets a message if the
+        profile cannot be written.
         """
         self._directory, self._steps, self._warn = directory, steps, warn
         self._running = False

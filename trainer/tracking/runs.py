@@ -66,7 +66,7 @@ def describe(directory: Path) -> RunInfo:
     elif asked := written.get("fallback_from"):
         note = note or f"not with {asked}: trained on {dataset}"
     validated, tested = (last.get(split, {}).get("step", 0) for split in ("validation", "test"))
-    if tested < validated:  # it is of the end of a run that was extended since
+    if tested < validated:  # the test split was evaluated before the run was extended
         last.pop("test", None)
     results = {
         f"{split}_{name}": float(value)

@@ -175,8 +175,8 @@ class Run:
     def _open_files(self, record: Mapping[str, str], restored: Restored | None) -> Tracker | None:
         """Open the files of the run, and get ready to save.
 
-        They are closed in the reverse order: the last checkpoint is written before the account of
-        the run, and the points that both have logged are brought to disk last.
+        They are closed in the reverse order: first the last checkpoint is written, then the account
+        of the run, and the tracker, which both use, is closed last.
 
         Returns the tracker, on process 0 alone.
         """
@@ -252,15 +252,8 @@ class Run:
         batch after the last one that its checkpoint has seen.
         """
         config, process, programs = self.config, self.process, self.programs
-        stream_of = partial(
-            Superbatches,
-            self.dataset.train,
-            global_batch_size=config.train.global_batch_size,
-            rows=process.rows,
-            seed=config.run.seed if config.data.shuffle else None,
-            first_step=self.steps_done,
-            needs=programs.task.needs,
-            mixture=self.dataset.mixture,
+        batches = partial(
+            superbatches, config, self.dataset, programs.task, process.rows, self.steps_done
         )
         plan = programs.plan
         self.train_step = CompiledFunction(programs.train_step, self.timer)
@@ -269,14 +262,14 @@ class Run:
             k = steps_per_dispatch.choose(
                 self.train_step,
                 self.state,
-                stream_of(plan=plan)[plan.dispatch_of(self.steps_done)],
+                batches(plan)[plan.dispatch_of(self.steps_done)],
                 mesh=process.mesh,
                 first_step=self.steps_done,
                 plan=plan,
                 alive=self.timer.alive,
             )
             plan = plan._replace(steps_per_dispatch=k)
-        self.plan, self.batches = plan, stream_of(plan=plan)
+        self.plan, self.batches = plan, batches(plan)
         self.report["steps_per_dispatch"] = plan.steps_per_dispatch
         stream = iterate(self.batches)
         self._stack.callback(stream.close)
@@ -432,6 +425,22 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
         update,
         train_step,
         evaluation.make_eval_step(task, mesh, shards, options, how),
+    )
+
+
+def superbatches(
+    config: Config, dataset: Dataset, task: Task, rows: slice, first_step: int, plan: Plan
+) -> Superbatches:
+    """Return the batches that a run trains on from `first_step` on, `rows` of each."""
+    return Superbatches(
+        dataset.train,
+        plan=plan,
+        global_batch_size=config.train.global_batch_size,
+        rows=rows,
+        seed=config.run.seed if config.data.shuffle else None,
+        first_step=first_step,
+        needs=task.needs,
+        mixture=dataset.mixture,
     )
 
 

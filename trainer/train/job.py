@@ -118,7 +118,7 @@ def _run(job: Job, stop: StopRequest, timer: PhaseTimer, topology: Topology) -> 
         stacks = process.directory / f"hang-process-{jax.process_index()}.txt"
         stack.enter_context(watchdog(config.cluster.hang_timeout_seconds, timer, stacks, fail))
         heartbeat.on_lost = initialize.exit_on_loss(fail)
-        code, together = EXIT_INTERNAL, False  # together: all processes end here in the same way
+        code, together = EXIT_INTERNAL, False  # together: all processes end in this way
         try:
             with ExitStack() as files:
                 with timer.phase("startup"):

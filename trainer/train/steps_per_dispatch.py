@@ -67,17 +67,17 @@ def choose(
     slowest = max(collectives.share(seconds))
     times = min(TIMES, math.ceil(MOST_SECONDS / slowest))
     step = max(collectives.share(lambda: min(seconds() for _ in range(times))))
-    dispatches = GPU_DISPATCHES if mesh.devices.flat[0].platform == "gpu" else 1
     size = sum(array.nbytes for array in jax.tree.leaves(batch.examples))
-    return near(step, plan, size, dispatches)
+    return best(step, plan, size, gpu=mesh.devices.flat[0].platform == "gpu")
 
 
-def near(step_seconds: float, plan: Plan, bytes_per_step: int, dispatches: int = 1) -> int:
-    """Return the best K: about as long, and as large, as a dispatch may be.
+def best(step_seconds: float, plan: Plan, bytes_per_step: int, *, gpu: bool = False) -> int:
+    """Return the best K: a dispatch as long, and as large, as it may be.
 
     Preferably one that divides an epoch, or the epochs of a span: a shorter last dispatch is
-    compiled separately. A long epoch has at least as many `dispatches`.
+    compiled separately. On a GPU, a long epoch has at least GPU_DISPATCHES.
     """
+    dispatches = GPU_DISPATCHES if gpu else 1
     most = max(-(-plan.steps_per_epoch // dispatches), SHORT_SECONDS / step_seconds)
     limits = (DISPATCH_SECONDS / step_seconds, LARGEST_BYTES / max(1, bytes_per_step))
     most = max(1, int(min(most, plan.steps_per_span, *limits)))
