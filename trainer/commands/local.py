@@ -26,8 +26,8 @@ python -m trainer local N [COMMAND] [OPTION=VALUE ...]
 Trains in N processes on this machine; its GPUs, where there are some, are divided among them. The
 options are those of `python -m trainer`; a command may stand before them. Each line begins with the
 number of its process. When a process fails, the others save and end, and its last lines are shown.
-Signals are passed on, and the run saves and ends with 75; so it does when the terminal, or the
-reader of a pipe, goes away.
+A signal that asks it to stop is passed on as SIGTERM; the run saves and ends with 75. So it does
+when the terminal, or the reader of a pipe, goes away.
 
 exit codes:
   0   all processes have completed
@@ -116,9 +116,9 @@ class Job:
 
         def look() -> None:
             nonlocal passed_on
-            if self.stop.signal_name is not None and not passed_on:
+            if self.stop() and not passed_on:
                 passed_on = True
-                self._send(signal.Signals[self.stop.signal_name])
+                self._send(signal.SIGTERM)  # whatever came: all commands know this one
             codes = enumerate(child.returncode for child in self.children)
             failed.extend(index for index, code in codes if code and index not in failed)
             if not ending and (failed or self.unread):
