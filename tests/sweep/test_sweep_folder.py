@@ -106,7 +106,9 @@ def test_a_trial_shows_no_figures_of_an_earlier_start(starts, figures, tmp_path)
     goodput = {"starts": starts, "seconds": {"step": 45.0, "compile": 30.0}}
     write(tmp_path / "m" / "goodput.json", **goodput)
     stopped = {"status": "preempted", "started": 100.0, "wall_seconds": 50.0, "epochs": 1.0}
-    stopped |= {"validation_accuracy": 0.5, "steps": 40, "goodput": {**goodput, "starts": 1}}
+    stopped |= {"validation_accuracy": 0.5, "steps": 40}
+    stopped["environment"] = "2026-01-01T00:00:00+00:00"  # of the first start
+    write(tmp_path / "m" / "environment.json", started=f"2026-01-0{starts}T00:00:00+00:00")
     write(tmp_path / "m" / "summary.json", **stopped)
     (tmp_path / "m" / "checkpoints" / "40").mkdir(parents=True)
     points = [
