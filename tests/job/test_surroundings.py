@@ -19,7 +19,7 @@ from trainer.job.signals import SIGNALS
 ROOT = Path(__file__).parents[2]
 TRAIN = ("+experiment=smoke", "model.hidden_sizes=[8]", "train.epochs=1", "run.dir=new")
 COMMANDS = {
-    "train": TRAIN,
+    "train": (*TRAIN, "train.pictures_every_epochs=null"),
     "version": ("--version",),
     "help": ("--help",),
     "runs": ("runs", "."),
