@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import CACHE
 
 from trainer.commands.local import expecting, shares_of_gpus
 
@@ -87,7 +88,8 @@ def test_two_processes_train_one_run(local, tmp_path):
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "2"}
     venv = os.path.relpath(sys.prefix, ROOT)
     job = ("2", "+experiment=smoke", "run.dir=run", "train.epochs=1")
-    code, _, err = finish(local(*job, TRAINER_VENV=venv, **slurm))
+    job += ("train.pictures_every_epochs=null",)
+    code, _, err = finish(local(*job, TRAINER_VENV=venv, TRAINER_CACHE_DIR=str(CACHE), **slurm))
     assert code == 0, err
     assert "[0] 2 processes" in err
     assert "test accuracy" in err

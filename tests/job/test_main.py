@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import CACHE
 
 ROOT = Path(__file__).parents[2]
 FULL = Path("/dev/full")
@@ -26,9 +27,10 @@ def test_an_error_that_cannot_be_printed_keeps_its_code(tmp_path, stream):
 
 def test_a_run_that_cannot_print_is_done_all_the_same(tmp_path):
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environ["TRAINER_CACHE_DIR"] = str(CACHE)
+    job = ("+experiment=smoke", "run.dir=run", "train.epochs=1", "train.pictures_every_epochs=null")
     with FULL.open("w") as full:
-        options = {"stdout": full, "stderr": full, "cwd": tmp_path, "env": environ}
-        assert code_of("+experiment=smoke", "run.dir=run", "train.epochs=1", **options) == 0
+        assert code_of(*job, stdout=full, stderr=full, cwd=tmp_path, env=environ) == 0
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from conftest import CACHE
+from support import in_process
 from support.trained_runs import copy
 
 from trainer.job.errors import EXIT_COMPLETED, EXIT_CONFIG, EXIT_RETRY
@@ -17,7 +19,7 @@ from trainer.job.signals import SIGNALS
 ROOT = Path(__file__).parents[2]
 TRAIN = ("+experiment=smoke", "model.hidden_sizes=[8]", "train.epochs=1", "run.dir=new")
 COMMANDS = {
-    "train": TRAIN,
+    "train": (*TRAIN, "train.pictures_every_epochs=null"),
     "version": ("--version",),
     "help": ("--help",),
     "runs": ("runs", "."),
@@ -93,16 +95,22 @@ def test_a_notebook_s_backend_for_drawing_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_every_signal_that_asks_to_end_saves(trainer, number):
-    process = trainer.start(
-        *("+experiment=smoke", "model.hidden_sizes=[8]", "train.epochs=5000", "run.dir=run"),
-        *("train.log_every_steps=10", "train.pictures_every_epochs=null"),
-    )
-    trainer.wait_for_step(10)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == EXIT_RETRY, stderr
-    assert f"{number.name}: saved after step" in stderr
+def test_every_signal_that_asks_to_end_saves(tmp_path, number):
+    log, ended = tmp_path / "run" / "metrics.jsonl", threading.Event()
+
+    def ask():
+        while not ended.wait(0.01):
+            if log.exists() and '"step": 10,' in log.read_text():
+                return os.kill(os.getpid(), number)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    long = ("train.epochs=5000", "train.log_every_steps=10", "train.steps_per_dispatch=2")
+    done = in_process.train(tmp_path, *TRAIN[:2], *long, "run.dir=run")
+    ended.set()
+    asking.join()
+    assert done.returncode == EXIT_RETRY, done.stderr
+    assert f"{number.name}: saved after step" in done.stderr
 
 
 def test_nohup_keeps_a_job_running(tmp_path):
@@ -128,9 +136,7 @@ def test_nohup_keeps_a_job_running(tmp_path):
     ],
 )
 def test_an_address_is_no_folder(tmp_path, option):
-    from support.in_process import train
-
-    done = train(tmp_path, "+experiment=smoke", option)
+    done = in_process.train(tmp_path, "+experiment=smoke", option)
     assert done.returncode == EXIT_CONFIG
     assert f"{option}: name a folder, in UTF-8; addresses are not supported" in done.stderr
     assert not list(tmp_path.iterdir())
