@@ -98,13 +98,13 @@ def test_a_flip_that_leaves_the_meaning_of_the_record_is_noticed(pristine, tmp_p
     path = folder / saved.RECORD_FILE
     written = path.read_bytes()
     assert b"1e-05" in written
-    assert saved.record_of(folder, {})["note"] == 2
+    assert saved.opened(folder, {}).record["note"] == 2
     for position in range(len(written)):
         data = bytearray(written)
         data[position] ^= ord("e") ^ ord("E")
         path.write_bytes(data)
         with pytest.raises(Damaged, match=saved.RECORD_FILE):
-            saved.record_of(folder, {})
+            saved.opened(folder, {})
 
 
 def test_every_truncated_emptied_or_missing_file_is_noticed_and_named(set_aside_after, pristine):

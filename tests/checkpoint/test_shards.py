@@ -58,7 +58,7 @@ def save_as_processes(folder, *steps, keep_last=9):
             written = checkpoints.begin_shards(step)
             own = shards.own(state).values()
             digests = [shards.write(written, rank, chunks) for rank, chunks in enumerate(own)]
-            checkpoints.commit_shards(written, step, digests, RECORD)
+            checkpoints.commit(written, step, RECORD, None, tables=digests)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def test_it_finds_what_the_run_found(mnist_run, mnist_dir, evaluated, tmp_path):
     images = idx.read_images(mnist_dir / "t10k-images-idx3-ubyte.gz")
     labels = idx.read_labels(mnist_dir / "t10k-labels-idx1-ubyte.gz", 10)
     model = load_model.load(mnist_run, None, print)
-    predictions = load_model.predict(model, {"image": images})["logits"].argmax(axis=1)
+    predictions = model.predict({"image": images})["logits"].argmax(axis=1)
     for i in range(10):
         for j in range(10):
             count = np.sum((labels == i) & (predictions == j))

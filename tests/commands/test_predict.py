@@ -85,7 +85,7 @@ def test_packed_or_not_is_the_same(smoke_run, tmp_path, predicted):
     model = load_model.load(smoke_run, None, print)
     np.testing.assert_array_equal(
         np.float32(result[:10]),
-        load_model.predict(model, {"image": np.concatenate([images] * 3)})["probabilities"][:10],
+        model.predict({"image": np.concatenate([images] * 3)})["probabilities"][:10],
     )
 
 
@@ -253,11 +253,11 @@ def test_the_shape_of_the_images_is_recorded(smoke_run, monkeypatch):
     monkeypatch.setattr(load_model.files, "read", oblong)
     model = load_model.load(smoke_run, None, print)
     for shape in ((14, 56), (784,)):
-        outputs = load_model.predict(model, {"image": np.zeros((2, *shape), np.uint8)})
+        outputs = model.predict({"image": np.zeros((2, *shape), np.uint8)})
         assert outputs["logits"].shape == (2, 10)
     for shape in ((28, 28), (56, 14), (783,)):
         with pytest.raises(DataError, match="but the model was trained on"):
-            load_model.predict(model, {"image": np.zeros((2, *shape), np.uint8)})
+            model.predict({"image": np.zeros((2, *shape), np.uint8)})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

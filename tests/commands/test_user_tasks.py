@@ -175,7 +175,7 @@ def test_export(digits, prices, tokens, done, tmp_path):
             for name, spec in model.task.example.items()
             if name in model.task.inputs
         }
-        live = load_model.predict(model, examples)
+        live = model.predict(examples)
         outputs = standalone.load_model(folder)(examples)
         assert (
             outputs.keys()
@@ -205,7 +205,7 @@ def test_an_export_of_other_floats(tokens, tmp_path, dtype):
     files.write(tmp_path, model, None)
     examples = {"tokens": np.arange(26, dtype=np.int32).reshape(2, 13) % 20}
     outputs = standalone.load_model(tmp_path)(examples)
-    live = load_model.predict(model, examples)
+    live = model.predict(examples)
     np.testing.assert_array_equal(np.asarray(outputs["logits"]), live["logits"])
 
 

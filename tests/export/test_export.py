@@ -122,7 +122,7 @@ def test_without_the_trainer_it_agrees_on_all_test_images(
     )
     assert done.returncode == 0, done.stderr
     outputs = np.load(tmp_path / "out.npz")
-    live = load_model.predict(load_model.load(mnist_run, None, print), {"image": images})
+    live = load_model.load(mnist_run, None, print).predict({"image": images})
     assert outputs["logits"].shape == (10_000, 10)
     size = np.abs(live["logits"]).max(axis=1, keepdims=True)
     for end in ("", " in parts"):
@@ -140,7 +140,7 @@ def test_onnxruntime_agrees_on_all_test_images(mnist_run, mnist_export, images):
     session = onnxruntime.InferenceSession(
         (mnist_export / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"]
     )
-    live = load_model.predict(load_model.load(mnist_run, None, print), {"image": images})
+    live = load_model.load(mnist_run, None, print).predict({"image": images})
     for count in (10_000, 1):  # of any batch size
         logits, probabilities = session.run(["logits", "probabilities"], {"image": images[:count]})
         size = np.abs(live["logits"][:count]).max(axis=1, keepdims=True)
@@ -367,7 +367,7 @@ def test_large_logits_may_differ_by_more(smoke_run, tmp_path):
     onnx = next(line for line in output if "model.onnx" in line)
     evaluator = ReferenceEvaluator(str(tmp_path / "model.onnx"))
     (probabilities,) = evaluator.run(["probabilities"], images)
-    live = load_model.predict(changed, images)["probabilities"]
+    live = changed.predict(images)["probabilities"]
     apart = np.abs(probabilities - live).max()
     of_size = [float(text) for text in re.findall(r"by at most ([\d.e-]+)", onnx)]
     assert apart > files.ONNX_TOLERANCE > max(of_size)
@@ -482,7 +482,7 @@ def test_images_that_are_not_square(smoke_run):
     task = make.from_record(record, smoke_run, print)
     odd = model._replace(weights=weights, record=record, task=task)
     images = {"image": np.random.default_rng(0).integers(0, 256, (5, 27, 29), np.uint8)}
-    live = load_model.predict(odd, images)
+    live = odd.predict(images)
     evaluator = ReferenceEvaluator(onnx.load_from_string(programs.onnx(odd)))
     (probabilities,) = evaluator.run(["probabilities"], images)
     np.testing.assert_allclose(probabilities, live["probabilities"], atol=1e-5)

@@ -138,7 +138,7 @@ def test_what_ends_a_run_does_not_lose_the_save_under_way(opened, tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         end()
-    files.record_of(tmp_path / "checkpoints" / "7", {})
+    files.opened(tmp_path / "checkpoints" / "7", {})
 
 
 @pytest.mark.parametrize("on_device", [True, False])
@@ -161,7 +161,7 @@ def test_a_device_has_room_for_what_it_has_never_needed():
 
 
 def test_the_record_tells_the_configuration_and_its_digest(smoke_run):
-    record = files.record_of(smoke_run / "checkpoints" / "114")
+    record = files.opened(smoke_run / "checkpoints" / "114").record
     (job,) = compose(["+experiment=smoke", "run.dir=smoke"])
     config = json.loads(json.dumps(dataclasses.asdict(job.config)))
     for cache in ("cache_dir", "compilation_cache_dir"):  # of the machine
@@ -169,6 +169,6 @@ def test_the_record_tells_the_configuration_and_its_digest(smoke_run):
             section["data"].pop(cache, None), section["train"].pop(cache, None)
     assert record["config"] == config
     assert record["config_sha256"] == checksums.of_json(
-        files.record_of(smoke_run / "checkpoints" / "114")["config"]
+        files.opened(smoke_run / "checkpoints" / "114").record["config"]
     )
     assert record["versions"]["jax"]

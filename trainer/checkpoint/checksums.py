@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 
 from trainer.job.errors import ReadError
 from trainer.job.files import Damaged, open_regular
-from trainer.tasks.task import named_leaves
 
 Record = dict[str, Any]  # JSON
 
@@ -68,21 +67,6 @@ RECORD = {  # the shape of a record: what commands and a start that resumes need
 }
 
 
-def seal(record: Record, state: Any, files: dict[str, str]) -> Record:
-    """Add SHA-256 checksums of all arrays of a pytree, of all files, and of the record itself."""
-    leaves = {name: _of_array(leaf) for name, leaf in named_leaves(state).items()}
-    sealed = {**record, "leaves": leaves, "files": files}
-    return {**sealed, "sha256": of_json(sealed)}
-
-
-def check(arrays: Mapping[str, Any], checksums: Mapping[str, str]) -> None:
-    """Raise Damaged if arrays (path -> array) differ from those saved, are missing, or too many."""
-    own = {name: _of_array(array) for name, array in arrays.items()}
-    if wrong := sorted({name for name, _ in own.items() ^ checksums.items()}):
-        names = f"{wrong[0]} and {len(wrong) - 1} more" if wrong[1:] else wrong[0]
-        raise Damaged(f"contents do not match the checksum: array {names}")
-
-
 def of_json(value: Any) -> str:
     """Return the SHA-256 of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -129,7 +113,7 @@ def unreadable(path: Path, error: OSError) -> ReadError:
     )
 
 
-def _of_array(array: Any) -> str:
+def of_array(array: Any) -> str:
     """Return the SHA-256 of dtype, shape and bytes of an array."""
     array = np.ascontiguousarray(array)
     return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + bytes_of(array)).hexdigest()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -60,33 +60,65 @@ def steps(directory: Path) -> list[int]:
         raise checksums.unreadable(directory, error) from None
 
 
-def write_record(folder: Path, record: Record, state: Any) -> None:
-    """Write the record of a checkpoint whose arrays orbax has written; the caller calls fsync."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    _seal(folder, record, state, {name: checksums.of_file(folder, name) for name in names})
-
-
-def write_record_of_shards(folder: Path, record: Record, digests: Sequence[str]) -> None:
-    """Write the record of a sharded state, given what `shards.write` returned to each process."""
-    files = {shards.TABLE.format(index): digest for index, digest in enumerate(digests)}
-    data = [shards.DATA.format(index) for index in range(len(digests))]
-    _seal(folder, {**record, "processes": len(digests)}, {}, files, data)
-
-
-def _seal(
-    folder: Path, record: Record, state: Any, files: dict[str, str], others: Sequence[str] = ()
+def write_record(
+    folder: Path, record: Record, state: Any, tables: Sequence[str] | None = None
 ) -> None:
-    """Write the record, with these checksums of files, and the sizes of those and of others."""
-    sizes = {name: (folder / name).stat().st_size for name in (*files, *others)}
-    sealed = checksums.seal({**record, "bytes": sizes}, state, files)
+    """Write the record of a checkpoint whose arrays are written; the caller calls fsync.
+
+    Of a state that orbax has written, it has the SHA-256 of each array and of each file. Of a
+    sharded one, `tables` are the SHA-256 that `shards.write` returned to each process.
+    """
+    if tables is None:
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = [path.relative_to(folder).as_posix() for path in paths]
+        digests = {name: checksums.of_file(folder, name) for name in names}
+        leaves = {name: checksums.of_array(leaf) for name, leaf in named_leaves(state).items()}
+    else:
+        digests = {shards.TABLE.format(i): digest for i, digest in enumerate(tables)}
+        names = [*digests, *(shards.DATA.format(i) for i in range(len(tables)))]
+        record, leaves = {**record, "processes": len(tables)}, {}
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    sealed = {**record, "bytes": sizes, "leaves": leaves, "files": digests}
+    sealed["sha256"] = checksums.of_json(sealed)
     (folder / RECORD_FILE).write_text(json.dumps(sealed), "utf-8")
 
 
-def record_of(folder: Path, shape: Mapping[str, Any] = RECORD) -> Record:
-    """Return the record of a checkpoint; raises Damaged and ReadError as `read` does."""
-    record, _, _ = _unsealed(folder, shape)
-    return record
+class Opened(NamedTuple):
+    """A checkpoint whose record is intact; its arrays are not read yet."""
+
+    record: Record  # as it was given to write_record
+    leaves: dict[str, str]  # SHA-256 of each array, by its path
+    files: dict[str, tuple[str, int | None]]  # SHA-256 and bytes of each file, by its name
+    chunks: shards.Chunks | None  # of the arrays of a sharded state
+
+
+def opened(folder: Path, shape: Mapping[str, Any] = RECORD) -> Opened:
+    """Read the record of a checkpoint, which has to have that shape, and compare its checksum.
+
+    Of a sharded state, read the tables of the chunks too. Raises Damaged and ReadError as `read`
+    does.
+    """
+    with reading(folder, RECORD_FILE):
+        data = read_bytes(folder / RECORD_FILE)
+    seal = {"step": int, "sha256": str, "leaves": {"*": str}, "files": {"*": str}}
+    seal["bytes?"] = {"*": int}  # of each file; older records have none
+    # A result may be NaN, written as JSON has it not.
+    record = parse(data, {**shape, **seal}, f"file {RECORD_FILE}", finite=False)
+    intact = json.dumps(record).encode() == data  # the same JSON value would not be enough
+    if record.pop("sha256") != checksums.of_json(record) or not intact:
+        raise Damaged(f"file {RECORD_FILE} does not match its checksum")
+    if record["step"] != int(folder.name):
+        raise Damaged(f"it was saved as step {record['step']}")
+    digests, sizes, leaves = record.pop("files"), record.pop("bytes", {}), record.pop("leaves")
+    chunks = None
+    if "processes" in record:
+        names = [shards.TABLE.format(index) for index in range(len(digests))]
+        if len(names) != record["processes"] or {*names} != digests.keys():
+            processes = f"{record['processes']} processes"
+            raise Damaged(f"file {RECORD_FILE} lists other files than those of {processes}")
+        chunks = shards.table(folder, [digests[name] for name in names])
+    files = {name: (digest, sizes.get(name)) for name, digest in digests.items()}
+    return Opened(record, leaves, files, chunks)
 
 
 def read(
@@ -100,8 +132,8 @@ def read(
         Damaged: the checkpoint is not what was saved; the file or array is named.
         ReadError: the storage fails, or orbax cannot read files that are intact.
     """
-    record, checksums_, files = _unsealed(folder, shape)
-    if (chunks := _chunks(folder, record, files)) is not None:
+    record, leaves, files, chunks = opened(folder, shape)
+    if chunks is not None:
         return {leaf: shards.whole(folder, of_leaf) for leaf, of_leaf in chunks.items()}, record
     for name, (expected, size) in files.items():
         if checksums.of_file(folder, name, size) != expected:
@@ -118,13 +150,16 @@ def read(
             f"{folder}: all files are intact, but {message}. Nothing is renamed or deleted: repair "
             "the storage, or use the version of orbax-checkpoint that wrote it"
         ) from None
-    checksums.check(arrays, checksums_)
+    own = {name: checksums.of_array(array) for name, array in arrays.items()}
+    if wrong := sorted({name for name, _ in own.items() ^ leaves.items()}):
+        names = f"{wrong[0]} and {len(wrong) - 1} more" if wrong[1:] else wrong[0]
+        raise Damaged(f"contents do not match the checksum: array {names}")
     return {name: np.asarray(array) for name, array in arrays.items()}, record
 
 
 def check(reader: ocp.Checkpointer, folder: Path, shape: Mapping[str, Any] = RECORD) -> Record:
     """Read a checkpoint as `read` does, a chunk at a time if it is sharded; return the record."""
-    record, chunks = opened(folder, shape)
+    record, _, _, chunks = opened(folder, shape)
     if chunks is None:
         return read(reader, folder, shape)[1]
     for chunk in chain(*chunks.values()):
@@ -132,62 +167,18 @@ def check(reader: ocp.Checkpointer, folder: Path, shape: Mapping[str, Any] = REC
     return record
 
 
-def opened(folder: Path, shape: Mapping[str, Any] = RECORD) -> tuple[Record, shards.Chunks | None]:
-    """Return the record, and of a sharded checkpoint the chunks of its arrays, which are not read.
-
-    Raises Damaged and ReadError as `read` does.
-    """
-    record, _, files = _unsealed(folder, shape)
-    return record, _chunks(folder, record, files)
-
-
-def fit(arrays: Mapping[str, Any], template: Any, prefix: str = "") -> Any:
+def fit(arrays: Mapping[str, Any], template: Any) -> Any:
     """Return the arrays in the structure of a pytree of shapes and dtypes.
-
-    `prefix` comes before the paths of the template: "weights/" for the weights in a state.
 
     Raises:
         Damaged: an array is missing, or has another shape or dtype.
     """
     leaves = []
     for path, leaf in named_leaves(template).items():
-        array = arrays.get(f"{prefix}{path}".rstrip("/"))
+        array = arrays.get(path)
         if array is None or array.shape != leaf.shape or array.dtype != leaf.dtype:
             given = "is missing" if array is None else f"is {array.dtype}{list(array.shape)}"
-            message = f"array {prefix}{path} {given}, but {leaf.dtype}{list(leaf.shape)} is needed"
+            message = f"array {path} {given}, but {leaf.dtype}{list(leaf.shape)} is needed"
             raise Damaged(f"it does not fit the state of this model: {message}")
         leaves.append(array)
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
-
-
-def _unsealed(
-    folder: Path, shape: Mapping[str, Any]
-) -> tuple[Record, dict[str, str], dict[str, tuple[str, int | None]]]:
-    """Return the record, the checksums of the arrays, and those and the sizes of the files."""
-    with reading(folder, RECORD_FILE):
-        data = read_bytes(folder / RECORD_FILE)
-    seal = {"step": int, "sha256": str, "leaves": {"*": str}, "files": {"*": str}}
-    seal["bytes?"] = {"*": int}  # of each file; older records have none
-    # A result may be NaN, written as JSON has it not.
-    record = parse(data, {**shape, **seal}, f"file {RECORD_FILE}", finite=False)
-    intact = json.dumps(record).encode() == data  # the same JSON value would not be enough
-    if record.pop("sha256") != checksums.of_json(record) or not intact:
-        raise Damaged(f"file {RECORD_FILE} does not match its checksum")
-    if record["step"] != int(folder.name):
-        raise Damaged(f"it was saved as step {record['step']}")
-    sizes = record.pop("bytes", {})
-    files = {name: (digest, sizes.get(name)) for name, digest in record.pop("files").items()}
-    return record, record.pop("leaves"), files
-
-
-def _chunks(
-    folder: Path, record: Record, files: Mapping[str, tuple[str, int | None]]
-) -> shards.Chunks | None:
-    """Return what `opened` does, given what `_unsealed` returned."""
-    if "processes" not in record:
-        return None
-    names = [shards.TABLE.format(index) for index in range(len(files))]
-    if len(names) != record["processes"] or {*names} != files.keys():
-        processes = f"{record['processes']} processes"
-        raise Damaged(f"file {RECORD_FILE} lists other files than those of {processes}")
-    return shards.table(folder, {name: files[name][0] for name in names})

@@ -20,7 +20,7 @@ from trainer.tasks.make import from_record
 from trainer.tasks.task import Task, Weights, outputs_of_one
 
 Arrays = dict[str, npt.NDArray[Any]]
-WEIGHTS = "weights/"
+WEIGHTS, AVERAGE = "weights", "ema"  # of a TrainState
 T = TypeVar("T")
 
 
@@ -58,7 +58,7 @@ class Trained(NamedTuple):
         return self.record.get("class_names") or [str(i) for i in range(self.classes or 0)]
 
     def predict(self, examples: Any) -> Arrays:
-        """Return what the model gives for examples, by name: arrays (N, ...).
+        """Return the outputs of the model for examples, by path: arrays (N, ...).
 
         The examples are a dict of arrays (N, ...), of the fields that the model reads; if it reads
         one, that array may be given alone.
@@ -68,7 +68,9 @@ class Trained(NamedTuple):
         """
         if not isinstance(examples, Mapping) and len(self.task.inputs) == 1:
             examples = {self.task.inputs[0]: examples}
-        return predict(self, examples)
+        run, examples = program(self), checked(self, examples)
+        results = [run(part) for part in parts(self, examples)]
+        return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
 
 def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
@@ -84,42 +86,36 @@ def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
         ReadError: the storage fails.
     """
 
-    def trained(number: int, arrays: Arrays, record: Record) -> Trained:
-        task = from_record(record, run, warn)
-        template = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
-        average = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32), template)
-        prefix = prefix_of(record)
-        weights = files.fit(arrays, template if prefix == WEIGHTS else average, prefix)
-        weights = jax.tree.map(lambda a, x: a.astype(x.dtype), weights, template)
-        return Trained(run.absolute(), number, weights, task, record)
+    def trained(number: int, weights: Arrays, record: Record) -> Trained:
+        task, dtype = from_record(record, run, warn), None
+        if _evaluated(record) == AVERAGE:
+            dtype = np.float32
+        saved = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), task.shapes)
+        fitting = files.fit(weights, saved)
+        fitting = jax.tree.map(lambda array, x: array.astype(x.dtype), fitting, task.shapes)
+        return Trained(run.absolute(), number, fitting, task, record)
 
-    return intact(run, step, warn, trained)
+    return _newest(run, step, warn, trained)
 
 
 def arrays_of(
     run: Path, step: int | None, warn: Callable[[str], None], option: str
 ) -> tuple[int, Arrays]:
-    """Return the step and the weights, by their paths, of what `load` loads; needs no module."""
+    """Return the step and the weights, by their paths, of what `load` loads; needs no module.
 
-    def weights(number: int, arrays: Arrays, record: Record) -> tuple[int, Arrays]:
-        prefix = prefix_of(record)
-        named = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-        return number, named
-
-    return intact(run, step, warn, weights, option)
+    `option` is what names the step, as far as its value.
+    """
+    return _newest(run, step, warn, lambda number, weights, _: (number, weights), option)
 
 
-def intact(
+def _newest(
     run: Path,
     step: int | None,
     warn: Callable[[str], None],
     use: Callable[[int, Arrays, Record], T],
     option: str = "--step ",
 ) -> T:
-    """Return what `use` makes of a step, its arrays and its record; see `load`.
-
-    `option` is what names the step, as far as its value.
-    """
+    """Return what `use` makes of a step, its weights by their paths, and its record; see `load`."""
     damaged = False
     run = run.absolute()
     with files.checkpointer() as reader:
@@ -127,7 +123,17 @@ def intact(
             folder = run / CHECKPOINTS / str(number)
             try:
                 arrays, record = files.read(reader, folder)
-                used = use(number, arrays, record)
+                weights = {
+                    name.partition("/")[2]: array
+                    for name, array in arrays.items()
+                    if name.partition("/")[0] == _evaluated(record)
+                }
+                if not all(np.isfinite(array).all() for array in weights.values()):
+                    raise DataError(
+                        f"checkpoint {number} of {run} holds weights that are NaN or infinite",
+                        f"name an earlier one with {option}N, or train again with a lower optim.lr",
+                    )
+                return use(number, weights, record)
             except Exception as error:
                 if isinstance(error, TrainerError):
                     raise
@@ -140,25 +146,16 @@ def intact(
                     hint = f"leave {option[:-1]} out to use the newest intact one"
                     raise DataError(message, hint) from None
                 warn(f"{message}: trying an older one")
-                continue
-            prefix = prefix_of(record)
-            weights = [array for name, array in arrays.items() if name.startswith(prefix)]
-            if not all(np.isfinite(array).all() for array in weights):
-                raise DataError(
-                    f"checkpoint {number} of {run} holds weights that are NaN or infinite",
-                    f"name an earlier one with {option}N, or train again with a lower optim.lr",
-                )
-            return used
     if damaged:
         raise DataError(f"{run}: none of its checkpoints is intact; see `python -m trainer verify`")
     # The job has deleted them all, so there are newer ones.
-    return intact(run, step, warn, use, option)
+    return _newest(run, step, warn, use, option)
 
 
-def prefix_of(record: Record) -> str:
-    """Return what the paths of the weights begin with, or of their average, if it is evaluated."""
+def _evaluated(record: Record) -> str:
+    """Return what in the state is the model: the weights, or their average if it is evaluated."""
     ema = record["config"].get("ema", {})
-    return WEIGHTS if ema.get("decay") is None or not ema["evaluate"] else "ema/"
+    return WEIGHTS if ema.get("decay") is None or not ema["evaluate"] else AVERAGE
 
 
 def _steps(run: Path, step: int | None, option: str) -> list[int]:
@@ -179,19 +176,6 @@ def _steps(run: Path, step: int | None, option: str) -> list[int]:
             f"{', '.join(map(str, steps))} (older ones are deleted: checkpoint.keep_last)"
         )
     return [step]
-
-
-def predict(trained: Trained, examples: Mapping[str, Any]) -> Arrays:
-    """Return what the model gives for examples, by path: arrays (N, ...).
-
-    Only the fields that the model reads are needed.
-
-    Raises:
-        DataError: a field is missing, or has another shape or dtype.
-    """
-    run, examples = program(trained), checked(trained, examples)
-    results = [run(part) for part in parts(trained, examples)]
-    return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
 
 def program(trained: Trained) -> Callable[[Examples], Arrays]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,11 +71,6 @@ class Chunk(NamedTuple):
 Chunks = Mapping[str, list[Chunk]]  # of each array, by its path
 
 
-def is_sharded(shardings: Any) -> bool:
-    """Return whether any array is not whole on every device, by a pytree of shardings."""
-    return not all(sharding.is_fully_replicated for sharding in jax.tree.leaves(shardings))
-
-
 def own(state: Any) -> dict[jax.Device, dict[Place, jax.Array]]:
     """Return the chunks of a state that this process writes, by the device that holds them.
 
@@ -116,38 +111,38 @@ def write(folder: Path, process: int, chunks: dict[Place, Any]) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def table(folder: Path, files: Mapping[str, str]) -> dict[str, list[Chunk]]:
+def table(folder: Path, digests: Sequence[str]) -> dict[str, list[Chunk]]:
     """Return the chunks that the tables of all processes list: path of an array -> chunks.
 
     Args:
         folder: of the checkpoint.
-        files: the names of the tables -> their SHA-256.
+        digests: the SHA-256 of each process's table.
 
     Raises:
         Damaged: a file is missing, is another than was written, or has another size.
         ReadError: the storage fails.
     """
-    found: dict[str, list[Chunk]] = {}
-    for process, (name, sha256) in enumerate(files.items()):
+    listed: dict[str, list[Chunk]] = {}
+    for process, sha256 in enumerate(digests):
+        name, data, size = TABLE.format(process), DATA.format(process), 0
         with reading(folder, name):
             text = read_bytes(folder / name)
         if hashlib.sha256(text).hexdigest() != sha256:
             raise Damaged(f"file {name} does not match its checksum")
-        data, size = DATA.format(process), 0
         for one in parse(text, SHAPE, f"file {name}")["chunks"]:
             place = Place(one["leaf"], tuple(one["whole"]), tuple(one["start"]))
             dtype = jnp.dtype(one["dtype"])
             chunk = Chunk(place, tuple(one["shape"]), dtype, data, one["offset"], one["sha256"])
-            found.setdefault(place.leaf, []).append(chunk)
+            listed.setdefault(place.leaf, []).append(chunk)
             size = chunk.end
         with reading(folder, data):
             there = (folder / data).stat().st_size
         if there != size:
             raise wrong_size(data, there, size)
-    for leaf, chunks in found.items():
+    for leaf, chunks in listed.items():
         if sum(math.prod(chunk.shape) for chunk in chunks) != math.prod(chunks[0].place.whole):
             raise Damaged(f"array {leaf} is not whole")
-    return found
+    return listed
 
 
 def shapes(chunks: Chunks) -> dict[str, jax.ShapeDtypeStruct]:

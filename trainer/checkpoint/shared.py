@@ -5,10 +5,10 @@ each other so by named values, from the threads that write, while training conti
 """
 
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,6 @@ from trainer.job.errors import ConfigError, SaveError, TrainerError, first_line,
 
 Json = Any
 Chunks = dict[shards.Place, Any]
-Results = Mapping[str, float] | None
 
 _NUMBERS = count(1)  # of the saves of this job, the same on all processes
 HINT = (
@@ -72,8 +71,8 @@ class SharedCheckpoints:
         step: int,
         chunks: Chunks,
         record: Record,
-        results: Results,
-        flush: Callable[[], None] = lambda: None,
+        results: Mapping[str, float] | None,
+        flush: Callable[[], None],
     ) -> str | None:
         """Write a checkpoint with all other processes, each its own chunks; see Checkpoints.save.
 
@@ -91,59 +90,49 @@ class SharedCheckpoints:
             SaveError: a process cannot write; it is named.
             TimeoutError: process 0 does not answer.
         """
-        number = next(_NUMBERS)
-        values = self._values(
-            f"trainer/save/{number}/{step}/"
-        )  # no other step can get into a folder
-        if self._checkpoints is None:
-            return self._follow(values, chunks)
+        number, rank, chief = next(_NUMBERS), jax.process_index(), self._checkpoints
+        # With the step: processes that do not save the same one must not share a folder.
+        values = self._values(f"trainer/save/{number}/{step}/")
 
-        checkpoints = self._checkpoints
+        def decided(name: str, decide: Callable[[Checkpoints], str | None], wait: float) -> Any:
+            """Return what process 0 decides, or raise its error, on all processes."""
+            if chief is None:
+                return _value(values.get(name, wait))
+            outcome = _outcome(lambda: decide(chief))
+            values.put(name, outcome)
+            return _value(outcome)
 
-        def begin() -> str | None:
+        def begin(checkpoints: Checkpoints) -> str | None:
             flush()
             folder = checkpoints.begin_shards(step)
             return None if folder is None else folder.name
 
-        begun = _outcome(begin)
-        values.put("folder", begun)
-        if (name := _value(begun)) is None:
+        if (name := decided("folder", begin, self._timeout)) is None:
             return None
-        answers = self._answers(values, self.directory / name, chunks)
+        folder = self.directory / name
+        written = _outcome(lambda: shards.write(folder, rank, chunks))
+        if chief is None:
+            values.put(f"written/{rank}", written)
 
-        def commit() -> str | None:
+        def commit(checkpoints: Checkpoints) -> str | None:
             try:
-                digests = [_value(answer, sender) for sender, answer in answers.items()]
-                folder = self.directory / name
-                return checkpoints.commit_shards(folder, step, digests, record, results)
+                # Wait for all, also after an error: nobody writes to a folder that is deleted.
+                answers = {"": written, **self._answers(values)}
+                tables = [_value(answer, sender) for sender, answer in answers.items()]
+                return checkpoints.commit(folder, step, record, results, tables=tables)
             except BaseException:
                 checkpoints.clean_up()
                 raise
 
-        ended = _outcome(commit)
-        values.put("end", ended)
-        warning: str | None = _value(ended)
-        self._values(f"trainer/save/{number - 1}/").clear()  # all have answered since
+        # Process 0 may wait for the others for one timeout, and then has to commit.
+        warning: str | None = decided("end", commit, 2 * self._timeout)
+        if chief is not None:
+            self._values(f"trainer/save/{number - 1}/").clear()  # all have answered since
         return warning
 
-    def _follow(self, values: Values, chunks: Chunks) -> str | None:
-        """Write the own chunks where process 0 says, and return what it returns."""
-        name, rank = _value(values.get("folder", self._timeout)), jax.process_index()
-        if name is None:
-            return None
-        written = _outcome(lambda: shards.write(self.directory / name, rank, chunks))
-        values.put(f"written/{rank}", written)
-        # Process 0 may wait for others until this time, and then has to commit.
-        warning: str | None = _value(values.get("end", 2 * self._timeout))
-        return warning
-
-    def _answers(self, values: Values, folder: Path, chunks: Chunks) -> dict[str, Json]:
-        """As process 0, write the own chunks; return all processes' outcomes, by who they are.
-
-        All of them, also after an error: nobody writes to a folder that is being deleted.
-        """
-        answers = {"": _outcome(lambda: shards.write(folder, 0, chunks))}
-        end = time.monotonic() + self._timeout
+    def _answers(self, values: Values) -> dict[str, Json]:
+        """Return the outcomes of the other processes' writes, by who they are."""
+        answers, end = {}, time.monotonic() + self._timeout
         for rank in range(1, jax.process_count()):
             try:
                 answer = values.get(f"written/{rank}", max(1.0, end - time.monotonic()))
@@ -154,7 +143,7 @@ class SharedCheckpoints:
 
 
 def check_seen_by_all(directory: Path, share: Callable[[Callable[[], Json]], list[Json]]) -> None:
-    """Check on all processes that they see one folder, and may write to it.
+    """Check on all processes that they see the folder of process 0, and may write to it.
 
     `share` is collectives.share.
 
@@ -162,32 +151,28 @@ def check_seen_by_all(directory: Path, share: Callable[[Callable[[], Json]], lis
         ConfigError: a process does not; it is named.
         SaveError: the storage is full or read-only.
     """
-    rank, token = jax.process_index(), share(lambda: secrets.token_hex(8))[0]
-    marks = [directory / f"{WRITING}{token}.{i}" for i in range(jax.process_count())]
+    mark = directory / f"{WRITING}{share(lambda: secrets.token_hex(8))[0]}"
+    rank, host = jax.process_index(), socket.gethostname()
 
-    def mark() -> str:
-        host = socket.gethostname()
+    def make() -> None:
         with writing(directory):
-            try:
-                marks[rank].mkdir()
-            except FileNotFoundError:
-                raise ConfigError(f"host {host} does not have {directory}", HINT) from None
-        return host
+            if rank == 0:
+                mark.mkdir()
 
     def look() -> None:
-        unseen = [
-            f"process {i} (host {hosts[i]})" for i, path in enumerate(marks) if not path.is_dir()
-        ]
-        if rank == 0 and unseen:
-            message = f"{directory} is another folder for {', '.join(unseen)} than for process 0"
-            raise ConfigError(message, HINT)
+        with writing(directory):
+            try:
+                (mark / str(rank)).mkdir()
+            except FileNotFoundError:
+                message = f"host {host} does not have {directory} of process 0"
+                raise ConfigError(message, HINT) from None
 
     try:
-        hosts = share(mark)
+        share(make)
         share(look)
     finally:
-        with suppress(OSError):
-            marks[rank].rmdir()
+        if rank == 0:
+            shutil.rmtree(mark, ignore_errors=True)
 
 
 def _outcome(make: Callable[[], Json]) -> Json:

@@ -137,8 +137,7 @@ class Checkpoints:
                 self._checkpointer.save(
                     directory / written.name, args=ocp.args.PyTreeSave(_nested(state))
                 )
-            files.write_record(written, {**record, "step": step, **(results or {})}, state)
-            return self._commit(written, step, results)
+            return self.commit(written, step, record, results, state)
         except BaseException:
             self.clean_up()
             raise
@@ -146,7 +145,7 @@ class Checkpoints:
     def begin_shards(self, step: int) -> Path | None:
         """Make a folder in which all processes write their chunks; None if the step is saved.
 
-        Nobody else has ever had its name: a process that is late writes nowhere else.
+        Its name is new: a process that is late with an earlier save does not write there.
 
         Raises:
             ConfigError: as `save` does.
@@ -157,19 +156,6 @@ class Checkpoints:
         folder.mkdir()
         return folder
 
-    def commit_shards(
-        self,
-        written: Path,
-        step: int,
-        digests: Sequence[str],
-        record: Record,
-        results: Mapping[str, float] | None = None,
-    ) -> str | None:
-        """Make a checkpoint of the folder, as `save` does, with the digests of `shards.write`."""
-        record = {**record, "step": step, **(results or {})}
-        files.write_record_of_shards(written, record, digests)
-        return self._commit(written, step, results)
-
     def _begin(self, step: int) -> bool:
         """Return whether the step is to be saved: there is no checkpoint of it."""
         # In place of a folder that is gone, orbax would make one without the lock of this run.
@@ -178,8 +164,22 @@ class Checkpoints:
         lock.check(self.directory.parent)
         return step not in self.steps
 
-    def _commit(self, written: Path, step: int, results: Mapping[str, float] | None) -> str | None:
-        """Turn what is written into the checkpoint of a step; delete those no longer kept."""
+    def commit(
+        self,
+        written: Path,
+        step: int,
+        record: Record,
+        results: Mapping[str, float] | None,
+        state: Tree | None = None,
+        tables: Sequence[str] | None = None,
+    ) -> str | None:
+        """Turn a folder with arrays into the checkpoint of a step; delete those no longer kept.
+
+        Of a sharded state, `tables` are what `shards.write` returned to each process, and no
+        `state` is given. The rest is as in `save`.
+        """
+        record = {**record, "step": step, **(results or {})}
+        files.write_record(written, record, state, tables)
         committed = self.directory / str(step)
         sync_tree(written)
         written.rename(committed)
@@ -207,13 +207,12 @@ class Checkpoints:
         for step in reversed(self.steps):
             try:
                 folder = self.directory / str(step)
-                record, chunks = files.opened(folder, self._shape)
-                arrays: Mapping[str, Any]
+                record, _, _, chunks = files.opened(folder, self._shape)
                 if chunks is None:
-                    arrays, record = files.read(self._checkpointer, folder, self._shape)
+                    arrays, _ = files.read(self._checkpointer, folder, self._shape)
+                    state = files.fit(arrays, template)
                 else:
-                    arrays = shards.shapes(chunks)
-                state = files.fit(arrays, template)
+                    state = files.fit(shards.shapes(chunks), template)
             except Damaged as damage:
                 self.set_aside(step, str(damage))
             else:
@@ -232,7 +231,7 @@ class Checkpoints:
         """Return the newest intact record, or None; reads no arrays and renames nothing."""
         for step in reversed(self.steps):
             with suppress(Damaged):  # restore() will report it
-                return files.record_of(self.directory / str(step), self._shape)
+                return files.opened(self.directory / str(step), self._shape).record
         return None
 
     def _folder_id(self) -> tuple[int, int]:
@@ -264,14 +263,12 @@ class Checkpoints:
         values = {}
         for step in self.steps:
             with suppress(Damaged, ReadError):  # an older one that nobody needs now
-                record = files.record_of(self.directory / str(step), self._shape)
-                value = self._best.value(record)
+                record = files.opened(self.directory / str(step), self._shape).record
                 if "validation_fraction" not in record.get("config", {}).get("data", {}):
                     # An older version selected by the test split: what it kept stays kept.
-                    tested = {k[len("test_") :]: v for k, v in record.items() if k[:5] == "test_"}
-                    of_test = {f"validation_{name}": result for name, result in tested.items()}
-                    value = self._best.value(of_test) if value is None else value
-                if value is not None:
+                    tested = {k.replace("test_", "validation_"): v for k, v in record.items()}
+                    record = {**tested, **record}
+                if (value := self._best.value(record)) is not None:
                     values[step] = value
         return values
 

@@ -34,23 +34,23 @@ def transfer(weights: Weights, other: Arrays, renamed: Sequence[str]) -> Transfe
     """
     own, names = named_leaves(weights), {path: path for path in other}
     for rule in renamed:
-        theirs, _, ours = rule.partition(":")
-        for path, side, paths in ((theirs, "the other run", other), (ours, "this model", own)):
+        source, _, target = rule.partition(":")
+        for path, side, paths in ((source, "the other run", other), (target, "this model", own)):
             hint = f"use OTHER:THIS, with leaves or what is above them: {', '.join(paths)}"
             message = f"init.map={rule}: {side} has no weights {path}"
             _check(any(_is_below(name, path) for name in paths), message, hint)
-        names |= {p: ours + p.removeprefix(theirs) for p in other if _is_below(p, theirs)}
+        names |= {p: target + p.removeprefix(source) for p in other if _is_below(p, source)}
     taken = {}
-    for theirs, ours in names.items():
-        leaf, array = own.get(ours), other[theirs]
+    for source, target in names.items():
+        leaf, array = own.get(target), other[source]
         if leaf is not None and (leaf.shape, leaf.dtype) == (array.shape, array.dtype):
-            taken[ours] = array
+            taken[target] = array
     if not taken:
         message = "init.run: no weights of that run have the path and shape of one of this model"
         raise ConfigError(
             f"{message}: {', '.join(other)}", "rename them with init.map=[OTHER:THIS]"
         )
-    left = [theirs for theirs, ours in names.items() if ours not in taken]
+    left = [source for source, target in names.items() if target not in taken]
     taken = {path: taken[path] for path in own if path in taken}
     return Transfer(taken, [path for path in own if path not in taken], left)
 

@@ -91,7 +91,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     seen = expanded(args.show, "--show") if args.show else None
     terminal = Terminal()
     trained = command_line.open_run(args.run, args.step, terminal.warn)
-    from trainer.checkpoint import load_model
 
     find_digit = args.find_digit or trained.dataset["name"] in DIGITS
     sources: list[tuple[Path, int | None]] = []
@@ -110,7 +109,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     outputs: Arrays = {}
     if parts:
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        outputs = load_model.predict(trained, joined)
+        outputs = trained.predict(joined)
     labels = [printable(str(file) if i is None else f"{file}[{i}]") for file, i in sources]
     if out is not None and parts:
         with writing(out, hint="name another file with --out FILE"):

@@ -31,7 +31,7 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
     """
     task, record = _make(model, data, dataset)
     if task.prediction is not None:  # it classifies; a label beyond its logits would have no loss
-        weights = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
+        weights = task.shapes
         logits = jax.eval_shape(lambda x, w: task.fwd(x, w, None), task.example, weights)
         (classes,) = jax.tree.leaves(logits)[0].shape
         for split, examples in dataset.splits.items():

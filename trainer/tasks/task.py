@@ -85,6 +85,11 @@ class Task(NamedTuple):
         mixes = self.mix is not None
         return Needs(self.is_random or self.augment is not None or mixes, mixes)
 
+    @property
+    def shapes(self) -> Weights:
+        """Shapes and dtypes of the weights."""
+        return jax.eval_shape(self.init, jax.ShapeDtypeStruct((2,), "uint32"))
+
 
 def keys_of(task: Task, seed: jax.Array | None, step: jax.Array, batch: Superbatch) -> Keys:
     """Return the keys of each example in a step, where the task draws random numbers.

@@ -110,7 +110,7 @@ def _from_chunks(
 
     def read() -> str | None:
         try:
-            _, chunks = files.opened(folder, {})  # process 0 knows the shape of its record
+            chunks = files.opened(folder, {}).chunks  # process 0 knows the shape of its record
             states.append(shards.restore(folder, chunks or {}, template, shardings))
         except Damaged as damage:
             return str(damage)
