@@ -7,12 +7,13 @@ import pytest
 from trainer.dashboard import norms
 from trainer.data.dataset import Superbatch
 from trainer.optimizers.optimizer import stochastic_gradient_descent
+from trainer.optimizers.update import Update
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.tasks import mlp
 
 TASK = mlp.make(mlp.Objective("softmax_crossentropy", 10, 100.0, 50.0), (12,), [6], "he_normal")
-UPDATE = step.Update(stochastic_gradient_descent(0.0, nesterov=False))
+UPDATE = Update(stochastic_gradient_descent(0.0, nesterov=False))
 
 
 @pytest.mark.parametrize(("masked", "rows"), [(0, 8), (3, 8), (3, 3)])

@@ -75,10 +75,9 @@ def test_with_virtual_shards_the_loss_has_the_same_bits_on_all_devices():
 
 def shared_evaluator(task, weights, split, devices, shards, virtual_shards):
     mesh = meshes.make_mesh(devices, shards=shards)
-    how = sharding.sharing(weights, mesh, "all", packed=False)
     options = compiler.xla_options("cpu", deterministic=False, remat=True)
-    program = evaluation.make_eval_step(task, mesh, virtual_shards, options, how)
-    shardings = sharding.of_weights(mesh, how)
+    program = evaluation.make_eval_step(task, mesh, virtual_shards, options, "all")
+    shardings = sharding.of_weights(weights, mesh, "all")
     evaluate = evaluation.Evaluator(program, task.metric_names, split, mesh, 100, virtual_shards)
     return program, shardings, evaluate
 
@@ -102,7 +101,7 @@ def test_weights_that_devices_share_are_evaluated_as_whole_ones(devices, shards,
 
 def test_no_device_holds_all_weights_at_once_to_evaluate_them():
     task, split = mlp.make(OBJECTIVE, (4, 3), [256] * 16, "he_normal"), make_split(64)
-    weights = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
+    weights = task.shapes
     program, shardings, evaluate = shared_evaluator(task, weights, split, 8, None, None)
     placed = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

@@ -128,6 +128,6 @@ def test_the_norm_is_that_of_the_mean_gradients_and_changes_no_weight():
 )
 def test_a_batch_that_does_not_divide_is_named(devices, virtual_shards, accumulate, message):
     with pytest.raises(ConfigError) as raised:
-        meshes.check_division(devices, 64, virtual_shards, accumulate=accumulate)
+        meshes.check_division(devices, 64, virtual_shards, accumulate)
     assert message in str(raised.value)
-    meshes.check_division(2, 64, 4, accumulate=16)
+    meshes.check_division(2, 64, 4, 16)

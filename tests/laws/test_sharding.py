@@ -11,6 +11,7 @@ from support.tasks import DEVICES, STEPS, K, first_state, program, run, six_step
 
 from trainer.optimizers import elementwise
 from trainer.optimizers.optimizer import from_optax, stochastic_gradient_descent
+from trainer.optimizers.update import Update
 from trainer.parallel import mesh as meshes
 from trainer.parallel import sharding, step
 from trainer.plan.traffic import traffic
@@ -149,7 +150,7 @@ def wide_mlp():
 @pytest.mark.parametrize("name", ["wide mlp", "transformer"])
 def test_each_of_8_devices_has_an_eighth_of_the_state(name):
     task = wide_mlp() if name == "wide mlp" else subject(name).task
-    update = step.Update(from_optax(optax.adamw, {}), ema_decay=0.9)
+    update = Update(from_optax(optax.adamw, {}), ema_decay=0.9)
     key = jax.ShapeDtypeStruct((2,), "uint32")
     state = jax.eval_shape(lambda key: step.new_state(task, update, key), key)
     mesh = meshes.make_mesh(8)

@@ -11,6 +11,7 @@ from support.steps import BATCH, batches, make_task, place, place_inputs
 
 from trainer.job.errors import ConfigError
 from trainer.optimizers import optimizer as optimizers
+from trainer.optimizers.update import Update
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.tasks.task import apply, losses_and_metrics
@@ -52,7 +53,7 @@ def test_fifty_steps_are_those_of_a_plain_optax_loop(name):
     clip_norm = 0.5 if name == "clipped" else None
     mesh, data = meshes.make_mesh(2), batches(STEPS, short=0)
     weights = jax.device_get(make_task().init(jax.random.PRNGKey(2)))
-    update = step.Update(optimizers.make(*arguments, weights), clip_norm)
+    update = Update(optimizers.make(*arguments, weights), clip_norm)
     state = step.TrainState(weights, jax.device_get(update.optimizer.init(weights)), np.int32(0))
     program = step.make_train_step(make_task(), update, mesh, "shard_map")
     inputs = place_inputs(mesh, data, range(STEPS), np.full(STEPS, lr, np.float32))

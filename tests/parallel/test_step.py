@@ -7,6 +7,7 @@ from support import steps
 
 from trainer.data.dataset import Superbatch
 from trainer.optimizers.optimizer import State, stochastic_gradient_descent
+from trainer.optimizers.update import Update
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.parallel.compiler import CPU_STEP, GPU_STEP
@@ -120,7 +121,7 @@ def test_a_notebook_step_agrees_with_numpy_in_float64():
     images = rng.integers(0, 3, (1, steps.BATCH, steps.PIXELS), np.uint8)
     labels = rng.integers(0, 10, (1, steps.BATCH)).astype(np.uint8)
     mesh = make_mesh(2)
-    update = step.Update(stochastic_gradient_descent(0.6, nesterov=False))
+    update = Update(stochastic_gradient_descent(0.6, nesterov=False))
     program = step.make_train_step(task, update, mesh, "shard_map")
     host = jax.device_get(weights)
     state = meshes.place(

@@ -7,13 +7,14 @@ import numpy as np
 
 from trainer.data.dataset import Superbatch
 from trainer.optimizers.optimizer import stochastic_gradient_descent
+from trainer.optimizers.update import Update
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.parallel.compiler import CPU_STEP
 from trainer.tasks import mlp
 
 OBJECTIVE = mlp.Objective("softmax_crossentropy", 10, 33.3, 78.6)
-UPDATE = step.Update(stochastic_gradient_descent(0.9, nesterov=True))
+UPDATE = Update(stochastic_gradient_descent(0.9, nesterov=True))
 PIXELS, BATCH = 20, 16
 
 

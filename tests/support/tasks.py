@@ -14,6 +14,7 @@ from trainer.config.schema import AugmentConfig
 from trainer.data.dataset import Dataset, Superbatch
 from trainer.data.stream import Plan, Superbatches
 from trainer.optimizers.optimizer import from_optax
+from trainer.optimizers.update import Update
 from trainer.parallel import compiler, sharding, step
 from trainer.parallel import mesh as meshes
 from trainer.sources import load
@@ -102,7 +103,7 @@ def program(
     mesh, task = meshes.make_mesh(devices, shards=shards), subject(name).task
     made = step.make_train_step(
         task,
-        step.Update(OPTIMIZER, **update),
+        Update(OPTIMIZER, **update),
         mesh,
         "shard_map",
         virtual_shards,

@@ -14,6 +14,7 @@ from trainer.config import user_module
 from trainer.data.dataset import Superbatch
 from trainer.job.errors import ConfigError
 from trainer.optimizers.optimizer import stochastic_gradient_descent
+from trainer.optimizers.update import Update
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.tasks import checks, module
@@ -331,7 +332,7 @@ def test_the_hooks_change_no_result(made):
     assert largest <= float(result.bound) < np.inf
 
     def train(task, k):
-        mesh, update = meshes.make_mesh(1), step.Update(stochastic_gradient_descent(0.9, True))
+        mesh, update = meshes.make_mesh(1), Update(stochastic_gradient_descent(0.9, True))
         train_step = step.make_train_step(task, update, mesh, "shard_map")
         state = step.init_state(task, update, jax.random.PRNGKey(0), mesh)
         several = jax.tree.map(lambda x: np.stack([x] * 3), batch)

@@ -27,14 +27,11 @@ def evaluate(trained: Trained, examples: Examples) -> Evaluation:
     config, weights, task = trained.record["config"], trained.weights, trained.task
     shard_state = config["parallel"].get("shard_state", "none")  # older runs have none
     mesh = meshes.make_mesh(None if shard_state == "all" else 1)
-    how = sharding.sharing(weights, mesh, shard_state, packed=False)
-    platform, shares = jax.default_backend(), how is not None
-    step = make_eval_step(task, mesh, None, compiler.xla_options(platform, False, shares), how)
+    options = compiler.xla_options(jax.default_backend(), False, shard_state == "all")
+    step = make_eval_step(task, mesh, None, options, shard_state)
     batch_size = config["train"]["eval_batch_size"]
     evaluator = Evaluator(step, task.metric_names, examples, mesh, batch_size)
-    if how is None:
-        return evaluator(meshes.place(meshes.replicated(mesh), weights))
-    return evaluator(meshes.spread(sharding.of_weights(mesh, how), weights))
+    return evaluator(meshes.spread(sharding.of_weights(weights, mesh, shard_state), weights))
 
 
 def load(

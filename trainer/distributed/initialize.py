@@ -77,10 +77,9 @@ def initialize(
         parallel = config.parallel
         meshes.check_method(parallel.method, topology.num_processes)
         mesh = meshes.make_mesh(parallel.devices, parallel.mesh.replica, parallel.mesh.shard)
-        rows = meshes.local_rows(mesh, batch_size, "train.global_batch_size")
-        shards, accumulate = parallel.virtual_shards, config.train.accumulate
-        meshes.check_division(mesh.size, batch_size, shards, accumulate=accumulate)
-        return mesh, rows
+        accumulate = config.train.accumulate
+        meshes.check_division(mesh.size, batch_size, parallel.virtual_shards, accumulate)
+        return mesh, meshes.local_rows(mesh, batch_size)
 
     def claim() -> str:
         if not is_chief:

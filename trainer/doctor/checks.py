@@ -83,7 +83,7 @@ def visible_devices(topology: Topology) -> str:
 def batch(config: Config, devices: Mesh) -> str:
     """Check that the batch and the virtual shards divide over the devices."""
     size, shards = config.train.global_batch_size, config.parallel.virtual_shards
-    mesh.check_division(devices.size, size, shards, accumulate=config.train.accumulate)
+    mesh.check_division(devices.size, size, shards, config.train.accumulate)
     return f"{size} examples a step, {size // devices.size} a device"
 
 
@@ -174,7 +174,7 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> str:
     if dataset is None:
         raise Concern("not tried: there is no data", "see data above")
     made = build.make_programs(config, dataset, devices)
-    rows = mesh.local_rows(devices, config.train.global_batch_size, "train.global_batch_size")
+    rows = mesh.local_rows(devices, config.train.global_batch_size)
     plan = made.plan._replace(steps_per_dispatch=1)
     batch = build.superbatches(config, dataset, made.task, rows, 0, plan)[0]
     inputs = feed.inputs(devices, feed.send(devices, made.schedule_of(1), batch, 0))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from trainer.data.dataset import Examples, Superbatch, bytes_of_one, size
 from trainer.data.rows import gather
@@ -16,7 +16,6 @@ from trainer.parallel import mesh as meshes
 from trainer.parallel import remat, sharding
 from trainer.parallel.compiler import XlaOptions
 from trainer.parallel.mesh import replicated
-from trainer.parallel.sharding import Sharing
 from trainer.tasks.task import Named, Task, Weights, apply, losses_and_metrics
 
 # Of examples, over all devices.
@@ -47,7 +46,7 @@ def make_eval_step(
     mesh: Mesh,
     virtual_shards: int | None = None,
     xla_options: XlaOptions | None = None,
-    how: Sharing | None = None,
+    shard_state: str = "none",
 ) -> EvalStep:
     """Build the program that evaluates C batches.
 
@@ -60,11 +59,12 @@ def make_eval_step(
         virtual_shards: compute this many parts of each batch one by one, for the same bits on any
             number of devices that divides it; None: one part a device.
         xla_options: XLA's compile options.
-        how: how the devices share the weights; None: each holds all of them. Shared ones are
-            gathered a few at a time, each where it is used; with virtual shards all at once.
+        shard_state: whether the devices share the weights: "all". Shared ones are gathered a few
+            at a time, each where it is used; with virtual shards all at once.
     """
+    specs = sharding.specs(sharding.of_weights(task.shapes, mesh, shard_state))
+    shared = sharding.sharing(task.shapes, mesh) if shard_state == "all" else None
     parts = (virtual_shards or mesh.size) // mesh.size  # of each batch, on each device
-    shared = how if how is not None and how.weights else None
     if shared is not None and virtual_shards is None:
         task = remat.in_parts(task, len(jax.tree.leaves(shared.dims)), shared)
 
@@ -84,8 +84,7 @@ def make_eval_step(
 
         return lax.map(test_batch, batches)
 
-    rows, whole = meshes.rows(mesh), PartitionSpec()
-    specs = whole if shared is None else sharding.specs(sharding.of_weights(mesh, shared))
+    rows = meshes.rows(mesh)
     sharded = jax.shard_map(
         test_all,
         mesh=mesh,
@@ -127,7 +126,7 @@ class Evaluator:
         self._size = size(split)
         multiple = virtual_shards or mesh.size
         rows = -(-min(batch_size, self._size) // multiple) * multiple
-        self._rows = meshes.local_rows(mesh, rows, "train.eval_batch_size")
+        self._rows = meshes.local_rows(mesh, rows)
         batches, bytes_ = -(-self._size // rows), max(1, rows * bytes_of_one(split))
         if batches * bytes_ > BYTES_TO_KEEP:
             batches = max(1, BYTES_PER_DISPATCH // bytes_)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from trainer.data.dataset import Superbatch
 from trainer.parallel.sharding import (
     Sharing,
     merged_leaves,
+    send_as_one,
     split_leaves,
     summed_parts,
 )
@@ -29,16 +29,10 @@ class Split(NamedTuple):
     accumulate: int  # parts of what a device, or a virtual shard, has of the batch
     axes: tuple[str, ...]  # of the mesh, to sum over; empty: there is one device
     sharing: Sharing | None = None  # how devices share the gradients; None: all have all of them
-    sums_itself: bool = False  # whether gradients_of adds up over the devices that share the state
+    # Whether gradients_of returns sums over the devices that share the state. Then no more than
+    # the gradients of one part are ever whole.
+    presummed: bool = False
     reduce_dtype: Any = jnp.float32  # in which gradients are sent
-
-    @property
-    def shares_each_part(self) -> bool:
-        """Whether every part's gradients are added up over the devices that share the state.
-
-        That keeps the memory of whole gradients to one part.
-        """
-        return self.sharing is not None and self.sharing.weights
 
 
 def summed(
@@ -75,22 +69,14 @@ def summed(
 
 def _accumulated(gradients_of: GradientsOf, batch: Superbatch, split: Split) -> BatchGradients:
     """Add up the gradients of parts of a batch one after the other, in the memory of one part."""
-
-    def of_part(part: Superbatch) -> BatchGradients:
-        result = gradients_of(part)
-        if split.sharing is None or not split.shares_each_part or split.sums_itself:
-            return result
-        sums = summed_parts(result.gradients, split.sharing)
-        return result._replace(gradients=_as(jnp.float32, sums))
-
     if split.accumulate == 1:
-        return of_part(batch)
+        return gradients_of(batch)
     parts = _parts(batch, split.accumulate)
-    shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
+    shapes = jax.eval_shape(gradients_of, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def add(total: BatchGradients, part: Superbatch) -> tuple[BatchGradients, None]:
-        return jax.tree.map(jnp.add, total, of_part(part)), None
+        return jax.tree.map(jnp.add, total, gradients_of(part)), None
 
     return lax.scan(add, zeros, parts)[0]
 
@@ -107,36 +93,28 @@ def _sum_over_devices(
     """Add up over the devices; where they share the state, each gets its parts of the gradients."""
     if not split.axes:
         return result, votes
-    how, gradients = split.sharing, result.gradients
-    if how is None:
-        sent = _as(split.reduce_dtype, gradients)
-        total = _sum_as_one((sent, result._replace(gradients=None), votes), split.axes)
-        gradients, result, votes = total
-    else:
-        if not split.shares_each_part:
-            gradients = summed_parts(gradients, how)
-        parts, whole = split_leaves(gradients, how)
+    how, whole = split.sharing, result.gradients
+    parts: list[Any] = []
+    if how is not None:
+        sums = whole if split.presummed else summed_parts(whole, how)
+        parts, whole = split_leaves(sums, how)
         if replicas := tuple(axis for axis in split.axes if axis != how.axis):
             parts = _sum_as_one(_as(split.reduce_dtype, parts), replicas)
-        rest = (_as(split.reduce_dtype, whole), result._replace(gradients=None), votes)
-        whole, result, votes = _sum_as_one(rest, split.axes)
-        gradients = merged_leaves(parts, whole, how)
+    rest = (_as(split.reduce_dtype, whole), result._replace(gradients=None), votes)
+    whole, result, votes = _sum_as_one(rest, split.axes)
+    gradients = whole if how is None else merged_leaves(parts, whole, how)
     return result._replace(gradients=_as(jnp.float32, gradients)), votes
 
 
 def _sum_as_one(tree: Any, axes: tuple[str, ...]) -> Any:
     """Add a pytree of arrays up over the devices, as ONE flat array of each dtype.
 
-    gloo, on CPUs, sends several arrays one after the other, each with a latency of its own. For a
-    single device this is not called: XLA would copy all of it.
+    For a single device this is not called: XLA would copy all of it.
     """
     leaves, structure = jax.tree.flatten(tree)
-    for dtype in {leaf.dtype: None for leaf in leaves}:
-        chosen = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
-        flat, unravel = ravel_pytree([leaves[i] for i in chosen])
-        for i, leaf in zip(chosen, unravel(lax.psum(flat, axes)), strict=True):
-            leaves[i] = leaf
-    return jax.tree.unflatten(structure, leaves)
+    sums = send_as_one([leaf.ravel() for leaf in leaves], partial(lax.psum, axis_name=axes))
+    shaped = [x.reshape(leaf.shape) for x, leaf in zip(sums, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
 
 
 def _as(dtype: Any, tree: Any) -> Any:

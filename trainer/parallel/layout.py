@@ -1,14 +1,13 @@
 """The task's own layout of the weights, in which they stay while steps run."""
 
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from trainer.tasks.task import Task, Weights
-
-State = TypeVar("State")  # a pytree with the weights in it
 
 
 def fits(task: Task, weights: Weights, optim_state: Any) -> bool:
@@ -29,18 +28,19 @@ def fits(task: Task, weights: Weights, optim_state: Any) -> bool:
     return all(leaf.ndim == 0 for leaf in others)
 
 
-def turned(state: State, weights: Weights, task: Task, *, back: bool) -> State:
+def turned(state: Any, task: Task, *, back: bool) -> Any:
     """Bring all trees like the weights in a state to the task's layout, or back from it.
 
     Such are the weights, their average, and what the optimizer keeps for each of them.
     """
-    if task.layout is None:
-        return state
-    is_like, turn = partial(_is_like, weights), task.layout[back]
-    result: State = jax.tree.map(
-        lambda tree: turn(tree) if is_like(tree) else tree, state, is_leaf=is_like
-    )
-    return result
+    if task.layout is not None:
+        is_like, turn = partial(_is_like, state.weights), task.layout[back]
+        state = jax.tree.map(
+            lambda tree: turn(tree) if is_like(tree) else tree, state, is_leaf=is_like
+        )
+    # The barrier keeps XLA from looking through the new layout where the loop has one step only: K
+    # steps in one dispatch must give the same bits as K dispatches of one step.
+    return lax.optimization_barrier(state)
 
 
 def _is_like(weights: Weights, tree: Any) -> bool:

@@ -88,31 +88,22 @@ def local_devices(mesh: Mesh) -> int:
     return sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
 
 
-def local_rows(mesh: Mesh, global_batch_size: int, option: str) -> slice:
-    """Return which rows of every global batch this process loads: those of its own devices.
-
-    Raises:
-        ConfigError: the batch does not divide over the devices; names `option`.
-    """
-    check_division(mesh.size, global_batch_size, None, option)
+def local_rows(mesh: Mesh, global_batch_size: int) -> slice:
+    """Return which rows of every global batch this process loads: those of its own devices."""
     each = global_batch_size // mesh.size
     mine = [i for i, d in enumerate(mesh.devices.flat) if d.process_index == jax.process_index()]
     return slice(mine[0] * each, (mine[-1] + 1) * each)
 
 
 def check_division(
-    devices: int,
-    global_batch_size: int,
-    virtual_shards: int | None,
-    option: str = "train.global_batch_size",
-    accumulate: int = 1,
+    devices: int, global_batch_size: int, virtual_shards: int | None, accumulate: int
 ) -> None:
     """Check that a batch divides over devices, with the virtual shards and train.accumulate. Pure.
 
     Raises:
-        ConfigError: they do not divide; names `option`, which says the size of the batch.
+        ConfigError: they do not divide.
     """
-    batch, over = f"{option}={global_batch_size}", f"over {devices} devices"
+    batch, over = f"train.global_batch_size={global_batch_size}", f"over {devices} devices"
     shards, parts = devices, f"train.accumulate={accumulate}"
     checks = [(batch, global_batch_size, devices, over)]
     if virtual_shards is not None:

@@ -9,7 +9,7 @@ import jax
 from jax import lax
 from jax.extend import core
 
-from trainer.parallel.sharding import Sharing, gathered_leaf, whole_shapes
+from trainer.parallel.sharding import Sharing, gathered_leaf
 from trainer.tasks.task import Example, Key, Output, Task, Weights
 
 
@@ -27,29 +27,25 @@ def in_parts(task: Task, parts: int | None, how: Sharing | None = None) -> Task:
         return task
 
     def fwd(example: Example, weights: Weights, key: Key = None) -> Output:
-        shapes = weights if how is None else whole_shapes(weights, how)
+        shapes = weights if how is None else task.shapes
         whole, shape = jax.make_jaxpr(task.fwd, return_shape=True)(example, shapes, key)
-        read: list[Any] = [None] * len(jax.tree.leaves((example, weights, key)))
+        readers = {}
         if how is not None:
-            first = len(jax.tree.leaves(example))
-            gathers = [
-                partial(gathered_leaf, how.axis, how.reduce_dtype, dim)
-                for dim in jax.tree.leaves(how.dims)
-            ]
-            read[first : first + len(gathers)] = gathers
-        outputs = _run(whole, jax.tree.leaves((example, weights, key)), read, parts)
+            variables = whole.jaxpr.invars[len(jax.tree.leaves(example)) :]
+            for variable, dim in zip(variables, jax.tree.leaves(how.dims), strict=False):
+                readers[variable] = partial(gathered_leaf, how.axis, how.reduce_dtype, dim)
+        outputs = _run(whole, jax.tree.leaves((example, weights, key)), readers, parts)
         return jax.tree.unflatten(jax.tree.structure(shape), outputs)
 
     return task._replace(fwd=fwd, gradients=None, counted=False)
 
 
-def _run(whole: Any, arguments: list[Any], read: list[Any], parts: int) -> list[Any]:
+def _run(whole: Any, arguments: list[Any], readers: Mapping[Any, Any], parts: int) -> list[Any]:
     """Evaluate a program in parts; the last one is not computed again: its gradients come first.
 
-    `read` has a function for each argument, which a part applies to it first; or None.
+    `readers` has functions of some variables, which a part that uses a variable applies to it.
     """
     jaxpr = whole.jaxpr
-    readers = {var: reader for var, reader in zip(jaxpr.invars, read, strict=True) if reader}
     values = dict(zip(jaxpr.constvars, whole.consts, strict=True))
     values |= zip(jaxpr.invars, arguments, strict=True)
     cuts = [0, *_cuts(jaxpr, parts), len(jaxpr.eqns)]

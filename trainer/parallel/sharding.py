@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -28,7 +29,6 @@ SMALL = 1 / 4096
 class Sharing(NamedTuple):
     """How the devices share the state, within a program of the mesh."""
 
-    weights: bool  # whether the weights are split too, as in "all"
     dims: Dims  # of the weights, and of all that has their shapes
     axis: str  # of the mesh: the devices that share one copy of the state
     devices: int  # along it
@@ -37,38 +37,50 @@ class Sharing(NamedTuple):
 
 
 def sharing(
-    weights: Weights, mesh: Mesh, shard_state: str, reduce_dtype: str = "float32", *, packed: bool
+    weights: Weights, mesh: Mesh, reduce_dtype: str = "float32", *, packed: bool = False
 ) -> Sharing | None:
-    """Return how the devices of a mesh share the state; None: each holds all of it.
+    """Return how the devices of a mesh share a state; None: its last axis has one device.
 
     Args:
         weights: their shapes.
         mesh: the devices; those along its last axis share one copy.
-        shard_state: "none", "optimizer" or "all".
         reduce_dtype: in which gradients are sent.
         packed: see Sharing.
     """
     axis = mesh.axis_names[-1]
-    count = mesh.shape[axis]
-    if shard_state == "none" or count == 1:
+    if (count := mesh.shape[axis]) == 1:
         return None
-    dims = _dims(weights, weights, count)
-    return Sharing(shard_state == "all", dims, axis, count, packed, jnp.dtype(reduce_dtype))
+    return Sharing(_dims(weights, weights, count), axis, count, packed, jnp.dtype(reduce_dtype))
 
 
 def of_state(state: State, mesh: Mesh, shard_state: str) -> State:
     """Return the NamedSharding of each leaf of a state, given their shapes."""
-    whole = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
+
+    def of(tree: Any, split: bool) -> Any:
+        return _shardings(tree, state.weights, mesh, split)
+
+    shared = shard_state != "none"
+    return state._replace(
+        weights=of_weights(state.weights, mesh, shard_state),
+        optim_state=of(state.optim_state, shared),
+        step=of(state.step, False),
+        ema=of(state.ema, shared),
+    )
+
+
+def of_weights(weights: Weights, mesh: Mesh, shard_state: str) -> Weights:
+    """Return the NamedSharding of each leaf of the weights, given their shapes."""
+    return _shardings(weights, weights, mesh, shard_state == "all")
+
+
+def _shardings(tree: Any, weights: Weights, mesh: Mesh, split: bool) -> Any:
     axis = mesh.axis_names[-1]
-    if shard_state == "none" or mesh.shape[axis] == 1:
-        return whole
 
-    def split(tree: Any) -> Any:
-        dims = _dims(tree, state.weights, mesh.shape[axis])
-        return jax.tree.map(lambda dim: NamedSharding(mesh, _spec(dim, axis)), dims)
+    def of_leaf(dim: int) -> NamedSharding:
+        spec = PartitionSpec() if dim == WHOLE else PartitionSpec(*[None] * dim, axis)
+        return NamedSharding(mesh, spec)
 
-    shared = whole._replace(optim_state=split(state.optim_state), ema=split(state.ema))
-    return shared._replace(weights=split(state.weights)) if shard_state == "all" else shared
+    return jax.tree.map(of_leaf, _dims(tree, weights, mesh.shape[axis] if split else 1))
 
 
 def specs(shardings: Any) -> Any:
@@ -76,17 +88,8 @@ def specs(shardings: Any) -> Any:
     return jax.tree.map(lambda sharding: sharding.spec, shardings)
 
 
-def of_weights(mesh: Mesh, how: Sharing) -> Weights:
-    """Return the NamedSharding of each leaf of weights that devices share."""
-    return jax.tree.map(lambda dim: NamedSharding(mesh, _spec(dim, how.axis)), how.dims)
-
-
-def _spec(dim: int, axis: str) -> PartitionSpec:
-    return PartitionSpec(*[None] * dim, axis) if dim != WHOLE else PartitionSpec()
-
-
 def is_whole(tree: Any) -> bool:
-    """Return whether every device holds all of every array."""
+    """Return whether every device holds all of every array; of arrays, or of their shardings."""
     return all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree))
 
 
@@ -134,14 +137,9 @@ def own_parts(tree: Weights, how: Sharing) -> Weights:
 
 def gathered(tree: Weights, how: Sharing) -> Weights:
     """Return whole leaves, of which each device gives its part."""
-    if not how.packed:
-        gather_one = partial(gathered_leaf, how.axis, how.reduce_dtype)
-        return jax.tree.map(lambda leaf, dim: gather_one(dim, leaf), tree, how.dims)
-
-    def gather(parts: jax.Array) -> jax.Array:
-        return lax.all_gather(parts, how.axis, axis=0, tiled=False)
-
-    return _as_one(lambda part, dim: _first(part, dim).ravel(), gather, _joined, tree, how)
+    if how.packed:
+        return _packed(jnp.ravel, partial(lax.all_gather, axis_name=how.axis), tree, how)
+    return jax.tree.map(partial(gathered_leaf, how.axis, how.reduce_dtype), how.dims, tree)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -171,16 +169,6 @@ def _summed_part(axis: str, reduce_dtype: Any, dim: int, whole: jax.Array) -> ja
     return lax.psum_scatter(sent, axis, scatter_dimension=dim, tiled=True)
 
 
-def whole_shapes(tree: Weights, how: Sharing) -> Weights:
-    """Return the shapes and dtypes of whole leaves, given those of the parts."""
-
-    def whole(leaf: Any, dim: int) -> jax.ShapeDtypeStruct:
-        sizes = [size * how.devices if i == dim else size for i, size in enumerate(leaf.shape)]
-        return jax.ShapeDtypeStruct((*sizes,), leaf.dtype)
-
-    return jax.tree.map(whole, tree, how.dims)
-
-
 def summed_parts(tree: Weights, how: Sharing) -> Weights:
     """Add split leaves up over the devices of the axis; each gets its part of the sum.
 
@@ -188,26 +176,43 @@ def summed_parts(tree: Weights, how: Sharing) -> Weights:
     are, not summed.
     """
     if not how.packed:
-        return jax.tree.map(
-            lambda leaf, dim: (
-                leaf if dim == WHOLE else _summed_part(how.axis, how.reduce_dtype, dim, leaf)
-            ),
-            tree,
-            how.dims,
-        )
+        return jax.tree.map(partial(_summed_part, how.axis, how.reduce_dtype), how.dims, tree)
 
     def scatter(rows: jax.Array) -> jax.Array:
-        sent = rows.astype(how.reduce_dtype)
-        return lax.psum_scatter(sent, how.axis, scatter_dimension=0, tiled=False)
+        return lax.psum_scatter(rows.astype(how.reduce_dtype), how.axis, scatter_dimension=0)
 
-    def rows(leaf: jax.Array, dim: int) -> jax.Array:
-        return _first(leaf, dim).reshape(how.devices, -1)
+    return _packed(lambda leaf: leaf.reshape(how.devices, -1), scatter, tree, how)
 
-    def back(flat: jax.Array, leaf: jax.Array, dim: int, how: Sharing) -> jax.Array:
-        shape = _first(leaf, dim).shape
-        return _back(flat.reshape(shape[0] // how.devices, *shape[1:]), dim)
 
-    return _as_one(rows, scatter, back, tree, how)
+def _packed(flat: Any, send: Any, tree: Weights, how: Sharing) -> Weights:
+    """Send all split leaves as one array, each with the dimension that is split as its first.
+
+    `flat` brings a leaf to (elements,), or to (devices, elements); `send` exchanges them.
+    """
+    split, whole = split_leaves(tree, how)
+    dims = [dim for dim in jax.tree.leaves(how.dims) if dim != WHOLE]
+    turned = [jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(split, dims, strict=True)]
+    sent = send_as_one([flat(leaf) for leaf in turned], send)
+    leaves = [
+        jnp.moveaxis(result.reshape(-1, *leaf.shape[1:]), 0, dim)
+        for result, leaf, dim in zip(sent, turned, dims, strict=True)
+    ]
+    return merged_leaves(leaves, whole, how)
+
+
+def send_as_one(arrays: Sequence[jax.Array], send: Any) -> list[jax.Array]:
+    """Return what `send` makes of the arrays, all of a dtype concatenated along the last dim.
+
+    gloo, on CPUs, sends several arrays one after the other, each with a latency of its own.
+    """
+    sent = [*arrays]
+    for dtype in dict.fromkeys(array.dtype for array in arrays):
+        chosen = [i for i, array in enumerate(arrays) if array.dtype == dtype]
+        joined = send(jnp.concatenate([arrays[i] for i in chosen], axis=-1))
+        ends = np.cumsum([arrays[i].shape[-1] for i in chosen])
+        for i, part in zip(chosen, jnp.split(joined, ends[:-1], axis=-1), strict=True):
+            sent[i] = part
+    return sent
 
 
 def split_leaves(tree: Weights, how: Sharing) -> tuple[list[Any], list[Any]]:
@@ -229,48 +234,13 @@ def global_norm(tree: Weights, how: Sharing) -> jax.Array:
 
 
 def _dims(tree: Any, weights: Weights, count: int) -> Dims:
-    """Return along which dimension each leaf is split: what has a weight's shape, as that is."""
+    """Return along which dimension `count` devices split each leaf: as a weight of its shape."""
     smallest = SMALL * sum(prod(leaf.shape) for leaf in jax.tree.leaves(weights))
 
     def dim_of(leaf: Any) -> int:
-        shape = leaf.shape
-        dims = [dim for dim, size in enumerate(shape) if size and size % count == 0]
-        if not dims or prod(shape) < smallest:
+        dims = [dim for dim, size in enumerate(leaf.shape) if size and size % count == 0]
+        if count == 1 or not dims or prod(leaf.shape) < smallest:
             return WHOLE
-        return max(dims, key=lambda dim: shape[dim])
+        return max(dims, key=lambda dim: leaf.shape[dim])
 
     return jax.tree.map(dim_of, tree)
-
-
-def _as_one(flat: Any, send: Any, back: Any, tree: Weights, how: Sharing) -> Weights:
-    """Send all split leaves of a dtype as one array, concatenated along the last dimension.
-
-    gloo, on CPUs, sends several arrays one after the other, each with a latency of its own.
-    """
-    leaves, structure = jax.tree.flatten(tree)
-    dims = jax.tree.leaves(how.dims)
-    for dtype in sorted({leaf.dtype for leaf in leaves}, key=str):
-        chosen = [i for i, leaf in enumerate(leaves) if dims[i] != WHOLE and leaf.dtype == dtype]
-        if not chosen:
-            continue
-        pieces = [flat(leaves[i], dims[i]) for i in chosen]
-        sent, first = send(jnp.concatenate(pieces, axis=-1)), 0
-        for i, piece in zip(chosen, pieces, strict=True):
-            last = first + piece.shape[-1]
-            leaves[i] = back(sent[..., first:last], leaves[i], dims[i], how)
-            first = last
-    return jax.tree.unflatten(structure, leaves)
-
-
-def _joined(rows: jax.Array, part: jax.Array, dim: int, how: Sharing) -> jax.Array:
-    """Return a whole leaf from the parts (devices, elements) of all devices."""
-    shape = _first(part, dim).shape
-    return _back(rows.reshape(how.devices * shape[0], *shape[1:]), dim)
-
-
-def _first(leaf: jax.Array, dim: int) -> jax.Array:
-    return jnp.moveaxis(leaf, dim, 0)
-
-
-def _back(leaf: jax.Array, dim: int) -> jax.Array:
-    return jnp.moveaxis(leaf, 0, dim)

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from trainer.data.dataset import Superbatch
 from trainer.optimizers import optimizer as optimizers
-from trainer.optimizers.optimizer import Optimizer
+from trainer.optimizers.update import Update, updated
 from trainer.parallel import gradients, layout, remat, sharding
 from trainer.parallel import mesh as meshes
 from trainer.parallel.compiler import CPU_STEP, StepOptions, XlaOptions
@@ -41,17 +41,6 @@ class TrainState(NamedTuple):
     optim_state: Any  # of the optimizer
     step: jax.Array  # () int32: optimizer steps done
     ema: Weights | None = None  # with ema.decay: the average of the weights, float32
-
-
-class Update(NamedTuple):
-    """How gradients change the weights; the learning rate enters the step as a value."""
-
-    optimizer: Optimizer
-    clip_norm: float | None = None  # scale larger mean gradients down to this norm
-    skip_nonfinite: bool = False  # True: drop a non-finite update and continue; False: stop there
-    frozen: Any = None  # a pytree of bools: which weights the optimizer leaves alone; None: none
-    log_norm: bool = False  # whether the metrics have the norm of the summed gradients
-    ema_decay: float | None = None  # of the average of the weights, at each step; None: no average
 
 
 class DispatchInputs(NamedTuple):
@@ -98,9 +87,10 @@ def new_state(task: Task, update: Update, key: jax.Array) -> TrainState:
 
 def state_of(weights: Weights, update: Update) -> TrainState:
     """Return the state before the first step with these weights, as the average begins. Pure."""
-    # Copied: a step takes the memory of each leaf over, and jit returns an argument as it is.
-    wide = None if update.ema_decay is None else jax.tree.map(_wide, weights)
-    ema = jax.tree.map(jnp.copy, wide)
+    ema = None
+    if update.ema_decay is not None:
+        # Copied: a step takes the memory of each leaf over, and jit returns an argument as it is.
+        ema = jax.tree.map(partial(jnp.array, dtype=jnp.float32), weights)
     return TrainState(weights, update.optimizer.init(weights), jnp.zeros((), jnp.int32), ema)
 
 
@@ -151,39 +141,39 @@ def make_train_step(
     local = (virtual_shards or mesh.size) // mesh.size
     axes = mesh.axis_names if mesh.size > 1 else ()
     shapes = jax.eval_shape(partial(new_state, task, update), jax.ShapeDtypeStruct((2,), "uint32"))
-    # The weights of "all" are gathered leaf by leaf, each where it is used.
-    packed = options.packed and shard_state == "optimizer"
-    how = sharding.sharing(shapes.weights, mesh, shard_state, reduce_dtype, packed=packed)
+    how = None
+    if shard_state != "none":
+        # The weights of "all" are gathered leaf by leaf, each where it is used.
+        packed = options.packed and shard_state == "optimizer"
+        how = sharding.sharing(shapes.weights, mesh, reduce_dtype, packed=packed)
     # Virtual shards are added up whole, in the way of one device.
     shared = how if virtual_shards is None else None
+    presummed = shared is not None and shard_state == "all"
     split = Split(
-        virtual_shards, local, accumulate, axes, shared, reduce_dtype=jnp.dtype(reduce_dtype)
+        virtual_shards, local, accumulate, axes, shared, presummed, jnp.dtype(reduce_dtype)
     )
-    split = split._replace(sums_itself=split.shares_each_part and remat_parts is not None)
-    task = remat.in_parts(task, remat_parts, how if split.sums_itself else None)
+    # With both, each part of the forward pass gathers its weights, and the step gathers none.
+    in_parts = presummed and remat_parts is not None
+    task = remat.in_parts(task, remat_parts, how if in_parts else None)
+    fits = options.layout and shared is None and update.frozen is None
+    if not (fits and layout.fits(task, shapes.weights, shapes.optim_state)):
+        task = task._replace(layout=None)
+    one_step = partial(_one_step, task, update, split, None if in_parts else how, options)
     # Donated, so that the new state is written into the memory of the old one.
     jit = partial(jax.jit, donate_argnums=0, compiler_options=xla_options)
 
     def steps(state: TrainState, inputs: DispatchInputs) -> tuple[TrainState, StepMetrics]:
-        own_layout = (
-            options.layout
-            and shared is None
-            and update.frozen is None
-            and layout.fits(task, shapes.weights, shapes.optim_state)
-        )
-        fitting = options._replace(layout=own_layout)
-        one_step = partial(_one_step, task, update, split, how, fitting)
         if how is None:
-            state = _in_layout(state, task, fitting, back=False)
-        elif not how.weights:  # within the loop every device has its parts alone
+            state = layout.turned(state, task, back=False)
+        elif shard_state == "optimizer":  # within the loop every device has its parts alone
             state = state._replace(weights=sharding.own_parts(state.weights, how))
         if options.counted or task.counted:
             state, packed = lax.scan(one_step, state, inputs, unroll=options.unroll)
         else:
             state, packed = _scan_uncounted(one_step, state, inputs)
         if how is None:
-            state = _in_layout(state, task, fitting, back=True)
-        elif not how.weights:
+            state = layout.turned(state, task, back=True)
+        elif shard_state == "optimizer":
             state = state._replace(weights=sharding.gathered(state.weights, how))
         return state, StepMetrics(packed)
 
@@ -263,29 +253,31 @@ def _one_step(
 ) -> tuple[TrainState, jax.Array]:
     """Do one optimizer step; runs on every device, on its own rows of the batch.
 
+    `how` says how the weights are gathered; None: they are whole here, or the task gathers them.
     Returns the state, and a row of StepMetrics.packed.
     """
     # To the task's layout, in which the weights are here, and back from it.
-    there, back = task.layout if options.layout and task.layout is not None else (_same, _same)
+    there, back = task.layout or (_same, _same)
     weights = state.weights
-    if how is not None and not split.sums_itself:
+    if how is not None:
+        # Behind the barrier XLA compiles the forward pass as that of weights that were never
+        # split: virtual shards give the bits of one device.
         weights = lax.optimization_barrier(there(sharding.gathered(weights, how)))
 
     def gradients_of(batch: Superbatch) -> BatchGradients:
         keys = keys_of(task, inputs.seeds, inputs.steps, batch)
-        if there is _same:
-            result = batch_gradients(task, weights, batch, keys)
-            if update.frozen is None:
-                return result
-            # As zeros they are not computed, and are no part of a norm.
-            kept = jax.tree.map(
-                lambda g, fixed: jnp.zeros_like(g) if fixed else g, result.gradients, update.frozen
-            )
-            return result._replace(gradients=kept)
         # Turned for the forward pass, and the gradients into the layout of the weights: XLA folds
         # both into the matrix products.
         result = batch_gradients(task, back(weights), batch, keys)
-        return result._replace(gradients=there(result.gradients))
+        sums = there(result.gradients)
+        if update.frozen is not None:  # as zeros they are not computed, and are no part of a norm
+            sums = jax.tree.map(
+                lambda g, fixed: jnp.zeros_like(g) if fixed else g, sums, update.frozen
+            )
+        if split.presummed and how is not None:
+            parts = sharding.summed_parts(sums, how)
+            sums = jax.tree.map(lambda part: part.astype(jnp.float32), parts)
+        return result._replace(gradients=sums)
 
     votes = jnp.sum(inputs.stop_votes.astype(jnp.float32))
     summed, votes = gradients.summed(gradients_of, inputs.batch, votes, split)
@@ -306,44 +298,20 @@ def _one_step(
         apply = finite & (state.step == inputs.steps)
         done = state.step + apply.astype(jnp.int32)
 
-    def global_norm() -> jax.Array:
-        if split.sharing is None:
-            return optimizers.global_norm(added_up)
-        return sharding.global_norm(added_up, split.sharing)
-
-    def updated() -> tuple[Weights, Any, Weights | None]:
-        optimizer, scale = update.optimizer, 1 / examples
-        if update.clip_norm is not None:
-            norm = global_norm() * scale
-            scale = scale * jnp.minimum(1, update.clip_norm / jnp.maximum(norm, 1e-30))
-        if optimizer.scales_with_lr and update.clip_norm is None:
-            # Not lr * (1 / examples): the rounding of the runs before there were other optimizers.
-            lr, means = inputs.lrs / examples, total
-        elif optimizer.scales_with_lr:
-            lr, means = inputs.lrs * scale, total
-        else:
-            lr = inputs.lrs
-            means = jax.tree.map(lambda g, w: (g * scale).astype(w.dtype), total, state.weights)
-        updates, optim_state = optimizer.step(means, state.optim_state, state.weights, lr)
-        updates = jax.tree.map(lambda u, w: u.astype(w.dtype), updates, state.weights)
-        weights = jax.tree.map(jnp.subtract, state.weights, updates)
-        ema, decay = state.ema, update.ema_decay
-        if decay is not None:
-            # The barrier, and this form, leave one way to round it, whatever XLA fuses.
-            weights = lax.optimization_barrier(weights)
-            ema = jax.tree.map(lambda a, w: a + (1 - decay) * (_wide(w) - a), ema, weights)
-        return weights, optim_state, ema
-
+    norm = partial(optimizers.global_norm, added_up)
+    if split.sharing is not None:
+        norm = partial(sharding.global_norm, added_up, split.sharing)
     before = (state.weights, state.optim_state, state.ema)
+    change = partial(updated, update, before, total, norm, examples, inputs.lrs)
     if options.branch:
-        weights, optim_state, ema = lax.cond(apply, updated, lambda: before)
+        weights, optim_state, ema = lax.cond(apply, change, lambda: before)
     else:
-        weights, optim_state, ema = jax.tree.map(partial(jnp.where, apply), updated(), before)
+        weights, optim_state, ema = jax.tree.map(partial(jnp.where, apply), change(), before)
     # Without this barrier, and with several steps in one body of the loop (unroll), XLA computes
     # the update once for the next step and once to keep it, and may round the two differently.
     state = lax.optimization_barrier(TrainState(weights, optim_state, done, ema))
     if update.log_norm:  # divided by the examples it is that of the mean gradients
-        sums = (*sums[:-1], global_norm(), sums[-1])
+        sums = (*sums[:-1], norm(), sums[-1])
     metrics = [*jnp.where(finite, jnp.stack(sums), 0), finite.astype(jnp.float32), votes]
     return state, jnp.stack(metrics)
 
@@ -355,18 +323,5 @@ def averaged(state: TrainState) -> Weights:
     return jax.tree.map(lambda a, w: a.astype(w.dtype), state.ema, state.weights)
 
 
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.float32)
-
-
 def _same(weights: Weights) -> Weights:
     return weights
-
-
-def _in_layout(state: TrainState, task: Task, options: StepOptions, *, back: bool) -> TrainState:
-    """Bring the state to the task's layout, or `back` from it, where the options say so."""
-    if options.layout:
-        state = layout.turned(state, state.weights, task, back=back)
-    # The barrier keeps XLA from looking through the new layout where the loop has one step only: K
-    # steps in one dispatch must give the same bits as K dispatches of one step.
-    return lax.optimization_barrier(state)

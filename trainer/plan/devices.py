@@ -74,7 +74,7 @@ def layout_of(config: Config, args: argparse.Namespace) -> Layout:
     if any(shape):
         check_shape(layout.all_devices, *shape)
     size, accumulate = config.train.global_batch_size, config.train.accumulate
-    check_division(layout.all_devices, size, parallel.virtual_shards, accumulate=accumulate)
+    check_division(layout.all_devices, size, parallel.virtual_shards, accumulate)
     return layout
 
 

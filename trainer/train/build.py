@@ -26,6 +26,7 @@ from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
 from trainer.optimizers import elementwise, schedules
 from trainer.optimizers import optimizer as optimizers
+from trainer.optimizers.update import Update
 from trainer.parallel import compiler, evaluation, sharding, step
 from trainer.parallel.compiler import CompiledFunction
 from trainer.sources import load as data_sets
@@ -358,7 +359,7 @@ class Programs(NamedTuple):
     schedule_of: Callable[[int], schedules.Schedule]  # of a training of so many epochs
     task: Task
     record: dict[str, Any]  # what a checkpoint keeps to make the task again
-    update: step.Update
+    update: Update
     train_step: step.TrainStep
     eval_step: evaluation.EvalStep
 
@@ -387,7 +388,7 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
         raise ConfigError(f"model.precision={model.precision}: {cannot}", "leave it at float32")
     task, record = tasks.make(model, config.data, dataset)
     task = tasks.augmented(task, config.augment)
-    weights = jax.eval_shape(task.init, jax.ShapeDtypeStruct((2,), "uint32"))
+    weights = task.shapes
     optimizer = optimizers.make(optim.name, optim.momentum, optim.nesterov, optim.options, weights)
     fixed = transfer.frozen(weights, config.init.freeze)
     if fixed is not None:
@@ -400,7 +401,7 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
             "use an optimizer like sgd, adamw or lion, or parallel.shard_state=none",
         )
     skip, log_norm = train.on_nonfinite == "skip", train.log_gradient_norm
-    update = step.Update(optimizer, optim.clip_norm, skip, fixed, log_norm, config.ema.decay)
+    update = Update(optimizer, optim.clip_norm, skip, fixed, log_norm, config.ema.decay)
     xla_options = partial(compiler.xla_options, platform, train.deterministic)
     train_step = step.make_train_step(
         task,
@@ -415,8 +416,7 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
         config.parallel.reduce_dtype,
         model.remat,
     )
-    how = sharding.sharing(weights, mesh, shard_state, packed=False)
-    options = xla_options(how is not None and how.weights)
+    options = xla_options(shard_state == "all")
     return Programs(
         plan,
         partial(_schedule, optim, steps_per_epoch),
@@ -424,7 +424,7 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
         record,
         update,
         train_step,
-        evaluation.make_eval_step(task, mesh, shards, options, how),
+        evaluation.make_eval_step(task, mesh, shards, options, shard_state),
     )
 
 
