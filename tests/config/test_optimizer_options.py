@@ -9,7 +9,7 @@ import pytest
 
 from trainer.config.compose import compose
 from trainer.job.errors import ConfigError
-from trainer.optimizers import optimizer
+from trainer.optimizers import make, optimizer
 
 WEIGHTS = {"body": {"w": np.ones((4, 3), np.float32)}, "head": np.ones(3, np.float32)}
 
@@ -17,7 +17,7 @@ WEIGHTS = {"body": {"w": np.ones((4, 3), np.float32)}, "head": np.ones(3, np.flo
 def made(*arguments):
     (job,) = compose(["data=mnist_5k", *arguments])
     optim = job.config.optim
-    return optimizer.make(optim.name, optim.momentum, optim.nesterov, optim.options, WEIGHTS)
+    return make.make(optim.name, optim.momentum, optim.nesterov, optim.options, WEIGHTS)
 
 
 def stepped(own, steps=3):

@@ -10,8 +10,8 @@ from support.steps import assert_equal
 from support.tasks import DEVICES, STEPS, K, first_state, program, run, six_steps, subject
 
 from trainer.optimizers import elementwise
-from trainer.optimizers.optimizer import from_optax, stochastic_gradient_descent
-from trainer.optimizers.update import Update
+from trainer.optimizers.make import from_optax
+from trainer.optimizers.optimizer import Update, stochastic_gradient_descent
 from trainer.parallel import mesh as meshes
 from trainer.parallel import sharding, step
 from trainer.plan.traffic import traffic

@@ -10,8 +10,8 @@ import pytest
 from support.steps import BATCH, batches, make_task, place, place_inputs
 
 from trainer.job.errors import ConfigError
-from trainer.optimizers import optimizer as optimizers
-from trainer.optimizers.update import Update
+from trainer.optimizers import make as optimizers
+from trainer.optimizers.optimizer import Update
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.tasks.task import apply, losses_and_metrics

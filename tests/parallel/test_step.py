@@ -6,8 +6,7 @@ import pytest
 from support import steps
 
 from trainer.data.dataset import Superbatch
-from trainer.optimizers.optimizer import State, stochastic_gradient_descent
-from trainer.optimizers.update import Update
+from trainer.optimizers.optimizer import State, Update, stochastic_gradient_descent
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.parallel.compiler import CPU_STEP, GPU_STEP

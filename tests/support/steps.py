@@ -6,8 +6,7 @@ import jax
 import numpy as np
 
 from trainer.data.dataset import Superbatch
-from trainer.optimizers.optimizer import stochastic_gradient_descent
-from trainer.optimizers.update import Update
+from trainer.optimizers.optimizer import Update, stochastic_gradient_descent
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.parallel.compiler import CPU_STEP

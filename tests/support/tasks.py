@@ -13,8 +13,8 @@ from trainer.config import user_module
 from trainer.config.schema import AugmentConfig
 from trainer.data.dataset import Dataset, Superbatch
 from trainer.data.stream import Plan, Superbatches
-from trainer.optimizers.optimizer import from_optax
-from trainer.optimizers.update import Update
+from trainer.optimizers.make import from_optax
+from trainer.optimizers.optimizer import Update
 from trainer.parallel import compiler, sharding, step
 from trainer.parallel import mesh as meshes
 from trainer.sources import load

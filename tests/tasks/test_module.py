@@ -13,8 +13,7 @@ from support.steps import assert_equal, place_inputs
 from trainer.config import user_module
 from trainer.data.dataset import Superbatch
 from trainer.job.errors import ConfigError
-from trainer.optimizers.optimizer import stochastic_gradient_descent
-from trainer.optimizers.update import Update
+from trainer.optimizers.optimizer import Update, stochastic_gradient_descent
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
 from trainer.tasks import checks, module

@@ -1,13 +1,11 @@
-"""What an optimizer is to the training step, and the one that the options optim.* name."""
+"""What an optimizer is, SGD, and how a step changes the weights: clipped, updated, averaged."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-from trainer.config import user_module
-from trainer.job.errors import ConfigError
+from jax import lax
 
 Tree = Any  # a pytree of arrays, in the structure of the weights
 
@@ -22,6 +20,17 @@ class Optimizer(NamedTuple):
     # gives it the summed gradients with the learning rate divided by the number of examples: to
     # divide every gradient would be one more pass over memory.
     scales_with_lr: bool = False
+
+
+class Update(NamedTuple):
+    """How gradients change the weights; the learning rate enters the step as a value."""
+
+    optimizer: Optimizer
+    clip_norm: float | None = None  # scale larger mean gradients down to this norm
+    skip_nonfinite: bool = False  # True: drop a non-finite update and continue; False: stop there
+    frozen: Any = None  # a pytree of bools: which weights the optimizer leaves alone; None: none
+    log_norm: bool = False  # whether the metrics have the norm of the summed gradients
+    ema_decay: float | None = None  # of the average of the weights, at each step; None: no average
 
 
 class State(NamedTuple):
@@ -53,73 +62,6 @@ def stochastic_gradient_descent(momentum: float, nesterov: bool) -> Optimizer:
     return Optimizer(init, step, scales_with_lr=True)
 
 
-def from_optax(make: Callable[..., Any], options: Mapping[str, Any]) -> Optimizer:
-    """Return an optimizer of optax: `make(learning_rate=..., **options)` makes a transformation.
-
-    The learning rate of a step is a traced value, so a schedule is not compiled in, and the state
-    of the optimizer holds none.
-    """
-
-    def transformation(lr: jax.Array | float) -> Any:
-        return make(learning_rate=lr, **options)
-
-    def init(weights: Tree) -> Any:
-        with jax.numpy_dtype_promotion("standard"):  # optax relies on it, whatever is configured
-            return transformation(0.0).init(weights)
-
-    def step(gradients: Tree, state: Any, weights: Tree, lr: jax.Array) -> tuple[Tree, Any]:
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            updates, state = transformation(lr).update(gradients, state, weights)
-            return jax.tree.map(lambda update: -update, updates), state
-
-    return Optimizer(init, step)
-
-
-def make(
-    name: str | None,
-    momentum: float | None,
-    nesterov: bool | None,
-    options: Mapping[str, Any],
-    weights: Tree,
-) -> Optimizer:
-    """Return the optimizer that the options optim.* name.
-
-    Args:
-        name: sgd, a function of optax, or the import path of a function like one (my_file.make).
-        momentum: of sgd.
-        nesterov: of sgd.
-        options: arguments of the function.
-        weights: their shapes and dtypes, for which it is checked.
-
-    Raises:
-        ConfigError: there is no such function, or it does not take these options.
-    """
-    if name == "sgd":
-        return stochastic_gradient_descent(momentum or 0.0, bool(nesterov))
-    if not name:
-        raise ConfigError("optim.name=None: name a function of optax: optim.name=adamw")
-    module_name, _, function = name.rpartition(".")
-    if module_name:
-        places = [user_module.load("optim.name", module_name)]
-    else:
-        import optax  # takes a second, and SGD does not need it
-
-        places = [optax, optax.contrib]
-    found = next((f for place in places if (f := getattr(place, function, None))), None)
-    if not callable(found):
-        hint = "use sgd, a function of optax like adamw, or an import path like my_file.make"
-        raise ConfigError(f"optim.name={name}: there is no such function", hint)
-    optimizer = from_optax(found, options)
-    try:  # before any device starts
-        state = jax.eval_shape(optimizer.init, weights)
-        lr = jax.ShapeDtypeStruct((), "float32")
-        jax.eval_shape(optimizer.step, weights, state, weights, lr)
-    except Exception as error:
-        text = f"optim.name={name} optim.options={dict(options)}: {error}"
-        raise ConfigError(text, "it is called with learning_rate and these options") from None
-    return optimizer
-
-
 def without(optimizer: Optimizer, frozen: Tree) -> Optimizer:
     """Return an optimizer that leaves some leaves as they are, and keeps no state for them.
 
@@ -147,3 +89,42 @@ def global_norm(gradients: Tree) -> jax.Array:
     """Return the root of the sum of the squares of all elements, a scalar, float32."""
     squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)]
     return jnp.sqrt(sum(squares[1:], squares[0]))
+
+
+def updated(
+    update: Update,
+    before: tuple[Tree, Any, Tree | None],
+    total: Tree,
+    norm: Callable[[], jax.Array],
+    examples: jax.Array,
+    lr: jax.Array,
+) -> tuple[Tree, Any, Tree | None]:
+    """Return the weights, the state of the optimizer and the average of the weights. Pure.
+
+    Args:
+        update: what to do.
+        before: the same three, before the step.
+        total: the gradients, summed over the examples; float32, in the structure of the weights.
+        norm: returns the norm of all of them, (), of which `total` may be this device's parts.
+        examples: (), float32: how many there are.
+        lr: (), float32: the learning rate.
+    """
+    weights, optim_state, ema = before
+    optimizer, scale = update.optimizer, 1 / examples
+    if update.clip_norm is not None:
+        scale = scale * jnp.minimum(1, update.clip_norm / jnp.maximum(norm() * scale, 1e-30))
+    if not optimizer.scales_with_lr:
+        total = jax.tree.map(lambda g, w: (g * scale).astype(w.dtype), total, weights)
+    elif update.clip_norm is None:
+        # Not lr * (1 / examples): the rounding of the runs before there were other optimizers.
+        lr = lr / examples
+    else:
+        lr = lr * scale
+    updates, optim_state = optimizer.step(total, optim_state, weights, lr)
+    updates = jax.tree.map(lambda u, w: u.astype(w.dtype), updates, weights)
+    weights, decay = jax.tree.map(jnp.subtract, weights, updates), update.ema_decay
+    if decay is not None:
+        # The barrier, and this form, leave one way to round it, whatever XLA fuses.
+        weights = lax.optimization_barrier(weights)
+        ema = jax.tree.map(lambda a, w: a + (1 - decay) * (w.astype(jnp.float32) - a), ema, weights)
+    return weights, optim_state, ema

@@ -24,8 +24,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from trainer.data.dataset import Superbatch
-from trainer.optimizers import optimizer as optimizers
-from trainer.optimizers.update import Update, updated
+from trainer.optimizers.optimizer import Update, global_norm, updated
 from trainer.parallel import gradients, layout, remat, sharding
 from trainer.parallel import mesh as meshes
 from trainer.parallel.compiler import CPU_STEP, StepOptions, XlaOptions
@@ -298,7 +297,7 @@ def _one_step(
         apply = finite & (state.step == inputs.steps)
         done = state.step + apply.astype(jnp.int32)
 
-    norm = partial(optimizers.global_norm, added_up)
+    norm = partial(global_norm, added_up)
     if split.sharing is not None:
         norm = partial(sharding.global_norm, added_up, split.sharing)
     before = (state.weights, state.optim_state, state.ema)

@@ -25,8 +25,8 @@ from trainer.job import directory as run_directory
 from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
 from trainer.optimizers import elementwise, schedules
-from trainer.optimizers import optimizer as optimizers
-from trainer.optimizers.update import Update
+from trainer.optimizers import make as optimizers
+from trainer.optimizers.optimizer import Update, without
 from trainer.parallel import compiler, evaluation, sharding, step
 from trainer.parallel.compiler import CompiledFunction
 from trainer.sources import load as data_sets
@@ -392,7 +392,7 @@ def make_programs(config: Config, dataset: Dataset, mesh: Mesh) -> Programs:
     optimizer = optimizers.make(optim.name, optim.momentum, optim.nesterov, optim.options, weights)
     fixed = transfer.frozen(weights, config.init.freeze)
     if fixed is not None:
-        optimizer = optimizers.without(optimizer, fixed)
+        optimizer = without(optimizer, fixed)
     shard_state = config.parallel.shard_state
     if shard_state != "none" and (mixes := elementwise.first_mixing(optimizer, weights)):
         message = f"parallel.shard_state={shard_state}: optim.name={optim.name} mixes the elements"
