@@ -5,7 +5,11 @@ import json
 import pytest
 from conftest import Trainer
 
+from trainer.config.compose import compose_each
 from trainer.job.errors import EXIT_COMPLETED, EXIT_CONFIG, EXIT_INTERNAL
+from trainer.job.signals import StopRequest
+from trainer.selftest.laws import LAWS, Laws
+from trainer.tracking.terminal import Terminal
 
 MODEL = """
 import jax
@@ -20,6 +24,15 @@ def init(key, example, options):
 def fwd(example, weights, options):
     x = jnp.asarray(example["image"]).astype(jnp.float32).reshape(-1) * jnp.float32(1 / 255)
     return jnp.dot(x, weights["w"])LESS
+"""
+HOOK = """
+
+def gradients(examples, weights, options, loss):
+    x = jnp.asarray(examples["image"]).astype(jnp.float32).reshape(-1, 784) * jnp.float32(1 / 255)
+    _, back, rows = jax.vjp(loss, x @ weights["w"], has_aux=True)
+    (errors,) = back(jnp.float32(1))
+    bounds = jnp.abs(x).sum(axis=1) * jnp.abs(errors).sum(axis=1)
+    return {"w": x.T @ errors}, bounds, rows
 """
 JOB = ("data=mnist_5k", "model=module", "model.module=model.py")
 
@@ -48,7 +61,7 @@ def test_all_hold(laws):
     options += ("train.log_gradient_norm=true", "parallel.virtual_shards=4")
     code, found, _ = laws(MODEL.replace("LESS", ""), *options)
     assert code == EXIT_COMPLETED
-    assert list(found) == ["dispatches", "devices", "resume", "evaluation", "all-reduce", "shards"]
+    assert list(found) == list(LAWS)
     assert all(holds for holds, _ in found.values())
 
 
@@ -65,3 +78,29 @@ def test_a_mistake_in_the_module(laws):
     assert code == EXIT_CONFIG
     assert not found
     assert "fwd returned shapes [[]]" in stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("x.T @ errors", "x.T @ errors * 1.02"), "w differs by"),
+        (("jnp.abs(errors).sum(axis=1)", "jnp.abs(errors).sum(axis=1) * 1e-5"), "the bound is"),
+        (("", ""), None),
+    ],
+    ids=["gradients", "bounds", "right"],
+)
+def test_gradients_of_the_users_own_are_compared_with_those_of_jax(tmp_path, wrong, words):
+    path = tmp_path / "hooked.py"
+    path.write_text(MODEL.replace("LESS", "") + HOOK.replace(*wrong))
+    (job,) = compose_each([(*JOB[:-1], f"model.module={path}")])
+    laws = Laws(job.config, Terminal(quiet=True), StopRequest())
+    if words is None:
+        assert "of jax.grad" in laws.gradients()
+    else:
+        with pytest.raises(AssertionError, match=words):
+            laws.gradients()
+
+
+def test_gradients_of_the_mlp_in_bfloat16_are_those_of_jax():
+    (job,) = compose_each([("+experiment=smoke", "model.precision=bfloat16")])
+    assert "of jax.grad" in Laws(job.config, Terminal(quiet=True), StopRequest()).gradients()

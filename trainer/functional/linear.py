@@ -70,12 +70,12 @@ def fwd(
 
 
 def bfloat16_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return (rows, in) @ (in, out), all float32; or (in,) @ (in, out), without derivatives.
+    """Return (rows, in) @ (in, out), or (in,) @ (in, out), all float32.
 
     The factors are rounded to bfloat16, the sums are float32. A GPU rounds float32 factors by
     itself. A CPU has instructions for bfloat16, but XLA takes them only where both factors ARE
     bfloat16. In the derivatives that autodiff writes down, one of them is not. So they are given
-    here; for a whole batch, because vmap would give every row a gradient of its own.
+    here. Pass a whole batch to differentiate: vmap would make a kernel's gradient for every row.
     """
     on_gpu = partial(lax.dot, precision=BFLOAT16)
     result: jax.Array = lax.platform_dependent(x, kernel, cpu=_product, default=on_gpu)
@@ -89,14 +89,15 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     narrow = (_narrow(x), _narrow(kernel))
-    return _dot(*narrow, 1, 0), narrow
+    return _dot(*narrow, x.ndim - 1, 0), narrow
 
 
 def _backward(
     narrow: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     (x, kernel), gradient = narrow, _narrow(gradient)
-    return _dot(gradient, kernel, 1, 1), _dot(x, gradient, 0, 0)
+    rows = jnp.atleast_2d(x), jnp.atleast_2d(gradient)
+    return _dot(gradient, kernel, gradient.ndim - 1, 1), _dot(*rows, 0, 0)
 
 
 _product.defvjp(_forward, _backward)

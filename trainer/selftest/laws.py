@@ -10,6 +10,7 @@ import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from trainer.config.schema import Config
+    from trainer.data.stream import Superbatches
     from trainer.parallel.step import DispatchInputs, TrainState, TrainStep
+    from trainer.tasks.task import Task
     from trainer.train.build import Programs
 
 DESCRIPTION = """\
 Checks the laws of training on a task, a few steps of it on four simulated devices of the CPU:
 
+  gradients    the task's own `gradients` are those of jax.grad, and its bounds hold
   devices      a step on 2 and on 4 devices is the step on one, but for rounding
   dispatches   K steps in one dispatch are K dispatches of one step, bit for bit
   resume       6 steps are 3 steps, a checkpoint, and 3 steps from what was restored, bit for bit
@@ -52,11 +56,13 @@ examples:
   python -m trainer laws model=module model.module=digits_cnn.py optim=adamw
 """
 # Each is a function of Laws; the cheapest first.
-LAWS = ("dispatches", "devices", "resume", "evaluation", "all-reduce", "shards")
+LAWS = ("dispatches", "gradients", "devices", "resume", "evaluation", "all-reduce", "shards")
 DEVICES, SHARDS, BATCH, STEPS = 4, 4, 16, 6
 SHORT = 3  # examples that the last batch lacks
 TESTED = 50  # test examples
 CLOSE = 1e-6  # of a step on other devices, relative to weights above 1
+# Of the task's own gradients, relative to the largest in an array: in bfloat16 they are not closer.
+NEAR = 0.01
 # One thread a device: several on few cores can wait for each other's threads for ever.
 FLAGS = f"--xla_force_host_platform_device_count={DEVICES} --xla_cpu_multi_thread_eigen=false"
 
@@ -119,6 +125,8 @@ class Laws:
         whole = data_sets.load(config.data, progress=progress, poll=poll, warn=warn)
         train, test = first(whole.train, STEPS * self._batch - SHORT), first(whole.test, TESTED)
         self._dataset = whole._replace(train=train, test=test, validation=None, mixture=None)
+        # Kept, and with them what jax compiles for each K: most laws need the same few.
+        self._programs = cache(self._make_programs)
 
     def dispatches(self) -> str:
         """K steps in one dispatch are K dispatches of one step, bit for bit."""
@@ -126,6 +134,34 @@ class Laws:
             one, all_ = (self._train(devices, k) for k in (1, STEPS))
             _assert_equal(one, all_, f"K={STEPS} and K=1 on {devices} devices")
         return f"K=1 and K={STEPS} have the same bits on 1 and {DEVICES} devices"
+
+    def gradients(self) -> str:
+        """The task's own gradients are those of jax.grad, and no larger than their bounds say."""
+        import jax
+        import numpy as np
+
+        from trainer.tasks.task import batch_gradients, named_leaves
+
+        task = self._programs(1, None)[1].task
+        if task.gradients is None:
+            return "jax.grad computes them"
+        batch = jax.tree.map(lambda x: x[0], self._batches(task, 1)[0])
+        own, right = (
+            jax.device_get(jax.jit(partial(batch_gradients, one))(self._initial.weights, batch))
+            for one in (task, task._replace(gradients=None))
+        )
+        theirs = named_leaves(right.gradients)
+        for name, leaf in named_leaves(own.gradients).items():
+            largest = np.max(np.abs(theirs[name]))
+            off = np.max(np.abs(leaf - theirs[name]))
+            assert off <= NEAR * largest, (
+                f"{name} differs by {off:.1e}, the largest is {largest:.1e}"
+            )
+            bound = (1 + NEAR) * own.bound
+            assert largest <= bound, (
+                f"{name} has a gradient of {largest:.1e}, the bound is {own.bound:.1e}"
+            )
+        return f"the task's own are those of jax.grad, within {NEAR:.0%} of the largest"
 
     def devices(self) -> str:
         """One step on N devices is one step on one device."""
@@ -193,7 +229,7 @@ class Laws:
             )
         return f"parallel.virtual_shards={SHARDS}: the same bits on 1, 2 and {DEVICES} devices"
 
-    def _programs(self, devices: int, shards: int | None) -> tuple[Mesh, Programs]:
+    def _make_programs(self, devices: int, shards: int | None) -> tuple[Mesh, Programs]:
         """Return so many devices and what is compiled for them, with so many virtual shards."""
         from trainer.parallel import mesh as meshes
         from trainer.train import build
@@ -202,28 +238,39 @@ class Laws:
         config = _changed(self._config, "parallel", {"virtual_shards": shards})
         return mesh, build.make_programs(config, self._dataset, mesh)
 
+    @cached_property
+    def _initial(self) -> TrainState:
+        """The state before the first step, on the host."""
+        import jax
+
+        from trainer.parallel.step import init_state
+
+        mesh, made = self._programs(1, None)
+        key = jax.random.PRNGKey(self._config.run.seed)
+        state: TrainState = jax.device_get(init_state(made.task, made.update, key, mesh))
+        return state
+
+    def _batches(self, task: Task, k: int) -> Superbatches:
+        """Return the batches of the steps, K a dispatch."""
+        from trainer.train import build
+
+        plan = self._programs(1, None)[1].plan._replace(steps_per_dispatch=k)
+        rows = slice(0, self._batch)
+        return build.superbatches(self._config, self._dataset, task, rows, 0, plan)
+
     def _program(
         self, devices: int, k: int, shards: int | None, state: TrainState | None
     ) -> tuple[TrainStep, TrainState, Callable[[int], DispatchInputs]]:
-        """Return the program of K steps, a state, and step -> inputs of its dispatch."""
-        import jax
-        import numpy as np
-
+        """Return the program of K steps, a state (None: the initial one), and step -> inputs."""
         from trainer.parallel import mesh as meshes
-        from trainer.parallel.step import init_state
-        from trainer.train import build, feed
+        from trainer.train import feed
 
         mesh, made = self._programs(devices, shards)
-        seed = self._config.run.seed
-        plan, rows = made.plan._replace(steps_per_dispatch=k), slice(0, self._batch)
-        source = build.superbatches(self._config, self._dataset, made.task, rows, 0, plan)
-        if state is None:
-            placed = init_state(made.task, made.update, jax.random.PRNGKey(seed), mesh)
-        else:
-            placed = meshes.place(meshes.replicated(mesh), jax.tree.map(np.asarray, state))
+        seed, batches = self._config.run.seed, self._batches(made.task, k)
+        placed = meshes.place(meshes.replicated(mesh), self._initial if state is None else state)
 
         def inputs(step: int) -> DispatchInputs:
-            sent = feed.send(mesh, made.schedule_of(1), source[step // k], step, seed)
+            sent = feed.send(mesh, made.schedule_of(1), batches[step // k], step, seed)
             return feed.inputs(mesh, sent)
 
         return made.train_step, placed, inputs
