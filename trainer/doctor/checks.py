@@ -24,7 +24,7 @@ from trainer.job import lock
 from trainer.job.errors import UnavailableError, writing
 from trainer.parallel import mesh, step
 from trainer.tracking import environment
-from trainer.train import build, feed
+from trainer.train import feed, programs
 
 PACKAGES = ("python", "jax", "jaxlib", "numpy", "orbax-checkpoint", "grain", "tensorboardX")
 ENOUGH_BYTES = 2 << 30
@@ -173,10 +173,10 @@ def one_step(config: Config, dataset: Dataset | None, devices: Mesh) -> str:
     """Compile the configured step and do it once, on the first batch."""
     if dataset is None:
         raise Concern("not tried: there is no data", "see data above")
-    made = build.make_programs(config, dataset, devices)
+    made = programs.make_programs(config, dataset, devices)
     rows = mesh.local_rows(devices, config.train.global_batch_size)
     plan = made.plan._replace(steps_per_dispatch=1)
-    batch = build.superbatches(config, dataset, made.task, rows, 0, plan)[0]
+    batch = programs.superbatches(config, dataset, made.task, rows, 0, plan)[0]
     inputs = feed.inputs(devices, feed.send(devices, made.schedule_of(1), batch, 0))
     key = jax.random.PRNGKey(config.run.seed)
     shard_state = config.parallel.shard_state

@@ -27,7 +27,7 @@ from trainer.plan.devices import Layout
 from trainer.plan.scaling import Machine
 from trainer.plan.shapes import host_bytes
 from trainer.plan.traffic import Traffic, operations, traffic
-from trainer.train import build, steps_per_dispatch
+from trainer.train import programs, steps_per_dispatch
 
 # Nothing is run, so the machine code need not be fast; the memory is the same.
 QUICKLY: Any = {"xla_backend_optimization_level": 0}
@@ -93,7 +93,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
         machine: what predicts the seconds of a step; None: that is not done.
 
     Raises:
-        ConfigError, DataError: as build.make_programs.
+        ConfigError, DataError: as programs.make_programs.
     """
     exact = config.model.precision == "float32"
     if config.model.precision is not None:  # the arrays are the same, and any CPU has this one
@@ -101,7 +101,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
         config = dataclasses.replace(config, model=model)
     parallel = config.parallel
     mesh = meshes.make_mesh(layout.all_devices, parallel.mesh.replica, parallel.mesh.shard)
-    made = build.make_programs(config, dataset, mesh)
+    made = programs.make_programs(config, dataset, mesh)
     key = Shape((2,), np.uint32)
     begin = partial(step.new_state, made.task, made.update)
     template = jax.eval_shape(begin, key)
@@ -164,7 +164,7 @@ def count(config: Config, dataset: Dataset, layout: Layout, machine: Machine | N
 
 
 def _evaluation(
-    config: Config, dataset: Dataset, made: build.Programs, weights: Any, mesh: Mesh
+    config: Config, dataset: Dataset, made: programs.Programs, weights: Any, mesh: Mesh
 ) -> tuple[int, int]:
     """Return the bytes of the splits that stay on a device, and what evaluating needs besides."""
     kept, needed = 0, 0
@@ -187,7 +187,7 @@ def _evaluation(
 
 
 def _norms(
-    config: Config, examples: Examples, made: build.Programs, weights: Any, mesh: Mesh
+    config: Config, examples: Examples, made: programs.Programs, weights: Any, mesh: Mesh
 ) -> int:
     """Return the bytes that the dashboard needs on a device to measure the norms of a run."""
     if _bytes_here(weights) < _bytes(weights):  # the host measures them, one gathered at a time
@@ -196,7 +196,7 @@ def _norms(
     shapes = jax.tree.map(lambda x: Shape(x.shape, x.dtype), weights)
     one = _batch(examples, 1, rows, made.task.needs)
     batch = jax.tree.map(lambda x: Shape(x.shape[1:], x.dtype), one)
-    measure = norms.make(made.task, build.rows_at_once(config, mesh), config.model.remat)
+    measure = norms.make(made.task, programs.rows_at_once(config, mesh), config.model.remat)
     return _temporary(jax.jit(measure).lower(shapes, batch).compile(QUICKLY))
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trainer.data.stream import Superbatches
     from trainer.parallel.step import DispatchInputs, TrainState, TrainStep
     from trainer.tasks.task import Task
-    from trainer.train.build import Programs
+    from trainer.train.programs import Programs
 
 DESCRIPTION = """\
 Checks the laws of training on a task, a few steps of it on four simulated devices of the CPU:
@@ -232,11 +232,11 @@ class Laws:
     def _make_programs(self, devices: int, shards: int | None) -> tuple[Mesh, Programs]:
         """Return so many devices and what is compiled for them, with so many virtual shards."""
         from trainer.parallel import mesh as meshes
-        from trainer.train import build
+        from trainer.train import programs
 
         mesh = meshes.make_mesh(devices)
         config = _changed(self._config, "parallel", {"virtual_shards": shards})
-        return mesh, build.make_programs(config, self._dataset, mesh)
+        return mesh, programs.make_programs(config, self._dataset, mesh)
 
     @cached_property
     def _initial(self) -> TrainState:
@@ -252,11 +252,11 @@ class Laws:
 
     def _batches(self, task: Task, k: int) -> Superbatches:
         """Return the batches of the steps, K a dispatch."""
-        from trainer.train import build
+        from trainer.train import programs
 
         plan = self._programs(1, None)[1].plan._replace(steps_per_dispatch=k)
         rows = slice(0, self._batch)
-        return build.superbatches(self._config, self._dataset, task, rows, 0, plan)
+        return programs.superbatches(self._config, self._dataset, task, rows, 0, plan)
 
     def _program(
         self, devices: int, k: int, shards: int | None, state: TrainState | None

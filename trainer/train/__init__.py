@@ -1,5 +1,5 @@
 """A training run in order of time.
 
 Read job (one run, from start to exit code), build (everything before the first step), then loop.
-The others are opened from there: feed, progress, resume, writer, nonfinite, steps_per_dispatch.
+The others are opened from there: programs, feed, progress, resume, writer, steps_per_dispatch.
 """

@@ -12,13 +12,13 @@ import jax
 import numpy as np
 
 from trainer.checkpoint import checksums
+from trainer.dashboard.nonfinite import write_diagnosis
 from trainer.distributed import collectives
 from trainer.job.errors import EXIT_COMPLETED, NonFinite, Preempted, TrainerError
 from trainer.parallel.sharding import is_whole, to_host, whole_arrays
 from trainer.parallel.step import averaged
 from trainer.train import feed
 from trainer.train.build import Run
-from trainer.train.nonfinite import write_diagnosis
 
 
 def train(run: Run) -> None:

@@ -15,7 +15,7 @@ from trainer.config.schema import Config
 from trainer.data.dataset import Dataset, Superbatch, size
 from trainer.parallel import mesh as meshes
 from trainer.parallel import step
-from trainer.train import build
+from trainer.train import programs as of_run
 from trainer.train.feed import inputs, send
 
 
@@ -25,7 +25,7 @@ class Program(NamedTuple):
     config: Config
     dataset: Dataset
     mesh: Mesh
-    programs: build.Programs
+    programs: of_run.Programs
     state: step.TrainState  # before the first step
     feed: step.DispatchInputs  # of one dispatch
 
@@ -45,7 +45,7 @@ def prepare(arrays: str, batch_size: int, k: int, overrides: list[str]) -> Progr
     train = rival.read(arrays, "train")
     dataset = Dataset("arrays", train, rival.read(arrays, "test"))
     mesh = meshes.make_mesh(1)
-    programs = build.make_programs(config, dataset, mesh)
+    programs = of_run.make_programs(config, dataset, mesh)
     # K full batches in file order, from the start again where the set is too small.
     index = np.arange(k * batch_size).reshape(k, batch_size) % size(train)
     examples = {field: array[index] for field, array in train.items()}
