@@ -134,7 +134,7 @@ def test_other_code_or_versions_on_resume_are_told(trainer, tmp_path):
     copy = tmp_path / "changed"
     shutil.copytree(Path(__file__).parents[2] / "trainer", copy / "trainer")
     shutil.copytree(Path(__file__).parents[2] / "conf", copy / "conf")
-    with (copy / "trainer" / "models" / "mlp.py").open("a") as module:
+    with (copy / "trainer" / "tasks" / "mlp.py").open("a") as module:
         module.write("# another line\n")
     done = trainer(*options, "train.epochs=2", PYTHONPATH=str(copy))
     assert done.returncode == 0, done.stderr
