@@ -11,7 +11,7 @@ from benchmarks.sections.rivals import COMPILED, FLAX, INCLUDES, SLICED
 EXAMPLES: dict[str, tuple[tuple[int, int], list[str], list[str]]] = {
     "cnn": ((2, 1), [], []),
     "transformer": ((1, 1), ["data=module"], ["data.options.size=200000"]),
-    "tabular": ((400, 100), ["data=module"], []),
+    "tabular": ((4000, 400), ["data=module"], []),
     "flax_module": ((40, 10), ["data=mnist_5k"], []),
 }
 TRAINER = "python -m trainer"
