@@ -17,7 +17,7 @@ def git(*arguments, cwd):
 
 def test_the_facts_are_json(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "https://me:abc@host/x")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "https://me:hidden-too@host/x")
     monkeypatch.setenv("MY_API_KEY", "hidden-value")
     facts = environment.collect(["gpu H100", "gpu H100"], processes=2)
     text = json.dumps(facts, allow_nan=False)
@@ -30,7 +30,7 @@ def test_the_facts_are_json(monkeypatch):
     assert facts["memory_bytes"] > 2**20
     assert 1 <= facts["cpu"]["usable"] <= facts["cpu"]["count"]
     assert "hidden-value" not in text
-    assert "abc" not in text
+    assert "hidden-too" not in text
 
 
 def test_it_imports_none_of_what_it_asks_for():
@@ -61,7 +61,7 @@ def test_what_looks_like_a_secret_is_hidden(argument, shown):
 
 
 def test_options_are_recorded_without_secrets_but_with_all_that_a_model_needs():
-    address = "https://me:abc@host/x?a=1&api_key=abc&b=2"
+    address = "https://me:hidden-too@host/x?a=1&api_key=abc&b=2"
     options = {
         "options": {"token": "abc", "hub_api_key": "abc", "password": "", "tokenizer": "bpe"},
         "mirrors": [address, "https://host/key=1"],
