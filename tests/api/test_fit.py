@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CACHE
 from support.in_process import train
+from support.program import CACHE
 
 import trainer
 from trainer import Dataset

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROGRAM
 from support import in_process
 from support.connected import CONNECTED
+from support.program import PROGRAM
 from support.sharded import assert_restored, opened, shardings
 
 from trainer.job import processes

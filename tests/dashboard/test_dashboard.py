@@ -13,10 +13,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import CACHE
 from PIL import Image
 from support.board import ROOT, fetch, get, hparams, tensorboard
 from support.browser import Browser, wait_until
+from support.program import CACHE
 from support.trained_runs import train_here
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 

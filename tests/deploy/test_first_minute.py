@@ -5,8 +5,8 @@ import re
 import sys
 
 import pytest
-from conftest import CACHE
 from support.first_minute import COLUMNS, DOCUMENT, ROOT, Screen, record
+from support.program import CACHE
 
 COMMAND = [sys.executable, "-m", "trainer", "+experiment=smoke"]
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CACHE
+from support.program import CACHE
 
 from trainer.commands.local import expecting, shares_of_gpus
 

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import CACHE
 from support.pods import NUMBERS, Network
+from support.program import CACHE
 
 ROOT = Path(__file__).parents[2]
 HEARTBEAT = 5

@@ -7,8 +7,8 @@ import sys
 
 import jax
 import pytest
-from conftest import CACHE, Trainer
 from support.connected import CONNECTED, variables
+from support.program import CACHE, Trainer
 
 from trainer.doctor import command
 from trainer.doctor.finding import Finding

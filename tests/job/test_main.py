@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CACHE
+from support.program import CACHE
 
 ROOT = Path(__file__).parents[2]
 FULL = Path("/dev/full")

@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import CACHE
 from support import in_process
+from support.program import CACHE
 from support.trained_runs import copy
 
 from trainer.job.errors import EXIT_COMPLETED, EXIT_CONFIG, EXIT_RETRY

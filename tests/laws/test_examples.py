@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import trained_once
 from support.harm import flip_a_bit, largest_file
 from support.in_process import StopAfter, points_of, summary_of, train
-from support.trained_runs import copy
+from support.trained_runs import copy, trained_once
 
 from trainer.job.errors import EXIT_COMPLETED, EXIT_RETRY
 

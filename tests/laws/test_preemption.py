@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Trainer
 from support import idx_files
 from support.in_process import points_of, summary_of
+from support.program import Trainer
 
 from trainer.job import directory
 from trainer.job.signals import SIGNALS

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jax
 import pytest
-from conftest import CACHE
 from support import idx_files
 from support.in_process import train
+from support.program import CACHE
 
 from trainer.checkpoint import load_model
 from trainer.job.errors import ConfigError

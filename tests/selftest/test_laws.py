@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import Trainer
+from support.program import Trainer
 
 from trainer.config.compose import compose_each
 from trainer.job.errors import EXIT_COMPLETED, EXIT_CONFIG, EXIT_INTERNAL

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CACHE
+from support.program import CACHE
 
 from trainer.job.errors import ConfigError, UnavailableError
 from trainer.job.signals import StopRequest

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from conftest import CACHE
+from support.program import CACHE
 
 from trainer.commands.train import main
 from trainer.job.errors import TrainerError

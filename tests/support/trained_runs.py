@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from conftest import Trainer
 from support.harm import flip_a_bit, largest_file
+from support.program import Trainer
 
 from trainer.commands import train as train_command
 from trainer.formats import idx
+from trainer.job import lock
 from trainer.job.errors import TrainerError
 from trainer.job.signals import StopRequest
 from trainer.sources.mnist import FILES
@@ -18,6 +21,19 @@ from trainer.sources.mnist import FILES
 # Three epochs of the main job's recipe, less wide: 98 % on MNIST in 3 s.
 MNIST = ("+experiment=mlp", "model.hidden_sizes=[128]", "train.epochs=3", "run.dir=mnist")
 SMOKE = ("+experiment=smoke", "run.dir=smoke")
+
+
+def trained_once(tmp_path_factory, name: str, train: Callable[[Path], Path]) -> Path:
+    """Train a run once for all workers of pytest-xdist, which share the parent of their folders."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, done = root / f"run-of-{name}", root / f"run-of-{name}.txt"
+    with lock.turn(root / f"{name}.lock"):
+        if not done.exists():
+            folder.mkdir()
+            done.write_text(str(train(folder)))
+    return Path(done.read_text())
 
 
 def train(folder: Path, *arguments: str) -> Path:

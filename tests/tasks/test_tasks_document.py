@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CACHE
 from support.in_process import summary_of, train
+from support.program import CACHE
 
 from trainer.selftest import command as selftest
 
