@@ -24,7 +24,7 @@ SMOKE = ("+experiment=smoke", "run.dir=smoke")
 
 
 def trained_once(tmp_path_factory, name: str, train: Callable[[Path], Path]) -> Path:
-    """Train a run once for all workers of pytest-xdist, which share the parent of their folders."""
+    """Make a run once for all workers of pytest-xdist, which share the parent of their folders."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
