@@ -120,3 +120,32 @@ def action(job: dict, exit_code: int, disrupted: bool = False) -> str:
         ):
             return rule["action"]
     return "Count"
+
+
+OVERLAYS = ("cpu", "gpu", "jobset")
+WITH_PODS = ("data", "tensorboard", *(f"overlays/{name}" for name in OVERLAYS))
+WITH_JOBS = ("data", *(f"overlays/{name}" for name in OVERLAYS))
+WORKLOADS = ("Deployment", "Job", "JobSet")
+
+
+def workloads(folders):
+    for folder in folders:
+        for item in render(K8S / folder):
+            if item["kind"] in WORKLOADS:
+                yield item
+
+
+def training(overlay):
+    (item,) = workloads([f"overlays/{overlay}"])
+    return item
+
+
+def arguments(item):
+    """What the trainer is started with, after Kubernetes has expanded it."""
+    (container,) = pod_spec(item)["containers"]
+    environ = environment(container, pod_labels(item))
+    return [expand(argument, environ) for argument in container["args"]]
+
+
+def selects(selector, labels):
+    return selector.items() <= labels.items()
