@@ -20,6 +20,8 @@ from trainer.job.signals import SIGNALS, StopRequest
 
 # Pictures take longer to draw than the small runs to train.
 DEFAULTS = ("parallel.devices=1", "train.pictures_every_epochs=null")
+SMOKE = ("+experiment=smoke", "run.dir=run", "train.pictures_every_epochs=null")
+CONSTANT = ("optim.schedule=constant",)
 
 
 class Done(NamedTuple):

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 from support import idx_files
-from support.in_process import points_of, summary_of, train
+from support.in_process import SMOKE, points_of, summary_of, train
 
 from trainer.job.processes import environment, free_address
 
-SMOKE = ("+experiment=smoke", "run.dir=run", "train.pictures_every_epochs=null")
 KEYS = {
     "status",
     "experiment",
