@@ -1,0 +1,54 @@
+"""Loads the small data set, from folders and from a server."""
+
+import functools
+import http.server
+import threading
+from pathlib import Path
+
+import pytest
+from support.small_mnist import DIGESTS, MNIST, write
+
+from trainer.config.schema import DataConfig
+from trainer.data.report import Report
+from trainer.sources import mnist
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Return load(name, **options), with what it warned of in load.warnings."""
+    warnings = []
+
+    def load(name="mnist", poll=lambda: None, **changes):
+        options = {
+            **MNIST,
+            "name": name,
+            "cache_dir": str(tmp_path / "cache"),
+            "mirrors": [],
+            "sha256": DIGESTS,
+            **{
+                key: str(value) if isinstance(value, Path) else value
+                for key, value in changes.items()
+            },
+        }
+        return mnist.load(DataConfig(**options), Report(lambda *_: None, poll, warnings.append))
+
+    load.warnings = warnings
+    return load
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """The address of a server of the four files, which lie in tmp_path/mirror."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Handler, directory=write(tmp_path / "mirror"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
