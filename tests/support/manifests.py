@@ -25,6 +25,10 @@ RETRIED = {
 }
 UID_LABEL = "batch.kubernetes.io/controller-uid"
 JOB_LABEL, SET_LABEL = "batch.kubernetes.io/job-name", "jobset.sigs.k8s.io/jobset-name"
+OVERLAYS = ("cpu", "gpu", "jobset")
+WITH_PODS = ("data", "tensorboard", *(f"overlays/{name}" for name in OVERLAYS))
+WITH_JOBS = ("data", *(f"overlays/{name}" for name in OVERLAYS))
+WORKLOADS = ("Deployment", "Job", "JobSet")
 
 
 @cache
@@ -120,12 +124,6 @@ def action(job: dict, exit_code: int, disrupted: bool = False) -> str:
         ):
             return rule["action"]
     return "Count"
-
-
-OVERLAYS = ("cpu", "gpu", "jobset")
-WITH_PODS = ("data", "tensorboard", *(f"overlays/{name}" for name in OVERLAYS))
-WITH_JOBS = ("data", *(f"overlays/{name}" for name in OVERLAYS))
-WORKLOADS = ("Deployment", "Job", "JobSet")
 
 
 def workloads(folders):
