@@ -1,61 +1,19 @@
-"""From recorded environments to a topology, the wrong ones too."""
+"""The environments of SLURM, Kubernetes and Kubeflow, as recorded, become the right topology."""
 
 import pytest
+from support.cluster_environments import (
+    ALL_ON_ONE,
+    BATCH_SCRIPT,
+    GPUS,
+    KUBEFLOW,
+    POD,
+    STEP,
+    TWO_ON_ONE,
+    without,
+)
 from support.connected import cluster
 
-from trainer.distributed import slurm
 from trainer.distributed.topology import resolve
-from trainer.job.errors import ConfigError
-
-# One task of `srun` in a job of two nodes with eight GPUs each, as SLURM 22.05 sets it.
-STEP = {
-    "SLURM_JOB_ID": "4",
-    "SLURM_JOB_NUM_NODES": "2",
-    "SLURM_STEP_ID": "0",
-    "SLURM_STEP_NUM_TASKS": "2",
-    "SLURM_STEP_NODELIST": "n[1-2]",
-    "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
-    "SLURM_NTASKS": "2",
-    "SLURM_PROCID": "1",
-    "SLURM_NODEID": "1",
-    "SLURM_LOCALID": "0",
-}
-GPUS = {"SLURM_GPUS_ON_NODE": "8", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
-ALL_ON_ONE = {
-    **STEP,
-    "SLURM_STEP_NUM_TASKS": "8",
-    "SLURM_STEP_NODELIST": "n1",
-    "SLURM_STEP_TASKS_PER_NODE": "8",
-    "SLURM_PROCID": "3",
-    "SLURM_NODEID": "0",
-    "SLURM_LOCALID": "3",
-}
-TWO_ON_ONE = {
-    **ALL_ON_ONE,
-    "SLURM_STEP_NUM_TASKS": "2",
-    "SLURM_STEP_TASKS_PER_NODE": "2",
-    "SLURM_PROCID": "1",
-    "SLURM_LOCALID": "1",
-}
-BATCH_SCRIPT = {
-    "SLURM_JOB_ID": "4",
-    "SLURM_JOB_NUM_NODES": "2",
-    "SLURM_JOB_NODELIST": "n[1-2]",
-    "SLURM_PROCID": "0",
-    "SLURM_LOCALID": "0",
-    "SLURM_NODEID": "0",
-}
-POD = {
-    "JOB_COMPLETION_INDEX": "2",
-    "JAX_NUM_PROCESSES": "4",
-    "JAX_COORDINATOR_ADDRESS": "train-0.train:8476",
-    "HOSTNAME": "train-2",
-}
-KUBEFLOW = {
-    "JAX_COORDINATOR_ADDRESS": "mnist-worker-0:6666",
-    "JAX_NUM_PROCESSES": "3",
-    "JAX_PROCESS_ID": "1",
-}
 
 
 def test_nothing_is_one_process():
@@ -196,123 +154,3 @@ def test_the_options_win_over_the_environment():
     assert (topology.kind, topology.num_processes, topology.host) == ("explicit", 2, "a")
     assert resolve(cluster(**given), {**STEP, **POD, **KUBEFLOW}) == topology
     assert resolve(cluster(kind="single"), {**STEP, **POD}).num_processes == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_processes": 4, "process_id": 1}, "cluster.coordinator_address missing"),
-        ({"coordinator_address": "a:1"}, "cluster.num_processes, cluster.process_id missing"),
-        (
-            {"coordinator_address": "a:1", "num_processes": 4, "process_id": 4},
-            "cluster.process_id=4: with cluster.num_processes=4 use 0 to 3",
-        ),
-        ({"kind": "slurm", "num_processes": 4}, "cluster.num_processes=4: cluster=slurm does not"),
-        ({"kind": "single", "process_id": 1}, "cluster.process_id=1: cluster=single does not"),
-    ],
-)
-def test_options_are_checked_and_never_ignored(options, message):
-    with pytest.raises(ConfigError) as error:
-        resolve(cluster(**options), STEP)
-    assert message in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("how", "hosts"),
-    [
-        ({}, "a a a b c c"),
-        ({"SLURM_DISTRIBUTION": "block"}, "a a a b c c"),
-        ({"SLURM_DISTRIBUTION": "cyclic"}, "a b c a c a"),
-        ({"SLURM_DISTRIBUTION": "cyclic:block"}, "a b c a c a"),
-        ({"SLURM_DISTRIBUTION": "plane", "SLURM_DIST_PLANESIZE": "2"}, "a a b c c a"),
-    ],
-)
-def test_the_host_of_each_task_is_known_for_every_distribution(how, hosts):
-    step = {
-        **STEP,
-        "SLURM_STEP_NUM_TASKS": "6",
-        "SLURM_STEP_NODELIST": "a,b,c",
-        "SLURM_STEP_TASKS_PER_NODE": "3,1,2",
-    }
-    assert resolve(cluster(), {**step, **how}).hosts == tuple(hosts.split())
-
-
-def without(environ, *names):
-    return {name: value for name, value in environ.items() if name not in names}
-
-
-WRONG = [
-    (without(KUBEFLOW, "JAX_PROCESS_ID"), "JAX_PROCESS_ID missing"),
-    (without(KUBEFLOW, "JAX_NUM_PROCESSES"), "JAX_NUM_PROCESSES missing"),
-    (without(KUBEFLOW, "JAX_COORDINATOR_ADDRESS"), "JAX_COORDINATOR_ADDRESS missing"),
-    ({**KUBEFLOW, "JAX_PROCESS_ID": "3"}, "JAX_PROCESS_ID=3: with JAX_NUM_PROCESSES=3 use 0 to 2"),
-    ({**KUBEFLOW, "JAX_NUM_PROCESSES": "three"}, "JAX_NUM_PROCESSES=three: use a whole number"),
-    (
-        {**KUBEFLOW, "JAX_COORDINATOR_ADDRESS": "host"},
-        "JAX_COORDINATOR_ADDRESS=host: use HOST:PORT",
-    ),
-    ({**KUBEFLOW, "JAX_COORDINATOR_ADDRESS": "host:8²"}, "host:8²: use HOST:PORT"),
-    ({**KUBEFLOW, "JAX_COORDINATOR_ADDRESS": "http://host:80"}, "http://host:80: use HOST:PORT"),
-    ({**KUBEFLOW, "JAX_PROCESS_ID": "²"}, "JAX_PROCESS_ID=²: use a whole number"),
-    ({**KUBEFLOW, "JAX_PROCESS_ID": "-1"}, "JAX_PROCESS_ID=-1: use a whole number"),
-    (without(POD, "JAX_NUM_PROCESSES"), "JAX_NUM_PROCESSES missing"),
-    (without(POD, "JAX_COORDINATOR_ADDRESS"), "JAX_COORDINATOR_ADDRESS missing"),
-    ({**POD, "JOB_COMPLETION_INDEX": "4"}, "JOB_COMPLETION_INDEX=4"),
-    (BATCH_SCRIPT, "start it with srun"),
-    ({**BATCH_SCRIPT, "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "2"}, "start it with srun"),
-    (without(STEP, "SLURM_PROCID"), "SLURM_PROCID=None"),
-    (without(STEP, "SLURM_LOCALID"), "SLURM_LOCALID=None"),
-    ({**STEP, "SLURM_STEP_NUM_TASKS": "3"}, "contradict each other"),
-    ({**STEP, "SLURM_STEP_TASKS_PER_NODE": "2"}, "SLURM_STEP_TASKS_PER_NODE=2 contradict"),
-    ({**STEP, "SLURM_STEP_TASKS_PER_NODE": "two"}, "contradict each other"),
-    ({**STEP, "SLURM_STEP_NODELIST": "n1"}, "SLURM_STEP_NODELIST=n1 and"),
-    ({**ALL_ON_ONE, **GPUS, "SLURM_GPUS_ON_NODE": "6"}, "do not divide"),
-    ({**TWO_ON_ONE, **GPUS, "SLURM_GPUS_ON_NODE": "1"}, "do not divide"),
-    *(
-        ({**environ, **GPUS, "CUDA_VISIBLE_DEVICES": shown}, f"CUDA_VISIBLE_DEVICES={shown} {rest}")
-        for environ, shown, rest in (
-            (TWO_ON_ONE, "", "shows 0 to this task: expected its 4: leave CUDA"),
-            (TWO_ON_ONE, "-1", "shows 0"),
-            (TWO_ON_ONE, "NoDevFiles", "shows 0"),
-            (TWO_ON_ONE, "0", "shows 1"),
-            (TWO_ON_ONE, "0,1,-1,2,3", "shows 2"),
-            (TWO_ON_ONE, "0,1,2,3,4", "shows 5"),
-            (STEP, "0,1,2,3", "shows 4 to this task: expected its 8: leave CUDA"),
-            (STEP, "", "shows 0"),
-            (STEP, "0,1,2,3,4,5,6,7,8", "shows 9"),
-        )
-    ),
-]
-
-
-@pytest.mark.parametrize(("environ", "message"), WRONG, ids=[output for _, output in WRONG])
-def test_a_wrong_environment_is_refused_by_the_name_of_the_variable(environ, message):
-    with pytest.raises(ConfigError) as error:
-        resolve(cluster(), environ)
-    assert message in str(error.value)
-
-
-@pytest.mark.parametrize("kind", ["slurm", "kubernetes", "explicit"])
-def test_a_kind_without_its_variables_is_refused(kind):
-    with pytest.raises(ConfigError):
-        resolve(cluster(kind=kind), {})
-
-
-@pytest.mark.parametrize(
-    ("text", "nodes"),
-    [
-        ("n1", ["n1"]),
-        ("n1,login", ["n1", "login"]),
-        ("n[1-2,05],login", ["n1", "n2", "n05", "login"]),
-        ("gpu[008-011]-ib", ["gpu008-ib", "gpu009-ib", "gpu010-ib", "gpu011-ib"]),
-        ("r[1-2]n[1-2]", ["r1n1", "r1n2", "r2n1", "r2n2"]),
-    ],
-)
-def test_lists_of_nodes(text, nodes):
-    assert slurm.expand(text) == nodes
-
-
-@pytest.mark.parametrize("text", ["n[1-", "n[a-b]", "n[1-2", "n[]", "n[²]", "n[1-2-3]"])
-def test_lists_that_cannot_be_read_are_refused(text):
-    with pytest.raises(ConfigError, match=r"use a list of nodes such as n\[1-2,05\],login"):
-        slurm.expand(text)
