@@ -1,4 +1,4 @@
-"""Loads the small data set, from folders and from a server."""
+"""Loads data sets of the tests, from folders and from a server."""
 
 import functools
 import http.server
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from support.small_mnist import DIGESTS, MNIST, write
 
+from trainer.config.compose import compose
 from trainer.config.schema import DataConfig
 from trainer.data.report import Report
+from trainer.sources import load as kinds
 from trainer.sources import mnist
 
 
@@ -52,3 +54,22 @@ def mirror(tmp_path, monkeypatch):
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    """Load tmp_path/data; loaded.warnings has the warnings, loaded.reports the progress."""
+    loaded_warnings, reports = [], []
+
+    def loaded(*options, root=tmp_path / "data"):
+        job = [f"data.root={root}", *options, f"data.cache_dir={tmp_path}/cache"]
+        (made,) = compose([*job, "data.validation_fraction=0"])
+        return kinds.load(
+            made.config.data,
+            progress=lambda *report: reports.append(report),
+            poll=lambda: None,
+            warn=loaded_warnings.append,
+        )
+
+    loaded.warnings, loaded.reports = loaded_warnings, reports
+    return loaded

@@ -91,3 +91,12 @@ def huggingface(folder, count=60):
         kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
         splits[split] = {"img": pa.array(files, kind), "label": pa.array(labels, pa.int64())}
     return saved(folder, splits, {"img": {"_type": "Image"}, "label": CLASS_LABEL})
+
+
+def broken(path):
+    """Cut a file short."""
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def nothing(folder):
+    """Change nothing: only the options are wrong."""
