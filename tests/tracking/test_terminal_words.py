@@ -1,4 +1,4 @@
-"""Warnings, metrics, numbers that are not finite, quiet runs and the closing table in words."""
+"""A terminal shows warnings, a task's metrics and the closing table; a quiet run little else."""
 
 import io
 import math
