@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from support.harm import flip_a_bit, largest_file
@@ -78,6 +80,11 @@ def damage(run: Path, step: int) -> None:
 def copy(run: Path, target: Path) -> Path:
     """Copy a run, to do harm to the copy."""
     return Path(shutil.copytree(run, target))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file of a run."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def everything(folder: Path) -> dict[str, tuple[int, bytes | None]]:
