@@ -1,142 +1,26 @@
-"""A real TensorBoard, by scripts/dashboard, shows finished and resumed runs; a real browser draws
-its pages. It reads while the resumed run is still being written.
-"""
+"""A real TensorBoard and a real browser show finished runs, and one that is being written."""
 
 import io
-import os
-import shutil
-import subprocess
-import sys
 import urllib.parse
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.board import ROOT, fetch, get, hparams, tensorboard
-from support.browser import Browser, wait_until
-from support.program import CACHE
-from support.trained_runs import train_here
+from support.board import fetch, get, hparams
+from support.browser import take, wait_until
+from support.shown_runs import EPOCHS, RUNS, SAVED, STEPS, expected_steps, logged, steps_of
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from trainer.config.compose import compose
-from trainer.tracking import metrics as metrics_log
 from trainer.tracking.summaries import write_start
 from trainer.tracking.tensorboard import Tracker
 
-RUNS = ("finished", "resumed")
-EPOCHS, STEPS = 3, 57  # STEPS an epoch
-SAVED = STEPS  # the checkpoint that the resumed run resumes from
 DONE_AGAIN = {"train/loss", "validation/loss", "pictures/filters", "weights/0/kernel"}
-SMOKE = ("+experiment=smoke", "train.log_every_steps=21")
-OPTIONS = {
-    "finished": ("optim.lr=0.02", "train.epochs=2", "model.hidden_sizes=[32,16]"),
-    "resumed": (
-        *(f"train.epochs={EPOCHS}", "train.steps_per_dispatch=1", "train.pictures_every_epochs=1"),
-        *("checkpoint.every_epochs=1", "checkpoint.keep_last=9", "parallel.devices=1"),
-    ),
-}
 CLASSES = ("confusion_counts", "confusion_normalized", "class_accuracy", "most_wrong")
 ENDS = {"failed": "STATUS_FAILURE", "mended": "STATUS_SUCCESS", "moved": "STATUS_SUCCESS"}
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder of runs: `resumed` is just being written, after a start that was cut off.
-
-    What a start that is killed leaves is made by deleting the checkpoints of a complete one.
-    """
-    folder = tmp_path_factory.mktemp("dashboard")
-
-    def train(name, *options):
-        return train_here(*SMOKE, f"run.dir={folder / 'runs' / name}", *options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINER_CACHE_DIR", str(CACHE))
-        for name in RUNS:
-            assert train(name, *OPTIONS[name]) == 0
-        diverging = ("model.hidden_sizes=[16]", "optim.schedule=constant", "train.epochs=1")
-        diverging += ("train.pictures_every_epochs=null",)
-        for name in ("failed", "mended"):
-            assert train(name, *diverging, "optim.lr=1e30") == 70
-        assert train("mended", *diverging, "optim.lr=1e30", "train.on_nonfinite=skip") == 0
-        assert train("moved", *diverging) == 0
-        assert train("moved", *diverging, "train.epochs=2", "parallel.devices=2") == 0
-    run = folder / "runs" / "resumed"
-    for step in range(SAVED + STEPS, EPOCHS * STEPS + 1, STEPS):
-        shutil.rmtree(run / "checkpoints" / str(step))
-    (run / "summary.json").unlink()
-    shutil.copytree(run / "tensorboard", folder / "killed")
-    command = [sys.executable, "-m", "trainer", *SMOKE, f"run.dir={run}", *OPTIONS["resumed"]]
-    environ = {**os.environ, "TRAINER_CACHE_DIR": str(CACHE), "PYTHONPATH": str(ROOT)}
-    with (folder / "resumed.txt").open("w") as log:
-        second = subprocess.Popen(command, stderr=log, cwd=folder, env=environ)
-    yield folder
-    try:
-        assert second.wait(240) == 0, (folder / "resumed.txt").read_text()
-    finally:
-        second.kill()
-
-
-def is_there(address):
-    """Return whether all of the resumed run is there, to its end.
-
-    The start that was cut off left points up to the end, too: those of the second start are there
-    once TensorBoard shows that it began.
-    """
-    run = "resumed/tensorboard"
-    starts = get(address, "text/text", run=run, tag="environment/text_summary")
-    if len(starts) != 2:
-        return False
-    ends = {
-        "scalars/scalars": "validation/loss",
-        "histograms/histograms": "weights/1/bias",
-        "images/images": "pictures/test_most_wrong",  # the last, and TensorBoard shows them last
-    }
-    steps = [_steps(get(address, route, run=run, tag=tag)) for route, tag in ends.items()]
-    return all(each and each[-1] == EPOCHS * STEPS for each in steps)
-
-
-def _steps(points):
-    return [point["step"] if isinstance(point, dict) else point[1] for point in points]
-
-
-@pytest.fixture(scope="module")
-def boards(folder):
-    """The addresses of two TensorBoards: one with either of its loaders."""
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(tensorboard(folder / "runs", folder / f"{i}.txt", is_there, *more))
-            for i, more in enumerate(((), ("--load_fast=false",)))
-        ]
-
-
-@pytest.fixture(scope="module")
-def board(boards):
-    return boards[0]
-
-
-@pytest.fixture(scope="module", params=["fast", "slow"])
-def any_board(request, boards):
-    return boards[request.param == "slow"]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = Browser(tmp_path_factory.mktemp("browser") / "profile")
-    yield browser
-    browser.close()
-
-
-def logged(folder, run, split):
-    points = metrics_log.read(folder / "runs" / run / "metrics.jsonl")
-    return [point for point in points if point["split"] == split]
-
-
-def expected_steps(run, first_epoch=1):
-    return [STEPS * i for i in range(first_epoch, (2 if run == "finished" else EPOCHS) + 1)]
 
 
 def test_the_killed_start_left_points_that_are_done_again(folder):
@@ -159,7 +43,7 @@ def test_curves_are_those_of_the_log_each_point_once(folder, any_board, run, spl
     for name in names:
         tag = f"{split}/{name}"
         shown = get(any_board, "scalars/scalars", run=f"{run}/tensorboard", tag=tag)
-        assert _steps(shown) == [point["step"] for point in points]
+        assert steps_of(shown) == [point["step"] for point in points]
         for (_, _, value), point in zip(shown, points, strict=True):
             assert value == pytest.approx(point[name], rel=1e-6)
 
@@ -169,19 +53,17 @@ def test_what_comes_with_an_evaluation_is_there_once_for_each(any_board, run):
     one = {"run": f"{run}/tensorboard"}
     for kind in ("weight_norm", "gradient_norm"):
         norms = get(any_board, "scalars/scalars", tag=f"{kind}/0/kernel", **one)
-        assert _steps(norms) == expected_steps(run)
+        assert steps_of(norms) == expected_steps(run)
         assert all(value > 0 for _, _, value in norms)
     drawn = expected_steps(run) if run == "resumed" else [2 * STEPS]
+    pictures = partial(get, any_board, "images/images", sample=0, **one)
     for tag in (*(f"validation_{name}" for name in CLASSES), "filters", "curves"):
-        assert (
-            _steps(get(any_board, "images/images", tag=f"pictures/{tag}", sample=0, **one)) == drawn
-        )
+        assert steps_of(pictures(tag=f"pictures/{tag}")) == drawn
     for tag in CLASSES:  # at the end
-        tested = get(any_board, "images/images", tag=f"pictures/test_{tag}", sample=0, **one)
-        assert _steps(tested) == drawn[-1:]
+        assert steps_of(pictures(tag=f"pictures/test_{tag}")) == drawn[-1:]
     histograms = get(any_board, "histograms/histograms", tag="weights/0/kernel", **one)
-    assert _steps(histograms) == drawn
-    assert _steps(get(any_board, "images/images", tag="pictures/inputs", sample=0, **one)) == [0]
+    assert steps_of(histograms) == drawn
+    assert steps_of(pictures(tag="pictures/inputs")) == [0]
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -206,7 +88,7 @@ def test_time_and_memory_are_shown_at_each_log_point_once(board):
     ):
         for name in names:
             shown = get(board, "scalars/scalars", run=f"{run}/tensorboard", tag=name)
-            assert _steps(shown) == steps
+            assert steps_of(shown) == steps
             low, high = {"time/goodput": (0, 1), "memory/host": (30, 10_000)}.get(name, (0, 1e6))
             assert all(low <= value <= high for _, _, value in shown)
 
@@ -218,7 +100,7 @@ def test_texts_are_written_once_each(board, run):
     assert configuration["step"] == 0
     assert "log_every_steps: 21" in configuration["text"]
     starts = get(board, "text/text", tag="environment/text_summary", **one)
-    assert _steps(starts) == ([0] if run == "finished" else [0, SAVED + 1])
+    assert steps_of(starts) == ([0] if run == "finished" else [0, SAVED + 1])
     assert all("orbax-checkpoint" in start["text"] for start in starts)
 
 
@@ -316,14 +198,6 @@ def test_a_real_browser_shows_a_row_for_each_run(folder, board, browser, tmp_pat
     take(browser, tmp_path / "hparams.png")
 
 
-def take(browser, path):
-    """Keep a screenshot, which shows something beside the menus."""
-    browser.screenshot(path)
-    with Image.open(path) as image:
-        contents = np.asarray(image.convert("L"))[80:, 420:]
-    assert contents.std() > 5, "the page is empty"
-
-
 def test_a_run_moves_on_while_it_is_written(folder, boards):
     """With either loader, after TensorBoard has read it; and when it resumes."""
     config = compose(["+experiment=smoke"])[0].config
@@ -332,7 +206,7 @@ def test_a_run_moves_on_while_it_is_written(folder, boards):
     def shown(address, steps):
         with suppress(OSError):  # it does not know the run yet
             answer = get(address, "scalars/scalars", run="live/tensorboard", tag="train/loss")
-            return _steps(answer) == steps
+            return steps_of(answer) == steps
         return False
 
     for steps, resume_step in (((1, 2), None), ((3,), 2)):

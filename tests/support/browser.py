@@ -8,7 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 # Through shadow roots too: half of TensorBoard is drawn inside them.
 WALK = """
@@ -120,3 +122,11 @@ class Browser:
         self._process.wait(120)
         os.close(self._to)
         os.close(self._from)
+
+
+def take(browser, path):
+    """Keep a screenshot, which shows something beside the menus."""
+    browser.screenshot(path)
+    with Image.open(path) as image:
+        contents = np.asarray(image.convert("L"))[80:, 420:]
+    assert contents.std() > 5, "the page is empty"
