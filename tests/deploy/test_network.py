@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.pods import NUMBERS, Network
+from support.network import NUMBERS, Network
 from support.program import CACHE
 
 ROOT = Path(__file__).parents[2]

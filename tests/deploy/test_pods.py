@@ -11,8 +11,8 @@ import shutil
 import subprocess
 
 import pytest
+from support.indexed_job import running
 from support.manifests import K8S, one, overlay_of
-from support.pods import running
 
 pytestmark = pytest.mark.slow
 
