@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from trainer.config import schema
 from trainer.config.compose import compose, quoted
+from trainer.job.resources import config_dir
 from trainer.sweep import plan
 
-EXPERIMENTS = sorted(path.stem for path in (schema.config_dir() / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -22,7 +22,7 @@ def test_every_experiment_composes(experiment):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_file_opens_with_its_command_and_what_it_reached(experiment):
-    head = (schema.config_dir() / "experiment" / f"{experiment}.yaml").read_text().splitlines()[:8]
+    head = (config_dir() / "experiment" / f"{experiment}.yaml").read_text().splitlines()[:8]
     assert head[0] == "# @package _global_"
     assert head[1] == f"# python -m trainer +experiment={experiment}"
     assert "%" in " ".join(head)

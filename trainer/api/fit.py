@@ -12,10 +12,10 @@ from trainer.checkpoint import load_model
 from trainer.checkpoint.load_model import Trained
 from trainer.config import user_module
 from trainer.config.compose import compose_each, quoted
-from trainer.config.schema import config_dir
 from trainer.data.dataset import Dataset
 from trainer.job import directory as run_directory
 from trainer.job.errors import EXIT_COMPLETED, EXIT_RETRY, TrainerError
+from trainer.job.resources import config_dir
 from trainer.job.signals import SIGNALS, StopRequest
 from trainer.tracking import runs
 from trainer.tracking.terminal import Terminal

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     lines = [
         f"model      {printable(str(trained.run))}, step {trained.step:,}",
         f"data       {printable(name)}, {result.examples:,} test examples",
-        *(f"{n:{width}}{metric_text(n, mean).strip()}" for n, mean in result.means.items()),
+        *(f"{n:{width}}{metric_text(n, mean)}" for n, mean in result.means.items()),
     ]
     picture = out / f"{stem}-confusion.png"
     with writing(out, hint="name a folder with --out FOLDER"):

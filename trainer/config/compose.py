@@ -22,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from trainer.config import user_module
 from trainer.config.explain import OVERRIDE, explain
 from trainer.config.redact import redact, redacted
-from trainer.config.schema import Config, DataConfig, config_dir, config_dirs, leave_out
+from trainer.config.schema import Config, DataConfig, leave_out
 from trainer.job.errors import ConfigError, TrainerError
+from trainer.job.resources import config_dir, config_dirs
 from trainer.job.stdout import show
 
 _TEXTS = (

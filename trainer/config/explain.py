@@ -11,8 +11,9 @@ from typing import get_type_hints
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.config.schema import Config, config_dirs
+from trainer.config.schema import Config
 from trainer.job.errors import ConfigError
+from trainer.job.resources import config_dirs
 
 FLAGS = (  # which Hydra answers; nothing is trained
     *("-h", "--help", "--hydra-help", "-c", "--cfg", "--resolve", "-p", "--package"),

@@ -6,113 +6,34 @@ The dataclasses have no defaults: every value stands once, in conf/. Nothing her
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 
 from trainer.config.redact import redacted
-from trainer.job import resources
+from trainer.config.rules import (
+    Section,
+    check,
+    finite,
+    folder,
+    fraction,
+    is_visible,
+    one_of,
+    own,
+    positive,
+    ruled,
+    whole,
+    whole_or_auto,
+)
 from trainer.job.errors import EXIT_COMPLETED, EXIT_RETRY, ConfigError
 
-CONFIG_DIR = "TRAINER_CONFIG_DIR"  # --config-dir, for this process and for its children
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
-
-
-def _check(ok: bool, option: str, value: object, rule: str) -> None:
-    if not ok:
-        raise ConfigError(f"{option}={value}: {rule}")
-
-
-def ruled(
-    test: Callable[[Any], bool] = lambda value: True,
-    rule: str = "",
-    *,
-    of: tuple[str, ...] = (),
-    by: str = "name",
-    example: str | None = None,
-) -> Any:
-    """Return a field whose values have to pass a test; None passes, where the type allows it.
-
-    Args:
-        test: whether a value is right.
-        rule: which values are, for messages.
-        of: the choices that have this option; with another one it has to be left out.
-        by: the option of the same section that makes the choice.
-        example: of a value, if those choices require one.
-    """
-    return field(metadata={"test": test, "rule": rule, "of": of, "by": by, "example": example})
-
-
-def whole(least: int, most: int = 2**31 - 1, **of: Any) -> Any:
-    """Return a field for whole numbers from `least` to `most`."""
-    rule = f"use a whole number from {least} to {most}"
-    return ruled(lambda value: least <= value <= most, rule, **of)
-
-
-def whole_or_auto() -> Any:
-    """Return a field of type Any, because OmegaConf 2.3 merges no union: a number, or auto."""
-    return ruled(
-        lambda value: value == "auto" or (type(value) is int and 1 <= value < 2**31),
-        "use a whole number from 1 up, or auto",
-    )
-
-
-def one_of(*choices: str, **of: Any) -> Any:
-    """Return a field for one of some words."""
-    return ruled(lambda value: value in choices, f"use one of {', '.join(choices)}", **of)
-
-
-def _is_utf8(text: str) -> bool:  # else the command line held other bytes
-    return text.encode(errors="ignore").decode() == text
-
-
-positive = partial(ruled, lambda x: math.isfinite(x) and x > 0, "use a finite number above 0")
-finite = partial(ruled, math.isfinite, "use a finite number, or null to measure it")
-fraction = partial(ruled, lambda x: 0 <= x < 1, "use a number in [0, 1)")
-own = partial(ruled, lambda x: isinstance(x, dict), "give each by its name: options.NAME=VALUE")
-
-
-def _is_visible(text: str) -> bool:  # a script with Windows line ends adds a carriage return
-    return _is_utf8(text) and text.isprintable() and text.strip() == text
-
-
-def _is_folder(name: str) -> bool:  # gs://bucket would become a folder called gs:
-    return name != "" and _is_utf8(name) and re.match(r"\w+://", name) is None
-
-
-folder = partial(ruled, _is_folder, "name a folder, in UTF-8; addresses are not supported")
-
-
-class Section:
-    """A section of the configuration: checks each field by its own rules (see `ruled`)."""
-
-    section: ClassVar[str | None] = None  # its path, where it is not that of the class
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError if a value breaks a rule."""
-        section = self.section or type(self).__name__.removesuffix("Config").lower()
-        for option in fields(self):  # type: ignore[arg-type]
-            value, rules, name = getattr(self, option.name), option.metadata, option.name
-            if rules and (value is not None or option.type == "Any"):  # Any would allow None
-                _check(rules["test"](value), f"{section}.{name}", value, rules["rule"])
-            if not (rules and rules["of"]):
-                continue
-            choice, value = getattr(self, rules["by"]), None if value in ({}, []) else value
-            option_of = section if rules["by"] == "name" else f"{section}.{rules['by']}"
-            if choice not in rules["of"]:
-                rule = f"only {option_of}={' or '.join(rules['of'])} has it: choose that, or leave "
-                _check(value is None, f"{section}.{name}", value, f"{rule}it out")
-            elif rules["example"]:
-                rule = f"{option_of}={choice} needs it, like {section}.{name}={rules['example']}"
-                _check(value is not None, f"{section}.{name}", value, rule)
 
 
 @dataclass(kw_only=True)
@@ -120,7 +41,7 @@ class RunConfig(Section):
     """Which run this is, and where its directory is."""
 
     name: str | None = ruled(
-        lambda name: name not in ("", ".", "..") and not {*name} & {*"/\0"} and _is_visible(name),
+        lambda name: name not in ("", ".", "..") and not {*name} & {*"/\0"} and is_visible(name),
         "use a plain folder name in UTF-8, without slashes, invisible characters or outer spaces",
     )
     dir: str | None = folder()
@@ -162,7 +83,7 @@ class DataConfig(Section):
     timeout_seconds: float = positive()
     num_classes: int | None = whole(2)  # of images; null for a module and arrays
     class_names: list[str] | None = ruled(
-        lambda names: all(map(_is_visible, names)) and 1 < len({*names}) == len(names),
+        lambda names: all(map(is_visible, names)) and 1 < len({*names}) == len(names),
         "use one name for each class, all different, like [cat,dog]",
     )
     image_size: list[int] | None = ruled(
@@ -206,21 +127,21 @@ class DataConfig(Section):
         sets = self.sets or {}
         for name, weight in (self.weights or {}).items():
             rule = f"no set has that name: data.sets has {', '.join(sets)}"
-            _check(name in sets, f"data.weights.{name}", weight, rule)
+            check(name in sets, f"data.weights.{name}", weight, rule)
         for number, mirror in enumerate(self.mirrors):
             option = f"data.mirrors[{number}]"
             if re.match("[^/]*//[^/]*@", mirror):  # the run directory and logs would show it
                 raise ConfigError(f"{option} contains credentials", "use a URL without them")
             rule = "use a URL that begins with https:// or http://"
-            _check(re.match("https?://[^/]", mirror) is not None, option, mirror, rule)
+            check(re.match("https?://[^/]", mirror) is not None, option, mirror, rule)
         needs_root = self.name in NEED_ROOT and self.root is None
-        _check(not needs_root, "data.root", None, f"data={self.name} needs it: data.root=DIR")
+        check(not needs_root, "data.root", None, f"data={self.name} needs it: data.root=DIR")
         rule = "name the folder of its files: data.root=DIR"
-        _check(self.manifest is None or self.root is not None, "data.manifest", self.manifest, rule)
+        check(self.manifest is None or self.root is not None, "data.manifest", self.manifest, rule)
         if None not in (self.class_names, self.num_classes):
             rule = f"data.num_classes={self.num_classes}: give a name for each class"
             right = len(self.class_names or ()) == self.num_classes
-            _check(right, "data.class_names", self.class_names, rule)
+            check(right, "data.class_names", self.class_names, rule)
 
 
 def data_config(given: Mapping[str, Any]) -> DataConfig:
@@ -258,7 +179,7 @@ class ModelConfig(Section):
         super().__post_init__()
         rule = "it does not go with model.precision=bfloat16: leave one out"
         both = self.remat is not None and self.precision == "bfloat16"
-        _check(not both, "model.remat", self.remat, rule)
+        check(not both, "model.remat", self.remat, rule)
 
 
 DECAYS = ("warmup_linear", "warmup_cosine", "warmup_stable_decay")
@@ -300,12 +221,12 @@ class OptimConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         useless = self.nesterov and self.momentum == 0
-        _check(not useless, "optim.nesterov", True, "needs optim.momentum above 0")
+        check(not useless, "optim.nesterov", True, "needs optim.momentum above 0")
         unused = self.name == "sgd" and bool(self.options)
-        _check(not unused, "optim.options", self.options, "optim=sgd has none: leave them out")
+        check(not unused, "optim.options", self.options, "optim=sgd has none: leave them out")
         matches = len(self.boundaries or ()) == len(self.factors or ())
         rule = f"use as many as there are in optim.boundaries={self.boundaries}"
-        _check(matches, "optim.factors", self.factors, rule)
+        check(matches, "optim.factors", self.factors, rule)
 
 
 @dataclass(kw_only=True)
@@ -325,7 +246,7 @@ class InitConfig(Section):
         for name in ("step", "map"):
             value = getattr(self, name)
             rule = "name the other run, too: init.run=DIR"
-            _check(self.run is not None or value in (None, []), f"init.{name}", value, rule)
+            check(self.run is not None or value in (None, []), f"init.{name}", value, rule)
 
 
 @dataclass(kw_only=True)
@@ -430,10 +351,10 @@ class ParallelConfig(Section):
         super().__post_init__()
         shares, pmap = self.shard_state != "none", self.method == "pmap"
         rule = "parallel.method=pmap keeps the whole state on each device: leave one of them out"
-        _check(not (shares and pmap), "parallel.shard_state", self.shard_state, rule)
+        check(not (shares and pmap), "parallel.shard_state", self.shard_state, rule)
         rule = "it needs parallel.shard_state=optimizer or all"
         for axis, value in vars(self.mesh).items():
-            _check(value is None or shares, f"parallel.mesh.{axis}", value, rule)
+            check(value is None or shares, f"parallel.mesh.{axis}", value, rule)
 
 
 @dataclass(kw_only=True)
@@ -517,14 +438,3 @@ def as_json(config: Config) -> dict[str, Any]:
         return value if isinstance(value, bool | int | float | None) else str(value)
 
     return {section: redacted(plain(options)) for section, options in asdict(config).items()}
-
-
-def config_dir() -> Path:
-    """Return the folder of every option with its default."""
-    return resources.home() / "conf"
-
-
-def config_dirs() -> list[Path]:
-    """Return the folders that Hydra searches for a file: --config-dir, if given, comes first."""
-    own = os.environ.get(CONFIG_DIR)
-    return [*([Path(own)] if own else []), config_dir()]

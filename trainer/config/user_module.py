@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from trainer.config.explain import rule_of
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, TrainerError
+from trainer.job.resources import CONFIG_DIR
 
 _given: dict[str, Any] = {}  # name -> an object that takes the place of a module
 
@@ -60,7 +61,7 @@ def of_run(run: Path, section: str, name: str, recorded: str | None) -> str:
 def file_of(option: str, name: str) -> Path:
     """Return the file, absolute, that a name means: here, or in the folder of --config-dir."""
     path = expanded(name, option)
-    config_dir = os.environ.get("TRAINER_CONFIG_DIR")
+    config_dir = os.environ.get(CONFIG_DIR)
     if config_dir and not path.is_file() and (Path(config_dir) / path).is_file():
         path = Path(config_dir) / path
     return path.absolute()

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ import numpy as np
 from trainer.config.schema import Config
 from trainer.dashboard import drawing, norms
 from trainer.data.dataset import Dataset
-from trainer.data.stream import Plan, Superbatches, take
+from trainer.data.stream import Superbatches, take
 from trainer.job.errors import first_line
 from trainer.parallel import memory
 from trainer.parallel.compiler import CompiledFunction
@@ -26,7 +25,7 @@ from trainer.parallel.evaluation import Evaluation
 from trainer.tasks import pictures
 from trainer.tasks.task import Task, Weights
 from trainer.tracking import metrics
-from trainer.tracking.goodput import Ledger, PhaseTimer
+from trainer.tracking.goodput import Ledger
 from trainer.tracking.tensorboard import Tracker
 
 MOST_DRAWINGS = 4  # that wait or are being drawn
@@ -40,36 +39,28 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         config: Config,
         dataset: Dataset,
         task: Task,
-        watched: str,
-        plan: Plan,
         source: Superbatches,
+        rows: int,
         tracker: Tracker,
         ledger: Ledger,
-        timer: PhaseTimer,
-        log: Path,
-        *,
-        rows: int,
-        fresh: bool,
-        warn: Callable[[str], None],
     ) -> None:
-        """Start; draw examples of the inputs if this is the first start of the run (`fresh`).
+        """Start.
 
-        `watched` is the split that is evaluated during training. Gradient norms are those of
-        batches from `source`, computed for `rows` examples at a time; `log` is the metrics.jsonl of
-        the run; `warn` shows a line.
+        Gradient norms are those of batches from `source`, computed for `rows` examples at a time.
         """
-        self._splits, self._task, self._source, self._plan = dataset.splits, task, source, plan
-        self._watched, self._names = watched, dataset.class_names
-        self._tracker, self._ledger = tracker, ledger
-        self._timer, self._log, self._warn = timer, log, warn
+        self._dataset, self._task, self._source = dataset, task, source
+        self._tracker, self._ledger, self._timer = tracker, ledger, ledger.timer
         self._every_steps = config.train.log_every_steps
         self._draw_every_epochs = config.train.pictures_every_epochs
-        self._measure = CompiledFunction(norms.make(task, rows, config.model.remat), timer)
+        self._measure = CompiledFunction(norms.make(task, rows, config.model.remat), ledger.timer)
         self._last: tuple[int, dict[str, float]] | None = None  # step, timer.parts after it
         self._pool = ThreadPoolExecutor(1, "draw")
         self._drawings: list[tuple[int, Future[list[Any]]]] = []  # steps done, summaries
-        if fresh and self._draw_every_epochs is not None:
-            self._draw(0, partial(drawing.inputs, dataset))
+
+    def begin(self) -> None:
+        """Draw examples of the inputs, at the first start of a run."""
+        if self._draw_every_epochs is not None:
+            self._draw(0, partial(drawing.inputs, self._dataset))
 
     def steps_done(self, step: int) -> None:
         """Write times and memory at log points; the results of `step` steps have arrived."""
@@ -97,10 +88,10 @@ class Dashboard(AbstractContextManager["Dashboard"]):
         if not self._tracker.scalars(split, step, evaluation.means):
             return  # a completed run was started again: the log has all of it
         curves: dict[str, float] = {}
-        examples = self._splits[split]
+        examples, class_names = self._dataset.splits[split], self._dataset.class_names
         counts = pictures.confusion_counts(examples, evaluation.predictions)
         if counts is not None:
-            names = pictures.names_of(counts, self._names)
+            names = pictures.names_of(counts, class_names)
             accuracies = np.diagonal(pictures.class_shares(counts))
             curves = {
                 f"{split}_class_accuracy/{name.replace('/', '_')}": float(share)
@@ -109,10 +100,10 @@ class Dashboard(AbstractContextManager["Dashboard"]):
             }
 
         def draw_split() -> list[Any]:
-            return drawing.evaluation(split, step, examples, evaluation, counts, self._names)
+            return drawing.evaluation(split, step, examples, evaluation, counts, class_names)
 
-        epoch, every = step // self._plan.steps_per_epoch, self._draw_every_epochs
-        if split != self._watched:  # at the end, with the watched one at the same step
+        plan, watched, every = self._source.plan, self._dataset.watched, self._draw_every_epochs
+        if split != watched:  # at the end, with the watched one at the same step
             self._tracker.curves(step, curves)
             if every is not None:
                 self._draw(step, draw_split)
@@ -123,13 +114,13 @@ class Dashboard(AbstractContextManager["Dashboard"]):
             weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
             measured = self._norms(weights, step)
         self._tracker.curves(step, curves | measured)
-        if every is None or (epoch % every and step != self._plan.total_steps):
+        if every is None or (step // plan.steps_per_epoch % every and step != plan.total_steps):
             return
         host = jax.tree.map(np.array, jax.device_get(weights))  # copied: the state is donated
 
         def draw_all() -> list[Any]:
             contents = draw_split() + drawing.weights_of(host, self._task.filters)
-            return contents + drawing.curves(metrics.read(self._log), self._watched, step)
+            return contents + drawing.curves(metrics.read(self._tracker.log), watched, step)
 
         self._draw(step, draw_all)
 
@@ -159,7 +150,8 @@ class Dashboard(AbstractContextManager["Dashboard"]):
             try:
                 contents = drawn.result()
             except Exception as error:  # whatever a drawing raises, training continues
-                self._warn(f"TensorBoard misses pictures, training continues: {first_line(error)}")
+                reason = first_line(error)
+                self._tracker.warn(f"TensorBoard misses pictures, training continues: {reason}")
             else:
                 for content in contents:
                     self._tracker.summary(step, content)

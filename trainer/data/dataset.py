@@ -35,6 +35,11 @@ class Dataset(NamedTuple):
         each = {name: getattr(self, name) for name in SPLITS}
         return {name: examples for name, examples in each.items() if examples is not None}
 
+    @property
+    def watched(self) -> str:
+        """The split that is evaluated during training: without a validation split, the test one."""
+        return "test" if self.validation is None else "validation"
+
 
 class Superbatch(NamedTuple):
     """K batches; `batch` is the global one, or the part of it that this process loads."""

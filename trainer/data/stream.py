@@ -94,7 +94,7 @@ class Superbatches:
         """
         self._mixture = mixture
         self._examples, self._size, self._needs = examples, size(examples), needs
-        self._plan, self._rows, self._seed = plan, rows, seed
+        self.plan, self._rows, self._seed = plan, rows, seed
         self._batch_size = global_batch_size
         self.first_step = first_step
         # Keyed by epoch: grain's threads may ask for the end of one and the start of the next.
@@ -105,16 +105,16 @@ class Superbatches:
 
     def __getitem__(self, dispatch: int) -> Superbatch:
         """Gather the batches of one dispatch."""
-        return self._gather(self._plan.steps(dispatch), self._rows)[0]
+        return self._gather(self.plan.steps(dispatch), self._rows)[0]
 
     def block(self, number: int) -> list[Superbatch]:
         """Gather the dispatches of one block at once, without the steps before the first one."""
         steps = self.blocks.steps(number)
         steps = range(max(steps.start, self.first_step), steps.stop)
         whole, _ = self._gather(steps, self._rows)
-        first, last = map(self._plan.dispatch_of, (steps[0], steps[-1]))
+        first, last = map(self.plan.dispatch_of, (steps[0], steps[-1]))
         parts = []
-        for covered in map(self._plan.steps, range(first, last + 1)):
+        for covered in map(self.plan.steps, range(first, last + 1)):
             lo, hi = max(covered.start - steps.start, 0), covered.stop - steps.start
             parts.append(take(whole, slice(lo, hi)))
         return parts
@@ -134,7 +134,7 @@ class Superbatches:
         The indices (K, rows) of the examples come second. Where the last batch of an epoch is
         short, the mask is 0 and the index too.
         """
-        epochs, number = np.divmod(np.array(steps), self._plan.steps_per_epoch)
+        epochs, number = np.divmod(np.array(steps), self.plan.steps_per_epoch)
         position = number[:, None] * self._batch_size + np.arange(rows.start, rows.stop)
         mask = position < self._size
 

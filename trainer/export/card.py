@@ -37,13 +37,13 @@ def text(
     metrics = []
     if tested is not None:
         source = f"{data_name}, {tested.examples:,} test examples, at the export"
-        metrics.append((source, *(metric_text(n, tested.means[n]).strip() for n in names)))
+        metrics.append((source, *(metric_text(n, tested.means[n]) for n in names)))
     for split in ("validation", "test"):
         by_run = {name: record.get(f"{split}_{name}") for name in names}
         if any(value is not None for value in by_run.values()):
             source = f"{data['name']}, {data[f'{split}_examples']:,} {split} examples, by the run"
             values = by_run.items()
-            texts = ("" if x is None else metric_text(n, float(x)).strip() for n, x in values)
+            texts = ("" if x is None else metric_text(n, float(x)) for n, x in values)
             metrics.append((source, *texts))
     arrays = [
         (f"{kind} `{name}`", spec["dtype"], " x ".join(map(str, ["N", *spec["shape"][1:]])))

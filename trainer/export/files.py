@@ -86,7 +86,7 @@ def write(folder: Path, trained: Trained, test: tuple[str, Examples] | None) -> 
         results.append(f"{ONNX} was left out: there is no converter for this model")
     tested = test_data.evaluate(trained, test[1]) if test else None
     if tested:
-        means = [f"{name} {metric_text(name, x).strip()}" for name, x in tested.means.items()]
+        means = [f"{name} {metric_text(name, x)}" for name, x in tested.means.items()]
         results.append(f"on {tested.examples:,} {kind}: {', '.join(means)}")
     text = card.text(trained, test and test[0], tested, index, digests, results)
     (folder / "MODEL_CARD.md").write_text(text)

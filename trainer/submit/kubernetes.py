@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from trainer.config.compose import Job, compose_each
-from trainer.config.schema import CONFIG_DIR
 from trainer.job import processes, resources
 from trainer.job.directory import choose
 from trainer.job.errors import ConfigError
@@ -113,7 +112,7 @@ def _add_files(job: Job, container: Any) -> None:
     """Give --config-dir to the pods, and warn of the user's files, which the image must contain."""
     files = [part.module for part in (job.config.model, job.config.data) if part.module]
     files = list(dict.fromkeys(files))
-    if given := os.environ.get(CONFIG_DIR):
+    if given := os.environ.get(resources.CONFIG_DIR):
         folder, project = Path(given), Path.cwd()
         name = str(folder.relative_to(project) if folder.is_relative_to(project) else folder)
         container["args"].insert(0, f"--config-dir={name}")

@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 
 from trainer.config.compose import Job
-from trainer.config.schema import CONFIG_DIR
 from trainer.job import processes, resources
 from trainer.job.directory import choose
 from trainer.job.errors import ConfigError
@@ -41,7 +40,8 @@ def submit(args: argparse.Namespace, job: Job, sweep: Plan | None) -> None:
         limit = f"%{args.at_once}" if args.at_once else ""
         words += [f"--array=0-{len(sweep.trials) - 1}{limit}", "--output=slurm-%A_%a.out"]
     words += [*args.scheduler_option, str(resources.home() / SCRIPT)]
-    if folder := os.environ.get(CONFIG_DIR):  # not every site hands its environment to jobs
+    # Not every site hands its environment to jobs.
+    if folder := os.environ.get(resources.CONFIG_DIR):
         words.append(f"--config-dir={folder}")
     words += ["-m", *args.overrides] if sweep else args.overrides
     if args.dry_run:

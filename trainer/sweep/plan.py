@@ -15,12 +15,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from trainer.config import schema
 from trainer.config.compose import Job, compose_each, literal, quoted, readable_errors
 from trainer.config.fingerprint import FINGERPRINT, differences, select
 from trainer.job import directory
 from trainer.job.errors import ConfigError, writing
 from trainer.job.files import read_or_empty
+from trainer.job.resources import config_dir
 from trainer.sweep import folder as sweep_folder
 from trainer.sweep.folder import SEED, Trial
 
@@ -67,7 +67,7 @@ def make(overrides: Sequence[str]) -> Plan:
         ConfigError: an override is wrong, or the folder holds a single run, another sweep or
             finished trials of another configuration.
     """
-    with readable_errors(), initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+    with readable_errors(), initialize_config_dir(str(config_dir()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         parsed = parser.parse_overrides(literal(overrides, sweep=True))
     settings, places = list[str](), list[str]()

@@ -18,7 +18,6 @@ from hydra.utils import instantiate
 from numpy.random import SeedSequence
 from omegaconf import DictConfig
 
-from trainer.config import schema
 from trainer.config.compose import readable_errors
 from trainer.job import resources
 from trainer.job.errors import ConfigError
@@ -33,7 +32,7 @@ _TRIES = 10  # proposals for each trial; ranges of a few values run out of new o
 
 def main(plan: Plan, stop: StopRequest) -> int:
     """Search for the best score, see checkpoint.best; return and raise what train_all() does."""
-    with readable_errors(), initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+    with readable_errors(), initialize_config_dir(str(resources.config_dir()), version_base="1.3"):
         config = hydra.compose("config", plan.search, return_hydra_config=True)
     settings = config.hydra.sweeper
     for name, value in (("n_trials", settings.n_trials), ("sampler.seed", settings.sampler.seed)):

@@ -99,7 +99,7 @@ class Ledger:
         Those starts have lost the steps that they did after `resume_step`. The last step that they
         logged is `logged_step`: they may have been killed after it, and before the next write here.
         """
-        self._path, self._timer = path, timer
+        self._path, self.timer = path, timer
         empty = {"starts": 0, "seconds": {}, "lost_steps": 0, "lost_seconds": 0.0}
         empty |= {"reached_step": 0, "seconds_per_step": 0.0}
         before: dict[str, Any] = empty | read_or_empty(path, SHAPE, warn)
@@ -130,7 +130,7 @@ class Ledger:
         seconds: of each phase; lost_steps, lost_seconds: of steps that were done again after a
         restart; goodput: the fraction of all seconds spent on steps whose result was kept.
         """
-        before, spent = self._before, self._timer.seconds
+        before, spent = self._before, self.timer.seconds
         seconds = {name: before["seconds"][name] + spent[name] for name in PHASES}
         steps = self._step - self._first_step
         useful = seconds["step"] - before["lost_seconds"]

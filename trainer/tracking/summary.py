@@ -85,7 +85,7 @@ def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
     for split in SPLITS[1:]:
         for name in report["metrics"]:
             if (value := report.get(f"{split}_{name}")) is not None:
-                table.append((f"{split} {name}", metric_text(name, value).strip()))
+                table.append((f"{split} {name}", metric_text(name, value)))
     seconds = f"{report['train_seconds']:.1f} s training, {report['wall_seconds']:.1f} s in all"
     table.append(("time", seconds))
     if speed is not None:

@@ -56,13 +56,13 @@ class Tracker(AbstractContextManager["Tracker"]):
             ConfigError: the run directory cannot be written.
             SaveError: its storage is full or read-only.
         """
-        self._warn = warn
+        self.warn, self.log = warn, run_dir / "metrics.jsonl"
         self._warned_metrics = False
         self._first_step = 0 if resume_step is None else resume_step + 1
         folder = run_dir / TENSORBOARD
         with writing(run_dir):
             folder.mkdir(parents=True, exist_ok=True)
-            self._metrics = MetricsLog(run_dir / "metrics.jsonl", resume_step, warn)
+            self._metrics = MetricsLog(self.log, resume_step, warn)
             self.reached = self._metrics.reached  # last step that an earlier start logged
             if not _purge(folder, self._first_step, warn) and resume_step:
                 warn(f"{folder} has no events: the curves up to step {resume_step:,} are lost")
@@ -132,7 +132,7 @@ class Tracker(AbstractContextManager["Tracker"]):
             self._events = None  # for good: readers stop at a torn record
             with suppress(OSError):
                 events.close()
-            self._warn(f"TensorBoard's curves stop here, training continues: {error}")
+            self.warn(f"TensorBoard's curves stop here, training continues: {error}")
         except ValueError:  # another thread has just given it up
             pass
 
@@ -143,7 +143,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         except OSError as error:
             if not self._warned_metrics:
                 self._warned_metrics = True
-                self._warn(f"metrics.jsonl misses points from here, training continues: {error}")
+                self.warn(f"metrics.jsonl misses points from here, training continues: {error}")
 
 
 def _event(**fields: Any) -> bytes:

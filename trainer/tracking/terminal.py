@@ -120,7 +120,8 @@ class Terminal:
         classifier fits 80 columns.
         """
         total, per_epoch = self._training or (step, max(step, 1))
-        results = ", ".join(f"{_short(name)} {metric_text(name, x)}" for name, x in means.items())
+        texts = ((_short(name), metric_text(name, value)) for name, value in means.items())
+        results = ", ".join(f"{name} {text:>6}" for name, text in texts)
         trained = "     -" if math.isnan(train_loss) else f"{train_loss:6.4f}"
         self.note(
             f"epoch {epoch:{len(str(-(-total // per_epoch)))}}  step {step:{len(str(total))}}  "
@@ -254,4 +255,4 @@ def _short(name: str) -> str:
 
 def metric_text(name: str, value: float) -> str:
     """Return the value of a metric for people: the accuracy in percent."""
-    return f"{value:6.2%}" if name == "accuracy" else f"{value:6.4f}"
+    return f"{value:.2%}" if name == "accuracy" else f"{value:.4f}"

@@ -109,8 +109,6 @@ class Run:
             few = first(dataset.train, batches * config.train.global_batch_size)
             dataset = dataset._replace(train=few, mixture=None)
         self.dataset = dataset
-        # Evaluated during training. Only the validation split selects checkpoints, or the end.
-        self.watched = "test" if dataset.validation is None else "validation"
         best, stop_early = config.checkpoint.best, config.train.stop_early
         self._best = best_of(best, self.programs.task, "checkpoint.best")
         report["best"] = f"{self._best.metric}:{'max' if self._best.largest else 'min'}"
@@ -307,22 +305,13 @@ class Run:
         )
         self.dashboard: Dashboard | None = None
         if tracker is not None and self.ledger is not None:
+            rows = rows_at_once(config, process.mesh)
             dashboard = Dashboard(
-                config,
-                self.dataset,
-                task,
-                self.watched,
-                self.plan,
-                self.batches,
-                tracker,
-                self.ledger,
-                self.timer,
-                process.directory / "metrics.jsonl",
-                rows=rows_at_once(config, process.mesh),
-                fresh=restored is None,
-                warn=warn,
+                config, self.dataset, task, self.batches, rows, tracker, self.ledger
             )
             self.dashboard = self._stack.enter_context(dashboard)
+            if restored is None:
+                self.dashboard.begin()
         profiled = config.train.profile_steps if process.is_chief else None
         if profiled is not None and profiled[0] > self.plan.total_steps:
             last = f"the run ends with step {self.plan.total_steps:,}"

@@ -40,9 +40,9 @@ def train(run: Run) -> None:
         due = _are_whole_epochs(run, options.train.eval_every_epochs)
         if last or due:
             stop |= fetch_metrics(run)
-            results = evaluate(run, run.watched)
+            results = evaluate(run, run.dataset.watched)
             # Not what is evaluated because the run ends: it may be extended.
-            if due and run.watched == "validation":
+            if due and run.dataset.watched == "validation":
                 run.patience.add(results)
                 last |= run.patience.ended
         every_epochs, every_steps = options.checkpoint.every_epochs, options.checkpoint.every_steps
@@ -133,7 +133,7 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
         if run.config.parallel.shard_state == "optimizer":  # devices share the average
             weights = whole_arrays(weights)
         result = run.evaluators[split](weights)  # WAITS for all predictions
-        if split == run.watched and not is_whole(weights):
+        if split == run.dataset.watched and not is_whole(weights):
             # For the dashboard. Of a device the whole weights could be too large.
             weights = to_host(weights, keep=run.dashboard is not None)
         if run.dashboard is not None:

@@ -14,11 +14,12 @@ from jax.sharding import PartitionSpec
 
 from benchmarks.workers import LeftOut, program, rival
 from trainer.config.compose import compose
-from trainer.config.schema import CONFIG_DIR, Config
+from trainer.config.schema import Config
 from trainer.data.dataset import Dataset, Examples, size
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.distributed.connect import connect
 from trainer.distributed.topology import resolve
+from trainer.job.resources import CONFIG_DIR
 from trainer.parallel import mesh as meshes
 from trainer.sources.load import load
 from trainer.tracking import environment, summary
