@@ -28,9 +28,8 @@ class Result(NamedTuple):
     run: Path  # the run directory
     completed: bool  # False: it was stopped and has saved; the same call resumes it
     steps: int
-    metrics: dict[
-        str, float
-    ]  # the loss and the metrics on the test split; empty until it is evaluated
+    # The loss and the metrics on the test split; empty until it is evaluated.
+    metrics: dict[str, float]
     validation: dict[str, float]  # on the validation split, if there is one; the latest
     weights_sha256: str | None
     summary: dict[str, Any]  # all of summary.json

@@ -32,9 +32,8 @@ _TEXTS = (
     "data.manifest",
     *("train.compilation_cache_dir", "model.module", "data.module", "init.run"),
 )
-_OPTIONS = re.compile(
-    r"(?:(?:model|data|optim)\.options|data\.(?:sets|weights))\."
-)  # keys that the schema does not know
+# Keys that the schema does not know.
+_OPTIONS = re.compile(r"(?:(?:model|data|optim)\.options|data\.(?:sets|weights))\.")
 USER_OPTIONS = {"model": "Options", "data": "DataOptions"}  # section -> dataclass in a module
 # Values that Hydra's grammar has to read: empty, null, quoted, an interpolation, a list.
 _GRAMMAR = re.compile(r"null|['\"\[].*|.*\$\{.*|", re.DOTALL)
