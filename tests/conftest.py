@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+from support import kept_programs
 from support.program import Trainer
 
 # Under nohup this is ignored, and the processes that the tests start would ignore it, too.
@@ -21,6 +22,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+kept_programs.keep()
 
 
 @pytest.fixture(autouse=True)
@@ -84,11 +86,11 @@ def cluster():
 def pytest_collection_modifyitems(items):
     """The long ones first: of several workers, none is left alone with one at the end.
 
-    These are marked slow, or start processes.
+    These are marked slow, are laws, which compile most, or start processes.
     """
     items.sort(
         key=lambda item: (
-            item.get_closest_marker("slow") is None,
+            item.get_closest_marker("slow") is None and item.path.parent.name != "laws",
             "trainer" not in item.fixturenames,
         )
     )
@@ -96,6 +98,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_sessionfinish(session, exitstatus):
     """Where everything can run (TRAINER_NO_SKIPS, set by CI), a skipped test is a failure."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        kept_programs.make_room()
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
     if os.environ.get("TRAINER_NO_SKIPS") and skipped and exitstatus == 0:

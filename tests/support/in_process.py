@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from support.program import CACHE
+from support.kept_programs import HERE
 
 from trainer.commands.train import main
 from trainer.job.errors import TrainerError
@@ -57,7 +57,7 @@ def ended(folder: Path, command: Callable[[], int]) -> Done:
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     cache = jax.config.values["jax_compilation_cache_dir"]
     variable = os.environ.get("TRAINER_CACHE_DIR")
-    os.environ["TRAINER_CACHE_DIR"] = str(CACHE)
+    os.environ["TRAINER_CACHE_DIR"] = str(HERE)
     stderr = io.StringIO()
     with (
         contextlib.chdir(folder),

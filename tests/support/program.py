@@ -13,7 +13,7 @@ from trainer.job import processes
 
 PROGRAM = (sys.executable, "-m", "trainer")
 
-# Compiled programs, shared by all tests: pytest-xdist's workers inherit the variable.
+# The cache folder of the processes that tests start: pytest-xdist's workers inherit the variable.
 if "TRAINER_TESTS_CACHE" not in os.environ:
     os.environ["TRAINER_TESTS_CACHE"] = tempfile.mkdtemp(prefix="trainer-tests-")
     atexit.register(shutil.rmtree, os.environ["TRAINER_TESTS_CACHE"], ignore_errors=True)

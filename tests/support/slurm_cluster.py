@@ -107,6 +107,7 @@ def running():
         up = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=log, stderr=log)
     code = up.wait(240)
     if code == 69:
+        up.stdin.close()
         reason = message.read_text().strip()
         shutil.rmtree(folder)
         shutil.rmtree(work)
