@@ -10,6 +10,7 @@ from support.in_process import StopAfter, summary_of, train
 
 from trainer.config.compose import compose
 from trainer.data import dataset, digests
+from trainer.data.report import Report
 from trainer.data.rows import Concatenated, Converted, Mapped, Rows, gather, parts
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.formats import idx
@@ -67,7 +68,7 @@ def test_a_large_file_takes_little_memory(tmp_path, everything_is_large):
             file.truncate(file.tell() + count * 1000)
     (job,) = compose(["data=arrays", f"data.root={data}", f"data.cache_dir={tmp_path}"])
     before, most = anonymous(), 0
-    loaded = load(job.config.data, progress=print, poll=print, warn=print)
+    loaded = load(job.config.data, Report(print, print, print))
     mlp.pixel_statistics("zeros", loaded.train["image"], None, 1.0)
     source = Superbatches(
         loaded.train,

@@ -9,6 +9,7 @@ import pytest
 
 from trainer.checkpoint import load_model
 from trainer.config.schema import DataConfig
+from trainer.data.report import Report
 from trainer.export import command
 from trainer.job.signals import StopRequest
 from trainer.sources.load import load
@@ -47,7 +48,7 @@ def test_the_card_of_other_images(kinds_run, tmp_path):
     index = json.loads((tmp_path / "kinds" / "model.json").read_text())
     options = load_model.load(kinds_run, None, print).record["config"]["data"]
     options = DataConfig(**{**options, "root": str(kinds_run.parent / "images")})
-    images = np.asarray(load(options, progress=print, poll=print, warn=print).train["image"])
+    images = np.asarray(load(options, Report(print, print, print)).train["image"])
     assert len(images) == 540  # 600 but for those to validate by
     measured = {"pixel_mean": images.mean(), "pixel_std": images.std()}
     assert index["pixels"] == pytest.approx(measured, rel=1e-9)

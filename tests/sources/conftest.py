@@ -64,12 +64,8 @@ def loaded(tmp_path):
     def loaded(*options, root=tmp_path / "data"):
         job = [f"data.root={root}", *options, f"data.cache_dir={tmp_path}/cache"]
         (made,) = compose([*job, "data.validation_fraction=0"])
-        return kinds.load(
-            made.config.data,
-            progress=lambda *report: reports.append(report),
-            poll=lambda: None,
-            warn=loaded_warnings.append,
-        )
+        show = Report(lambda *report: reports.append(report), lambda: None, loaded_warnings.append)
+        return kinds.load(made.config.data, show)
 
     loaded.warnings, loaded.reports = loaded_warnings, reports
     return loaded

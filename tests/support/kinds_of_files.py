@@ -6,6 +6,7 @@ import pytest
 from pyarrow import parquet
 
 from trainer.config.compose import compose
+from trainer.data.report import Report
 from trainer.formats import records
 from trainer.sources.load import load
 
@@ -105,5 +106,5 @@ def of_model(folder, source):
 
 def loaded(*words):
     (job,) = compose(words)
-    quiet = {"progress": lambda *_: None, "poll": lambda: None, "warn": pytest.fail}
-    return load(job.config.data, **quiet)
+    quiet = Report(lambda *_: None, lambda: None, pytest.fail)
+    return load(job.config.data, quiet)

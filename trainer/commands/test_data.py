@@ -10,6 +10,7 @@ from trainer.checkpoint.load_model import Trained, checked
 from trainer.config import user_module
 from trainer.config.schema import data_config
 from trainer.data.dataset import Examples
+from trainer.data.report import Report
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError
 from trainer.job.signals import StopRequest
@@ -71,13 +72,9 @@ def load(
     data.download, data.offline_fallback = data.download and download, False
     if data.name == "mnist" and seen["name"] == "mnist_5k":  # perhaps MNIST could not be had
         data.name, data.root = "mnist_5k", None
+    poll = partial(stop.check, "during the download")
     try:
-        dataset = data_sets.load(
-            data,
-            progress=terminal.download,
-            poll=partial(stop.check, "during the download"),
-            warn=terminal.warn,
-        )
+        dataset = data_sets.load(data, Report(terminal.download, poll, terminal.warn))
         examples = checked(trained, dataset.test, fields)
     except DataError as error:
         hint = "\nOr name the folder of the test images: --data DIR" if is_image else ""

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from trainer.config.schema import Config
 from trainer.data.dataset import Dataset
+from trainer.data.report import Report
 from trainer.distributed.collectives import is_peer_loss, share, together
 from trainer.distributed.connect import connect, start_devices
 from trainer.distributed.heartbeat import Heartbeat
@@ -112,18 +113,16 @@ class Examination:
 
     def _load(self) -> str:
         data, quiet = self._config.data, Terminal(quiet=True)
+        poll = partial(self._stop.check, "during the download of the data set")
+        here = replace(data, download=data.download and self._download)
         try:
-            self._dataset = dataset = data_sets.load(
-                replace(data, download=data.download and self._download),
-                progress=quiet.download,
-                poll=partial(self._stop.check, "during the download of the data set"),
-                warn=quiet.warn,
-            )
+            dataset = data_sets.load(here, Report(quiet.download, poll, quiet.warn))
         except Missing:
             if self._download or not data.download:
                 raise
             hint = "run doctor with --download, on one host of a shared data.cache_dir"
             raise Concern("files are missing: the first start downloads them", hint) from None
+        self._dataset = dataset
         counts = summary.counts(summary.describe(dataset))
         return f"{dataset.name}: {counts}, sha256 {dataset.sha256[:16]}"
 

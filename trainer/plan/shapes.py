@@ -14,6 +14,7 @@ import numpy as np
 
 from trainer.config.schema import DataConfig
 from trainer.data.dataset import Dataset, Examples
+from trainer.data.report import Report
 from trainer.data.rows import Concatenated, Converted, Rows
 from trainer.data.split import with_validation
 from trainer.formats.download import Missing
@@ -59,7 +60,7 @@ def dataset_of(
     here = copy.copy(data)
     here.download = here.offline_fallback = False
     try:
-        return data_sets.load(here, progress=lambda *_: None, poll=poll, warn=warn)
+        return data_sets.load(here, Report(lambda *_: None, poll, warn))
     except Missing as error:
         if data.name != "mnist":
             hint = "plan it where the data are, or describe an example with --field"

@@ -109,6 +109,7 @@ class Laws:
     def __init__(self, config: Config, terminal: Terminal, stop: StopRequest) -> None:
         """Load the data and keep some examples of it."""
         from trainer.data.dataset import first
+        from trainer.data.report import Report
         from trainer.distributed.connect import configure
         from trainer.sources import load as data_sets
 
@@ -121,8 +122,7 @@ class Laws:
         def poll() -> None:
             stop.check("during the download of the data set")
 
-        progress, warn = terminal.download, terminal.warn
-        whole = data_sets.load(config.data, progress=progress, poll=poll, warn=warn)
+        whole = data_sets.load(config.data, Report(terminal.download, poll, terminal.warn))
         train, test = first(whole.train, STEPS * self._batch - SHORT), first(whole.test, TESTED)
         self._dataset = whole._replace(train=train, test=test, validation=None, mixture=None)
         # Kept, and with them what jax compiles for each K: most laws need the same few.

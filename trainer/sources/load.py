@@ -21,28 +21,21 @@ from trainer.sources import arrays, huggingface, images, mnist, records, table, 
 _CANONICAL = {"int64": "int32", "uint64": "uint32", "float64": "float32"}  # as jax has them
 
 
-def load(
-    data: DataConfig,
-    *,
-    progress: Callable[[str, int, int | None], None],
-    poll: Callable[[], None],
-    warn: Callable[[str], None],
-) -> Dataset:
-    """Return the data set, checked, with its validation split. The functions make a Report.
+def load(data: DataConfig, report: Report) -> Dataset:
+    """Return the data set, checked, with its validation split.
 
     Raises:
         ConfigError: the user's module is wrong, which names its line or the array; there are too
             few examples for data.validation_fraction; or as the function of KINDS.
         DataError: as the function of KINDS.
-        Exception: whatever poll() raised.
+        Exception: whatever report.poll() raised.
     """
-    report = Report(progress, poll, warn)
     if data.manifest is not None:
         manifest.check(data.manifest, str(data.root), data.cache_dir, report)
     made = KINDS[data.name](data, report)
     is_module = data.name == "module"
     where = f"data.module={data.module}: load()" if is_module else f"data.root={data.root}"
-    dataset = checked(made, where, data.cache_dir, poll)
+    dataset = checked(made, where, data.cache_dir, report.poll)
     dataset = dataset._replace(class_names=tuple(data.class_names or dataset.class_names))
     return with_validation(dataset, data.validation_fraction)
 
@@ -64,7 +57,7 @@ def _mixture(data: DataConfig, report: Report) -> Dataset:
         ConfigError: the sets do not fit together, or the weights have no simple ratio.
     """
     sets = {
-        name: load(one if isinstance(one, DataConfig) else data_config(one), **report._asdict())
+        name: load(one if isinstance(one, DataConfig) else data_config(one), report)
         for name, one in (data.sets or {}).items()
     }
     first, one = next(iter(sets.items()))

@@ -9,7 +9,7 @@ from trainer.data.dataset import SPLITS, Dataset, size
 from trainer.tracking.goodput import PhaseTimer
 from trainer.tracking.terminal import metric_text
 
-Report = dict[str, Any]  # JSON; the keys of begin() and those named in the README
+Summary = dict[str, Any]  # JSON; the keys of begin() and those named in the README
 SHAPE = {  # what others read of summary.json
     "status?": frozenset({"completed", "preempted", "failed"}),
     "error?": (str, None),
@@ -30,7 +30,7 @@ SHAPE = {  # what others read of summary.json
 }
 
 
-def begin(experiment: str, global_batch_size: int, timer: PhaseTimer) -> Report:
+def begin(experiment: str, global_batch_size: int, timer: PhaseTimer) -> Summary:
     """Return the report of a run that has done nothing yet."""
     unknown = ["dataset", "validation_accuracy", "validation_loss", "test_accuracy", "test_loss"]
     unknown += ["examples_per_second", "wall_seconds"]
@@ -67,7 +67,7 @@ def counts(described: Mapping[str, Any]) -> str:
     return " + ".join(f"{count:,} {split}" for split, count in sizes if count) + " examples"
 
 
-def finish(report: Report, timer: PhaseTimer) -> None:
+def finish(report: Summary, timer: PhaseTimer) -> None:
     """Fill in the times, and the speed of this start."""
     report["wall_seconds"] = timer.elapsed
     report["train_seconds"], report["seconds"] = timer.training, timer.seconds

@@ -16,6 +16,7 @@ from trainer.config.fingerprint import differences, fingerprint
 from trainer.config.schema import Config, as_json
 from trainer.dashboard.dashboard import Dashboard
 from trainer.data.dataset import Dataset, first
+from trainer.data.report import Report
 from trainer.data.stream import iterate
 from trainer.distributed import collectives
 from trainer.distributed.initialize import ProcessContext
@@ -54,7 +55,7 @@ class Run:
         stop: StopRequest,
         terminal: Terminal,
         timer: PhaseTimer,
-        report: summary.Report,
+        report: summary.Summary,
         stack: ExitStack,
     ) -> None:
         """Load the data, restore or initialize the state, open the files of the run.
@@ -95,8 +96,8 @@ class Run:
             self.stop.check("during the download of the data set")
 
         def load() -> tuple[Dataset, Programs]:
-            show, warn = self.terminal.download, self.terminal.warn
-            dataset = data_sets.load(config.data, progress=show, poll=poll, warn=warn)
+            show = Report(self.terminal.download, poll, self.terminal.warn)
+            dataset = data_sets.load(config.data, show)
             return dataset, make_programs(config, dataset, self.process.mesh)
 
         self.check_stop("before the data was loaded")

@@ -16,6 +16,7 @@ from benchmarks.workers import LeftOut, program, rival
 from trainer.config.compose import compose
 from trainer.config.schema import Config
 from trainer.data.dataset import Dataset, Examples, size
+from trainer.data.report import Report
 from trainer.data.stream import Plan, Superbatches, iterate
 from trainer.distributed.connect import connect
 from trainer.distributed.topology import resolve
@@ -76,7 +77,7 @@ def write(config: Config, folder: str) -> Dataset:
 
 def _load(config: Config) -> Dataset:
     quiet = Terminal(quiet=True)
-    return load(config.data, progress=quiet.download, poll=lambda: None, warn=quiet.warn)
+    return load(config.data, Report(quiet.download, lambda: None, quiet.warn))
 
 
 def stream(
