@@ -22,12 +22,12 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-kept_programs.keep()
 
 
 @pytest.fixture(autouse=True)
 def no_variable_left_behind():
     """Give each test the environment that the one before it got: commands set variables."""
+    kept_programs.keep()
     with patch.dict(os.environ):
         yield
 

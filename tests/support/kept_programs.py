@@ -15,16 +15,19 @@ FOLDER = Path(__file__).parents[2] / ".cache" / "xla"
 LARGEST = 2 << 30  # bytes of what is kept
 HERE = CACHE / "here"  # TRAINER_CACHE_DIR of runs in the test process
 
+FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
+HERE.mkdir(exist_ok=True)
+with suppress(FileExistsError):  # of another worker
+    (HERE / "xla").symlink_to(FOLDER)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+# Else the name of the folder would be part of the digest.
+jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+
 
 def keep() -> None:
-    """Let jax keep what this process compiles from now on, and what runs in it do."""
-    FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
-    HERE.mkdir(exist_ok=True)
-    with suppress(FileExistsError):  # of another worker
-        (HERE / "xla").symlink_to(FOLDER)
+    """Let jax keep what this process compiles; a run in it may have named another folder."""
     jax.config.update("jax_compilation_cache_dir", str(FOLDER))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def make_room() -> None:
