@@ -1,14 +1,19 @@
 """Configure jax, connect it to the other processes, and start the devices."""
 
 import os
+import re
 import socket
 import tempfile
+import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import jax
-from jax._src import distributed, xla_bridge  # the address of gloo has no public option
+
+# Neither the address of gloo nor the files of compiled programs have a public function.
+from jax._src import compilation_cache, distributed, xla_bridge
 from jaxlib import _jax
 
 from trainer.config.schema import ClusterConfig, RunConfig
@@ -22,6 +27,11 @@ from trainer.job.exit import time_limit
 INSTALL_HINT = (
     "install the extra cuda12 or cuda13 and look at nvidia-smi, or train on the CPU with "
     "JAX_PLATFORMS=cpu"
+)
+_SHOW = warnings.showwarning
+# What jax warns of: the name of a program, and why its file cannot be used.
+_CACHE_WARNING = re.compile(
+    r"Error (reading|writing) persistent compilation cache entry for '([^']*)': (.*)", re.DOTALL
 )
 
 
@@ -49,6 +59,7 @@ def configure(
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        _tell_of_damage(folder, warn)
 
 
 def _cache_problem(folder: Path) -> str:
@@ -62,6 +73,36 @@ def _cache_problem(folder: Path) -> str:
     except OSError as error:
         return f"cannot be written ({error.strerror})"
     return ""
+
+
+def _tell_of_damage(folder: Path, warn: Callable[[str], None]) -> None:
+    """Give jax's warnings of a folder of compiled programs in plain words, and delete torn files.
+
+    A full disk or a power cut leaves half a file, which jax never replaces: it would warn of it,
+    and compile the program, at every start.
+    """
+    once = cache(warn)
+
+    def show_plainly(message: Any, *others: Any) -> None:
+        if (match := _CACHE_WARNING.match(str(message))) is None:
+            _SHOW(message, *others)
+        elif match[1] == "writing":
+            once(f"{folder} cannot be written ({match[3]}): the next start compiles again")
+        else:
+            once(f"{folder}: a program cannot be read ({match[3]}): it is compiled again")
+            for path in folder.glob(f"{match[2]}-*"):
+                if _is_torn(path):
+                    path.unlink(missing_ok=True)
+
+    warnings.showwarning = show_plainly  # type: ignore[assignment]  # takes all by place
+
+
+def _is_torn(path: Path) -> bool:
+    try:
+        compilation_cache.decompress_executable(path.read_bytes())
+    except Exception:  # zlib's or zstd's
+        return True
+    return False
 
 
 def connect(
