@@ -61,7 +61,7 @@ def listed(capsys):
 
 @pytest.fixture
 def predicted(capsys, monkeypatch):
-    """Runs `predict --json`; returns the exit code, the report and what was told besides."""
+    """Runs `predict --json`; returns the exit code, the report and the other messages."""
     monkeypatch.setattr("sys.excepthook", lambda *_: None)  # restored after the test
 
     def call(*arguments):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @pytest.fixture
 def evaluated(capsys, monkeypatch):
-    """Runs the command with --json; returns the report and what was told besides."""
+    """Runs the command with --json; returns the report and the other messages."""
     monkeypatch.setattr("sys.excepthook", lambda *_: None)  # restored after the test
 
     def call(*arguments):

@@ -46,10 +46,10 @@ def test_a_bare_machine_is_enough(trainer, tmp_path, smoke_run, command):
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "Traceback" not in output
-    told = [line for line in output.splitlines() if "warn" in line.lower()]
+    messages = [line for line in output.splitlines() if "warn" in line.lower()]
     trains = command in ("train", "doctor", "plan")
-    assert len(told) == (1 if trains else 0), output
-    assert all("compilation" in line for line in told), output
+    assert len(messages) == (1 if trains else 0), output
+    assert all("compilation" in line for line in messages), output
 
 
 def another_users(folder):
@@ -82,10 +82,10 @@ def configured():
     run = compose(["+experiment=smoke"])[0].config.run
 
     def configure(cache):
-        told = []
+        messages = []
         jax.config.update("jax_compilation_cache_dir", None)
-        connect.configure(run, str(cache), told.append)
-        return told, jax.config.values["jax_compilation_cache_dir"]
+        connect.configure(run, str(cache), messages.append)
+        return messages, jax.config.values["jax_compilation_cache_dir"]
 
     yield configure
     for name, value in before.items():
@@ -110,7 +110,7 @@ def test_a_private_cache_is_used(tmp_path, configured):
     assert cache.stat().st_mode & 0o777 == 0o700
 
 
-def test_half_a_compiled_program_is_told_once_and_replaced(trainer, tmp_path):
+def test_half_a_compiled_program_is_replaced_with_a_warning(trainer, tmp_path):
     def start(run):
         words = ("+experiment=smoke", "train.pictures_every_epochs=null", f"run.dir={run}")
         done = trainer(*words, TRAINER_CACHE_DIR=str(tmp_path / "cache"))
@@ -126,15 +126,15 @@ def test_half_a_compiled_program_is_told_once_and_replaced(trainer, tmp_path):
     assert "warning" not in start("third")
 
 
-def test_a_cache_on_a_full_disk_is_told_once(tmp_path, configured):
+def test_a_cache_on_a_full_disk_is_one_warning(tmp_path, configured):
     reason = "OSError: [Errno 28] No space left on device"
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        told, used = configured(tmp_path / "xla")
+        messages, used = configured(tmp_path / "xla")
         for name in ("jit_steps", "jit_test_all"):  # in jax's words
             text = f"'{name}': OSError: [Errno 28] No space left on device"
             warnings.warn(
                 f"Error writing persistent compilation cache entry for {text}", stacklevel=1
             )
     reason = "OSError: [Errno 28] No space left on device"
-    assert told == [f"{used} cannot be written ({reason}): the next start compiles again"]
+    assert messages == [f"{used} cannot be written ({reason}): the next start compiles again"]

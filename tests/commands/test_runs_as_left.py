@@ -90,8 +90,8 @@ def test_folders_that_hold_next_to_nothing(tmp_path, listed):
 def test_a_folder_of_runs_that_is_a_run_too_hides_none(tmp_path):
     for name in (".", "mlp/first", "checkpoints/5"):
         (tmp_path / name / ".hydra").mkdir(parents=True)
-    found = {str(path.relative_to(tmp_path)) for path in runs.find(tmp_path)}
-    assert found == {".", "mlp/first"}
+    listed = {str(path.relative_to(tmp_path)) for path in runs.find(tmp_path)}
+    assert listed == {".", "mlp/first"}
 
 
 def test_runs_behind_links_are_found_once(tmp_path):

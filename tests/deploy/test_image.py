@@ -19,7 +19,7 @@ REVISION = "0123abc-dirty"
 
 @pytest.fixture(scope="module")
 def machine():
-    """An engine with the base image and both images of ours."""
+    """An engine with the base image and both of the trainer's images."""
     if reason := engine.missing():
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="image-"))  # podman wants a short path

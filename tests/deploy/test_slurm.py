@@ -1,4 +1,4 @@
-"""scripts/slurm/train.sbatch on two nodes of a real SLURM: it ends, goes on, or stays dead."""
+"""scripts/slurm/train.sbatch on two nodes of a real SLURM: how jobs end, and which resume."""
 
 import json
 import os

@@ -42,7 +42,7 @@ ENDS = {
 
 
 def stand_in(folder, *tasks):
-    """Make an environment whose Python does what each task is told to, instead of training.
+    """Make an environment whose Python does what a test wants of each task, instead of training.
 
     A task begins when both are there: one that SLURM ends before it ignores SIGTERM does nothing.
     It needs the token of the job.

@@ -63,31 +63,31 @@ def checkpoints(run):
 
 def wrong(run, what):
     """Call the commands on a run, and return what is wrong with how they end."""
-    found, before = [], checkpoints(run)
+    problems, before = [], checkpoints(run)
     for name in ("runs", "verify", what):
         try:
             with no_hang():
                 done = COMMANDS[name](run)
         except BaseException as error:
-            found.append(f"{name}: {error!r}")
+            problems.append(f"{name}: {error!r}")
         else:
             ended = done.returncode in DOCUMENTED and "Traceback" not in done.stderr
-            found += [] if ended else [f"{name}: {done}"]
+            problems += [] if ended else [f"{name}: {done}"]
     after = checkpoints(run)
-    return found + ["a checkpoint is lost" for one in before if one not in after]
+    return problems + ["a checkpoint is lost" for one in before if one not in after]
 
 
 def test_generated_mutations_end_as_documented_and_lose_no_checkpoint(copy):
-    found = []
+    problems = []
     for seed in range(FIRST, FIRST + COUNT):
         run = copy()
         harm = mutations.mutate(run, random.Random(seed))
         what = ("evaluate", "start")[seed % 2]
-        found += [f"mutation {seed}, {harm}, {one}" for one in wrong(run, what)]
+        problems += [f"mutation {seed}, {harm}, {one}" for one in wrong(run, what)]
         shutil.rmtree(run.parent)
         if seed % 500 == 499:
             jax.clear_caches()  # or the compiled programs of all starts stay in memory
-    assert found == [], "\n".join(found)
+    assert problems == [], "\n".join(problems)
 
 
 # One list for all files of a run, and what is done about a damaged one:

@@ -117,8 +117,8 @@ def test_the_collectives_of_a_step(name, mode):
     assert split
     # As one array, gathered once more at the end of a dispatch; or leaf by leaf.
     scatters, gathers = (1, 2) if mode == "optimizer" else (len(split), len(split))
-    found = traffic(compiled.as_text()).collectives
-    assert found == {"all-reduce": 1, "reduce-scatter": scatters, "all-gather": gathers}
+    collectives = traffic(compiled.as_text()).collectives
+    assert collectives == {"all-reduce": 1, "reduce-scatter": scatters, "all-gather": gathers}
 
 
 def test_gradients_of_a_layer_are_sent_while_those_of_the_layers_before_are_computed():
@@ -132,9 +132,9 @@ def test_gradients_of_a_layer_are_sent_while_those_of_the_layers_before_are_comp
 def test_with_remat_weights_are_gathered_again_in_the_backward_pass():
     _, compiled, shardings = program("transformer", DEVICES, 1, shard_state="all", remat_parts=3)
     split = [s for s in jax.tree.leaves(shardings.weights) if not s.is_fully_replicated]
-    found = traffic(compiled.as_text()).collectives
-    assert found["reduce-scatter"] >= len(split)
-    assert len(split) < found["all-gather"] <= 2 * len(split) + 3
+    collectives = traffic(compiled.as_text()).collectives
+    assert collectives["reduce-scatter"] >= len(split)
+    assert len(split) < collectives["all-gather"] <= 2 * len(split) + 3
 
 
 def test_with_remat_no_device_holds_all_weights_at_once():
@@ -182,5 +182,5 @@ def test_each_of_8_devices_has_an_eighth_of_the_state(name):
 )
 def test_an_optimizer_that_mixes_elements_is_found_by_its_program(optimizer, mixes):
     weights = {"w": jax.ShapeDtypeStruct((256, 128), "float32")}
-    found = elementwise.first_mixing(optimizer, weights)
-    assert found == mixes or (mixes is not None and found is not None)
+    mixing = elementwise.first_mixing(optimizer, weights)
+    assert mixing == mixes or (mixes is not None and mixing is not None)

@@ -52,8 +52,8 @@ def test_512_devices_share_the_weights_within_hosts_of_8(trainer):
     split = (WEIGHTS - 10) * 4  # bytes; the last bias is whole on each device
     assert planned["device_memory"]["weights"] == split / 8 + 40
     assert planned["device_memory"]["optimizer"] == split / 8 + 40 + 4  # and the step
-    found = [(one["kind"], one["devices"], one["bytes"]) for one in planned["collectives"]]
-    assert found == [
+    collectives = [(one["kind"], one["devices"], one["bytes"]) for one in planned["collectives"]]
+    assert collectives == [
         ("all-gather", 8, split),
         ("reduce-scatter", 8, split),
         ("all-reduce", 64, split / 8),

@@ -34,10 +34,10 @@ def test_collectives_are_counted_with_what_they_carry():
     def other(x):
         return lax.psum(lax.all_gather(x, AXIS), AXIS)
 
-    found = counted(one, (8, 5))
-    assert (found.collectives, found.bytes) == ({"all-reduce": 1}, 24)
-    found = counted(two, (8, 5))
-    assert (found.collectives, found.bytes) == ({"all-reduce": 2}, 40)
+    sent = counted(one, (8, 5))
+    assert (sent.collectives, sent.bytes) == ({"all-reduce": 1}, 24)
+    sent = counted(two, (8, 5))
+    assert (sent.collectives, sent.bytes) == ({"all-reduce": 2}, 40)
     assert counted(other, (8, 5)).collectives == {"all-gather": 1, "all-reduce": 1}
 
 
@@ -56,8 +56,8 @@ def test_gathered_and_scattered_arrays_count_whole():
 def test_the_devices_that_take_part(axis, group):
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
     rows = PartitionSpec(("a", "b"))
-    (found,) = counted(lambda x: lax.psum(x, axis), (8, 5), mesh=mesh, rows=rows).items
-    assert found.group == group
+    (one,) = counted(lambda x: lax.psum(x, axis), (8, 5), mesh=mesh, rows=rows).items
+    assert one.group == group
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_each_way_in_which_xla_writes_them(text, group):
 ENTRY %main (x: f32[5]) -> f32[5] {{
   ROOT %y = f32[5]{{0}} all-reduce(%x), channel_id=1, replica_groups={text}, to_apply=%add
 }}"""
-    (found,) = traffic(program).items
-    assert found.group == group
+    (one,) = traffic(program).items
+    assert one.group == group
 
 
 def test_a_way_that_is_not_known_is_said():
@@ -98,8 +98,8 @@ def steps(turns):
 
 
 def test_a_loop_within_a_step_counts_as_often_as_it_turns():
-    found = counted(steps(5), (8, 8))
-    assert found.by_kind == [("all-reduce", 8, 5, 5 * 8 * 4)]
+    sent = counted(steps(5), (8, 8))
+    assert sent.by_kind == [("all-reduce", 8, 5, 5 * 8 * 4)]
     assert operations(traced(steps(5), (8, 8)).jaxpr.jaxpr) == 5 * 2 * 8 * 8
 
 

@@ -45,10 +45,10 @@ def laws(tmp_path):
     def run(text, *options):
         (tmp_path / "model.py").write_text(text)
         done = command("laws", "--json", *JOB, *options, timeout=600)
-        found = json.loads(done.stdout)["laws"] if done.stdout else []
+        findings = json.loads(done.stdout)["laws"] if done.stdout else []
         return (
             done.returncode,
-            {one["law"]: (one["holds"], one["detail"]) for one in found},
+            {one["law"]: (one["holds"], one["detail"]) for one in findings},
             done.stderr,
         )
 
@@ -59,24 +59,24 @@ def laws(tmp_path):
 def test_all_hold(laws):
     options = ("optim=adamw", "optim.clip_norm=1", "ema.decay=0.9", "train.accumulate=2")
     options += ("train.log_gradient_norm=true", "parallel.virtual_shards=4")
-    code, found, _ = laws(MODEL.replace("LESS", ""), *options)
+    code, findings, _ = laws(MODEL.replace("LESS", ""), *options)
     assert code == EXIT_COMPLETED
-    assert list(found) == list(LAWS)
-    assert all(holds for holds, _ in found.values())
+    assert list(findings) == list(LAWS)
+    assert all(holds for holds, _ in findings.values())
 
 
 def test_a_model_that_draws_from_a_generator_of_its_own_is_found(laws):
     drawn = " * jnp.float32(draws.normal())"  # another number in each compiled program
-    code, found, _ = laws(MODEL.replace("LESS", drawn))
+    code, findings, _ = laws(MODEL.replace("LESS", drawn))
     assert code == EXIT_INTERNAL
-    assert not found["dispatches"][0]
-    assert "K=6 and K=1 on 1 devices differ" in found["dispatches"][1]
+    assert not findings["dispatches"][0]
+    assert "K=6 and K=1 on 1 devices differ" in findings["dispatches"][1]
 
 
 def test_a_mistake_in_the_module(laws):
-    code, found, stderr = laws(MODEL.replace("LESS", "[0]"))
+    code, findings, stderr = laws(MODEL.replace("LESS", "[0]"))
     assert code == EXIT_CONFIG
-    assert not found
+    assert not findings
     assert "fwd returned shapes [[]]" in stderr
 
 

@@ -1,4 +1,4 @@
-"""Downloads are kept and checked; what is missing is told with the ways out, or replaced loudly."""
+"""Downloads are kept and checked; a message says what is missing and what to do."""
 
 import pytest
 from support.small_mnist import SMALL, TEST_LABELS, TRAIN_IMAGES, check_small, write

@@ -36,10 +36,10 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the paths of all values inside a value of JSON."""
-    found, inner = [path], value.items() if isinstance(value, dict) else ()
+    paths, inner = [path], value.items() if isinstance(value, dict) else ()
     for key, item in enumerate(value) if isinstance(value, list) else inner:
-        found += places(item, (*path, key))
-    return found
+        paths += places(item, (*path, key))
+    return paths
 
 
 def change_value(value: Any, rng: random.Random) -> Any:

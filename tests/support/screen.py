@@ -1,4 +1,4 @@
-"""A terminal that keeps what is written to it, and a whole run as a terminal is told of it."""
+"""A terminal that keeps what is written to it, and a whole run as a terminal shows it."""
 
 import os
 import pty

@@ -102,7 +102,7 @@ def running():
     folder, work = Path(tempfile.mkdtemp(prefix="slurm-")), Path(tempfile.mkdtemp(prefix="jobs-"))
     message = work / "up.log"
     with message.open("w") as log:
-        command = [SLURM / "up", folder, "--leash"]
+        command = [SLURM / "up", folder, "--until-eof"]
         environ = {**os.environ, "NODES": "3"}
         up = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=log, stderr=log)
     code = up.wait(240)

@@ -117,7 +117,7 @@ def test_broken_files_are_named(tmp_path, kind):
         path.write_bytes(data[:length])
         with pytest.raises(DataError, match=r"bad\."):
             read_picture(path, print)
-    for place in chance.integers(0, len(data), 200):  # a flipped bit may do no harm, or be told
+    for place in chance.integers(0, len(data), 200):  # a flipped bit may do no harm, or be noticed
         damaged = bytearray(data)
         damaged[place] ^= 1 << int(chance.integers(8))
         path.write_bytes(damaged)

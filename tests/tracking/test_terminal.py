@@ -1,4 +1,4 @@
-"""A training is told as plain lines in a file, and as one bar with lines above it on a terminal."""
+"""A training is shown as plain lines in a file, on a terminal as one bar with lines above it."""
 
 import io
 import os

@@ -20,9 +20,9 @@ MINE["head"] = np.zeros((3, 2), np.float32)
 
 
 def test_leaves_of_one_path_and_shape_are_taken():
-    found = transfer.transfer(MINE, OTHER, ["body:trunk"])
-    assert sorted(found.taken) == ["trunk/b", "trunk/w"]
-    assert (found.drawn, found.left) == (["head"], ["head"])
+    result = transfer.transfer(MINE, OTHER, ["body:trunk"])
+    assert sorted(result.taken) == ["trunk/b", "trunk/w"]
+    assert (result.drawn, result.left) == (["head"], ["head"])
     one = transfer.transfer(MINE, OTHER, ["body/w:trunk/w"])
     assert ([*one.taken], one.left) == (["trunk/w"], ["body/b", "head"])
 

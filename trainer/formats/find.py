@@ -51,9 +51,9 @@ def find(folder: Path, file: str, name: str, *, with_set: bool) -> Path:
         message = f"{name}: holds several data sets: {_listed(sets)}"
         raise DataError(message, "put the four files of one of them into a folder of their own")
     wanted = sets[0] if with_set and sets else ""  # never some files of one set, some of another
-    if found := [path for path in files if _meaning(path.name) == (wanted, *_meaning(file)[1:])]:
+    if matching := [path for path in files if _meaning(path.name) == (wanted, *_meaning(file)[1:])]:
         # MNIST's own names first; not packed before packed.
-        return min(found, key=lambda p: (not p.name.startswith(file), p.parent != folder, p))
+        return min(matching, key=lambda p: (not p.name.startswith(file), p.parent != folder, p))
     names = [f"{one.name}/" if one.is_dir() else one.name for one in entries]
     below = (path for pattern in ("*/*", "*/*/*") for path in folder.glob(pattern))
     others = sorted({p.parent for p in islice(below, LOOKED_AT) if NAME.fullmatch(p.name)})
@@ -75,24 +75,24 @@ def files_of(root: Path, endings: tuple[str, ...] = ("",)) -> dict[str, Path]:
     """
     kind = f"file {' or '.join(endings)}".rstrip()
     with reading(root):
-        found = None
+        inside = None
         if stat.S_ISDIR(root.stat().st_mode):
-            found = sorted(path for path in root.iterdir() if path.is_file())
-    if found is None:
+            inside = sorted(path for path in root.iterdir() if path.is_file())
+    if inside is None:
         if not root.name.lower().endswith(endings):
             message = f"data.root={root}: is not a {' or '.join(endings)} file"
             raise DataError(message, "give one, or a folder of such files")
         return {"train": root}
     files = {}
     for split in SPLITS:
-        mine = [p for p in found if p.stem == split and p.name.lower().endswith(endings)]
+        mine = [p for p in inside if p.stem == split and p.name.lower().endswith(endings)]
         if len(mine) > 1:
             names = ", ".join(path.name for path in mine)
             raise DataError(f"data.root={root}: has {names}", f"leave one file of {split} there")
         if mine:
             files[split] = mine[0]
         elif split != "validation":
-            holds = ", ".join(path.name for path in found[:SHOWN]) or "no file"
+            holds = ", ".join(path.name for path in inside[:SHOWN]) or "no file"
             message = f"data.root={root}: no {kind} {split}.* there, it holds {holds}"
             raise DataError(message, "name the files train.*, test.* and perhaps validation.*")
     return files

@@ -62,11 +62,11 @@ def make(
         import optax  # takes a second, and SGD does not need it
 
         places = [optax, optax.contrib]
-    found = next((f for place in places if (f := getattr(place, function, None))), None)
-    if not callable(found):
+    factory = next((f for place in places if (f := getattr(place, function, None))), None)
+    if not callable(factory):
         hint = "use sgd, a function of optax like adamw, or an import path like my_file.make"
         raise ConfigError(f"optim.name={name}: there is no such function", hint)
-    optimizer = from_optax(found, options)
+    optimizer = from_optax(factory, options)
     try:  # before any device starts
         state = jax.eval_shape(optimizer.init, weights)
         lr = jax.ShapeDtypeStruct((), "float32")

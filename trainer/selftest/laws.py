@@ -215,8 +215,8 @@ class Laws:
         from trainer.plan.traffic import traffic
 
         program, state, inputs = self._program(DEVICES, 1, None, None)
-        found = traffic(program.lower(state, inputs(0)).compile().as_text()).collectives
-        assert found.get("all-reduce") == 1, f"the compiled step has {found}"
+        collectives = traffic(program.lower(state, inputs(0)).compile().as_text()).collectives
+        assert collectives.get("all-reduce") == 1, f"the compiled step has {collectives}"
         return "the compiled step has one"
 
     def shards(self) -> str:

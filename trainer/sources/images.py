@@ -73,16 +73,16 @@ def _find(path: Path, warn: Callable[[str], None]) -> tuple[list[str], dict[str,
         if "train" not in folders:
             folders = {"train": path}
         left = list[Path]()
-        found = {split: _pictures(folder, left) for split, folder in folders.items()}
-    classes = sorted(name for name, files in found["train"].items() if files)
-    if empty := sorted(found["train"].keys() - {*classes}):
+        by_split = {split: _pictures(folder, left) for split, folder in folders.items()}
+    classes = sorted(name for name, files in by_split["train"].items() if files)
+    if empty := sorted(by_split["train"].keys() - {*classes}):
         warn(f"{where}: no PNG or JPEG directly in the folder {empty[0]}: it is no class")
     if len(classes) < 2:
         holds = ", ".join(classes) or "none"
         hint = "make one for each class, like DIR/cat/1.png, or DIR/train/cat/1.png"
         raise DataError(f"{where}: folders with pictures: {holds}", hint)
     splits = dict[str, Files]()
-    for split, of_class in found.items():
+    for split, of_class in by_split.items():
         if unknown := sorted({n for n, files in of_class.items() if files} - {*classes}):
             message = f"{where}: there is a class {unknown[0]} in {split}, but none in train"
             raise DataError(message, "give all splits the same classes")
@@ -101,12 +101,12 @@ def _find(path: Path, warn: Callable[[str], None]) -> tuple[list[str], dict[str,
 
 def _pictures(folder: Path, left: list[Path]) -> dict[str, list[Path]]:
     """Return the pictures in each folder of a class, sorted by name; add other files to `left`."""
-    found = {}
+    by_class = {}
     for one in _folders(folder):
         files = sorted(f for f in one.iterdir() if not f.name.startswith(".") and f.is_file())
-        found[one.name] = [file for file in files if file.suffix.lower() in SUFFIXES]
+        by_class[one.name] = [file for file in files if file.suffix.lower() in SUFFIXES]
         left += [file for file in files if file.suffix.lower() not in SUFFIXES]
-    return found
+    return by_class
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -53,17 +53,17 @@ class Checked:
 
     def function(self, name: str, default: Callable[..., Any] | None = None) -> Callable[..., Any]:
         """Return a function of the module, or the default; it takes the right parameters."""
-        found = getattr(self._module, name, default)
+        function = getattr(self._module, name, default)
         forms = [PARAMETERS[name], f"{PARAMETERS[name]}, key"][: 2 if name == "fwd" else 1]
         wanted = ", or ".join(f"({form})" for form in forms)
-        if not callable(found):
+        if not callable(function):
             raise ConfigError(f"{OPTION}: {self._name} has no function {name}{wanted}")
-        own = inspect.signature(found).parameters
+        own = inspect.signature(function).parameters
         counts = [form.count(",") + 1 for form in forms]
         has_defaults = any(p.default is not p.empty and p.name != "key" for p in own.values())
-        if found is not default and (len(own) not in counts or has_defaults):
+        if function is not default and (len(own) not in counts or has_defaults):
             raise self.error(name, f"takes ({', '.join(own)})", f"let it take {wanted}")
-        return found
+        return function
 
     def reader(self) -> Callable[[Path], Examples]:
         """Return its `read`, whose errors become DataError."""
