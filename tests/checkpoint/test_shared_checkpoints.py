@@ -24,7 +24,7 @@ sharded_process.main(pathlib.Path(root), own, others)
 LAYOUTS = {"2x2": (2, 2), "4x1": (4, 1)}  # processes and devices of each
 
 
-def wait_for(condition, started, seconds=90):
+def wait_for(condition, started, seconds=240):
     """Wait for something that some processes do, unless one of them fails."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -45,7 +45,7 @@ def test_processes_save_and_restore_each_others_checkpoints(trainer, tmp_path):
         program = (sys.executable, "-c", TOGETHER, str(tmp_path), own, *others)
         paths = f"{ROOT}:{ROOT / 'tests'}"
         started += trainer.start_all(count, program=program, devices=devices, PYTHONPATH=paths)
-    wait_for(lambda: all(process.poll() == 0 for process in started), started, 180)
+    wait_for(lambda: all(process.poll() == 0 for process in started), started)
     for layout in LAYOUTS:
         for kind, devices in (("all", 8), ("optimizer", 2), ("none", 1)):
             with opened(tmp_path / layout, kind, devices) as run:

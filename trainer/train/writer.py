@@ -17,6 +17,7 @@ from trainer.checkpoint.checksums import Record
 from trainer.checkpoint.shared import SharedCheckpoints
 from trainer.checkpoint.store import Checkpoints
 from trainer.job.errors import ConfigError, SaveError, TrainerError, first_line
+from trainer.parallel.compiler import CompiledFunction
 from trainer.parallel.memory import room_for
 from trainer.parallel.step import TrainState
 from trainer.tracking.goodput import PhaseTimer
@@ -54,8 +55,9 @@ class Writer(AbstractContextManager["Writer"]):
         self.checkpoints, self._record, self._flush = checkpoints, record, flush
         self._max_failed_saves, self._timer, self._warn = max_failed_saves, timer, warn
         self._directory = checkpoints.directory.parent
-        self._copy = jax.jit(partial(jax.tree.map, jnp.copy))
-        self._copies_on_device: bool | None = None  # decided at the first save
+        # A program for the arrays of each device; none: they are copied to the host. Decided at the
+        # first save.
+        self._copy_on_device: list[CompiledFunction] | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future[str | None] | None = None  # returns a warning, or None
         self._failed: list[str] = []  # why the last saves in a row failed
@@ -127,10 +129,14 @@ class Writer(AbstractContextManager["Writer"]):
         memory again until the checkpoint is written. Without that memory, copy to the host: this
         waits for the device.
         """
-        if self._copies_on_device is None:  # later, the peak would include the copy itself
-            self._copies_on_device = all(_has_room(jax.tree.leaves(of_one)) for of_one in states)
-        if self._copies_on_device:
-            return [self._copy(of_one) for of_one in states]
+        if self._copy_on_device is None:  # later, the peak would include the copy itself
+            has_room = all(_has_room(jax.tree.leaves(of_one)) for of_one in states)
+            copy = jax.jit(partial(jax.tree.map, jnp.copy))
+            compiled = [CompiledFunction(copy, self._timer) for _ in states]
+            self._copy_on_device = compiled if has_room else []
+        if self._copy_on_device:
+            pairs = zip(self._copy_on_device, states, strict=True)
+            return [copy(of_one) for copy, of_one in pairs]
         return [jax.tree.map(np.array, of_one) for of_one in states]
 
     def _collect(self, *, wait: bool) -> None:
