@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from trainer.checkpoint import files
 from trainer.checkpoint.checksums import Record
-from trainer.data.dataset import Examples, size
+from trainer.data.dataset import Columns, Examples, size
 from trainer.data.rows import View
 from trainer.job.directory import ASIDE, CHECKPOINTS
 from trainer.job.errors import DataError, TrainerError, first_line
 from trainer.job.files import Damaged
+from trainer.job.stdout import listed
 from trainer.tasks.make import from_record
 from trainer.tasks.task import Task, Weights, outputs_of_one
 
@@ -57,6 +58,14 @@ class Trained(NamedTuple):
         """The names of the classes; their numbers, if the data set had no names."""
         return self.record.get("class_names") or [str(i) for i in range(self.classes or 0)]
 
+    @property
+    def columns(self) -> Columns | None:
+        """The columns of the table that it was trained on, and the values of each category.
+
+        None: it was no table, or the run is of a version that did not keep them.
+        """
+        return Columns(**self.record["columns"]) if "columns" in self.record else None
+
     def predict(self, examples: Any) -> Arrays:
         """Return the outputs of the model for examples, by path: arrays (N, ...).
 
@@ -64,7 +73,7 @@ class Trained(NamedTuple):
         one, that array may be given alone.
 
         Raises:
-            DataError: a field is missing, or has another shape or dtype.
+            DataError: a field is missing, has another shape or dtype, or a code that no value has.
         """
         if not isinstance(examples, Mapping) and len(self.task.inputs) == 1:
             examples = {self.task.inputs[0]: examples}
@@ -203,7 +212,7 @@ def checked(
     A flat image (N, pixels) gets its shape back.
 
     Raises:
-        DataError: a field is missing, or has another shape or dtype.
+        DataError: a field is missing, has another shape or dtype, or a code that no value has.
     """
     fields = tuple(trained.task.inputs if fields is None else fields)
     result: Examples = {}
@@ -227,6 +236,11 @@ def checked(
     counts = {name: len(array) for name, array in result.items()}
     if len({*counts.values()}) > 1 or not all(counts.values()):
         raise DataError(f"the fields do not hold one number of examples: {counts}")
+    for name, values in trained.columns.categories.items() if trained.columns else ():
+        codes = result[name][:] if name in result else np.zeros(0)
+        if len(wrong := codes[(codes < 0) | (codes >= len(values))]):
+            hint = f"use 0 to {len(values) - 1} for {listed(values)}"
+            raise DataError(f"{name} has the code {wrong[0]}, which no value has", hint)
     return result
 
 

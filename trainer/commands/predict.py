@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.commands import arguments as command_line
-from trainer.formats import idx
+from trainer.formats import idx, tables
 from trainer.job.directory import expanded
 from trainer.job.errors import (
     EXIT_COMPLETED,
@@ -23,6 +23,8 @@ from trainer.job.errors import (
 from trainer.job.files import to_json, write_bytes
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
+from trainer.sources.table import read as read_table
+from trainer.sources.text import read as read_text
 from trainer.tasks import digit_pictures, pictures
 from trainer.tracking.terminal import Terminal
 
@@ -41,6 +43,8 @@ run: of a classifier the classes, of other models their outputs.
 
 An .npz file holds an array (N, ...) for each field that the model reads, under its name, an .npy
 file that of the one field. Other files are read by the function `read` of the user's module.
+Without one, runs on data=table read CSV and Parquet files with the columns of training (the label
+may be missing), and runs on data=text read any file, in windows as in training.
 
 Models of images also read IDX files, plain or gzip, and pictures: PNG or JPEG files of the size of
 the images that the model was trained on, which are taken as they are. Of a run on MNIST they show
@@ -63,6 +67,7 @@ examples:
   python -m trainer predict runs/mlp/first t10k-images-idx3-ubyte.gz
   python -m trainer predict runs/mlp/first seven.png --json | jq '.predictions[].probabilities'
   python -m trainer predict runs/prices/first houses.npz --out prices.npz
+  python -m trainer predict runs/houses/first new.csv
 """
 
 
@@ -77,7 +82,7 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     """
     parser = command_line.parser("predict", DESCRIPTION, EPILOG)
     command_line.add_run(parser)
-    help_ = "an .npz or .npy file, or one that the task reads: PNG, JPEG, IDX"
+    help_ = "an .npz or .npy file, or one that the task reads: PNG, JPEG, IDX, CSV, Parquet, text"
     parser.add_argument("files", metavar="FILE", type=Path, nargs="+", help=help_)
     parser.add_argument("--json", action="store_true", help="print JSON, with all outputs")
     help_ = "write all outputs to this .npz file, as arrays (N, ...), instead of the table"
@@ -146,15 +151,21 @@ def _read(
     from trainer.checkpoint.load_model import checked
 
     task, inputs = trained.task, ", ".join(trained.task.inputs)
+    columns, data = trained.columns, trained.record["config"]["data"]
     if file.suffix not in (".npy", ".npz"):
         if task.read is not None:
             given = task.read(file)
         elif digit_pictures.is_image(task.example, task.inputs):
             shape = task.example["image"].shape
-            fit = trained.record["config"]["data"].get("image_size") is not None
+            fit = data.get("image_size") is not None
             given = digit_pictures.read(file, shape, find_digit=find_digit, fit=fit, warn=warn)
+        elif columns is not None and file.suffix.lower() in tables.ENDINGS:
+            given = read_table(file, columns, task.inputs)
+        elif data["name"] == "text":
+            given = read_text(file, data["window"], data.get("stride") or data["window"])
         else:
-            hint = "give them in an .npz file, or write a function read(path) in the model's module"
+            kinds = "a .csv, .parquet or .npz" if columns is not None else "an .npz"
+            hint = f"give them in {kinds} file, or write read(path) in the model's module"
             raise DataError(f"{file}: the model reads arrays: {inputs}", hint)
     else:
         contents = io.BytesIO(idx.read(file))

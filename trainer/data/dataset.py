@@ -1,6 +1,6 @@
 """What is trained on: examples in memory or in files; the batches that one dispatch consumes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,13 @@ Bytes = npt.NDArray[np.uint8]
 SPLITS = ("train", "validation", "test")
 Examples = dict[str, Any]  # field -> Array (N, ...), each with the same N; read-only
 Splits = dict[str, Any]  # a name of SPLITS -> Examples; Any for mypy: Dataset(name, **splits)
+
+
+class Columns(NamedTuple):
+    """The columns of a table that the fields of its examples were made of."""
+
+    features: Sequence[str]  # of the field `features`, in this order
+    categories: Mapping[str, Sequence[Any]]  # field -> texts or whole numbers, of codes 0, 1, ...
 
 
 class Dataset(NamedTuple):
@@ -28,6 +35,7 @@ class Dataset(NamedTuple):
     validation: Examples | None = None
     class_names: tuple[str, ...] = ()  # of labels 0, 1, ...; empty: there are no names
     mixture: Mixture | None = None  # the shares of the sets that the training examples are of
+    columns: Columns | None = None  # None: it is no table
 
     @property
     def splits(self) -> dict[str, Examples]:

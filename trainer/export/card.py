@@ -9,7 +9,9 @@ from typing import Any
 import jax
 
 from trainer.checkpoint.load_model import Trained
+from trainer.data.dataset import Columns
 from trainer.job.files import read_or_empty
+from trainer.job.stdout import listed
 from trainer.parallel.evaluation import Evaluation
 from trainer.tracking import environment, summary
 from trainer.tracking.terminal import metric_text
@@ -76,6 +78,7 @@ def text(
         examples=summary.counts(data),
         data_sha256=data["sha256"],
         pixels=_pixels(index.get("pixels")),
+        columns=_columns(trained.columns),
         jax=index["jax"].removeprefix(">="),
         metrics=_table(("data", *names), metrics) if metrics else "None were measured.",
         configuration=json.dumps(record["meaning"], indent=2),
@@ -100,6 +103,19 @@ def _pixels(scaling: Mapping[str, float] | None) -> str:
         f"\nThe program takes pixels from 0 to 255. It subtracts {mean} from each and divides by "
         f"{std} (their mean and standard deviation in training, or 0 and 1)."
     )
+
+
+def _columns(columns: Columns | None) -> str:
+    """Return which columns of a table are features, and the codes of its categories."""
+    if columns is None:
+        return ""
+    lines = []
+    if columns.features:
+        lines.append(f"`features` are the columns {', '.join(columns.features)}, in this order.")
+    for name, values in columns.categories.items():
+        codes = [f"{code} {value}" for code, value in enumerate(values)]
+        lines.append(f"`{name}` has the codes {listed(codes)}, as in `model.json`.")
+    return "\n" + "\n".join(lines)
 
 
 def _kind(trained: Trained) -> str:

@@ -51,6 +51,8 @@ def write(folder: Path, trained: Trained, test: tuple[str, Examples] | None) -> 
     }
     if trained.classes is not None:
         index["class_names"] = trained.class_names
+    if trained.columns is not None:
+        index["columns"] = trained.record["columns"]
     is_mlp = "objective" in trained.record
     if is_mlp:  # part of the program, but of no weight: other programs need it
         scaling = {name: trained.record["objective"][name] for name in ("pixel_mean", "pixel_std")}

@@ -13,13 +13,13 @@ from pathlib import Path
 from trainer.data.dataset import SPLITS
 from trainer.formats.download import Missing
 from trainer.job.errors import DataError, reading
+from trainer.job.stdout import SHOWN, listed
 
 NAME = re.compile(
     r"(?P<set>.*?)(?P<split>train|t10k|test)[-._ ]*(?P<kind>images|labels)[-._ ]*"
     r"idx\d[-._ ]*ubyte(\.gz)?",
     re.IGNORECASE,
 )
-SHOWN = 8  # names in a message
 LOOKED_AT = 5000  # names in folders below
 
 
@@ -48,7 +48,7 @@ def find(folder: Path, file: str, name: str, *, with_set: bool) -> Path:
     files = [path for path in paths if NAME.fullmatch(path.name) and path.is_file()]
     sets = sorted({_meaning(path.name)[0] for path in files})
     if with_set and len(sets) > 1 and "" not in sets:
-        message = f"{name}: holds several data sets: {_listed(sets)}"
+        message = f"{name}: holds several data sets: {listed(sets)}"
         raise DataError(message, "put the four files of one of them into a folder of their own")
     wanted = sets[0] if with_set and sets else ""  # never some files of one set, some of another
     if matching := [path for path in files if _meaning(path.name) == (wanted, *_meaning(file)[1:])]:
@@ -58,7 +58,7 @@ def find(folder: Path, file: str, name: str, *, with_set: bool) -> Path:
     below = (path for pattern in ("*/*", "*/*/*") for path in folder.glob(pattern))
     others = sorted({p.parent for p in islice(below, LOOKED_AT) if NAME.fullmatch(p.name)})
     hint = "; or name the folder that has such files: " + ", ".join(map(str, others[:SHOWN]))
-    holds = f"it holds {_listed(names)}" if names else "it is empty"
+    holds = f"it holds {listed(names)}" if names else "it is empty"
     message = f"{name}: no {file}[.gz] there, {holds}"
     raise Missing(message, f"put it there, or correct the folder{hint if others else ''}")
 
@@ -104,8 +104,3 @@ def _meaning(name: str) -> tuple[str, str, str]:
     assert match is not None
     split = match["split"].lower().replace("test", "t10k")
     return match["set"].lower(), split, match["kind"].lower()
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 from trainer.job.errors import SaveError
 
+SHOWN = 8  # values in a message
+
 
 def show(text: str) -> None:
     """Print a text and flush; a reader that stops reading, such as `| head`, is not an error.
@@ -43,6 +45,12 @@ def table(rows: Sequence[Sequence[str]], left: Collection[int]) -> Iterator[str]
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells).rstrip()
+
+
+def listed(values: Sequence[object]) -> str:
+    """Return the first values, and how many more there are, for a message."""
+    more = len(values) - SHOWN
+    return ", ".join(map(str, values[:SHOWN])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def printable(text: str) -> str:

@@ -92,6 +92,7 @@ def _mixture(data: DataConfig, report: Report) -> Dataset:
         sha256=hashlib.sha256("".join(known).encode()).hexdigest(),
         class_names=one.class_names,
         mixture=Mixture(sizes, shares),
+        columns=one.columns if all(of.columns == one.columns for of in sets.values()) else None,
     )
 
 

@@ -1,14 +1,15 @@
 """A table, CSV or Parquet -> `features` and `label`, and a field of codes for each category."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trainer.config.schema import DataConfig
 from trainer.data import digests
-from trainer.data.dataset import Dataset, Examples, Splits
+from trainer.data.dataset import Columns, Dataset, Examples, Splits
 from trainer.data.report import Report
 from trainer.data.split import with_test
 from trainer.formats import tables
@@ -16,6 +17,7 @@ from trainer.formats.find import files_of
 from trainer.formats.tables import Column
 from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, DataError, reading
+from trainer.job.stdout import listed
 
 
 def load(data: DataConfig, _: Report) -> Dataset:
@@ -59,24 +61,56 @@ def load(data: DataConfig, _: Report) -> Dataset:
         message = f"data.regression=true: column {label} of {path} is text"
         raise ConfigError(message, "leave it out: texts become classes")
     is_number = data.regression or kinds[label] == "f"
-    known = {  # the values of each category, and the classes
-        name: np.unique(columns[name][files["train"]])
-        for name in (*categories, *([] if is_number else [label]))
-    }
+    values = {name: np.unique(columns[name][files["train"]]).tolist() for name in categories}
+    known = Columns(features, values)
+    classes = [] if is_number else np.unique(columns[label][files["train"]]).tolist()
 
     def examples(file: Path) -> Examples:
-        numbers = [_float32(columns[name][file], name, file) for name in features]
-        fields: Examples = {"features": np.stack(numbers, axis=1)} if features else {}
-        for name in (*categories, label):
-            make = partial(_codes, known[name]) if name in known else _float32
-            fields["label" if name == label else name] = make(columns[name][file], name, file)
-        return fields
+        fields = _encoded({name: column[file] for name, column in columns.items()}, known, file)
+        make = _float32 if is_number else partial(_codes, classes)
+        return {**fields, "label": make(columns[label][file], label, file)}
 
     splits: Splits = {split: examples(file) for split, file in files.items()}
     with reading(path):
         identity = "" if "test" in splits else digests.of_file(path)
     splits = with_test(splits, data.test_fraction, identity)
-    return Dataset("table", **splits, class_names=tuple(map(str, known.get(label, ()))))
+    return Dataset("table", **splits, class_names=tuple(map(str, classes)), columns=known)
+
+
+def read(file: Path, known: Columns, fields: Collection[str]) -> Examples:
+    """Return fields of a table by the columns of training, without a label; it may have others.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, has a text for a number, or a value that
+            the training split does not have.
+        UnavailableError: pyarrow, which Parquet needs, is not installed.
+    """
+    categories = {name: known.categories[name] for name in known.categories if name in fields}
+    known = Columns(known.features if "features" in fields else (), categories)
+    table, columns = tables.read(file), dict[str, Column]()
+    for name in (*known.features, *known.categories):
+        values = known.categories.get(name, [0])
+        if name not in table:
+            message = f"{file}: there is no column {name}, it has {listed([*table])}"
+            raise DataError(message, "give it the columns that the model was trained on")
+        # Together, so that codes written in digits stay texts where they were texts in training.
+        of_training = np.array(values, object if isinstance(values[0], str) else np.int64)
+        column = tables.typed(name, {file: table[name], Path(): of_training})[file]
+        if column.dtype == object != of_training.dtype:
+            message = f"column {name} of {file} is text{_example({file: column})}"
+            numbers = f": {listed(values)}" if name in known.categories else ""
+            raise DataError(message, f"the model was trained on numbers{numbers}")
+        columns[name] = column
+    return _encoded(columns, known, file)
+
+
+def _encoded(columns: Mapping[str, Column], known: Columns, file: Path) -> Examples:
+    """Return the fields of a table but for its label; its columns are typed."""
+    numbers = [_float32(columns[name], name, file) for name in known.features]
+    fields: Examples = {"features": np.stack(numbers, axis=1)} if numbers else {}
+    for name, values in known.categories.items():
+        fields[name] = _codes(values, columns[name], name, file)
+    return fields
 
 
 def _features(
@@ -127,11 +161,13 @@ def _float32(column: Column, name: str, file: Path) -> Column:
     return numbers
 
 
-def _codes(known: Column, column: Column, name: str, file: Path) -> Column:
+def _codes(values: Sequence[Any], column: Column, name: str, file: Path) -> Column:
     """Return the place of each value among those of the training split, in order, int32."""
+    known = np.array(values, column.dtype)
     codes = np.searchsorted(known, column).clip(max=len(known) - 1)
     if len(new := np.flatnonzero(known[codes] != column)):
         where, value = tables.place(file, int(new[0])), column.item(new[0])
-        message = f"{where}: {value!r} in column {name} is not in the training split"
-        raise DataError(message, "put an example of it there, or leave the row out")
+        message = f"{where}: {value!r} in column {name} is not in the training split, which has "
+        hint = "put an example of it there, or leave the row out"
+        raise DataError(f"{message}{listed(values)}", hint)
     return codes.astype(np.int32)

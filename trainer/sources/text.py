@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from trainer.config.schema import DataConfig
 from trainer.data import digests
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import Dataset, Examples
 from trainer.data.report import Report
 from trainer.data.rows import Mapped
 from trainer.formats.find import files_of
@@ -44,15 +44,27 @@ def load(data: DataConfig, report: Report) -> Dataset:
         texts["train"], texts["test"] = _cut(texts["train"], data.test_fraction or 0.0)
     if "validation" not in texts and data.validation_fraction:
         texts["train"], texts["validation"] = _cut(texts["train"], data.validation_fraction)
-    splits: dict[str, Any] = {}
+    splits, hint = dict[str, Any](), "use a smaller data.window or other fractions"
     for split, text in texts.items():
-        if len(text) <= window:
-            message = f"data.root={data.root}: {split} has {len(text):,} bytes, "
-            message += f"and a window {window:,}"
-            raise DataError(message, "use a smaller data.window or other fractions")
-        windows = np.lib.stride_tricks.sliding_window_view(text, window + 1, subok=True)
-        splits[split] = {"tokens": Mapped(windows[::stride])}
+        windows = _windows(text, window, stride, f"data.root={data.root}: {split}", hint)
+        splits[split] = {"tokens": Mapped(windows)}
     return Dataset("text", **splits, sha256=hashlib.sha256("\n".join(known).encode()).hexdigest())
+
+
+def read(file: Path, window: int, stride: int) -> Examples:
+    """Return the windows of a file, as those of a training split, each with the byte after it.
+
+    Raises:
+        DataError: the file cannot be read, or is too short for one window.
+    """
+    hint = f"give at least {window + 1:,}: a window, and the byte after it"
+    return {"tokens": _windows(_mapped(file), window, stride, str(file), hint)}
+
+
+def _windows(text: Text, window: int, stride: int, where: str, hint: str) -> Text:
+    if len(text) <= window:
+        raise DataError(f"{where} has {len(text):,} bytes, and a window {window:,}", hint)
+    return np.lib.stride_tricks.sliding_window_view(text, window + 1, subok=True)[::stride]
 
 
 def _mapped(file: Path) -> Text:

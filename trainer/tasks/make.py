@@ -41,6 +41,8 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
                 message = f"data.class_names={list(names)}: the model tells {classes} classes apart"
                 raise ConfigError(message, "give one name for each, in the order of the labels")
             record["class_names"] = list(names)
+    if dataset.columns is not None:
+        record["columns"] = dataset.columns._asdict()
     return task, record
 
 
