@@ -91,6 +91,7 @@ def test_a_table_becomes_features_codes_and_classes(tmp_path):
     words = ("data=table", f"data.root={path}", "data.label=kind", "data.validation_fraction=0")
     dataset = loaded(*words, "data.categories=[city]", "data.test_fraction=0.25")
     assert dataset.class_names == ("flat", "house")
+    assert dataset.columns == (["size", "rooms"], {"city": ["Bern", "Oslo", "Rome"]})
     train, test = dataset.train, dataset.test
     assert {name: (a.dtype, a.shape) for name, a in train.items()} == {
         "features": (np.float32, (45, 2)),
@@ -150,6 +151,18 @@ def test_a_mixture_of_sets_without_validation_has_none(tmp_path):
     dataset = loaded(*options, *(f"data.sets.{name}.validation_fraction=0" for name in names))
     assert dataset.validation is None
     assert sum(dataset.mixture.sizes) == len(dataset.train["label"])
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_mixture_of_tables_has_their_columns_if_they_are_the_same(tmp_path, same):
+    cities = TABLE["city"] if same else [city.lower() for city in TABLE["city"]]
+    words = ["data=mixture"]
+    for name, columns in (("a", TABLE), ("b", TABLE | {"city": cities})):
+        root = csv(tmp_path / f"{name}.csv", columns)
+        options = ("name=table", f"root={root}", "label=kind", "categories=[city]")
+        words += [f"data.sets.{name}.{option}" for option in options]
+    columns = (["size", "rooms"], {"city": ["Bern", "Oslo", "Rome"]})
+    assert loaded(*words).columns == (columns if same else None)
 
 
 def test_records_are_examples_and_a_part_of_one_file_is_for_testing(tmp_path):

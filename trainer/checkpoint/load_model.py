@@ -60,10 +60,7 @@ class Trained(NamedTuple):
 
     @property
     def columns(self) -> Columns | None:
-        """The columns of the table that it was trained on, and the values of each category.
-
-        None: it was no table, or the run is of a version that did not keep them.
-        """
+        """The columns of the table that it was trained on; None: no table, or an older run."""
         return Columns(**self.record["columns"]) if "columns" in self.record else None
 
     def predict(self, examples: Any) -> Arrays:

@@ -23,8 +23,6 @@ from trainer.job.errors import (
 from trainer.job.files import to_json, write_bytes
 from trainer.job.signals import StopRequest
 from trainer.job.stdout import printable, show, table
-from trainer.sources.table import read as read_table
-from trainer.sources.text import read as read_text
 from trainer.tasks import digit_pictures, pictures
 from trainer.tracking.terminal import Terminal
 
@@ -149,6 +147,7 @@ def _read(
         DataError: the file cannot be read, or its examples do not fit the model.
     """
     from trainer.checkpoint.load_model import checked
+    from trainer.sources import table, text
 
     task, inputs = trained.task, ", ".join(trained.task.inputs)
     columns, data = trained.columns, trained.record["config"]["data"]
@@ -160,9 +159,9 @@ def _read(
             fit = data.get("image_size") is not None
             given = digit_pictures.read(file, shape, find_digit=find_digit, fit=fit, warn=warn)
         elif columns is not None and file.suffix.lower() in tables.ENDINGS:
-            given = read_table(file, columns, task.inputs)
+            given = table.read(file, columns, task.inputs)
         elif data["name"] == "text":
-            given = read_text(file, data["window"], data.get("stride") or data["window"])
+            given = text.read(file, data["window"], data.get("stride") or data["window"])
         else:
             kinds = "a .csv, .parquet or .npz" if columns is not None else "an .npz"
             hint = f"give them in {kinds} file, or write read(path) in the model's module"
