@@ -26,7 +26,7 @@ USES = {
         "optim.factors=[0.1]: use as many as there are in optim.boundaries=[5.0, 8.0]"
     ),
     PIECEWISE: (
-        "optim.boundaries=None: optim.schedule=piecewise needs it, like optim.boundaries=[5,8]"
+        "optim.boundaries=null: optim.schedule=piecewise needs it, like optim.boundaries=[5,8]"
     ),
     "optim.clip_norm=0": "optim.clip_norm=0.0: use a finite number above 0",
     "ema.decay=1": "ema.decay=1.0: use a number in (0, 1), like 0.999",

@@ -14,7 +14,7 @@ from trainer.config import user_module
 from trainer.config.compose import compose_each, quoted
 from trainer.data.dataset import Dataset
 from trainer.job import directory as run_directory
-from trainer.job.errors import EXIT_COMPLETED, EXIT_RETRY, TrainerError
+from trainer.job.errors import EXIT_COMPLETED, EXIT_RETRY, ConfigError, TrainerError
 from trainer.job.resources import config_dir
 from trainer.job.signals import SIGNALS, StopRequest
 from trainer.tracking import runs
@@ -33,6 +33,11 @@ class Result(NamedTuple):
     validation: dict[str, float]  # on the validation split, if there is one; the latest
     weights_sha256: str | None
     summary: dict[str, Any]  # all of summary.json
+
+    def __repr__(self) -> str:
+        means = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        state = "completed" if self.completed else "stopped"
+        return f"<{self.run}: {state} after {self.steps:,} steps; {means}>"
 
 
 def fit(task: Any = None, dataset: Any = None, *overrides: str) -> Result:
@@ -86,18 +91,18 @@ def _results(summary: dict[str, Any], split: str) -> dict[str, float]:
     return {name: value for name, value in results.items() if value is not None}
 
 
-def load(run: str | Path, step: int | None = None, task: Any = None) -> Trained:
-    """Load the model in the newest intact checkpoint of a run, or in that of a step.
+def load(run: str | Path, step: int | str | None = None, task: Any = None) -> Trained:
+    """Load the model in the newest intact checkpoint of a run, in that of a step, or in the "best".
 
     `load(run).predict(arrays)` gives its outputs. `task` is the object that `fit` was given, if it
     is not in a file.
 
     Raises:
-        TrainerError: there is no intact checkpoint, or the task's module is missing.
+        TrainerError: there is no such run, no intact checkpoint, or the task's module is missing.
     """
     if task is not None:
         user_module.give("model", task)
-    return load_model.load(Path(run).expanduser(), step, Terminal().warn)
+    return load_model.load(run_directory.existing(run, "run"), step, Terminal().warn)
 
 
 def _words(group: str, given: Any) -> list[str]:
@@ -112,12 +117,15 @@ def _words(group: str, given: Any) -> list[str]:
         if str(given) in built_in:
             return [f"{group}={given}"]
         return [f"{group}=module", f"{group}.module={quoted(given)}"]
+    elif isinstance(given, dict):
+        hint = "dataset: trainer.Dataset(name, train, test)" if group == "data" else "task: a file"
+        raise ConfigError(f"fit() got a dict for the {group}", f"give a {hint}")
     elif file := getattr(given, "__file__", None):  # a module
         return [f"{group}=module", f"{group}.module={quoted(file)}"]
     return [f"{group}=module", f"{group}.module={quoted(user_module.give(group, given))}"]
 
 
-def evaluate(run: str | Path, step: int | None = None, task: Any = None) -> dict[str, float]:
+def evaluate(run: str | Path, step: int | str | None = None, task: Any = None) -> dict[str, float]:
     """Return the mean loss and metrics of a run's model on the test split of its data set.
 
     Arguments and errors are those of `load`.

@@ -1,6 +1,7 @@
 """Load a trained model from a run directory, which another job may be writing to."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from trainer.checkpoint import files
 from trainer.checkpoint.checksums import Record
+from trainer.checkpoint.store import Best
 from trainer.data.dataset import Columns, Examples, size
 from trainer.data.rows import View
 from trainer.job.directory import ASIDE, CHECKPOINTS
@@ -22,6 +24,7 @@ from trainer.tasks.task import Task, Weights, outputs_of_one
 
 Arrays = dict[str, npt.NDArray[Any]]
 WEIGHTS, AVERAGE = "weights", "ema"  # of a TrainState
+BEST = "best"  # instead of a step
 T = TypeVar("T")
 
 
@@ -39,6 +42,16 @@ class Trained(NamedTuple):
         """Name, numbers of examples and SHA-256 of the data set that it was trained on."""
         about: Mapping[str, Any] = self.record["meaning"]["data set"]
         return about
+
+    @property
+    def is_average(self) -> bool:
+        """Whether the weights are the average over the steps, ema.decay."""
+        return _evaluated(self.record) == AVERAGE
+
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self.weights)
+        parameters = sum(leaf.size for leaf in leaves)
+        return f"<the model of {self.run}, step {self.step:,}, {parameters:,} parameters>"
 
     @property
     def outputs(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -79,9 +92,10 @@ class Trained(NamedTuple):
         return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
 
-def load(run: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
+def load(run: Path, step: int | str | None, warn: Callable[[str], None]) -> Trained:
     """Load the newest intact checkpoint of a run, or that of a step; nothing is written or renamed.
 
+    The step BEST stands for the best of those that are kept, see checkpoint.best.
     `warn` gets a message for every damaged checkpoint that is skipped, and if the user's module has
     changed since.
 
@@ -116,7 +130,7 @@ def arrays_of(
 
 def _newest(
     run: Path,
-    step: int | None,
+    step: int | str | None,
     warn: Callable[[str], None],
     use: Callable[[int, Arrays, Record], T],
     option: str = "--step ",
@@ -148,10 +162,10 @@ def _newest(
                 damaged = True
                 reason = first_line(error, kind=not isinstance(error, Damaged))
                 message = f"checkpoint {number} of {run} is damaged ({reason})"
-                if step is not None:
+                if isinstance(step, int):
                     hint = f"leave {option[:-1]} out to use the newest intact one"
                     raise DataError(message, hint) from None
-                warn(f"{message}: trying an older one")
+                warn(f"{message}: trying {'the next best' if step else 'an older one'}")
     if damaged:
         raise DataError(f"{run}: none of its checkpoints is intact; see `python -m trainer verify`")
     # The job has deleted them all, so there are newer ones.
@@ -164,8 +178,8 @@ def _evaluated(record: Record) -> str:
     return WEIGHTS if ema.get("decay") is None or not ema["evaluate"] else AVERAGE
 
 
-def _steps(run: Path, step: int | None, option: str) -> list[int]:
-    """Return the steps of the checkpoints to try, oldest first."""
+def _steps(run: Path, step: int | str | None, option: str) -> list[int]:
+    """Return the steps of the checkpoints to try, the first one last."""
     steps = files.steps(run / CHECKPOINTS)
     if not steps:
         if aside := sorted(path.name for path in (run / CHECKPOINTS).glob(f"{ASIDE}*")):
@@ -176,12 +190,30 @@ def _steps(run: Path, step: int | None, option: str) -> list[int]:
         raise DataError(f"{run} has no checkpoint yet: a run saves the first after an epoch")
     if step is None:
         return steps
+    if step == BEST:
+        return _by_value(run, steps, option)
     if step not in steps:
         raise DataError(
             f"{option}{step}: {run} has no checkpoint of that step: use one of "
             f"{', '.join(map(str, steps))} (older ones are deleted: checkpoint.keep_last)"
         )
-    return [step]
+    return [int(step)]
+
+
+def _by_value(run: Path, steps: Iterable[int], option: str) -> list[int]:
+    """Return the steps by their results on the validation split, the best one last."""
+    values = dict[int, float]()
+    for step in steps:
+        with suppress(Damaged):
+            record = files.opened(run / CHECKPOINTS / str(step)).record
+            default = "accuracy:max" if "validation_accuracy" in record else "loss:min"
+            asked = record["config"].get("checkpoint", {}).get("best")
+            if (value := Best.of(asked or default).value(record)) is not None:
+                values[step] = value
+    if not values:
+        message = f"{option}{BEST}: {run} has no checkpoint with results on a validation split"
+        raise DataError(message, "name a step, or leave it out to use the newest")
+    return sorted(values, key=lambda step: (-values[step], step))
 
 
 def program(trained: Trained) -> Callable[[Examples], Arrays]:
@@ -224,11 +256,12 @@ def checked(
             given = given.reshape(len(given), *spec.shape)
         array = _cast(given, spec.dtype)
         if given.ndim == 0 or given.shape[1:] != spec.shape or array is None:
+            hint = ": for one example give x[None]" if given.shape == spec.shape else ""
             text, right = (
                 f"{dtype} {' x '.join(map(str, ('N', *shape)))}"
                 for dtype, shape in ((given.dtype, given.shape[1:]), (spec.dtype, spec.shape))
             )
-            raise DataError(f"{name} is {text}, but the model was trained on {right}")
+            raise DataError(f"{name} is {text}, but the model was trained on {right}{hint}")
         result[name] = array
     counts = {name: len(array) for name, array in result.items()}
     if len({*counts.values()}) > 1 or not all(counts.values()):

@@ -44,6 +44,12 @@ class Best(NamedTuple):
     metric: str  # "loss" or one of the task's
     largest: bool  # whether the largest value is the best
 
+    @classmethod
+    def of(cls, text: str) -> Best:
+        """Return what METRIC:max or METRIC:min means."""
+        metric, _, direction = text.partition(":")
+        return cls(metric, direction == "max")
+
     def value(self, results: Mapping[str, float | None]) -> float | None:
         """Return a number that is smaller for better results on the validation split.
 

@@ -39,8 +39,9 @@ def add_run(parser: argparse.ArgumentParser, *, step: bool = True) -> None:
     help_ = "the directory of a run, runs/<experiment>/<run.name>"
     parser.add_argument("run", metavar="RUN", type=Path, help=help_)
     if step:
-        help_ = "use the checkpoint after N steps (default: the newest intact one)"
-        parser.add_argument("--step", metavar="N", type=at_least(0), help=help_)
+        help_ = "use the checkpoint after N steps, or the best one that is kept (checkpoint.best); "
+        help_ += "default: the newest intact one"
+        parser.add_argument("--step", metavar="N|best", type=_step, help=help_)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +72,10 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return read
 
 
+def _step(text: str) -> int | str:
+    return text if text == "best" else at_least(0)(text)
+
+
 def parse(
     parser: argparse.ArgumentParser, arguments: Sequence[str], *, overrides: bool = False
 ) -> argparse.Namespace:
@@ -92,7 +97,7 @@ def parse(
     return args
 
 
-def open_run(given: Path, step: int | None, warn: Callable[[str], None]) -> Trained:
+def open_run(given: Path, step: int | str | None, warn: Callable[[str], None]) -> Trained:
     """Load the model that RUN and --step name, on the CPU.
 
     Raises:

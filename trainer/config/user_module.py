@@ -27,6 +27,12 @@ from trainer.job.directory import expanded
 from trainer.job.errors import ConfigError, TrainerError
 from trainer.job.resources import CONFIG_DIR
 
+_HINTS = {  # part of an error of the user's code -> what to do
+    "TracerBoolConversionError": "Use jnp.where or jax.lax.cond instead of `if`",
+    "TracerArrayConversionError": "Use jax.numpy instead of numpy",
+    "unexpected PRNG key type <class 'NoneType'>": "`key` is None outside training: draw nothing",
+    "'dict' object has no attribute": "Are the options in a dataclass `Options`?",
+}
 _given: dict[str, Any] = {}  # name -> an object that takes the place of a module
 
 
@@ -42,7 +48,9 @@ def _is_file(name: str) -> bool:
     return name.endswith(".py") or "/" in name
 
 
-def of_run(run: Path, section: str, name: str, recorded: str | None) -> str:
+def of_run(
+    run: Path, section: str, name: str, recorded: str | None, sha256: str | None = None
+) -> str:
     """Return where a module of a run is now: where it was, or else in the copy that the run keeps.
 
     Args:
@@ -50,20 +58,33 @@ def of_run(run: Path, section: str, name: str, recorded: str | None) -> str:
         section: "model" or "data".
         name: the value of its option `module`.
         recorded: the absolute path of the file, if the checkpoint has it.
+        sha256: of the file that the run was trained with: it is preferred.
     """
     if not _is_file(name):
         return name
     name = recorded or name
     kept = [run / ".hydra" / f"{prefix}{Path(name).name}" for prefix in (f"{section}-", "")]
-    return str(next((path for path in (Path(name), *kept) if path.is_file()), name))
+    files = [path for path in (Path(name), *kept) if path.is_file()]
+    trained = (path for path in files if digest(path.read_text("utf-8", "replace")) == sha256)
+    chosen = str(next(trained, None) or next(iter(files), name))
+    if chosen != name and (beside := str(Path(name).parent)) not in sys.path:
+        sys.path.append(beside)  # for the files that it imports
+    return chosen
+
+
+def digest(text: str) -> str:
+    """Return the SHA-256 of the source of a module."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_of(option: str, name: str) -> Path:
-    """Return the file, absolute, that a name means: here, or in the folder of --config-dir."""
+    """Return the file, absolute, that a name means: here, in --config-dir, or beside that."""
     path = expanded(name, option)
-    config_dir = os.environ.get(CONFIG_DIR)
-    if config_dir and not path.is_file() and (Path(config_dir) / path).is_file():
-        path = Path(config_dir) / path
+    if (config_dir := os.environ.get(CONFIG_DIR)) and not path.is_file():
+        for folder in (Path(config_dir), Path(config_dir).parent):  # as `new` puts them
+            if (folder / path).is_file():
+                path = folder / path
+                break
     return path.absolute()
 
 
@@ -133,6 +154,7 @@ def readable(option: str, name: str) -> Iterator[None]:
         text = str(error).partition("The error occurred while tracing")[0].strip() or "no message"
         lines_of_text = " ".join(text.splitlines()[:3])
         message = f"{option}={name}: {type(error).__name__}: {lines_of_text}"
+        message += next((f" {hint}" for part, hint in _HINTS.items() if part in message), "")
         raise ConfigError("\n".join([message, *lines])) from None
 
 

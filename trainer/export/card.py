@@ -73,6 +73,8 @@ def text(
         arrays=_table(("array", "dtype", "shape"), arrays),
         files=_table(("file", "SHA-256"), [(f"`{f}`", f"`{sha}`") for f, sha in digests.items()]),
         weights_sha256=index["weights_sha256"],
+        digest_name="ema_sha256" if trained.is_average else "weights_sha256",
+        average=". The weights are the average over the steps (`ema.decay`)." * trained.is_average,
         checks="\n".join(f"- {check}" for check in checks),
         data=data["name"],
         examples=summary.counts(data),

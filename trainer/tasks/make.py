@@ -1,6 +1,5 @@
 """The task that a configuration names, and the one that a checkpoint was saved with."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,9 +33,14 @@ def make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task, 
         weights = task.shapes
         logits = jax.eval_shape(lambda x, w: task.fwd(x, w, None), task.example, weights)
         (classes,) = jax.tree.leaves(logits)[0].shape
+        names = dataset.class_names
+        if model.name == "module" and len(names) > classes:
+            message = f"{OPTION}={model.module}: fwd returns {classes} logits, and the data have "
+            hint = "let it return one for each"
+            raise ConfigError(f"{message}{len(names)} classes: {', '.join(names)}", hint)
         for split, examples in dataset.splits.items():
             idx.labels(np.asarray(examples["label"]), f"data set {dataset.name}, {split}", classes)
-        if names := dataset.class_names:
+        if names:
             if len(names) != classes:
                 message = f"data.class_names={list(names)}: the model tells {classes} classes apart"
                 raise ConfigError(message, "give one name for each, in the order of the labels")
@@ -137,12 +141,14 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
         return mlp.make(objective, shape, model["hidden_sizes"], model["kernel_initializer"], dtype)
     if "example" not in record:
         raise DataError(f"{run}: its checkpoints are not known to this version of the trainer")
-    name = user_module.of_run(run, "model", model["module"], record["module"])
+    sha256 = record["module_sha256"]
+    name = user_module.of_run(run, "model", model["module"], record["module"], sha256)
     own = user_module.load(OPTION, name)
-    if _digest(own) != record["module_sha256"]:
-        warn(
-            f"{own.__file__} has changed since the run was trained; the run keeps a copy in .hydra"
-        )
+    changed = f"{record['module']} has changed since the run was trained"
+    if _digest(own) != sha256:
+        warn(f"{changed}, and is used all the same: the run has no copy of it as it was")
+    elif name != record["module"] and Path(record["module"]).is_file():
+        warn(f"{changed}: the copy of it that the run keeps is used, {name}")
     options = user_module.options("model.options", own, "Options", model["options"])
     example = {
         field: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
@@ -160,4 +166,4 @@ def objective_of(record: Mapping[str, Any]) -> tuple[mlp.Objective, tuple[int, .
 
 
 def _digest(own: Any) -> str:
-    return hashlib.sha256(user_module.source(own).encode()).hexdigest()
+    return user_module.digest(user_module.source(own))

@@ -15,7 +15,7 @@ from trainer.config import user_module
 from trainer.config.fingerprint import differences, fingerprint
 from trainer.config.schema import Config, as_json
 from trainer.dashboard.dashboard import Dashboard
-from trainer.data.dataset import Dataset, first
+from trainer.data.dataset import Dataset, first, size
 from trainer.data.report import Report
 from trainer.data.stream import iterate
 from trainer.distributed import collectives
@@ -26,7 +26,7 @@ from trainer.job.signals import StopRequest
 from trainer.parallel import evaluation, sharding, step
 from trainer.parallel.compiler import CompiledFunction
 from trainer.sources import load as data_sets
-from trainer.tasks.task import Task
+from trainer.tasks.task import Task, named_leaves
 from trainer.tracking import environment, summaries, summary
 from trainer.tracking.goodput import Ledger, PhaseTimer
 from trainer.tracking.profile import Profile
@@ -110,6 +110,9 @@ class Run:
             few = first(dataset.train, batches * config.train.global_batch_size)
             dataset = dataset._replace(train=few, mixture=None)
         self.dataset = dataset
+        if (batch_size := config.train.global_batch_size) > (examples := size(dataset.train)):
+            text = f"train.global_batch_size={batch_size}: there are {examples:,} training examples"
+            self.terminal.warn(f"{text}: each step takes all of them")
         best, stop_early = config.checkpoint.best, config.train.stop_early
         self._best = best_of(best, self.programs.task, "checkpoint.best")
         report["best"] = f"{self._best.metric}:{'max' if self._best.largest else 'min'}"
@@ -163,6 +166,9 @@ class Run:
                 make = partial(step.state_of, update=update)
                 state = jax.jit(make, out_shardings=shardings)(weights)
             self.state = state
+            if update.frozen is not None:
+                frozen = [path for path, fixed in named_leaves(update.frozen).items() if fixed]
+                terminal.note(f"init.freeze: {', '.join(frozen)}")
         report["resumed_from_step"] = restored and restored.step
         self.steps_done = restored.step if restored else 0
         return restored
@@ -345,11 +351,11 @@ def best_of(value: str | None, task: Task, option: str) -> Best:
     """
     if value is None:
         value = "accuracy:max" if "accuracy" in task.metric_names else "loss:min"
-    metric, _, direction = value.partition(":")
-    if metric not in (names := ("loss", *task.metric_names)):
+    best = Best.of(value)
+    if best.metric not in (names := ("loss", *task.metric_names)):
         hint = f"use one of {', '.join(names)}"
         raise ConfigError(f"{option}={value}: the task has no such metric", hint)
-    return Best(metric, direction == "max")
+    return best
 
 
 def _check_same_everywhere(dataset: Dataset) -> None:

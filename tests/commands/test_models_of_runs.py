@@ -1,0 +1,44 @@
+"""What commands take of a run: the newest or the best checkpoint, the module as it was."""
+
+import json
+import os
+
+import pytest
+from support import in_process, user_tasks
+
+from trainer.checkpoint import load_model
+from trainer.commands import evaluate
+from trainer.job.errors import DataError
+from trainer.job.signals import StopRequest
+
+
+def test_the_best_checkpoint_that_is_kept(tmp_path, capsys):
+    """The largest loss counts as the best here: not that of the newest checkpoint."""
+    best = ("checkpoint.best=loss:max", "checkpoint.keep_last=1")
+    done = in_process.train(tmp_path, *in_process.SMOKE, *best)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    losses = {
+        point["step"]: point["loss"]
+        for point in in_process.points_of(tmp_path)
+        if point["split"] == "validation"
+    }
+    assert evaluate.main([str(run), "--step", "best", "--json"], StopRequest()) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == max(losses, key=losses.get) == 57
+    assert load_model.load(run, None, pytest.fail).step == 114
+    none = ("data.validation_fraction=0", "run.dir=none")
+    assert in_process.train(tmp_path, *in_process.SMOKE[:1], *none).returncode == 0
+    with pytest.raises(DataError, match="no checkpoint with results on a validation split"):
+        load_model.load(tmp_path / "none", "best", pytest.fail)
+
+
+def test_a_module_that_has_changed_since_is_used_as_it_was(tmp_path):
+    run = user_tasks.train(tmp_path, "digits", user_tasks.DIGITS)
+    before = load_model.load(run, None, pytest.fail)
+    file, messages = tmp_path / "digits.py", []
+    file.write_text(file.read_text().replace("def fwd", "def other"))
+    os.environ.pop("TRAINER_CONFIG_DIR", None)
+    now = load_model.load(run, None, messages.append)
+    (message,) = messages
+    assert message.startswith(f"{file} has changed since the run was trained: the copy of it")
+    assert now.outputs == before.outputs
