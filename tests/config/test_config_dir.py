@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from trainer import __main__ as program
+from trainer.config import user_module
 from trainer.config.compose import compose, compose_each
 from trainer.job.errors import ConfigError
 from trainer.sweep import plan
@@ -51,6 +52,24 @@ def test_an_error_knows_them(folder, flags):
     with pytest.raises(ConfigError, match=r"experiment=frist: .*: did you mean first[?]") as raised:
         compose(["+experiment=frist", *flags])
     assert str(folder / "experiment") in str(raised.value)
+
+
+def test_an_experiment_in_a_folder_that_was_not_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "vae.yaml").touch()
+    with pytest.raises(ConfigError, match="add --config-dir conf"):
+        compose(["+experiment=vae"])
+    monkeypatch.setenv("TRAINER_CONFIG_DIR", str(tmp_path))  # one too high
+    with pytest.raises(ConfigError, match=f"{tmp_path} has no folder experiment"):
+        compose(["+experiment=vae"])
+
+
+def test_a_module_beside_the_folder_is_found(tmp_path, monkeypatch):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "model.py").touch()
+    monkeypatch.setenv("TRAINER_CONFIG_DIR", str(tmp_path / "conf"))
+    assert user_module.file_of("model.module", "model.py") == tmp_path / "model.py"
 
 
 @pytest.mark.parametrize(

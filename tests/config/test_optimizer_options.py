@@ -57,7 +57,7 @@ def test_an_optimizer_of_ones_own_may_treat_weights_by_their_names(tmp_path, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("optim=optax", "optim.name=None: name a function of optax: optim.name=adamw"),
+        ("optim=optax", "optim.name=null: name a function of optax: optim.name=adamw"),
         ("optim=optax optim.name=adamx", "optim.name=adamx: there is no such function: use sgd"),
         ("optim=optax optim.name=optax.adamx", "optim.name=optax.adamx: there is no such function"),
         ("optim=optax optim.name=optax.no.x", "optim.name=optax.no: there is no such module"),
@@ -65,12 +65,12 @@ def test_an_optimizer_of_ones_own_may_treat_weights_by_their_names(tmp_path, mon
         ("optim=adamw optim.options.beta=1", "unexpected keyword argument 'beta': it is called"),
         ("optim=adamw optim.options.b1=x", "'b1': 'x', 'b2': 0.999"),
         ("optim=optax optim.name=lbfgs", "'value_fn': it is called with learning_rate and"),
-        ("optim=adamw optim.options=null", "optim.options=None: give each by its name"),
+        ("optim=adamw optim.options=null", "optim.options=null: give each by its name"),
         ("optim=adamw optim.options=3", "optim.options=3: give each by its name"),
         ("optim=adamw optim.momentum=0.9", "optim.momentum=0.9: only optim=sgd has it"),
         (
             "optim=sgd optim.momentum=null",
-            "optim.momentum=None: optim=sgd needs it, like optim.momentum",
+            "optim.momentum=null: optim=sgd needs it, like optim.momentum",
         ),
         ("optim.options.b1=0.9", "optim.options={'b1': 0.9}: optim=sgd has none: leave them out"),
         ("optim.clip_norm=0", "optim.clip_norm=0.0: use a finite number above 0"),

@@ -62,9 +62,9 @@ def test_the_name_may_be_a_file_anywhere_or_a_dotted_name(write, tmp_path):
 def test_a_module_is_given_where_and_only_where_it_is_needed(write):
     name = write(OPTIONS)
     for arguments, message in (
-        (["model=module"], "model.module=None: model=module needs it, like model.module=FILE"),
+        (["model=module"], "model.module=null: model=module needs it, like model.module=FILE"),
         ([f"model.module={name}"], "model.module=mine.py: only model=module has it: choose that"),
-        (["data=module"], "data.module=None: data=module needs it, like data.module=FILE.py"),
+        (["data=module"], "data.module=null: data=module needs it, like data.module=FILE.py"),
         (["model.options.width=3"], "model.options={'width': 3}: only model=module has it"),
         (
             ["model=module", f"model.module={name}", "model.hidden_sizes=[3]"],

@@ -96,7 +96,7 @@ def test_an_optimizer_of_optax_s_contributions_and_one_s_own(tmp_path, monkeypat
         ("adamv", {}, "optim.name=adamv: there is no such function"),
         ("adamw", {"beta": 0.9}, "optim.name=adamw optim.options={'beta': 0.9}: .*beta"),
         ("nowhere.make", {}, "optim.name=nowhere: there is no such module"),
-        (None, {}, "optim.name=None: name a function of optax"),
+        (None, {}, "optim.name=null: name a function of optax"),
     ],
 )
 def test_one_that_cannot_be_made_is_named(name, options, message):

@@ -68,10 +68,10 @@ def test_a_decay_without_warm_up_starts_at_its_peak_and_ends_at_zero(name):
         ),
         (
             "optim.schedule=warmup_stable_decay",
-            "optim.decay_fraction=None: optim.schedule=warmup_stable_decay needs it, like optim",
+            "optim.decay_fraction=null: optim.schedule=warmup_stable_decay needs it, like optim",
         ),
         ("optim.decay_fraction=0.2", "only optim.schedule=warmup_stable_decay has it: choose"),
-        ("optim.schedule=piecewise", "optim.boundaries=None: optim.schedule=piecewise needs it"),
+        ("optim.schedule=piecewise", "optim.boundaries=null: optim.schedule=piecewise needs it"),
         ("optim.boundaries=[2,1]", "optim.boundaries=[2.0, 1.0]: use at least one epoch, in asc"),
         (
             "optim.schedule=piecewise optim.boundaries=[5,8] optim.factors=[0.1]",

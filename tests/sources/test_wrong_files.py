@@ -22,6 +22,10 @@ def damaged_records(folder):
     (folder / "x.array_record").write_bytes(data)
 
 
+def semicolons(folder):
+    (folder / "houses.csv").write_text("size;city;kind\n1;Rome;dear\n")
+
+
 def changed(**columns):
     return lambda folder: csv(folder / "houses.csv", TABLE | columns)
 
@@ -29,6 +33,7 @@ def changed(**columns):
 NOT_ALL = [0.5, "NA", *TABLE["size"][2:]]
 LARGE = [0.5, 1e300, *TABLE["size"][2:]]
 HOLE = [0.5, "", *TABLE["size"][2:]]
+HOLES = [0.5, "", "", *TABLE["size"][3:]]
 LATE = [*TABLE["city"][:-1], "Lima"]
 TABLE_WORDS = ("data=table", "data.root=houses.csv", "data.label=kind")
 MIX = ("data=mixture", "data.sets.a.name=arrays", "data.sets.a.root=clean")
@@ -37,7 +42,7 @@ FEW = (*TABLE_WORDS, "data.features=[size]")
 TEXT_WORDS = ("data=text", "data.root=text")
 RECORDS = ("data=records", "data.root=x.array_record", "data.cache_dir=cache")
 WRONG = [
-    (changed(), ["data=table", "data.root=houses.csv"], "data.label=None: data=table needs it"),
+    (changed(), ["data=table", "data.root=houses.csv"], "data.label=null: data=table needs it"),
     (
         changed(),
         [*TABLE_WORDS],
@@ -50,6 +55,8 @@ WRONG = [
     (changed(), [*TABLE_WORDS, "data.test_fraction=1"], r"data.test_fraction=1.0: use a number in"),
     (changed(), [*FEW, "data.test_fraction=0"], "data.test_fraction=0.0: none of the 60 training"),
     (changed(size=HOLE), [*TABLE_WORDS], "houses.csv: row 2 below the names has no number or"),
+    (changed(size=HOLES), [*TABLE_WORDS], "row 2 below the names has no .*, as 1 other rows: fill"),
+    (semicolons, [*TABLE_WORDS], "houses.csv: its columns are separated by semicolons: use commas"),
     (
         changed(size=NOT_ALL),
         [*FEW],
@@ -125,14 +132,14 @@ WRONG = [
     (lambda f: None, [*RECORDS], "x.array_record: cannot be read .No such file"),
     (lambda f: None, [RECORDS[0], "data.root=x.csv"], "x.csv: cannot be read .No such file"),
     (lambda f: (f / "x").touch(), [RECORDS[0], "data.root=x"], "x: is not a .array_record or"),
-    (as_mixture, ["data=mixture"], "data.sets=None: data=mixture needs it, like data.sets={a: {n"),
+    (as_mixture, ["data=mixture"], "data.sets=null: data=mixture needs it, like data.sets={a: {n"),
     (
         as_mixture,
         [MIX[0], "data.sets.a.name=mixture"],
         "data.sets=.*: give sets by name, each with",
     ),
     (as_mixture, [*MIX, "data.sets.a.rot=b"], r"data.sets.a: .*rot"),
-    (as_mixture, [*MIX, "data.sets.a.root=null"], "data.sets.a: data.root=None: data=arrays needs"),
+    (as_mixture, [*MIX, "data.sets.a.root=null"], "data.sets.a: data.root=null: data=arrays needs"),
     (as_mixture, [*MIX, "data.weights.b=2"], "data.weights.b=2.0: no set has that name: data.sets"),
     (as_mixture, [*MIX, "data.weights.a=0"], "data.weights=.*: use finite numbers above 0"),
     (

@@ -25,6 +25,11 @@ def manifest(change):
     return images(summed, "data.manifest=SHA256SUMS")
 
 
+def few_classes(folder):
+    for name in NAMES:
+        shutil.rmtree(folder / "train" / name)
+
+
 WRONG = {
     "two folders of one split": (
         *images(lambda f: shutil.copytree(f / "test", f / "val") and (f / "valid").mkdir()),
@@ -59,6 +64,10 @@ WRONG = {
     "one class": (
         *images(lambda f: [shutil.rmtree(f / "train" / name) for name in NAMES[1:]]),
         *(DataError, r"folders with pictures: bag: make one for each class, like DIR/cat/1\.png"),
+    ),
+    "a folder of one class": (
+        *images(lambda f: [shutil.copy(f / "train/bag/000.png", f / "train"), few_classes(f)]),
+        *(DataError, r"train has pictures itself: name the folder above it"),
     ),
     "a new class": (
         *images(lambda f: (f / "train" / "bag").rename(f / "train" / "case")),

@@ -33,6 +33,27 @@ def test_a_classifier_needs_no_loss(made):
     assert int(task.prediction(logits)["class"]) == np.argmax(logits)
 
 
+def test_loss_metrics_and_outputs_may_take_the_options(made):
+    task = made(
+        GOOD
+        + textwrap.dedent("""
+        def loss(output, example, options):
+            return options["weight"] * jnp.sum(output)
+
+        def metrics(output, example, options):
+            return {"weight": jnp.float32(options["weight"])}
+
+        def outputs(output, options):
+            return {"scaled": options["weight"] * output}
+        """),
+        options={"weight": 3.0},
+    )
+    output = jnp.ones(4)
+    assert float(task.loss(output, {})) == 12
+    assert float(task.metrics(output, {})["weight"]) == 3
+    assert float(task.outputs(output)["scaled"][0]) == 3
+
+
 def test_any_task_has_its_own_loss_metrics_and_inputs(made):
     task = made(
         IMPORTS

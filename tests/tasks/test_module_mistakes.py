@@ -119,7 +119,7 @@ MISTAKES = {
     ),
     "loss of one parameter": (
         loss("return output").replace("loss(output, example)", "loss(output)"),
-        ["mine.py:13: loss takes (output): let it take (output, example)"],
+        ["mine.py:13: loss takes (output): let it take (output, example), or (output, "],
     ),
     "loss without a gradient": (
         loss("return jax.lax.while_loop(lambda x: x[0] < 3, lambda x: x + 1, output)[0]"),

@@ -77,6 +77,7 @@ def test_a_run_with_another_head_begins_with_a_body_that_stays_frozen(tmp_path):
     assert "init.run=first: the weights after step 6" in stopped.stderr
     assert "taken      0/kernel, 0/bias" in stopped.stderr
     assert "drawn      1/kernel, 1/bias, 2/kernel, 2/bias" in stopped.stderr
+    assert "init.freeze: 0/kernel, 0/bias\n" in stopped.stderr
     shutil.move(tmp_path / "first", tmp_path / "elsewhere")  # is not needed any more
     assert train(tmp_path, *new).returncode == 0
     saved = arrays_of(tmp_path / "run")

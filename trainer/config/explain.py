@@ -11,6 +11,7 @@ from typing import get_type_hints
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from trainer.config import schema
 from trainer.config.schema import Config
 from trainer.job.errors import ConfigError
 from trainer.job.resources import config_dirs
@@ -33,7 +34,7 @@ _RULES = {  # part of OmegaConf's message about a value of the wrong type -> the
     "to Float": "use a number",
     "to Boolean": "use true or false",
     "not a valid bool": "use true or false",
-    "not a ListConfig": "use a list, like [512,512]",
+    "not a ListConfig": "use a list, like [A,B]",
     "not Optional": "it needs a value",
     "'None' for field": "it needs a value",
     "Unexpected type": "use int, float, bool, str, an Enum, a dataclass, or lists of these",
@@ -98,6 +99,11 @@ def explain(error: Exception, words: Sequence[str]) -> str:
         if "@" in name:
             return f"{file}there is no group {name} to override: begin its name with a slash"
         return f"{file}{name} is not an option: {_suggestion(name) or _SEE}"
+    if section := re.search(r"is not a subclass of (\w+Config)", text):
+        kind = getattr(schema, section[1])
+        path = kind.section or section[1].removesuffix("Config").lower()
+        names = ", ".join(f"{path}.{option.name}" for option in dataclasses.fields(kind))
+        return f"{file}{path} is a section: use {names}"
     if rule := rule_of(text):
         message = str(error).partition("\n")[0].removeprefix("Error merging override ")
         value = re.match(r"Value '(.*)' of type", text)
@@ -145,7 +151,13 @@ def _unknown_choice(group: str, name: str) -> str:
     names = sorted({path.stem for folder in folders for path in Path(folder).glob("*.yaml")})
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
-    return f"{group}={name}: there is no such file in {' or '.join(folders)}: {hint}"
+    for folder in (Path("conf"), Path(), *(folder / "conf" for folder in config_dirs()[:-1])):
+        if (folder / group / f"{name}.yaml").is_file():
+            hint = f"add --config-dir {folder}"
+    own = config_dirs()[0]
+    missing = "" if (own / group).is_dir() else f" ({own} has no folder {group})"
+    where = " or ".join(folders)
+    return f"{group}={name}: there is no such file in {where}{missing}: {hint}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -13,7 +13,7 @@ from trainer.job.errors import ConfigError
 def check(ok: bool, option: str, value: object, rule: str) -> None:
     """Raise ConfigError, with the option, its value and the rule, unless something is true."""
     if not ok:
-        raise ConfigError(f"{option}={value}: {rule}")
+        raise ConfigError(f"{option}={'null' if value is None else value}: {rule}")
 
 
 def ruled(

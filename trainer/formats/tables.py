@@ -53,7 +53,8 @@ def typed(name: str, columns: Mapping[Path, Untyped]) -> dict[Path, Column]:
         if missing.any():
             where = place(path, int(np.argmax(missing)))
             message = f"{where} has no number or text in column {name}"
-            raise DataError(message, "fill it in, or leave the row out")
+            more = f", as {missing.sum() - 1:,} other rows" if missing.sum() > 1 else ""
+            raise DataError(f"{message}{more}", "fill it in, or leave the row out")
     if any(column.dtype == object for column in read.values()):
         # As they were written: in another file of the column, all texts may be numbers.
         return {path: _texts(columns[path]) for path in read}
@@ -87,6 +88,9 @@ def _csv(path: Path) -> dict[str, Untyped]:
         message = f"{path}: cannot be read ({first_line(error)})"
         raise DataError(message, "write it as CSV with commas, in UTF-8") from error
     names = [name.strip() for name in names]
+    if len(names) == 1 and (other := next((c for c in ";\t" if c in names[0]), None)):
+        separator = "semicolons" if other == ";" else "tabs"
+        raise DataError(f"{path}: its columns are separated by {separator}", "use commas")
     if len({*names}) < len(names) or "" in names or (names and all(map(is_number, names))):
         message = f"{path}: its first line has the names {', '.join(names)}"
         raise DataError(message, "give each column a name of its own in the first line")

@@ -54,7 +54,7 @@ def make(
     if name == "sgd":
         return stochastic_gradient_descent(momentum or 0.0, bool(nesterov))
     if not name:
-        raise ConfigError("optim.name=None: name a function of optax: optim.name=adamw")
+        raise ConfigError("optim.name=null: name a function of optax: optim.name=adamw")
     module_name, _, function = name.rpartition(".")
     if module_name:
         places = [user_module.load("optim.name", module_name)]

@@ -93,6 +93,9 @@ class Proof:
             problems = [f"{broken.name}: {line}" for line in inspect.differences(unbroken, broken)]
             verdict = "NOT equal" if problems else "equal"
             self._terminal.note(f"{broken.name} is completed and {verdict}")
+        if not any(0 < reached < expected["steps"] for _, reached, _ in self.interruptions):
+            hint = "add --kills, or give it more train.epochs"
+            self._terminal.warn(f"no interruption came between the first and the last step: {hint}")
         redone = [max(0, reached - after) for _, reached, after in self.interruptions]
         phases = ("training" if reached else "start-up" for _, reached, _ in self.interruptions)
         return {

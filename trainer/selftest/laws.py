@@ -132,7 +132,8 @@ class Laws:
         """K steps in one dispatch are K dispatches of one step, bit for bit."""
         for devices in (1, DEVICES):
             one, all_ = (self._train(devices, k) for k in (1, STEPS))
-            _assert_equal(one, all_, f"K={STEPS} and K=1 on {devices} devices")
+            what = f"K={STEPS} and K=1 on {devices} devices"
+            _assert_equal(one, all_, what, ": does fwd draw random numbers without its key?")
         return f"K=1 and K={STEPS} have the same bits on 1 and {DEVICES} devices"
 
     def gradients(self) -> str:
@@ -310,14 +311,14 @@ def _changed(config: Config, group: str, changes: dict[str, Any]) -> Config:
     return dataclasses.replace(config, **{group: changed})
 
 
-def _assert_equal(one: Any, other: Any, what: str) -> None:
+def _assert_equal(one: Any, other: Any, what: str, hint: str = "") -> None:
     from trainer.tasks.task import named_leaves
 
     theirs = named_leaves(other)
     wrong = [
         name for name, leaf in named_leaves(one).items() if leaf.tobytes() != theirs[name].tobytes()
     ]
-    assert not wrong, f"{what} differ in {len(wrong)} arrays, such as {wrong[0]}"
+    assert not wrong, f"{what} differ in {len(wrong)} arrays, such as {wrong[0]}{hint}"
 
 
 def _difference(one: Any, other: Any) -> float:

@@ -80,6 +80,8 @@ def _find(path: Path, warn: Callable[[str], None]) -> tuple[list[str], dict[str,
     if len(classes) < 2:
         holds = ", ".join(classes) or "none"
         hint = "make one for each class, like DIR/cat/1.png, or DIR/train/cat/1.png"
+        if any(file.suffix.lower() in SUFFIXES for file in folders["train"].iterdir()):
+            hint = f"{folders['train']} has pictures itself: name the folder above it"
         raise DataError(f"{where}: folders with pictures: {holds}", hint)
     splits = dict[str, Files]()
     for split, of_class in by_split.items():

@@ -50,7 +50,7 @@ def load(data: DataConfig, report: Report) -> Dataset:
         Exception: whatever report.poll() raised during a download.
     """
     if data.num_classes is None:
-        raise ConfigError("data.num_classes=None: images need it, like data.num_classes=10")
+        raise ConfigError("data.num_classes=null: images need it, like data.num_classes=10")
     if data.name != "idx" and data.num_classes < CLASSES:
         raise ConfigError(f"data.num_classes={data.num_classes}: use at least {CLASSES}")
     if data.name == "mnist_5k":

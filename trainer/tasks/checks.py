@@ -20,7 +20,7 @@ from trainer.tasks.task import Weights, named_leaves
 OPTION = "model.module"
 PARAMETERS = {  # of the functions in a user's module; init and fwd are required
     "init": "key, example, options",
-    "fwd": "example, weights, options",  # or with `key` as the last
+    "fwd": "example, weights, options",
     "augment": "example, options, key",
     "loss": "output, example",
     "metrics": "output, example",
@@ -30,6 +30,9 @@ PARAMETERS = {  # of the functions in a user's module; init and fwd are required
     "to_layout": "weights",  # see Task.layout
     "from_layout": "weights",
 }
+SHOWN = 8  # arrays in a message
+# What may come after these parameters.
+OPTIONAL = {"fwd": "key", **dict.fromkeys(("loss", "metrics", "outputs"), "options")}
 # Names that metrics.jsonl and the JSON of `evaluate` have for something else.
 RESERVED = {"loss", "lr", "examples_per_second", "step", "split", "time", "run", "data"}
 RESERVED |= {"examples", "classes", "confusion"}
@@ -38,15 +41,17 @@ RESERVED |= {"examples", "classes", "confusion"}
 class Checked:
     """The functions of a user's module."""
 
-    def __init__(self, module: Any) -> None:
-        self._module = module
+    def __init__(self, module: Any, example: Mapping[str, Any]) -> None:
+        """`example` has the shapes and dtypes of one, for messages."""
+        self._module, self._example = module, example
         self._name = user_module.file_name(module)
 
     def error(self, function: str, problem: str, hint: str = "") -> ConfigError:
         """Return an error that names the file and the line of a function."""
         try:
             code = inspect.unwrap(getattr(self._module, function)).__code__
-            place = f"{self._name}:{code.co_firstlineno}"
+            own = Path(code.co_filename).name == self._name  # not that of an adapter
+            place = f"{self._name}:{code.co_firstlineno}" if own else self._name
         except AttributeError:
             place = self._name
         return ConfigError(f"{OPTION}: {place}: {function} {problem}", hint)
@@ -54,7 +59,8 @@ class Checked:
     def function(self, name: str, default: Callable[..., Any] | None = None) -> Callable[..., Any]:
         """Return a function of the module, or the default; it takes the right parameters."""
         function = getattr(self._module, name, default)
-        forms = [PARAMETERS[name], f"{PARAMETERS[name]}, key"][: 2 if name == "fwd" else 1]
+        forms = [PARAMETERS[name]]
+        forms += [f"{forms[0]}, {OPTIONAL[name]}"] if name in OPTIONAL else []
         wanted = ", or ".join(f"({form})" for form in forms)
         if not callable(function):
             raise ConfigError(f"{OPTION}: {self._name} has no function {name}{wanted}")
@@ -93,14 +99,13 @@ class Checked:
             with user_module.readable(OPTION, f"{self._name}, {name}()"):
                 return jax.eval_shape(function, *arguments)
         except ConfigError as error:
-            if name not in ("fwd", "augment", "loss", "metrics"):
+            if name not in ("init", "fwd", "augment", "loss", "metrics"):
                 raise
-            given = ", ".join(
-                f"{path} {leaf.dtype}{list(leaf.shape)}"
-                for argument in arguments
-                if isinstance(argument, dict)
-                for path, leaf in list(named_leaves(argument).items())[:4]
-            )
+            given = _listed(self._example)
+            if name == "fwd":
+                given += f"; weights: {_listed(arguments[1])}"
+            elif name in ("loss", "metrics"):
+                given += f"; the output: {_listed(arguments[0])}"
             raise ConfigError(f"{error}\nIt gets ONE example: {given}{note}") from None
 
     def weights(self, weights: Weights) -> None:
@@ -158,6 +163,13 @@ class Checked:
                 raise self.error("metrics", f"has a metric named {key!r}", hint)
             self.scalar("metrics", value, key)
         return tuple(metrics)
+
+
+def _listed(tree: Any) -> str:
+    """Return the first arrays of a pytree, with their paths, dtypes and shapes."""
+    leaves = [f"{path} {_text(leaf)}".strip() for path, leaf in named_leaves(tree).items()]
+    more = f" and {len(leaves) - SHOWN} more" if len(leaves) > SHOWN else ""
+    return ", ".join(leaves[:SHOWN]) + more
 
 
 def _text(value: Any) -> str:

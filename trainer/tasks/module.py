@@ -39,10 +39,10 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
     Raises:
         ConfigError: a function is missing or wrong; names the user's file and line.
     """
-    checked = Checked(module)
+    spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in example.items()}
+    checked = Checked(module, spec)
     init, fwd = checked.function("init"), checked.function("fwd")
     has_key = len(inspect.signature(fwd).parameters) == 4
-    spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in example.items()}
 
     def init_weights(key: jax.Array) -> Weights:
         return init(key, spec, options)
@@ -72,10 +72,15 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
     is_classifier = getattr(module, "loss", None) is None
     if is_classifier:
         checked.classifies(spec, output)
-    loss = checked.function("loss", classification.loss)
-    default = classification.metrics if is_classifier else lambda output, example: {}
-    metrics = checked.function("metrics", default)
-    outputs = checked.function("outputs", classification.outputs if is_classifier else _as_dict)
+    no_metrics: Callable[..., Named] = lambda output, example: {}  # noqa: E731
+    loss, metrics, outputs = (
+        _with_options(checked.function(name, default), options)
+        for name, default in (
+            ("loss", classification.loss),
+            ("metrics", classification.metrics if is_classifier else no_metrics),
+            ("outputs", classification.outputs if is_classifier else _as_dict),
+        )
+    )
     checked.scalar("loss", checked.shapes("loss", loss, output, spec))
     names = checked.metrics(checked.shapes("metrics", metrics, output, spec))
     if not isinstance(checked.shapes("outputs", outputs, output), dict):
@@ -104,6 +109,13 @@ def make(module: Any, options: Any, example: Mapping[str, Any]) -> Task:
     if hasattr(module, "to_layout") or hasattr(module, "from_layout"):
         task = _with_layout(task, checked, weights)
     return task
+
+
+def _with_options(function: Callable[..., Any], options: Any) -> Callable[..., Any]:
+    """Return a function without its last parameter, if that is called `options`."""
+    if [*inspect.signature(function).parameters][-1] != "options":
+        return function
+    return lambda *arguments: function(*arguments, options)
 
 
 def _with_gradients(task: Task, checked: Checked, options: Any, weights: Weights) -> Task:

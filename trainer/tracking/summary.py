@@ -81,7 +81,7 @@ def rows(directory: Path, report: Mapping[str, Any]) -> list[tuple[str, str]]:
     table = [("status", report["status"])]
     if data := report["dataset"]:
         table.append(("data set", f"{data['name']}, {counts(data)}"))
-    table.append(("steps", f"{report['steps']:,} ({report['epochs']:g} epochs)"))
+    table.append(("steps", f"{report['steps']:,} ({round(report['epochs'], 2):g} epochs)"))
     for split in SPLITS[1:]:
         for name in report["metrics"]:
             if (value := report.get(f"{split}_{name}")) is not None:

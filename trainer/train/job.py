@@ -126,8 +126,12 @@ def _run(job: Job, stop: StopRequest, timer: PhaseTimer, topology: Topology) -> 
                 train(run)
             _wait_for_all()
             code, together = EXIT_COMPLETED, True
-        except ConfigError:
-            raise  # the directory belongs to a run with other options: write nothing to it
+        except ConfigError as error:
+            # Else the directory belongs to a run with other options: nothing is written to it.
+            if not (process.directory / run_directory.CHECKPOINTS).exists():
+                report["error"] = str(error)
+                write_summary()
+            raise
         except TrainerError as error:
             report["status"] = "preempted" if isinstance(error, Preempted) else "failed"
             code, together = error.exit_code, error.everywhere
