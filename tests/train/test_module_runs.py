@@ -171,9 +171,9 @@ def test_the_random_numbers_of_training_are_those_of_the_seed(tmp_path, write):
 def test_fewer_logits_than_classes_and_a_batch_of_all_examples_are_named(tmp_path, write):
     write(CLASSIFIER)
     own = ("model=module", "model.module=mine.py", "data=mnist_5k", "train.epochs=1", "run.dir=run")
-    done = train(
-        tmp_path, *own, "data.num_classes=12", "data.class_names=[a,b,c,d,e,f,g,h,i,j,k,l]"
-    )
+    names = "data.class_names=[a,b,c,d,e,f,g,h,i,j,k,l]"
+    done = train(tmp_path, *own, "data.num_classes=12", names)
+    assert done.returncode == 78
     assert "mine.py: fwd returns 10 logits, and the data have 12 classes: a, b" in done.stderr
     done = train(tmp_path, *own, "train.global_batch_size=5000", "run.dir=large")
     assert done.returncode == 0, done.stderr
