@@ -46,7 +46,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(opened, damag
         assert str(opened.folder / "2") in warning
         assert "bad-2.0" in warning
         assert (opened.folder / "bad-2.0").is_dir()
-        checkpoints.save(2, make_state(2), {})  # the step can be saved anew
+        checkpoints.save(2, make_state(2), {})  # the step can be saved again
     assert checkpoints.steps == [1, 2]
 
 
@@ -54,7 +54,7 @@ def test_none_intact_is_an_error_and_nothing_is_lost(opened):
     with opened() as checkpoints:
         checkpoints.save(1, make_state(1), {})
     flip_a_bit(largest_file(opened.folder / "1"))
-    for _ in range(2):  # a second start does not begin anew either
+    for _ in range(2):  # a second start does not start over either
         with opened() as checkpoints, pytest.raises(DataError, match="none of the checkpoints"):
             checkpoints.restore(make_state())
         assert [path.name for path in opened.folder.iterdir()] == ["bad-1.0"]

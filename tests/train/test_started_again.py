@@ -91,7 +91,7 @@ def test_checkpoints_all_damaged_end_with_65_and_nothing_is_overwritten(tmp_path
     (newer / "commit_success.txt").unlink()
     kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     moved = {folder: folder.with_name(f"bad-{folder.name}.0") for folder in (older, newer)}
-    for _ in range(2):  # a second start does not begin anew either
+    for _ in range(2):  # a second start does not start over either
         done = train(tmp_path, *SMOKE, *CONSTANT, "train.epochs=3")
         assert done.returncode == 65
         assert "none of the checkpoints" in done.stderr
