@@ -55,7 +55,11 @@ WRONG = [
     (changed(), [*TABLE_WORDS, "data.test_fraction=1"], r"data.test_fraction=1.0: use a number in"),
     (changed(), [*FEW, "data.test_fraction=0"], "data.test_fraction=0.0: none of the 60 training"),
     (changed(size=HOLE), [*TABLE_WORDS], "houses.csv: row 2 below the names has no number or"),
-    (changed(size=HOLES), [*TABLE_WORDS], "row 2 below the names has no .*, as 1 other rows: fill"),
+    (
+        changed(size=HOLES),
+        [*TABLE_WORDS],
+        r"row 2 below the names has no .* size \(2 such rows\): fill",
+    ),
     (semicolons, [*TABLE_WORDS], "houses.csv: its columns are separated by semicolons: use commas"),
     (
         changed(size=NOT_ALL),

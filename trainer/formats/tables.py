@@ -53,7 +53,7 @@ def typed(name: str, columns: Mapping[Path, Untyped]) -> dict[Path, Column]:
         if missing.any():
             where = place(path, int(np.argmax(missing)))
             message = f"{where} has no number or text in column {name}"
-            more = f", as {missing.sum() - 1:,} other rows" if missing.sum() > 1 else ""
+            more = f" ({missing.sum():,} such rows)" if missing.sum() > 1 else ""
             raise DataError(f"{message}{more}", "fill it in, or leave the row out")
     if any(column.dtype == object for column in read.values()):
         # As they were written: in another file of the column, all texts may be numbers.

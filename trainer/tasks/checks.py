@@ -15,6 +15,7 @@ import numpy as np
 from trainer.config import user_module
 from trainer.data.dataset import Examples
 from trainer.job.errors import ConfigError, DataError
+from trainer.job.stdout import listed
 from trainer.tasks.task import Weights, named_leaves
 
 OPTION = "model.module"
@@ -30,7 +31,6 @@ PARAMETERS = {  # of the functions in a user's module; init and fwd are required
     "to_layout": "weights",  # see Task.layout
     "from_layout": "weights",
 }
-SHOWN = 8  # arrays in a message
 # What may come after these parameters.
 OPTIONAL = {"fwd": "key", **dict.fromkeys(("loss", "metrics", "outputs"), "options")}
 # Names that metrics.jsonl and the JSON of `evaluate` have for something else.
@@ -167,9 +167,7 @@ class Checked:
 
 def _listed(tree: Any) -> str:
     """Return the first arrays of a pytree, with their paths, dtypes and shapes."""
-    leaves = [f"{path} {_text(leaf)}".strip() for path, leaf in named_leaves(tree).items()]
-    more = f" and {len(leaves) - SHOWN} more" if len(leaves) > SHOWN else ""
-    return ", ".join(leaves[:SHOWN]) + more
+    return listed([f"{path} {_text(x)}".strip() for path, x in named_leaves(tree).items()])
 
 
 def _text(value: Any) -> str:
