@@ -60,9 +60,13 @@ def stand_in(folder, *tasks):
     return folder
 
 
-def process_of(job, task):
-    """Return the pid of a task's trainer, as this machine counts them."""
-    wanted = {f"SLURM_JOB_ID={job}", f"SLURM_PROCID={task}"}
+def process_of(cluster, job, task):
+    """Return the pid of a task's trainer, as this machine counts them.
+
+    Another cluster that runs at the same time, for other tests, has jobs of the same numbers.
+    """
+    submitted = f"SLURM_SUBMIT_DIR={cluster.work}"
+    wanted = {submitted, f"SLURM_JOB_ID={job}", f"SLURM_PROCID={task}"}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environ = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
@@ -89,7 +93,7 @@ def jobs(cluster):
     # It stands still, so that the warning finds it at work on a machine of any speed.
     cluster.login("scancel", "--signal=STOP", started["limited"])
     cluster.wait_for_checkpoint(started["killed"])
-    os.kill(process_of(started["killed"], 1), signal.SIGKILL)
+    os.kill(process_of(cluster, started["killed"], 1), signal.SIGKILL)
     for name, (tasks, _, _) in ENDS.items():
         venv = stand_in(cluster.work / name.replace(" ", "-"), *tasks)
         # The folder for temporary files is of the host of sbatch, and not on the nodes.
