@@ -76,14 +76,20 @@ class Cluster:
 
     def power_on(self, job, node):
         """Power a node on that was lost, and wait until SLURM uses it again."""
-        state = ("sinfo", "--noheader", f"--nodes={node}", "--partition=main", "--format=%T")
-        self.wait_for(job, lambda: self.login(*state).startswith("down"))
-        self.login(SLURM / "node", "start", node, "-b")
 
-        def resumed():  # refused when it is no longer down; undone when it was too early
+        def field(name):
+            text = self.login("scontrol", "show", "node", "--oneliner", node)
+            return re.search(rf" {name}=(\S*)", text)[1]
+
+        self.wait_for(job, lambda: field("State").startswith("DOWN"))
+        before = field("SlurmdStartTime")
+        self.login(SLURM / "node", "start", node, "-b")
+        # The report of its reboot sets a node down: one that is resumed before it would be again.
+        self.wait_for(job, lambda: field("SlurmdStartTime") != before)
+
+        def resumed():  # refused when it is no longer down
             self.ask("scontrol", "update", f"nodename={node}", "state=resume")
-            time.sleep(1)
-            return self.login(*state).strip() in ("idle", "mixed", "allocated", "completing")
+            return "DOWN" not in field("State")
 
         self.wait_for(job, resumed)
 
