@@ -2,7 +2,9 @@
 
 import json
 import os
+import sys
 
+import numpy as np
 import pytest
 from support import in_process, user_tasks
 
@@ -40,5 +42,22 @@ def test_a_module_that_has_changed_since_is_used_as_it_was(tmp_path):
     os.environ.pop("TRAINER_CONFIG_DIR", None)
     now = load_model.load(run, None, messages.append)
     (message,) = messages
-    assert message.startswith(f"{file} has changed since the run was trained: the copy of it")
+    assert message.startswith(f"{file} or a file that it imports has changed since the run was")
     assert now.outputs == before.outputs
+
+
+def test_a_file_that_the_module_imports_has_changed_since(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    beside, text = tmp_path / "beside.py", "LARGEST = 255"
+    beside.write_text(text)
+    own = "from beside import LARGEST\n" + user_tasks.DIGITS.replace("/ 255", "/ LARGEST")
+    run = user_tasks.train(tmp_path, "digits", own)
+    image = {"image": np.arange(784, dtype=np.uint8).reshape(1, 28, 28)}
+    before = load_model.load(run, None, pytest.fail)
+    beside.write_text("LARGEST = 1000")
+    messages = []
+    now = load_model.load(run, None, messages.append)
+    (message,) = messages
+    assert "digits.py or a file that it imports has changed since the run was trained" in message
+    for name, value in before.predict(image).items():
+        np.testing.assert_array_equal(now.predict(image)[name], value)

@@ -6,6 +6,7 @@ import pytest
 from support.trained_runs import train_here
 from support.user_files import OPTIONS, composed, message_of
 
+from trainer.config import user_module
 from trainer.config.compose import compose
 from trainer.config.fingerprint import fingerprint
 from trainer.job.errors import ConfigError
@@ -103,7 +104,39 @@ def test_two_files_of_one_name_are_both_kept(write, tmp_path):
     model = ("model=module", f"model.module={write(OPTIONS)}")
     (job,) = compose([*model, "data=module", f"data.module={data}"])
     assert job.record["mine.py"] == textwrap.dedent(OPTIONS)
-    assert job.record["data-mine.py"] == "def load(options): ..."
+    assert job.record["data/mine.py"] == "def load(options): ..."
+
+
+def test_the_files_that_it_imports_are_kept_and_are_its_own(write, tmp_path):
+    """Model and data come from two folders, and each has a file `beside` of its own."""
+    (tmp_path / "other" / "parts").mkdir(parents=True)
+    write("import beside\nload = beside.load\n", "other/mine.py")
+    write("from parts import text\ndef load(options): return text.NAME\n", "other/beside.py")
+    write("", "other/parts/__init__.py")
+    write("NAME = 'of data'\n", "other/parts/text.py")
+    write("def unused(): ...\n", "other/parts/more.py")
+    own = "import sys, numpy\nfrom trainer import functional\nfrom beside import NAME\n"
+    arguments = ["model=module", f"model.module={write(own)}", "data=module"]
+    arguments.append("data.module=other/mine.py")
+    for text in ("one", "another"):  # as in a notebook, whose files are edited
+        write(f"NAME = '{text}'\n", "beside.py")
+        (job,) = compose(arguments)
+        assert text == user_module.load("model.module", "mine.py").NAME
+        assert user_module.load("data.module", "other/mine.py").load(None) == "of data"
+        kept = {name for name in job.record if name.endswith(".py")}
+        beside = ("beside.py", "mine.py", "parts/__init__.py", "parts/text.py")
+        assert kept == {"mine.py", "beside.py", *(f"data/{name}" for name in beside)}
+        assert job.record["beside.py"] == f"NAME = '{text}'\n"
+
+
+def test_of_a_package_the_files_that_a_module_imports_are_kept(write, tmp_path):
+    (tmp_path / "package").mkdir()
+    for name, text in (("__init__", ""), ("layers", "from . import sizes"), ("sizes", "A = 1")):
+        write(text, f"package/{name}.py")
+    write("from package.layers import sizes\n", "package/model.py")
+    kept = composed("package.model").record
+    names = ("model", "__init__", "layers", "sizes")
+    assert [name for name in kept if name.endswith(".py")] == [f"package/{n}.py" for n in names]
 
 
 def test_a_file_may_move_and_its_options_are_in_the_fingerprint(write, tmp_path):

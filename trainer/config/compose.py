@@ -55,7 +55,7 @@ class Job(NamedTuple):
 
     config: Config
     experiment: str  # the file in conf/experiment/, or "default"
-    record: dict[str, str]  # file name -> YAML, what .hydra/ in the run directory keeps
+    record: dict[str, str]  # file name -> text, what .hydra/ in the run directory keeps
 
 
 def compose(arguments: Sequence[str]) -> list[Job]:
@@ -147,10 +147,10 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
             part.options = user_module.options(f"{section}.options", module, kind, part.options)
             if part.options:
                 OmegaConf.update(typed, f"{section}.options", dataclasses.asdict(part.options))
-            name, text = user_module.file_name(module), user_module.source(module)
-            if record.get(name, text) != text:  # two files of one name, in two folders
-                name = f"{section}-{name}"
-            record[name] = text
+            sources = user_module.sources(module)
+            # Two files of one name, in two folders?
+            clash = any(record.get(name, text) != text for name, text in sources.items())
+            record |= {f"{section}/{name}" if clash else name: sources[name] for name in sources}
     record["config.yaml"] = OmegaConf.to_yaml(redacted(OmegaConf.to_container(typed)))
     overrides = [redact(override) for override in hydra_config.overrides.task]
     record["overrides.yaml"] = OmegaConf.to_yaml(overrides)

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import modulefinder
 import os
 import sys
 import traceback
@@ -33,6 +34,8 @@ _HINTS = {  # part of an error of the user's code -> what to do
     "unexpected PRNG key type <class 'NoneType'>": "`key` is None outside training: draw nothing",
     "'dict' object has no attribute": "Are the options in a dataclass `Options`?",
 }
+_PREFIX = "user_file_"  # of the names of modules that are loaded from a file
+_read: dict[str, str] = {}  # file that a user's file imports -> its text as it was imported
 _given: dict[str, Any] = {}  # name -> an object that takes the place of a module
 
 
@@ -63,18 +66,59 @@ def of_run(
     if not _is_file(name):
         return name
     name = recorded or name
-    kept = [run / ".hydra" / f"{prefix}{Path(name).name}" for prefix in (f"{section}-", "")]
-    files = [path for path in (Path(name), *kept) if path.is_file()]
-    trained = (path for path in files if digest(path.read_text("utf-8", "replace")) == sha256)
-    chosen = str(next(trained, None) or next(iter(files), name))
+    prefixes = (f"{section}/", f"{section}-", "")  # the second: of older versions
+    kept = [run / ".hydra" / f"{prefix}{Path(name).name}" for prefix in prefixes]
+    there = [path for path in (Path(name), *kept) if path.is_file()]
+    trained = (path for path in there if sha256 in digests(_with_imports(path)[0]))
+    chosen = str(next(trained, None) or next(iter(there), name))
     if chosen != name and (beside := str(Path(name).parent)) not in sys.path:
-        sys.path.append(beside)  # for the files that it imports
+        sys.path.append(beside)  # older versions kept no files that it imports
     return chosen
 
 
-def digest(text: str) -> str:
-    """Return the SHA-256 of the source of a module."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def digests(files: Mapping[str, str]) -> tuple[str, str]:
+    """Return the SHA-256 of the sources of a module, and that of older versions: of its own file.
+
+    Args:
+        files: what `sources` returns.
+    """
+    own, *imported = files.items()
+    texts = (own[1], "".join([own[1], *(f"\n# {name}\n{text}" for name, text in imported)]))
+    first, whole = (hashlib.sha256(text.encode()).hexdigest() for text in texts)
+    return whole, first
+
+
+def _with_imports(path: Path, dotted: str = "") -> tuple[dict[str, str], dict[str, str]]:
+    """Return the sources of a user's file and of the files in its folder that it imports.
+
+    Nothing is run, and no file outside the folder is looked at.
+
+    Args:
+        path: the file.
+        dotted: its name as a module of a package; the folder is then that of the whole package.
+
+    Returns:
+        file -> text, where the files are relative to the folder, and its own is the first;
+        module -> file of what it imports.
+
+    Raises:
+        SyntaxError: the file is no Python.
+    """
+    folder = path.parents[dotted.count(".") + (bool(dotted) and path.name == "__init__.py")]
+    finder = modulefinder.ModuleFinder([str(folder)], excludes=["trainer"])
+    if dotted:
+        finder.import_hook(dotted)
+    else:
+        finder.run_script(str(path))
+    own = str(path.relative_to(folder))
+    modules = {
+        name: str(Path(file).relative_to(folder))
+        for name, module in finder.modules.items()
+        if name != "__main__"
+        and (file := getattr(module, "__file__", None))  # no namespace package
+    }
+    files = [own, *sorted({*modules.values()} - {own})]
+    return {name: (folder / name).read_text("utf-8", "replace") for name in files}, modules
 
 
 def file_of(option: str, name: str) -> Path:
@@ -117,11 +161,21 @@ def load(option: str, name: str) -> Any:
     path = file_of(option, name)
     if not path.is_file():
         raise ConfigError(f"{option}={name}: there is no such file", f"it would be {path}")
-    # A name of its own in sys.modules: the user's file may be called like a package.
-    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
-    unique = f"user_{digest}_{path.stem}"
+    with readable(option, name):
+        texts, imported = _with_imports(path)
+    # A name of its own in sys.modules: the user's file may be called like a package. It is
+    # another one when a file has changed: someone edits it, and calls `fit` again.
+    digest = hashlib.sha256(f"{path}{texts}".encode()).hexdigest()[:8]
+    unique = f"{_PREFIX}{digest}_{path.stem}"
     if unique in sys.modules:
         return sys.modules[unique]
+    for beside, file in imported.items():
+        # An import would give the file as it was, or another of its name, from another folder.
+        here, there = str(path.parent / file), getattr(sys.modules.get(beside), "__file__", None)
+        changed = there != here or _read.get(here, texts[file]) != texts[file]
+        if there and changed and _is_users(there):
+            del sys.modules[beside]
+        _read[here] = texts[file]
     if str(path.parent) not in sys.path:  # for the files beside it
         sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(unique, path)
@@ -129,12 +183,15 @@ def load(option: str, name: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[unique] = module  # dataclasses look themselves up there
+    sys.path.insert(0, str(path.parent))  # as if it were run as a script
     try:
         with readable(option, name):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[unique]
         raise
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 
@@ -217,12 +274,20 @@ def file_name(module: Any) -> str:
     return Path(str(file)).name
 
 
-def source(module: Any) -> str:
-    """Return the contents of the file of a user's module; without one, those of its functions."""
-    if file := getattr(module, "__file__", None):
-        return Path(file).read_text("utf-8", "replace")
+def sources(module: Any) -> dict[str, str]:
+    """Return file -> text of a user's module and of the files in its folder that it imports.
+
+    Its own is the first. Without a file, it is the text of its functions; of an installed module,
+    its file alone.
+    """
+    file = getattr(module, "__file__", None)
+    if file and _is_users(file):
+        name = module.__name__
+        return _with_imports(Path(file), "" if name.startswith(_PREFIX) else name)[0]
+    if file:
+        return {Path(file).name: Path(file).read_text("utf-8", "replace")}
     texts = []
     for value in vars(module).values():
         with suppress(OSError, TypeError):  # no function, or typed into an interpreter
             texts.append(inspect.getsource(value))
-    return "\n".join(texts)
+    return {file_name(module): "\n".join(texts)}

@@ -69,7 +69,8 @@ def initialize(
         code = environment.source() if topology.num_processes > 1 else ""
         for name, part in (("model", config.model), ("data", config.data)):
             if part.module is not None:
-                code += user_module.source(user_module.load(f"{name}.module", part.module))
+                module = user_module.load(f"{name}.module", part.module)
+                code += "".join(user_module.sources(module).values())
         return checksums.of_json(options), checksums.of_json(f"{code}, jax {jax.__version__}")
 
     def lay_out() -> tuple[Mesh, slice]:

@@ -114,7 +114,8 @@ def make(folder: Path) -> None:
 
 def describe(directory: Path, record: Mapping[str, str], environment: Mapping[str, object]) -> None:
     """Write the configuration (file name -> text) to .hydra/, and environment.json."""
-    (directory / ".hydra").mkdir(exist_ok=True)
     for name, text in record.items():
-        write_text(directory / ".hydra" / name, text)
+        path = directory / ".hydra" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
     write_json(directory / "environment.json", environment)

@@ -100,7 +100,7 @@ def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task,
         record = {
             "example": {name: [str(x.dtype), list(x.shape)] for name, x in example.items()},
             "module": str(user_module.file_of(OPTION, model.module)),
-            "module_sha256": _digest(own),
+            "module_sha256": user_module.digests(user_module.sources(own))[0],
         }
         return module.make(own, model.options, example), record
     image, label = example.get("image"), example.get("label")
@@ -144,11 +144,11 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
     sha256 = record["module_sha256"]
     name = user_module.of_run(run, "model", model["module"], record["module"], sha256)
     own = user_module.load(OPTION, name)
-    changed = f"{record['module']} has changed since the run was trained"
-    if _digest(own) != sha256:
+    changed = f"{record['module']} or a file that it imports has changed since the run was trained"
+    if sha256 not in user_module.digests(user_module.sources(own)):
         warn(f"{changed}, and is used all the same: the run has no copy of it as it was")
     elif name != record["module"] and Path(record["module"]).is_file():
-        warn(f"{changed}: the copy of it that the run keeps is used, {name}")
+        warn(f"{changed}: the copy that the run keeps is used, {name}")
     options = user_module.options("model.options", own, "Options", model["options"])
     example = {
         field: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
@@ -163,7 +163,3 @@ def objective_of(record: Mapping[str, Any]) -> tuple[mlp.Objective, tuple[int, .
     values = {name: value for name, value in known.items() if name in mlp.Objective._fields}
     # In float32, whatever precision it was trained with: this may be another platform.
     return mlp.Objective(**{**values, "precision": "float32"}), tuple(known["image_shape"])
-
-
-def _digest(own: Any) -> str:
-    return user_module.digest(user_module.source(own))

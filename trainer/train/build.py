@@ -195,7 +195,8 @@ class Run:
                 )
             module = self.programs.record.get("module_sha256")
             if saved and saved.get("module_sha256") != module:
-                warn(f"model.module={config.model.module} has changed since the last checkpoint")
+                own = f"model.module={config.model.module}"
+                warn(f"{own} or a file that it imports has changed since the last checkpoint")
             run_directory.describe(process.directory, record, facts)
             resumed = restored and restored.step
             tracker = self._stack.enter_context(Tracker(process.directory, resumed, warn))
