@@ -21,6 +21,7 @@ from trainer.job.files import Damaged
 from trainer.job.stdout import listed
 from trainer.tasks.make import from_record
 from trainer.tasks.task import Task, Weights, outputs_of_one
+from trainer.tracking.summary import default_best
 
 Arrays = dict[str, npt.NDArray[Any]]
 WEIGHTS, AVERAGE = "weights", "ema"  # of a TrainState
@@ -206,7 +207,7 @@ def _by_value(run: Path, steps: Iterable[int], option: str) -> list[int]:
     for step in steps:
         with suppress(Damaged):
             record = files.opened(run / CHECKPOINTS / str(step)).record
-            default = "accuracy:max" if "validation_accuracy" in record else "loss:min"
+            default = default_best([name.removeprefix("validation_") for name in record])
             asked = record["config"].get("checkpoint", {}).get("best")
             if (value := Best.of(asked or default).value(record)) is not None:
                 values[step] = value

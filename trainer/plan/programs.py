@@ -21,7 +21,6 @@ from trainer.data.dataset import Dataset, Examples, Needs, Superbatch, bytes_of_
 from trainer.optimizers import elementwise
 from trainer.parallel import mesh as meshes
 from trainer.parallel import sharding, step
-from trainer.parallel.evaluation import Evaluator
 from trainer.plan import scaling
 from trainer.plan.devices import Layout
 from trainer.plan.scaling import Machine
@@ -168,21 +167,14 @@ def _evaluation(
 ) -> tuple[int, int]:
     """Return the bytes of the splits that stay on a device, and what evaluating needs besides."""
     kept, needed = 0, 0
-    for name, examples in dataset.splits.items():
-        if name != "train":
-            evaluator = Evaluator(
-                made.eval_step,
-                made.task.metric_names,
-                examples,
-                mesh,
-                config.train.eval_batch_size,
-                config.parallel.virtual_shards,
-            )
-            batch = _abstract(_batch(examples, *evaluator.shape, Needs()), meshes.batched(mesh))
-            sent = _bytes_here(batch)
-            also = _temporary(made.eval_step.lower(weights, batch).compile(QUICKLY))
-            kept += sent if evaluator.keeps else 0
-            needed = max(needed, also + (0 if evaluator.keeps else sent))
+    evaluators = programs.evaluators(config, dataset, made.task, made.eval_step, mesh)
+    for split, evaluator in evaluators.items():
+        shapes = _batch(dataset.splits[split], *evaluator.shape, Needs())
+        batch = _abstract(shapes, meshes.batched(mesh))
+        sent = _bytes_here(batch)
+        also = _temporary(made.eval_step.lower(weights, batch).compile(QUICKLY))
+        kept += sent if evaluator.keeps else 0
+        needed = max(needed, also + (0 if evaluator.keeps else sent))
     return kept, needed
 
 

@@ -10,6 +10,7 @@ from trainer.job import lock
 from trainer.job.files import ignoring, read_or_empty
 from trainer.tracking import environment, metrics
 from trainer.tracking.summary import SHAPE as SUMMARY
+from trainer.tracking.summary import default_best
 
 
 class RunInfo(NamedTuple):
@@ -75,12 +76,9 @@ def describe(directory: Path) -> RunInfo:
         if name != "split"
     }
     results |= {k: float(v) for k, v in known.items() if k.startswith(("validation_", "test_"))}
-    # Until a start has written its summary: what checkpoint.best=null stands for, as far as the
-    # metrics tell whether the task has an accuracy.
-    names = {name.partition("_")[2] for name in results}
-    best = written.get("best") or (
-        "loss:min" if names and "accuracy" not in names else "accuracy:max"
-    )
+    # Until a start has written its summary, the metrics tell whether the task has an accuracy.
+    names = {name.partition("_")[2] for name in results} or {"accuracy"}
+    best = written.get("best") or default_best(names)
     metric = best.partition(":")[0]
     return RunInfo(
         directory,

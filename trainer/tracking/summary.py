@@ -1,7 +1,7 @@
 """summary.json and the closing table: how a run ended."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ def begin(experiment: str, global_batch_size: int, timer: PhaseTimer) -> Summary
         "seconds": None,
         "started": time.time() - timer.elapsed,
     }
+
+
+def default_best(metrics: Collection[str]) -> str:
+    """Return what checkpoint.best=null stands for, METRIC:max or METRIC:min."""
+    return "accuracy:max" if "accuracy" in metrics else "loss:min"
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

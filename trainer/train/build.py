@@ -23,7 +23,7 @@ from trainer.distributed.initialize import ProcessContext
 from trainer.job import directory as run_directory
 from trainer.job.errors import ConfigError, DataError, Preempted, writing
 from trainer.job.signals import StopRequest
-from trainer.parallel import evaluation, sharding, step
+from trainer.parallel import sharding, step
 from trainer.parallel.compiler import CompiledFunction
 from trainer.sources import load as data_sets
 from trainer.tasks.task import Task, named_leaves
@@ -34,7 +34,13 @@ from trainer.tracking.tensorboard import TENSORBOARD, Tracker
 from trainer.tracking.terminal import Terminal
 from trainer.train import resume, steps_per_dispatch
 from trainer.train.feed import Feeder
-from trainer.train.programs import Programs, make_programs, rows_at_once, superbatches
+from trainer.train.programs import (
+    Programs,
+    evaluators,
+    make_programs,
+    rows_at_once,
+    superbatches,
+)
 from trainer.train.progress import Patience, Progress
 from trainer.train.writer import Writer
 
@@ -285,18 +291,7 @@ class Run:
         task, warn = programs.task, self.terminal.warn
         saved = restored.record.get("progress", {}) if restored else {}
         eval_step = CompiledFunction(programs.eval_step, self.timer)
-        self.evaluators = {
-            split: evaluation.Evaluator(
-                eval_step,
-                task.metric_names,
-                examples,
-                process.mesh,
-                config.train.eval_batch_size,
-                config.parallel.virtual_shards,
-            )
-            for split, examples in self.dataset.splits.items()
-            if split != "train"
-        }
+        self.evaluators = evaluators(config, self.dataset, task, eval_step, process.mesh)
         stop_early = config.train.stop_early
         self.patience = Patience(
             self._stop_early_by, stop_early.patience, stop_early.min_delta, saved.get("patience")
@@ -350,8 +345,7 @@ def best_of(value: str | None, task: Task, option: str) -> Best:
     Raises:
         ConfigError: the task has no such metric.
     """
-    if value is None:
-        value = "accuracy:max" if "accuracy" in task.metric_names else "loss:min"
+    value = value or summary.default_best(task.metric_names)
     best = Best.of(value)
     if best.metric not in (names := ("loss", *task.metric_names)):
         hint = f"use one of {', '.join(names)}"

@@ -112,6 +112,19 @@ def superbatches(
     )
 
 
+def evaluators(
+    config: Config, dataset: Dataset, task: Task, eval_step: evaluation.EvalStep, mesh: Mesh
+) -> dict[str, evaluation.Evaluator]:
+    """Return what evaluates each split but that of training, by name."""
+    names, rows = task.metric_names, config.train.eval_batch_size
+    shards = config.parallel.virtual_shards
+    return {
+        split: evaluation.Evaluator(eval_step, names, examples, mesh, rows, shards)
+        for split, examples in dataset.splits.items()
+        if split != "train"
+    }
+
+
 def rows_at_once(config: Config, mesh: Mesh) -> int:
     """Return of how many examples a device computes the gradients at once."""
     parts = (config.parallel.virtual_shards or mesh.size) * config.train.accumulate
