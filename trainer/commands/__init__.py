@@ -16,6 +16,6 @@ COMMANDS = {
     "plan": "trainer.plan.command",
     "submit": "trainer.submit.command",
     "selftest": "trainer.selftest.command",
-    "laws": "trainer.selftest.laws",
+    "laws": "trainer.selftest.laws_command",
     "dashboard": "trainer.commands.dashboard",
 }
