@@ -53,14 +53,9 @@ def make_eval_step(
     It takes fields (C, batch, ...) and the mask (C, batch), sharded along dim 1. The C batches are
     computed one after the other, which bounds the memory of the activations.
 
-    Args:
-        task: what is learnt.
-        mesh: the devices.
-        virtual_shards: compute this many parts of each batch one by one, for the same bits on any
-            number of devices that divides it; None: one part a device.
-        xla_options: XLA's compile options.
-        shard_state: whether the devices share the weights: "all". Shared ones are gathered a few
-            at a time, each where it is used; with virtual shards all at once.
+    With `virtual_shards`, that many parts of each batch are computed one by one, for the same bits
+    on any number of devices that divides it. If the devices share the weights, `shard_state` "all",
+    these are gathered a few at a time, each where it is used; with virtual shards all at once.
     """
     specs = sharding.specs(sharding.of_weights(task.shapes, mesh, shard_state))
     shared = sharding.sharing(task.shapes, mesh) if shard_state == "all" else None

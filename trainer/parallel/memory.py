@@ -1,7 +1,7 @@
 """How much memory this process uses, on the host and on its devices."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -15,16 +15,17 @@ def host_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
-def room_for(size: int, statistics: Mapping[str, int] | None) -> bool:
-    """Return whether `size` more bytes fit on the device on top of its peak use.
+def room_for(arrays: Sequence[jax.Array]) -> bool:
+    """Return whether the device that holds some arrays has room for a copy, on top of its peak use.
 
-    Args:
-        size: bytes.
-        statistics: what device.memory_stats() returns; None, as on a CPU: there is always room.
+    A CPU keeps no statistics: there is always room.
     """
-    if not statistics or not {"bytes_limit", "peak_bytes_in_use"} <= statistics.keys():
+    (device,) = arrays[0].devices()
+    statistics = device.memory_stats() or {}
+    if not {"bytes_limit", "peak_bytes_in_use"} <= statistics.keys():
         return True
-    return statistics["peak_bytes_in_use"] + size <= statistics["bytes_limit"]
+    size = sum(array.nbytes for array in arrays)
+    return bool(statistics["peak_bytes_in_use"] + size <= statistics["bytes_limit"])
 
 
 def device_mib() -> dict[str, float]:

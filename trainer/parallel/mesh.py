@@ -30,10 +30,8 @@ def make_mesh(
             f"parallel.devices={local_devices}: this process has {there} local devices",
             f"use at most {there}, or leave it out to use all",
         )
-    of_process: dict[int, list[jax.Device]] = {}
-    for device in jax.devices():
-        of_process.setdefault(device.process_index, []).append(device)
-    used = [d for i in sorted(of_process) for d in of_process[i][:local_devices]]
+    processes = range(jax.process_count())
+    used = [d for i in processes for d in jax.local_devices(process_index=i)[:local_devices]]
     if replicas is None and shards is None:
         return Mesh(np.array(used), (AXIS,))
     shape = check_shape(len(used), replicas, shards)
@@ -81,11 +79,6 @@ def batched(mesh: Mesh) -> NamedSharding:
 def rows(mesh: Mesh) -> PartitionSpec:
     """Return how devices share dim 1, over all axes of the mesh."""
     return PartitionSpec(None, mesh.axis_names)
-
-
-def local_devices(mesh: Mesh) -> int:
-    """Return how many devices of the mesh are of this process."""
-    return sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
 
 
 def local_rows(mesh: Mesh, global_batch_size: int) -> slice:

@@ -55,16 +55,13 @@ def sharing(
 
 def of_state(state: State, mesh: Mesh, shard_state: str) -> State:
     """Return the NamedSharding of each leaf of a state, given their shapes."""
-
-    def of(tree: Any, split: bool) -> Any:
-        return _shardings(tree, state.weights, mesh, split)
-
+    of = partial(_shardings, weights=state.weights, mesh=mesh)
     shared = shard_state != "none"
     return state._replace(
         weights=of_weights(state.weights, mesh, shard_state),
-        optim_state=of(state.optim_state, shared),
-        step=of(state.step, False),
-        ema=of(state.ema, shared),
+        optim_state=of(state.optim_state, split=shared),
+        step=of(state.step, split=False),
+        ema=of(state.ema, split=shared),
     )
 
 

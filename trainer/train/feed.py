@@ -42,7 +42,7 @@ def inputs(mesh: Mesh, sent: DispatchInputs, stop_vote: bool = False) -> Dispatc
 
     The vote is sent last: batches are sent a dispatch ahead, and a stop must not come that late.
     """
-    votes = np.full((len(sent.lrs), meshes.local_devices(mesh)), stop_vote, np.uint8)
+    votes = np.full((len(sent.lrs), len(mesh.local_devices)), stop_vote, np.uint8)
     return sent._replace(stop_votes=meshes.place(meshes.batched(mesh), votes))
 
 

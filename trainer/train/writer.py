@@ -130,7 +130,7 @@ class Writer(AbstractContextManager["Writer"]):
         waits for the device.
         """
         if self._copy_on_device is None:  # later, the peak would include the copy itself
-            has_room = all(_has_room(jax.tree.leaves(of_one)) for of_one in states)
+            has_room = all(room_for(jax.tree.leaves(of_one)) for of_one in states)
             copy = jax.jit(partial(jax.tree.map, jnp.copy))
             compiled = [CompiledFunction(copy, self._timer) for _ in states]
             self._copy_on_device = compiled if has_room else []
@@ -164,9 +164,3 @@ class Writer(AbstractContextManager["Writer"]):
             self._failed.clear()
             if warning:
                 self._warn(warning)
-
-
-def _has_room(leaves: list[jax.Array]) -> bool:
-    """Return whether the device that holds some arrays has room for a copy of them."""
-    (device,) = leaves[0].devices()
-    return room_for(sum(leaf.nbytes for leaf in leaves), device.memory_stats())
