@@ -134,11 +134,9 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
     typed = OmegaConf.merge(OmegaConf.structured(Config), given)
     config = OmegaConf.to_object(typed)
     assert isinstance(config, Config)
-    if config.data.sets:
-        for name, options in config.data.sets.items():
-            config.data.sets[name] = _set_of(name, options, config.data)
-        complete = {name: dataclasses.asdict(one) for name, one in config.data.sets.items()}
-        OmegaConf.update(typed, "data.sets", complete)
+    if sets := config.data.sets:
+        sets |= {name: _set_of(name, options, config.data) for name, options in sets.items()}
+        OmegaConf.update(typed, "data.sets", sets)
     record = dict[str, str]()
     for section, kind in USER_OPTIONS.items():  # the user's own module and its options
         part = getattr(config, section)
@@ -157,7 +155,7 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
     return Job(config, _experiment(hydra_config), record)
 
 
-def _set_of(name: str, given: Any, mixture: DataConfig) -> DataConfig:
+def _set_of(name: str, given: Any, mixture: DataConfig) -> dict[str, Any]:
     """Return all options of a set of data=mixture, as data=KIND would have them."""
     shared = {"validation_fraction": mixture.validation_fraction}
     try:
@@ -170,7 +168,7 @@ def _set_of(name: str, given: Any, mixture: DataConfig) -> DataConfig:
     assert isinstance(options, DataConfig)
     if options.root is not None:  # the run may be tested in another folder
         options.root = str(Path(options.root).expanduser().absolute())
-    return options
+    return dataclasses.asdict(options)
 
 
 def _experiment(hydra_config: DictConfig) -> str:
@@ -199,9 +197,8 @@ def literal(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
     for argument in arguments:
         name, _, value = argument.partition("=")
         plain = re.sub(r"data\.sets\.[^.]+\.", "data.", name.lstrip("+"))
-        is_text = plain in _TEXTS and not _GRAMMAR.fullmatch(value)
-        is_text = is_text and not (sweep and "," in value)
-        argument = f"{name}={quoted(value)}" if is_text else argument
+        if plain in _TEXTS and not (_GRAMMAR.fullmatch(value) or (sweep and "," in value)):
+            argument = f"{name}={quoted(value)}"
         # ++ sets a key whether it is there or not; the options of a user's module are not.
         texts.append(f"++{argument}" if _OPTIONS.match(argument) else argument)
     return texts

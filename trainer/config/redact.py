@@ -1,6 +1,7 @@
 """What is recorded of the configuration and of the environment: everything but the secrets."""
 
 import re
+from enum import Enum
 from typing import Any
 
 _HIDDEN = "***"
@@ -21,18 +22,21 @@ def redact(text: str) -> str:
 
 
 def redacted(value: Any, name: str = "") -> Any:
-    """Return options as they are recorded.
+    """Return options as they are recorded, in JSON: an Enum as its name, and a path as text.
 
     A text is hidden if its option is named like a secret; in an address, only its login and the
     parameters named like one.
     """
     if isinstance(value, dict):
-        return {key: redacted(item, str(key)) for key, item in value.items()}
-    if isinstance(value, list):
+        return {str(key): redacted(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
         return [redacted(item, name) for item in value]
-    if not isinstance(value, str):
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, bool | int | float | None):
         return value
-    if value and _NAME.fullmatch(name):
+    text = str(value)
+    if text and _NAME.fullmatch(name):
         return _HIDDEN
-    address = _PARAMETER.sub(rf"\1{_HIDDEN}", value) if "://" in value else value
+    address = _PARAMETER.sub(rf"\1{_HIDDEN}", text) if "://" in text else text
     return _LOGIN.sub(f"://{_HIDDEN}@", address)

@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from enum import Enum
 from functools import partial
 from itertools import pairwise
 from typing import Any, get_type_hints
@@ -51,19 +50,10 @@ class RunConfig(Section):
     legacy_prng: bool
 
 
-DATA_NAMES = (
-    *("mnist", "mnist_5k", "idx", "arrays", "images", "huggingface"),
-    *("table", "text", "records", "mixture"),
-    "module",
-)
-NEED_ROOT = ("idx", "arrays", "images", "huggingface", "table", "text", "records")
 PICTURES, ONE_FILE = ("images", "huggingface"), ("table", "text", "records")
-MIXED = tuple(name for name in DATA_NAMES if name not in ("mixture", "module"))
-
-
-def _is_set(given: Any) -> bool:
-    name = given.get("name") if isinstance(given, dict) else getattr(given, "name", None)
-    return name in MIXED
+NEED_ROOT = ("idx", "arrays", *PICTURES, *ONE_FILE)
+MIXED = ("mnist", "mnist_5k", *NEED_ROOT)  # what a mixture can be made of
+DATA_NAMES = (*MIXED, "mixture", "module")
 
 
 @dataclass(kw_only=True)
@@ -111,7 +101,7 @@ class DataConfig(Section):
     window: int | None = whole(1, of=("text",), example="128")
     stride: int | None = whole(1, of=("text",))
     sets: dict[str, Any] | None = ruled(  # the options of each, complete once they are composed
-        lambda sets: all(_is_set(given) for given in sets.values()),
+        lambda sets: all(isinstance(s, dict) and s.get("name") in MIXED for s in sets.values()),
         f"give sets by name, each with a name of its own: data.sets.SET.name={'|'.join(MIXED)}",
         of=("mixture",),
         example="{a: {name: arrays, root: DIR}}",
@@ -177,9 +167,9 @@ class ModelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        fits = self.remat is None or self.precision != "bfloat16"
         rule = "it does not go with model.precision=bfloat16: leave one out"
-        both = self.remat is not None and self.precision == "bfloat16"
-        check(not both, "model.remat", self.remat, rule)
+        check(fits, "model.remat", self.remat, rule)
 
 
 DECAYS = ("warmup_linear", "warmup_cosine", "warmup_stable_decay")
@@ -423,18 +413,5 @@ ConfigStore.instance().store(name="schema", node=Config)  # conf/config.yaml ref
 
 
 def as_json(config: Config) -> dict[str, Any]:
-    """Return all options as JSON, as a run records them: without secrets.
-
-    Of a user's own, an Enum becomes its name, and a path text.
-    """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(key): plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        if isinstance(value, Enum):
-            return value.name
-        return value if isinstance(value, bool | int | float | None) else str(value)
-
-    return {section: redacted(plain(options)) for section, options in asdict(config).items()}
+    """Return all options as JSON, as a run records them: without secrets."""
+    return {section: redacted(options) for section, options in asdict(config).items()}

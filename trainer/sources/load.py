@@ -56,10 +56,7 @@ def _mixture(data: DataConfig, report: Report) -> Dataset:
     Raises:
         ConfigError: the sets do not fit together, or the weights have no simple ratio.
     """
-    sets = {
-        name: load(one if isinstance(one, DataConfig) else data_config(one), report)
-        for name, one in (data.sets or {}).items()
-    }
+    sets = {name: load(data_config(one), report) for name, one in (data.sets or {}).items()}
     first, one = next(iter(sets.items()))
     for name, other in sets.items():
         for what, mine, theirs in (
@@ -78,14 +75,10 @@ def _mixture(data: DataConfig, report: Report) -> Dataset:
         raise ConfigError(message, hint) from None
     sizes = tuple(size(of.train) for of in sets.values())
     known = [f"{name}\0{of.sha256}\0{size(of.train)}\0" for name, of in sets.items()]
-    parts = {
-        split: [of.splits[split] for of in sets.values() if split in of.splits] for split in SPLITS
-    }
-    splits: Splits = {
-        split: {field: Concatenated([part[field] for part in of]) for field in one.train}
-        for split, of in parts.items()
-        if of
-    }
+    splits: Splits = {}
+    for split in SPLITS:
+        if parts := [of.splits[split] for of in sets.values() if split in of.splits]:
+            splits[split] = {f: Concatenated([part[f] for part in parts]) for f in one.train}
     return Dataset(
         "mixture",
         **splits,
