@@ -21,10 +21,13 @@ def visible(environ: Mapping[str, str]) -> tuple[str, ...] | None:
     return tuple(takewhile(re.compile(r"\d+|(GPU|MIG)-.+").fullmatch, names))
 
 
-def installed() -> tuple[str, ...]:
-    """Return the numbers of the GPUs in this host."""
-    numbers = sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*"))
-    return tuple(map(str, numbers))
+def installed(devices: Path = Path("/dev")) -> tuple[str, ...]:
+    """Return the numbers of the GPUs in this host, or in this container.
+
+    CUDA counts from 0 those that are there: a container may have /dev/nvidia3 alone.
+    """
+    count = len(list(devices.glob("nvidia[0-9]*")))
+    return tuple(map(str, range(count)))
 
 
 def usable(environ: Mapping[str, str]) -> tuple[str, ...]:
