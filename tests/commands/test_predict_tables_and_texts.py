@@ -11,6 +11,7 @@ from support.kinds_of_files import TABLE, TEXT, as_csv, as_text, csv, of_model
 
 import trainer
 from trainer.export import command as export
+from trainer.export import standalone
 from trainer.job.errors import EXIT_DATA, DataError
 from trainer.job.signals import StopRequest
 
@@ -77,6 +78,15 @@ def test_a_model_knows_its_columns(houses, text, tmp_path):
     card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
     assert "`features` are the columns size, rooms, in this order." in card
     assert "`city` has the codes 0 Bern, 1 Oslo, 2 Rome" in card
+    run, features = standalone.load_model(tmp_path / "model"), np.array([[0.75, 3], [2, 1]])
+    outputs = run({"features": features, "city": np.int32([1, 2])})  # float64 becomes float32
+    expected = run({"features": np.float32(features), "city": np.int32([1, 2])})
+    np.testing.assert_array_equal(outputs["logits"], expected["logits"])
+    for code in (-1, 3):
+        with pytest.raises(ValueError, match=f"^city has the code {code}: give 0 to 2$"):
+            run({"features": features, "city": np.int32([0, code])})
+    with pytest.raises(ValueError, match=r"^features is int64"):
+        run({"features": features.astype(np.int64), "city": np.int32([1, 2])})
 
 
 WRONG_TABLES = {

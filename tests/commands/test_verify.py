@@ -25,7 +25,7 @@ def test_an_intact_run(verified, run):
     assert [row.split()[:-2] for row in rows] == [
         ["9", "ok", "-", megabytes(run, 9)],
         ["10", "ok", "test", "90.00%", megabytes(run, 10)],
-        ["100", "ok", "validation", "98.77%", megabytes(run, 100)],
+        ["100", "ok,", "best", "validation", "98.77%", megabytes(run, 100)],
     ]
     assert [row.index("ok") for row in rows] == [header.index("result")] * 3
     assert rows[2].startswith(" 100  ")
@@ -38,7 +38,7 @@ def test_a_task_without_an_accuracy_shows_its_loss(verified, tmp_path):
         checkpoints.save(5, make_state(5), RECORD, {"validation_loss": 0.25, "validation_f1": 0.5})
     code, out, _ = verified(tmp_path / "run")
     assert code == 0
-    assert out.splitlines()[1].split()[:4] == ["5", "ok", "validation", "loss"]
+    assert out.splitlines()[1].split()[:5] == ["5", "ok,", "best", "validation", "loss"]
 
 
 def test_json(verified, run):
@@ -52,9 +52,10 @@ def test_json(verified, run):
     assert report["unfinished"] == []
     damaged, intact = report["checkpoints"]
     tested = {"validation_accuracy", "validation_loss", "test_accuracy", "test_loss"}
-    assert set(intact) == {"step", "ok", "damage", *tested, "bytes", "saved_at"}
+    assert set(intact) == {"step", "ok", "damage", *tested, "bytes", "saved_at", "best"}
     assert (intact["step"], intact["ok"], intact["damage"]) == (100, True, None)
     assert intact["validation_accuracy"] == 0.98765
+    assert (damaged["best"], intact["best"]) == (False, True)
     assert (damaged["step"], damaged["ok"]) == (10, False)
     assert "does not match its checksum" in damaged["damage"]
 

@@ -26,6 +26,7 @@ from trainer.job.signals import StopRequest
         ("lr=0.1", "lr is not an option: did you mean optim.lr?"),
         ("learning_rate=0.1", "did you mean optim.lr?"),
         ("seed=1", "did you mean run.seed?"),
+        ("run.resume=true", "run.resume is not an option: a run resumes when you give its command"),
         ("device=cpu", "JAX_PLATFORMS=cpu"),
         ("devices=2", "did you mean parallel.devices?"),
         ("hidden_size=8", "did you mean model.hidden_sizes?"),

@@ -43,6 +43,20 @@ def test_a_misspelt_command_gets_the_nearest_one(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("fit", r"did you mean train\?"),
+        ("test", r"did you mean evaluate\?"),
+        ("help", r"did you mean --help\?"),
+        ("resume", r".* its command again, with the same run\.name or run\.dir"),
+    ],
+)
+def test_a_word_of_other_programs_gets_what_it_means_here(word, hint):
+    with pytest.raises(ConfigError, match=f"^{word} is not a command: {hint}$"):
+        train.main([word, "+experiment=smoke"], StopRequest())
+
+
+@pytest.mark.parametrize(
     ("arguments", "shown"),
     [
         (["train", "--help"], "python -m trainer +experiment=mlp"),

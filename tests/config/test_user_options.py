@@ -7,6 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 from support.user_files import OPTIONS, composed, message_of
 
+from trainer.config.compose import compose
+from trainer.job.errors import ConfigError
+
 
 def test_options_have_the_types_and_defaults_of_the_dataclass(write):
     given = ("width=64", "sizes=[3]", "norm=none", "block.width=4", "rate=1", "kernel=[5,1]")
@@ -44,6 +47,23 @@ def test_options_have_the_types_and_defaults_of_the_dataclass(write):
 )
 def test_a_wrong_option_is_named_with_its_rule(write, given, message):
     assert message in message_of(write(OPTIONS), given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("model.width=3", "model.width is not an option: did you mean model.options.width?"),
+        ("+model.block.width=3", "did you mean model.options.block?"),
+        ("data.rows=3", "data.rows is not an option: did you mean data.options.rows?"),
+        ("model.hidden=3", "model.hidden is not an option: did you mean model.hidden_sizes?"),
+    ],
+)
+def test_an_option_of_the_file_is_found_where_options_is_left_out(write, given, message):
+    rows = "\n    @dataclass\n    class DataOptions:\n        rows: int = 1\n"
+    modules = (f"{section}.module={write(OPTIONS + rows)}" for section in ("model", "data"))
+    with pytest.raises(ConfigError) as raised:
+        compose(["model=module", "data=module", *modules, given])
+    assert message in str(raised.value)
 
 
 def test_an_option_without_a_default_needs_a_value(write):

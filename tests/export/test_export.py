@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +16,7 @@ from safetensors.numpy import load_file
 from support.exports import FILES, export
 
 from trainer.checkpoint import load_model
+from trainer.data.dataset import Columns
 from trainer.export import command, files, programs
 from trainer.formats import idx
 from trainer.job.signals import StopRequest
@@ -163,3 +166,8 @@ def test_images_that_are_not_square(smoke_run):
     (probabilities,) = evaluator.run(["probabilities"], images)
     np.testing.assert_allclose(probabilities, live["probabilities"], atol=1e-5)
     assert programs.stablehlo(odd)
+
+
+def test_random_examples_have_the_only_value_of_a_category():
+    trained = SimpleNamespace(columns=Columns([], {"city": ["Bern"]}))
+    assert not files._random({"city": jax.ShapeDtypeStruct((), np.int32)}, trained)["city"].any()

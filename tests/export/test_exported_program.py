@@ -1,7 +1,9 @@
 """The program in an export notices changed files, and refuses what it cannot take."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 
 import numpy as np
@@ -110,3 +112,13 @@ def test_an_older_jax_is_named(smoke_export, monkeypatch, version):
 @pytest.mark.parametrize("arguments", [(), ("absent.npy",)], ids=["none", "no file"])
 def test_without_images_it_says_how_it_is_used(smoke_export, arguments):
     assert "python predict.py FILE" in fails(smoke_export, *arguments)
+
+
+def test_a_reader_that_stops_reading_ends_it_without_an_error(smoke_export, tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((3, 28, 28), np.uint8))
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, smoke_export / "predict.py", tmp_path / "images.npy"]
+    ended = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, b"")

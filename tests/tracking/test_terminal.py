@@ -80,6 +80,27 @@ def test_a_bar_and_the_line_of_an_epoch_fit_80_columns(screen, clock, monkeypatc
     assert all(bar.endswith(" left") and "…" not in bar for bar in bars)
 
 
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (100, "460/469 loss 0.1234 acc 98.0% recall 0.7000 51,234 examples/s -:--:-- left"),
+        (80, "460/469 loss 0.1234 acc 98.0% 51,234 examples/s -:--:-- left"),
+        (66, "460/469 loss 0.1234 51,234 examples/s -:--:-- left"),
+        (60, "460/469 loss 0.1234 -:--:-- left"),
+        (36, "460/469 -:--:-- left"),
+    ],
+)
+def test_a_narrow_bar_leaves_metrics_out_but_not_the_time_left(screen, monkeypatch, columns, shown):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal = Terminal(screen.stream)
+    terminal.start(469, 0, 10)
+    means = {"loss": 0.1234, "accuracy": 0.98, "recall": 0.7, "perplexity": 1234.5}
+    terminal.update(460, means, 51234.0)
+    terminal.close()
+    bars = [line for line in screen.lines() if "460/469" in line]
+    assert re.fullmatch(rf"epoch 46/47 [━╸╺]+ {shown}", bars[-1])
+
+
 def test_a_ctrl_c_on_the_line_of_the_bar_does_not_wrap(screen, clock):
     play(Terminal(screen.stream), clock)
     drawn = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.text()))

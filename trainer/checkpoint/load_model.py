@@ -192,7 +192,10 @@ def _steps(run: Path, step: int | str | None, option: str) -> list[int]:
     if step is None:
         return steps
     if step == BEST:
-        return _by_value(run, steps, option)
+        if not (ranked := by_value(run, steps)):
+            message = f"{option}{BEST}: {run} has no checkpoint with results on a validation split"
+            raise DataError(message, "name a step, or leave it out to use the newest")
+        return ranked
     if step not in steps:
         raise DataError(
             f"{option}{step}: {run} has no checkpoint of that step: use one of "
@@ -201,8 +204,8 @@ def _steps(run: Path, step: int | str | None, option: str) -> list[int]:
     return [int(step)]
 
 
-def _by_value(run: Path, steps: Iterable[int], option: str) -> list[int]:
-    """Return the steps by their results on the validation split, the best one last."""
+def by_value(run: Path, steps: Iterable[int]) -> list[int]:
+    """Return the steps that have results on the validation split, the best one last."""
     values = dict[int, float]()
     for step in steps:
         with suppress(Damaged):
@@ -211,9 +214,6 @@ def _by_value(run: Path, steps: Iterable[int], option: str) -> list[int]:
             asked = record["config"].get("checkpoint", {}).get("best")
             if (value := Best.of(asked or default).value(record)) is not None:
                 values[step] = value
-    if not values:
-        message = f"{option}{BEST}: {run} has no checkpoint with results on a validation split"
-        raise DataError(message, "name a step, or leave it out to use the newest")
     return sorted(values, key=lambda step: (-values[step], step))
 
 

@@ -25,6 +25,7 @@ results:
   ok         all files and arrays are, bit for bit, what was saved
   damaged    they are not; the table says what is wrong. Starting the run again renames a damaged
              one to bad-STEP.NUMBER and resumes from the newest intact one; nothing is deleted
+  best       of the intact ones, the one that --step best takes in other commands
 
 exit codes:
   0   there are checkpoints, and all are intact
@@ -55,6 +56,11 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
     for one in _check(directory):
         checked.insert(0, one)
         stop.check("before all checkpoints were verified")
+    from trainer.checkpoint import load_model  # once _check has kept jax off the GPU
+
+    intact = [one["step"] for one in checked if one["ok"]]
+    best = load_model.by_value(directory.parent, intact)[-1:]
+    checked = [{**one, "best": one["step"] in best} for one in checked]
     others = sorted(path.name for path in directory.glob("*/"))
     aside = [name for name in others if name.startswith(ASIDE)]
     unfinished = [name for name in others if name.startswith((WRITING, TRASH))]
@@ -69,7 +75,6 @@ def main(arguments: Sequence[str], stop: StopRequest) -> int:
             "a run started there begins at step 0; if it should have one, put an intact copy back, "
             "or look for the directory it was saved to (run.dir, run.name)",
         )
-    intact = [one["step"] for one in checked if one["ok"]]
     if damaged := len(checked) - len(intact):
         message = f"{directory}: {damaged} of {len(checked)} checkpoints damaged"
         if intact:
@@ -121,6 +126,7 @@ def _lines(checked: list[Checked], aside: list[str], unfinished: list[str]) -> I
             tested = f"{split} {runs.score_text(f'{metric}:max', one[known[0]])}"
         saved_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["saved_at"]))
         size, result = f"{one['bytes'] / 1e6:.2f}", "ok" if one["ok"] else "damaged"
+        result += ", best" * one["best"]
         rows.append((str(one["step"]), result, tested, size, saved_at, one["damage"] or ""))
     if checked:
         yield from table(rows, left=(1, 4, 5))

@@ -6,7 +6,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +122,22 @@ def readable_errors(words: Sequence[str] = ()) -> Iterator[None]:
     except TrainerError:
         raise
     except Exception as error:  # Hydra also lets errors of other libraries through
-        raise ConfigError(explain(error, words)) from None
+        raise ConfigError(explain(error, words, partial(_users_option, words))) from None
+
+
+def _users_option(words: Sequence[str], name: str) -> str:
+    """Return model.options.NAME for model.NAME, if the user's module has that option, else ""."""
+    section, _, option = name.partition(".")
+    given = re.compile(rf"\+*{re.escape(name)}[=.]")
+    others = [word for word in words if OVERRIDE.match(word) and not given.match(word)]
+    if section in USER_OPTIONS and len(others) < len(words):
+        # Whatever else is wrong, the message that this is for says what is wrong first.
+        with suppress(Exception), initialize_config_dir(str(config_dir()), version_base="1.3"):
+            file = hydra.compose("config", literal(others))[section].module
+            own = getattr(user_module.load(f"{section}.module", file), USER_OPTIONS[section])
+            if option.partition(".")[0] in (field.name for field in dataclasses.fields(own)):
+                return f"{section}.options.{option}"
+    return ""
 
 
 def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import re
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import get_type_hints
 
@@ -23,7 +23,15 @@ FLAGS = (  # which Hydra answers; nothing is trained
 OVERRIDE = re.compile(r"~|[^-=][^=]*=")  # what one begins with
 _SEE = "`python -m trainer --help` lists them"
 _DEVICES = "parallel.devices=N uses N devices; the variable JAX_PLATFORMS=cpu keeps off the GPUs"
+_RESUME = "a run resumes when you give its command again, with the same run.name or run.dir"
+_OTHER_COMMANDS = {  # what people type -> what there is
+    "fit": "did you mean train?",
+    "test": "did you mean evaluate?",
+    **{word: f"did you mean --{word}?" for word in ("help", "version")},
+    **dict.fromkeys(("resume", "continue", "restart"), _RESUME),
+}
 _OTHER_NAMES = {  # what people type -> what there is
+    "resume": _RESUME,
     "learning_rate": "did you mean optim.lr?",
     **dict.fromkeys(("batchsize", "bs"), "did you mean train.global_batch_size?"),
     "weight_decay": "did you mean optim.options.weight_decay, with optim=adamw?",
@@ -49,6 +57,8 @@ def rule_of(message: str) -> str | None:
 def refuse_words(words: Sequence[str], *, see: str = _SEE, commands: Collection[str] = ()) -> None:
     """Raise ConfigError for a word that is a flag, or nearly the name of a command."""
     for place, word in enumerate(words):
+        if commands and word in _OTHER_COMMANDS:
+            raise ConfigError(f"{word} is not a command", _OTHER_COMMANDS[word])
         names = () if "=" in word else commands
         near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
         if near or word.startswith("-"):
@@ -59,10 +69,13 @@ def refuse_words(words: Sequence[str], *, see: str = _SEE, commands: Collection[
             raise ConfigError(f"{word} is not {'a command' if near else 'an option'}", hint)
 
 
-def explain(error: Exception, words: Sequence[str]) -> str:
+def explain(
+    error: Exception, words: Sequence[str], users_option: Callable[[str], str] = lambda _: ""
+) -> str:
     """Return a message with what is known: the file, the option, its value, the rule.
 
     `words` are the arguments; they are shown where one cannot be read: a shell may have split it.
+    `users_option` returns the option of the user's module that a wrong name means, or nothing.
     """
     known = (HydraException, OmegaConfBaseException)
     causes = [e for e in _causes(error) if isinstance(e, known)] or [error]
@@ -98,7 +111,8 @@ def explain(error: Exception, words: Sequence[str]) -> str:
             return f"{file}its options would stand below `{name}`: {line}"
         if "@" in name:
             return f"{file}there is no group {name} to override: begin its name with a slash"
-        return f"{file}{name} is not an option: {_suggestion(name) or _SEE}"
+        own = f"did you mean {option}?" if (option := users_option(name)) else ""
+        return f"{file}{name} is not an option: {own or _suggestion(name) or _SEE}"
     if section := re.search(r"is not a subclass of (\w+Config)", text):
         kind = getattr(schema, section[1])
         path = kind.section or section[1].removesuffix("Config").lower()

@@ -66,7 +66,7 @@ def write(folder: Path, trained: Trained, test: tuple[str, Examples] | None) -> 
     digests = _write_index(folder, index)  # predict.py reads it
 
     if test is None:
-        examples, kind = _random(inputs), "random examples"
+        examples, kind = _random(inputs, trained), "random examples"
     else:
         examples, kind = load_model.checked(trained, test[1]), f"test examples of {test[0]}"
     program = standalone.load_model(folder)
@@ -112,19 +112,21 @@ def _described(specs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _random(inputs: dict[str, Any]) -> Examples:
+def _random(inputs: dict[str, Any], trained: Trained) -> Examples:
     """Return examples by chance: normal numbers, the pixels of images, else whole numbers 0 or 1.
 
-    With those every token and class is a valid one.
+    With those every token and class is a valid one; of a category with one value only 0 is.
     """
     chance, examples = np.random.default_rng(0), {}
+    categories = trained.columns.categories if trained.columns else {}
     for name, spec in inputs.items():
         shape = (FEW, *spec.shape)
         if _is_float(spec.dtype):
             examples[name] = chance.standard_normal(shape).astype(spec.dtype)
         else:
             is_image = spec.dtype == np.uint8 and len(spec.shape) > 1
-            examples[name] = chance.integers(0, 256 if is_image else 2, shape).astype(spec.dtype)
+            end = 256 if is_image else min(2, len(categories.get(name, "01")))
+            examples[name] = chance.integers(0, end, shape).astype(spec.dtype)
     return examples
 
 

@@ -6,6 +6,7 @@ of the only one.
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 
 OLDEST_JAX = (0, 8, 2)  # older versions take a program of a newer one for one of 0 devices
@@ -46,14 +48,23 @@ def load_model(folder: Path) -> Callable[[Any], dict[str, Any]]:
 
     def run(given: Any) -> dict[str, Any]:
         arrays = given if isinstance(given, Mapping) else {next(iter(index["inputs"])): given}
+        categories, inputs = index.get("columns", {}).get("categories", {}), {}
         for name, spec in index["inputs"].items():
             array: Any = arrays.get(name)
+            kinds = getattr(array, "dtype", bool), spec["dtype"]
+            if all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+                array = array.astype(spec["dtype"])
             dtype, shape = getattr(array, "dtype", type(array).__name__), np.shape(array)
             expected = spec["dtype"], spec["shape"][1:]
             right = f"{expected[0]} ({', '.join(map(str, ('N', *expected[1])))}), N >= 1"
             fits = (str(dtype), list(shape[1:])) == expected and shape and shape[0]
             check(fits, f"{name} is {dtype} {shape}: give {right}")
-        outputs: dict[str, Any] = program(weights, {name: arrays[name] for name in index["inputs"]})
+            if name in categories:
+                codes, last = np.asarray(array), len(categories[name]) - 1
+                wrong = next(iter(codes[(codes < 0) | (codes > last)]), None)
+                check(wrong is None, f"{name} has the code {wrong}: give 0 to {last}")
+            inputs[name] = array
+        outputs: dict[str, Any] = program(weights, inputs)
         return outputs
 
     return run
@@ -74,7 +85,10 @@ if __name__ == "__main__":
     if "probabilities" in outputs and outputs["probabilities"].ndim == 2:
         classes = range(outputs["probabilities"].shape[-1])
         names = json.loads((here / "model.json").read_text()).get("class_names", classes)
-        print(*(names[i] for i in np.asarray(outputs["probabilities"]).argmax(axis=-1)), sep="\n")
+        lines = [names[i] for i in np.asarray(outputs["probabilities"]).argmax(axis=-1)]
     else:
-        for name, array in outputs.items():
-            print(f"{name}: {array.dtype} {array.shape}\n{np.asarray(array)}")
+        lines = [f"{n}: {x.dtype} {x.shape}\n{np.asarray(x)}" for n, x in outputs.items()]
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:  # a reader that stops reading, such as `| head`, is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes again when it exits

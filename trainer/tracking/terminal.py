@@ -96,14 +96,18 @@ class Terminal:
         if step > first:
             left = str(timedelta(seconds=round((now - began) / (step - first) * (total - step))))
         speed = f"{examples_per_second:,.0f} examples/s"
-        # Short: the bar of a classifier fits 80 columns.
-        values = " ".join(
+        values = (
             f"{_short(name)} {value:.1%}" if name == "accuracy" else f"{name} {value:.4f}"
             for name, value in means.items()
         )
-        status = f"{step}/{total} {values} {speed} {left} left"
         epoch = f"epoch {max(-(-step // per_epoch), 1)}/{-(-total // per_epoch)}"
-        self._show(epoch, step, total, status)
+        parts = [f"{step}/{total}", *values, speed, f"{left} left"]
+        # The bar has one column at least. The metrics go first, the last one before the others;
+        # then the speed, then the loss. That of a classifier fits 80 columns as it is.
+        room = self._console.options.max_width - len(f"{epoch} ━ ") if self._draws else math.inf
+        while len(parts) > 2 and len(" ".join(parts)) > room:
+            del parts[-3 if len(parts) > 4 else -2]
+        self._show(epoch, step, total, " ".join(parts))
 
     def evaluation(
         self,

@@ -119,6 +119,10 @@ class Run:
         if (batch_size := config.train.global_batch_size) > (examples := size(dataset.train)):
             text = f"train.global_batch_size={batch_size}: there are {examples:,} training examples"
             self.terminal.warn(f"{text}: each step takes all of them")
+        steps, decay = self.programs.plan.total_steps, config.ema.decay
+        if decay is not None and steps * (1 - decay) < 3:
+            text = f"ema.decay={decay:g}: {decay**steps:.0%} of the average after {steps:,} steps"
+            self.terminal.warn(f"{text} are the first weights: use a smaller one, or train longer")
         best, stop_early = config.checkpoint.best, config.train.stop_early
         self._best = best_of(best, self.programs.task, "checkpoint.best")
         report["best"] = f"{self._best.metric}:{'max' if self._best.largest else 'min'}"
