@@ -69,11 +69,18 @@ def of_run(
     prefixes = (f"{section}/", f"{section}-", "")  # the second: of older versions
     kept = [run / ".hydra" / f"{prefix}{Path(name).name}" for prefix in prefixes]
     there = [path for path in (Path(name), *kept) if path.is_file()]
-    trained = (path for path in there if sha256 in digests(_with_imports(path)[0]))
+    trained = (path for path in there if sha256 is not None and _is_same(path, sha256))
     chosen = str(next(trained, None) or next(iter(there), name))
     if chosen != name and (beside := str(Path(name).parent)) not in sys.path:
         sys.path.append(beside)  # older versions kept no files that it imports
     return chosen
+
+
+def _is_same(path: Path, sha256: str) -> bool:
+    try:
+        return sha256 in digests(_with_imports(path)[0])
+    except (SyntaxError, ValueError):  # it is no Python now; the latter: zeros in it
+        return False
 
 
 def digests(files: Mapping[str, str]) -> tuple[str, str]:
