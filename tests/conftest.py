@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 from unittest.mock import patch
 
@@ -25,10 +26,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(autouse=True)
-def no_variable_left_behind():
-    """Give each test the environment that the one before it got: commands set variables."""
+def nothing_left_behind():
+    """Give each test the environment and sys.path that the one before it got.
+
+    Commands set variables, and add the folders of users' files to the path.
+    """
     kept_programs.keep()
-    with patch.dict(os.environ):
+    with patch.dict(os.environ), patch.object(sys, "path", [*sys.path]):
         yield
 
 

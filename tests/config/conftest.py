@@ -1,6 +1,5 @@
 """Files of a user, in a folder of their own."""
 
-import sys
 import textwrap
 
 import pytest
@@ -8,9 +7,8 @@ import pytest
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Write a file into the current folder; return its name. sys.path stays as it is."""
+    """Write a file into the current folder; return its name."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
 
     def write(text, name="mine.py"):
         (tmp_path / name).write_text(textwrap.dedent(text))

@@ -1,7 +1,5 @@
 """The options optim.*: any optimizer of optax or one's own, and the words for a wrong one."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +44,6 @@ def make(learning_rate, body=1.0):
 
 def test_an_optimizer_of_ones_own_may_treat_weights_by_their_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "my_own_optimizer.py").write_text(MINE)
     name = ("optim=optax", "optim.name=my_own_optimizer.make")
     weights = stepped(made(*name, "optim.options.body=2"), steps=1)

@@ -1,7 +1,6 @@
 """A user's data set: its arrays are checked once, and made as jax has them."""
 
 import itertools
-import sys
 import textwrap
 
 import numpy as np
@@ -21,9 +20,8 @@ numbers = itertools.count()
 
 
 @pytest.fixture
-def loaded(tmp_path, monkeypatch):
+def loaded(tmp_path):
     """Load the data set of a text, in a file of its own, called mine.py in messages."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
 
     def loaded(text, *options):
         name = f"mine{next(numbers)}.py"

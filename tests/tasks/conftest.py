@@ -1,7 +1,6 @@
 """The task of a user's module."""
 
 import itertools
-import sys
 
 import pytest
 from support.user_modules import EXAMPLE
@@ -13,9 +12,8 @@ numbers = itertools.count()
 
 
 @pytest.fixture
-def made(tmp_path, monkeypatch):
+def made(tmp_path):
     """Make the task of a text, in a file of its own, `made.name`."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
 
     def make(text, options=None, example=EXAMPLE):
         path = tmp_path / f"mine{next(numbers)}.py"

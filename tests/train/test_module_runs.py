@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import pytest
 from support.in_process import StopAfter, points_of, summary_of, train
@@ -41,9 +40,8 @@ SAME = ("status", "steps", "weights_sha256", "test_loss", "test_accuracy")
 
 
 @pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Write a file into a folder; sys.path stays as it is."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
+def write(tmp_path):
+    """Write a file into a folder."""
 
     def write(text, name="mine.py", folder=tmp_path):
         folder.mkdir(exist_ok=True)

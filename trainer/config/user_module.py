@@ -198,7 +198,8 @@ def load(option: str, name: str) -> Any:
         del sys.modules[unique]
         raise
     finally:
-        sys.path.remove(str(path.parent))
+        with suppress(ValueError):  # the file has changed the path
+            sys.path.remove(str(path.parent))
     return module
 
 
