@@ -121,8 +121,8 @@ def _with_imports(path: Path, dotted: str = "") -> tuple[dict[str, str], dict[st
     modules = {
         name: str(Path(file).relative_to(folder))
         for name, module in finder.modules.items()
-        if name != "__main__"
-        and (file := getattr(module, "__file__", None))  # no namespace package
+        # A namespace package has no file, and what is compiled is no source.
+        if (file := getattr(module, "__file__", None) or "").endswith(".py") and name != "__main__"
     }
     files = [own, *sorted({*modules.values()} - {own})]
     return {name: (folder / name).read_text("utf-8", "replace") for name in files}, modules
