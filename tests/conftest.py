@@ -25,14 +25,20 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def first_path():
+    """Return sys.path as it is before any test."""
+    return [*sys.path]
+
+
 @pytest.fixture(autouse=True)
-def nothing_left_behind():
-    """Give each test the environment and sys.path that the one before it got.
+def nothing_left_behind(first_path):
+    """Give each test the environment that the one before it got, and the first sys.path.
 
     Commands set variables, and add the folders of users' files to the path.
     """
     kept_programs.keep()
-    with patch.dict(os.environ), patch.object(sys, "path", [*sys.path]):
+    with patch.dict(os.environ), patch.object(sys, "path", [*first_path]):
         yield
 
 
