@@ -1,12 +1,13 @@
 """A user's file is found anywhere and kept; what is wrong with it is named, with its line."""
 
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 from support.trained_runs import train_here
 from support.user_files import OPTIONS, composed, message_of
 
-from trainer.config import user_module
+from trainer.config import user_module, user_sources
 from trainer.config.compose import compose
 from trainer.config.fingerprint import fingerprint
 from trainer.job.errors import ConfigError
@@ -137,6 +138,12 @@ def test_of_a_package_the_files_that_a_module_imports_are_kept(write, tmp_path):
     kept = composed("package.model").record
     names = ("model", "__init__", "layers", "sizes")
     assert [name for name in kept if name.endswith(".py")] == [f"package/{n}.py" for n in names]
+
+
+def test_the_files_of_a_script_that_gives_itself_to_fit(write, tmp_path):
+    write("NAME = 1\n", "beside.py")
+    script = SimpleNamespace(__name__="__main__", __file__=str(tmp_path / write("import beside\n")))
+    assert list(user_sources.sources(script)) == ["mine.py", "beside.py"]
 
 
 def test_a_file_may_move_and_its_options_are_in_the_fingerprint(write, tmp_path):

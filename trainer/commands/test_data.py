@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from trainer.checkpoint.load_model import Trained, checked
-from trainer.config import user_module
+from trainer.config import user_module, user_sources
 from trainer.config.schema import data_config
 from trainer.data.dataset import Examples
 from trainer.data.report import Report
@@ -62,7 +62,7 @@ def load(
     seen, data = trained.dataset, data_config(trained.record["config"]["data"])
     if data.module is not None:
         recorded = trained.record.get("data_module")
-        data.module = user_module.of_run(trained.run, "data", data.module, recorded)
+        data.module = user_sources.of_run(trained.run, "data", data.module, recorded)
         module = user_module.load("data.module", data.module)
         data.options = user_module.options("data.options", module, "DataOptions", data.options)
     # The run may have been started in another folder, or been moved with its data since.

@@ -20,7 +20,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from trainer.config import user_module
+from trainer.config import user_module, user_sources
 from trainer.config.explain import OVERRIDE, explain
 from trainer.config.redact import redact, redacted
 from trainer.config.schema import Config, DataConfig, leave_out
@@ -161,7 +161,7 @@ def job_of(cfg: DictConfig, hydra_config: DictConfig) -> Job:
             part.options = user_module.options(f"{section}.options", module, kind, part.options)
             if part.options:
                 OmegaConf.update(typed, f"{section}.options", dataclasses.asdict(part.options))
-            sources = user_module.sources(module)
+            sources = user_sources.sources(module)
             # Two files of one name, in two folders?
             clash = any(record.get(name, text) != text for name, text in sources.items())
             record |= {f"{section}/{name}" if clash else name: sources[name] for name in sources}

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from trainer.checkpoint import checksums
-from trainer.config import user_module
+from trainer.config import user_module, user_sources
 from trainer.config.schema import Config, as_json
 from trainer.distributed.collectives import share, together
 from trainer.distributed.connect import check_gpus, configure, connect, start_devices
@@ -70,7 +70,7 @@ def initialize(
         for name, part in (("model", config.model), ("data", config.data)):
             if part.module is not None:
                 module = user_module.load(f"{name}.module", part.module)
-                code += "".join(user_module.sources(module).values())
+                code += "".join(user_sources.sources(module).values())
         return checksums.of_json(options), checksums.of_json(f"{code}, jax {jax.__version__}")
 
     def lay_out() -> tuple[Mesh, slice]:

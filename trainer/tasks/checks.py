@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainer.config import user_module
+from trainer.config import user_module, user_sources
 from trainer.data.dataset import Examples
 from trainer.job.errors import ConfigError, DataError
 from trainer.job.stdout import listed
@@ -44,7 +44,7 @@ class Checked:
     def __init__(self, module: Any, example: Mapping[str, Any]) -> None:
         """`example` has the shapes and dtypes of one, for messages."""
         self._module, self._example = module, example
-        self._name = user_module.file_name(module)
+        self._name = user_sources.file_name(module)
 
     def error(self, function: str, problem: str, hint: str = "") -> ConfigError:
         """Return an error that names the file and the line of a function."""

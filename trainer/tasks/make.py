@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainer.config import user_module
+from trainer.config import user_module, user_sources
 from trainer.config.schema import AugmentConfig, DataConfig, ModelConfig
 from trainer.data.dataset import Dataset
 from trainer.formats import idx
@@ -100,7 +100,7 @@ def _make(model: ModelConfig, data: DataConfig, dataset: Dataset) -> tuple[Task,
         record = {
             "example": {name: [str(x.dtype), list(x.shape)] for name, x in example.items()},
             "module": str(user_module.file_of(OPTION, model.module)),
-            "module_sha256": user_module.digests(user_module.sources(own))[0],
+            "module_sha256": user_sources.digests(user_sources.sources(own))[0],
         }
         return module.make(own, model.options, example), record
     image, label = example.get("image"), example.get("label")
@@ -142,10 +142,10 @@ def from_record(record: Mapping[str, Any], run: Path, warn: Callable[[str], None
     if "example" not in record:
         raise DataError(f"{run}: its checkpoints are not known to this version of the trainer")
     sha256 = record["module_sha256"]
-    name = user_module.of_run(run, "model", model["module"], record["module"], sha256)
+    name = user_sources.of_run(run, "model", model["module"], record["module"], sha256)
     own = user_module.load(OPTION, name)
     changed = f"{record['module']} or a file that it imports has changed since the run was trained"
-    if sha256 not in user_module.digests(user_module.sources(own)):
+    if sha256 not in user_sources.digests(user_sources.sources(own)):
         warn(f"{changed}, and is used all the same: the run has no copy of it as it was")
     elif name != record["module"] and Path(record["module"]).is_file():
         warn(f"{changed}: the copy that the run keeps is used, {name}")
